@@ -1,0 +1,31 @@
+"""The one exception a user is meant to read.
+
+Everything that can be wrong with what somebody typed (a name, a number, a folder) raises
+`UserError` before any training starts. The scripts print it as a single line and exit with
+code 2; a traceback means a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import NoReturn
+
+
+class UserError(ValueError):
+    """A mistake in the input: the message names the value and what is accepted."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
+    """Raise the error for an unknown `name` of some `kind`, with the nearest known names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    listed = ", ".join(known) if len(known) <= 40 else f"{len(known)} names"
+    raise UserError(f"unknown {kind} {name!r}: {hint}known: {listed}")
