@@ -1,0 +1,66 @@
+"""The registry of agents: names to classes, imported only when one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from errors import unknown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an agent lives.
+
+    Attributes:
+        location: "module:Class"; the module also holds the agent's `Config`.
+        overrides: config fields that this name fixes the default of.
+        summary: one line for `--help`.
+    """
+
+    location: str
+    summary: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """Module path."""
+        return self.location.split(":")[0]
+
+
+AGENTS: dict[str, Entry] = {
+    "dqn": Entry("agents.dqn:DQN", "deep Q-learning (Mnih et al. 2015)"),
+    "ddqn": Entry(
+        "agents.dqn:DQN", "double deep Q-learning (van Hasselt et al. 2016)", {"double": True}
+    ),
+    "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
+    "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
+    "sb3-dqn": Entry("agents.sb3:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}),
+    "sb3-ppo": Entry("agents.sb3:SB3", "stable-baselines3's PPO", {"algorithm": "ppo"}),
+    "sb3-a2c": Entry("agents.sb3:SB3", "stable-baselines3's A2C", {"algorithm": "a2c"}),
+}
+
+
+def names() -> list[str]:
+    """Names of all agents."""
+    return sorted(AGENTS)
+
+
+def entry(name: str) -> Entry:
+    """Registry entry of `name`, or a `UserError` with the nearest names."""
+    if name not in AGENTS:
+        unknown("agent", name, AGENTS)
+    return AGENTS[name]
+
+
+def config_class(name: str) -> type:
+    """The agent's `Config` dataclass."""
+    return import_module(entry(name).module).Config
+
+
+def agent_class(name: str) -> type:
+    """The agent's class: `Agent(config, setup)`."""
+    module, attribute = entry(name).location.split(":")
+    return getattr(import_module(module), attribute)

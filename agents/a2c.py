@@ -1,0 +1,195 @@
+"""Synchronous advantage actor-critic: A3C (Mnih et al. 2016, arXiv:1602.01783) without threads.
+
+    L = -E[A log π(a|s)] + c_v E[(V - R)²] - c_e E[H]
+
+one gradient step for each short rollout; A and R are n-step estimates (gae_lambda = 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from errors import UserError, require
+from nets import ACTIVATIONS
+from nets.actor_critic import ActorCritic
+from optim.temporal_difference import wants_temporal_difference
+from training.agent import Setup, load_optimizer_state, maybe_compile, optimizer_state
+from training.collector import Collector, Preprocessing
+from training.gradients import clip_gradients
+from training.returns import gae
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the defaults are those of Mnih et al. 2016 (Atari, feed-forward)."""
+
+    rollout_steps: int = 5
+    """Steps per environment and gradient step."""
+    gamma: float = 0.99
+    """Discount of one step, in [0, 1]."""
+    gae_lambda: float = 1.0
+    """Trace decay of the advantage estimate, in [0, 1]; 1 is the n-step return."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the squared value error."""
+    max_grad_norm: float = 0.5
+    """Largest norm of the gradient; 0 leaves it alone."""
+    normalise_advantages: bool = False
+    """Centre and scale advantages in each batch."""
+    schedule: Literal["constant", "linear"] = "linear"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    normalise_observations: bool = False
+    """Centre and scale observations by running statistics."""
+    normalise_rewards: bool = False
+    """Scale rewards by the running standard deviation of the discounted return."""
+    clip_rewards: bool = False
+    """Learn from rewards clipped to [-1, 1] (scores stay raw)."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of policy and value (vector observations)."""
+    activation: str = "tanh"
+    """Nonlinearity of the hidden layers."""
+    log_std_init: float = 0.0
+    """Initial log standard deviation of continuous actions."""
+
+    def __post_init__(self) -> None:
+        require(self.rollout_steps >= 1, f"rollout_steps={self.rollout_steps}: must be ≥ 1")
+        for name in ("gamma", "gae_lambda"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
+        for name in ("entropy_coefficient", "value_coefficient", "max_grad_norm"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name}={value}: must be ≥ 0")
+        require(
+            self.activation in ACTIVATIONS,
+            f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
+        )
+
+
+def actor_critic_loss(
+    log_prob: Tensor,
+    entropy: Tensor,
+    value: Tensor,
+    advantage: Tensor,
+    return_: Tensor,
+    config: Config,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Total, policy and value loss of (m,) samples, 0-dim each; advantages are constants."""
+    policy_loss = -(advantage * log_prob).mean()
+    value_loss = (value - return_).square().mean()
+    loss = policy_loss + config.value_coefficient * value_loss
+    return loss - config.entropy_coefficient * entropy.mean(), policy_loss, value_loss
+
+
+class A2C:
+    """Alternates short rollouts of B environments and single gradient steps."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        envs = setup.envs
+        self.network = ActorCritic(
+            envs.single_observation_space,
+            envs.single_action_space,
+            config.hidden,
+            config.activation,
+            config.log_std_init,
+        ).to(setup.device)
+        self.optimizer = setup.make_optimizer(self.network.parameters())
+        if wants_temporal_difference(self.optimizer):
+            raise UserError(
+                "--optim: A2C's batches mix policy and value gradients; TD-aware optimizers are "
+                "accepted by dqn and ddqn"
+            )
+        preprocessing = Preprocessing(
+            config.normalise_observations,
+            config.normalise_rewards,
+            config.clip_rewards,
+            config.gamma,
+        )
+        self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
+        self._loss = maybe_compile(self._losses, setup.compile)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.policy = self.collector.policy
+        self.policy_state = self.collector.policy_state
+        self.load_policy_state = self.collector.load_policy_state
+        self.pop_episodes = self.collector.stepper.pop_episodes
+        self.named_parameters = self.network.named_parameters
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.collector.stepper.steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.collector.stepper.exact
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """Collect one rollout and take one gradient step."""
+        config = self.config
+        if config.schedule == "linear":
+            remaining = max(0.0, 1 - self.steps / self.setup.total_steps)
+            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+                group["lr"] = base * remaining
+        rollout = self.collector.collect()
+        with self.timers("learn"):
+            advantage, return_ = gae(
+                rollout["reward"],
+                rollout["terminated"],
+                rollout["truncated"],
+                rollout["value"],
+                rollout["next_value"],
+                config.gamma,
+                config.gae_lambda,
+            )
+            mask = rollout.flat("mask") if self.collector.stepper.mask is not None else None
+            loss, policy_loss, value_loss, entropy = self._loss(
+                rollout.flat("obs"),
+                mask,
+                rollout.flat("action"),
+                advantage.flatten(),
+                return_.flatten(),
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            if config.max_grad_norm > 0:
+                clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+            self.optimizer.step()
+        return {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer, environments, statistics and generators."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "collector": self.collector.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.collector.load_state_dict(state["collector"])
+
+    def _losses(
+        self, obs: Tensor, mask: Tensor | None, action: Tensor, advantage: Tensor, return_: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Total loss, then policy loss, value loss and entropy, detached."""
+        if self.config.normalise_advantages:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        parameters, value = self.network(obs, mask)
+        log_prob, entropy = self.network.distribution.log_prob_entropy(parameters, action)
+        loss, policy_loss, value_loss = actor_critic_loss(
+            log_prob, entropy, value, advantage, return_, self.config
+        )
+        return loss, policy_loss.detach(), value_loss.detach(), entropy.mean().detach()

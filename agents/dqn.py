@@ -1,0 +1,406 @@
+"""Deep Q-learning and its usual variants.
+
+    δ = r + γⁿ (1 - terminated) · Q̄(s', a*) - Q(s, a)
+
+with a* the greedy action of the target network Q̄ (Mnih et al. 2015, "Human-level control through
+deep reinforcement learning") or of the online network (van Hasselt et al. 2016, "Deep
+reinforcement learning with double Q-learning"). Options: n-step returns, the dueling network
+(Wang et al. 2016), a hard or exponentially averaged target, or no target network at all, where
+the bootstrap moves with every update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from errors import UserError, require
+from nets import ACTIVATIONS, mlp, torso
+from nets.bricks import Flat, is_image
+from optim.temporal_difference import TemporalDifference, wants_temporal_difference
+from training.agent import (
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    maybe_compile,
+    optimizer_state,
+)
+from training.gradients import clip_gradients
+from training.replay import Batch, FrameReplay, Replay
+from training.returns import double_q_bootstrap, max_q_bootstrap, td_target
+from training.stepping import Stepper
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the defaults are those of Mnih et al. 2015, in environment steps."""
+
+    gamma: float = 0.99
+    """Discount of one step, in [0, 1]."""
+    double: bool = False
+    """Let the online network choose the action that the target network values."""
+    dueling: bool = False
+    """Split the network into a state value and action advantages."""
+    n_step: int = 1
+    """Steps of reward before the bootstrap."""
+    target: Literal["hard", "ema", "none"] = "hard"
+    """Target network: copied now and then, averaged exponentially, or none."""
+    target_update_every: int = 10_000
+    """Environment steps between copies of a hard target."""
+    target_rate: float = 0.005
+    """Share of the online network that an averaged target takes in per gradient step."""
+    loss: Literal["huber", "mse"] = "huber"
+    """Huber loss with threshold 1, or half the squared error."""
+    buffer_size: int = 1_000_000
+    """Transitions in the replay memory."""
+    batch_size: int = 32
+    """Transitions per gradient step."""
+    learning_starts: int = 50_000
+    """Environment steps before learning."""
+    train_every: int = 4
+    """Environment steps between learning phases."""
+    gradient_steps: int = 1
+    """Gradient steps per learning phase."""
+    epsilon_start: float = 1.0
+    """Exploration at the beginning: probability of a random action."""
+    epsilon_end: float = 0.1
+    """Exploration at the end."""
+    epsilon_fraction: float = 0.02
+    """Share of all steps over which exploration falls linearly."""
+    max_grad_norm: float = 10.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    clip_rewards: bool = False
+    """Learn from rewards clipped to [-1, 1] (scores stay raw)."""
+    hidden: tuple[int, ...] = (512,)
+    """Widths of the hidden layers (for images: behind the convolutions)."""
+    activation: str = "relu"
+    """Nonlinearity of the hidden layers."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
+        for name in ("n_step", "target_update_every", "batch_size", "train_every"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        require(self.gradient_steps >= 1, f"gradient_steps={self.gradient_steps}: must be ≥ 1")
+        require(self.learning_starts >= 0, f"learning_starts={self.learning_starts}: must be ≥ 0")
+        require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
+        for name in ("epsilon_start", "epsilon_end", "epsilon_fraction"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
+        require(
+            self.buffer_size >= self.batch_size,
+            f"buffer_size={self.buffer_size}: must be ≥ batch_size={self.batch_size}",
+        )
+        require(self.max_grad_norm >= 0, f"max_grad_norm={self.max_grad_norm}: must be ≥ 0")
+        require(len(self.hidden) >= 1, "hidden=(): needs at least one layer")
+        require(
+            self.activation in ACTIVATIONS,
+            f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
+        )
+
+
+class QNetwork(nn.Module):
+    """Action values (B, A); dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9)."""
+
+    def __init__(
+        self,
+        observation: spaces.Box,
+        actions: int,
+        hidden: Sequence[int],
+        activation: str,
+        dueling: bool,
+    ) -> None:
+        super().__init__()
+        self.torso = torso(observation)
+        sizes = (self.torso.width, *hidden)
+        if dueling and isinstance(self.torso, Flat):
+            # Vectors share all hidden layers but the last; images share the convolutions.
+            self.shared = mlp(sizes[:-1], activation, last=True)
+            sizes = sizes[-2:]
+        else:
+            self.shared = nn.Sequential()
+        self.advantage = mlp((*sizes, actions), activation)
+        self.value = mlp((*sizes, 1), activation) if dueling else None
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(B, *observation) → (B, A)."""
+        features = self.shared(self.torso(obs))
+        advantage = self.advantage(features)
+        if self.value is None:
+            return advantage
+        return self.value(features) + advantage - advantage.mean(-1, keepdim=True)
+
+
+def td_loss(prediction: Tensor, target: Tensor, loss: str) -> Tensor:
+    """Mean loss of predictions (m,) against constant targets (m,): 0-dim.
+
+    Both kinds are ½δ² near zero, so their derivative by the prediction is -δ.
+    """
+    if loss == "huber":
+        return F.smooth_l1_loss(prediction, target)
+    return 0.5 * F.mse_loss(prediction, target)
+
+
+def epsilon(step: int, total_steps: int, config: Config) -> float:
+    """Exploration at `step`: linear over the first `epsilon_fraction` of the run, then constant."""
+    span = config.epsilon_fraction * total_steps
+    progress = min(1.0, step / span) if span > 0 else 1.0
+    return config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
+
+
+class DQN:
+    """Acts ε-greedily in B environments and learns from replayed transitions."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        envs = setup.envs
+        self.updates_per_phase, self.steps_per_phase = _phase(config, envs.num_envs)
+        observation, action = envs.single_observation_space, envs.single_action_space
+        if not isinstance(action, spaces.Discrete) or action.start != 0:
+            raise UserError(f"action space {action}: Q-learning accepts Discrete (from 0)")
+        self.actions = int(action.n)
+        self.stepper = Stepper(envs, setup.timers)
+        self.network = self._make_network(observation)
+        self.target = self._make_network(observation) if config.target != "none" else self.network
+        self.target.load_state_dict(self.network.state_dict())
+        self._parameters = list(self.network.parameters())
+        self.optimizer = setup.make_optimizer(self._parameters)
+        self.memory = self._make_memory(observation, action) if setup.learning else None
+        self.rng = np.random.default_rng((setup.seed, 1))
+        self.sampling = generator(setup.seed, 2)
+        self.updates = 0
+        self._loss = maybe_compile(self._loss_and_values, setup.compile)
+        self._target_version = 0
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.stepper.steps
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """One phase of acting, then, when enough has been seen, one of learning."""
+        for _ in range(self.steps_per_phase):
+            self._collect()
+        scalars: dict[str, float | Tensor] = {"epsilon": self._epsilon()}
+        if self.steps > self.config.learning_starts:
+            with self.timers("learn"):
+                for _ in range(self.updates_per_phase):
+                    loss, value = self._learn()
+                scalars |= {"loss": loss, "value": value, "updates": float(self.updates)}
+        return scalars
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """Greedy policy, or ε-greedy at the run's final exploration with its own generator."""
+        rng = None if deterministic else np.random.default_rng((self.setup.seed, 3))
+
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            actions = self._greedy(obs, mask)
+            if rng is not None:
+                self._explore(actions, mask, self.config.epsilon_end, rng)
+            return actions
+
+        return act
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(return, length) of episodes that ended since the last call."""
+        return self.stepper.pop_episodes()
+
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """The online network's parameters."""
+        return self.network.named_parameters()
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.stepper.exact
+
+    def policy_state(self) -> dict[str, Any]:
+        """The online network."""
+        return {"network": self.network.state_dict()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take the online network back."""
+        self.network.load_state_dict(state["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizer, memory, environments, counters and generators."""
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "memory": self.memory.state_dict(),
+            "stepper": self.stepper.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "sampling": self.sampling.get_state(),
+            "updates": self.updates,
+            "target_version": self._target_version,
+        }
+        if self.target is not self.network:
+            state["target"] = self.target.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        if self.target is not self.network:
+            self.target.load_state_dict(state["target"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.memory.load_state_dict(state["memory"])
+        self.stepper.load_state_dict(state["stepper"])
+        self.rng.bit_generator.state = state["rng"]
+        self.sampling.set_state(state["sampling"])
+        self.updates = state["updates"]
+        self._target_version = state["target_version"]
+
+    def _collect(self) -> None:
+        stepper = self.stepper
+        obs = stepper.obs
+        with self.timers("act"):
+            rate = self._epsilon()
+            if rate >= 1:
+                actions = np.zeros(len(obs), dtype=np.int64)
+            else:
+                actions = self._greedy(obs, stepper.mask)
+            self._explore(actions, stepper.mask, rate, self.rng)
+        step = stepper.step(actions)
+        with self.timers("store"):
+            reward = np.clip(step.reward, -1, 1) if self.config.clip_rewards else step.reward
+            self.memory.add(
+                obs,
+                actions,
+                reward,
+                step.terminated,
+                step.truncated,
+                step.next_obs,
+                step.next_mask,
+            )
+
+    def _learn(self) -> tuple[Tensor, Tensor]:
+        config = self.config
+        batch = self.memory.sample(config.batch_size, self.sampling, config.gamma, n=config.n_step)
+        loss, value = self._loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(self._parameters, config.max_grad_norm)
+        if wants_temporal_difference(self.optimizer):
+            self.optimizer.observe(self._temporal_difference(batch, norm))
+        self.optimizer.step()
+        self.updates += 1
+        self._update_target()
+        return loss.detach(), value
+
+    def _loss_and_values(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and mean prediction, 0-dim."""
+        target = self._td_target(batch)
+        prediction = self._prediction(batch)
+        return td_loss(prediction, target, self.config.loss), prediction.detach().mean()
+
+    def _prediction(self, batch: Batch) -> Tensor:
+        """Q(s, a): (m,)."""
+        return self.network(batch.obs).gather(1, batch.action[:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def _td_target(self, batch: Batch) -> Tensor:
+        """R + γⁿ (1 - terminated) Q̄(s', a*): (m,)."""
+        next_q = self.target(batch.next_obs)
+        if self.config.double and self.target is not self.network:
+            chooser = self.network(batch.next_obs)
+            bootstrap = double_q_bootstrap(chooser, next_q, batch.next_mask)
+        else:
+            bootstrap = max_q_bootstrap(next_q, batch.next_mask)
+        return td_target(batch.reward, batch.discount, bootstrap)
+
+    @torch.no_grad()
+    def _temporal_difference(self, batch: Batch, norm: Tensor) -> TemporalDifference:
+        """The minibatch for an optimizer that knows that targets move.
+
+        Without a target network the bootstrap is the prediction at (s', a*). With one it does
+        not move with the parameters. The derivative of the gradient is scaled as the gradient
+        (of this norm) was when it was clipped.
+        """
+        weight, bootstrap = torch.ones_like(batch.reward), None
+        if self.config.loss == "huber":
+            error = self._td_target(batch) - self._prediction(batch)
+            weight = (error.abs() < 1).to(error.dtype)
+        if self.config.max_grad_norm > 0:
+            weight = weight * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self.target is self.network:
+            greedy = _greedy_actions(self.network(batch.next_obs), batch.next_mask)
+            bootstrap = {"obs": batch.next_obs, "action": greedy}
+        return TemporalDifference(
+            self.network,
+            samples={"obs": batch.obs, "action": batch.action},
+            prediction=lambda call, s: call(s["obs"]).gather(0, s["action"]),
+            bootstrap=bootstrap,
+            discount=None if bootstrap is None else batch.discount,
+            weight=weight,
+        )
+
+    @torch.no_grad()
+    def _update_target(self) -> None:
+        config = self.config
+        if config.target == "ema":
+            pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
+            old, new = zip(*pairs, strict=True)
+            torch._foreach_lerp_(old, new, config.target_rate)
+        elif config.target == "hard":
+            version = self.steps // config.target_update_every
+            if version > self._target_version:
+                self.target.load_state_dict(self.network.state_dict())
+                self._target_version = version
+
+    @torch.no_grad()
+    def _greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        q = self.network(torch.from_numpy(obs).to(self.setup.device))
+        legal = None if mask is None else torch.from_numpy(mask).to(q.device)
+        return _greedy_actions(q, legal).cpu().numpy()
+
+    def _explore(
+        self, actions: np.ndarray, mask: np.ndarray | None, rate: float, rng: np.random.Generator
+    ) -> None:
+        """Replace actions (B,), in place, by uniform legal ones with probability `rate`."""
+        explore = rng.random(len(actions)) < rate
+        if mask is None:
+            uniform = rng.integers(self.actions, size=len(actions))
+        else:
+            uniform = (rng.random(mask.shape) * mask).argmax(1)
+        actions[explore] = uniform[explore]
+
+    def _epsilon(self) -> float:
+        return epsilon(self.steps, self.setup.total_steps, self.config)
+
+    def _make_network(self, observation: spaces.Box) -> QNetwork:
+        config = self.config
+        return QNetwork(
+            observation, self.actions, config.hidden, config.activation, config.dueling
+        ).to(self.setup.device)
+
+    def _make_memory(
+        self, observation: spaces.Box, action: spaces.Discrete
+    ) -> Replay | FrameReplay:
+        count, device = self.setup.envs.num_envs, self.setup.device
+        if is_image(observation) and observation.shape[0] <= 16:
+            return FrameReplay(self.config.buffer_size, count, observation, action, device)
+        masked = self.stepper.mask is not None
+        return Replay(self.config.buffer_size, count, observation, action, device, masked)
+
+
+def _greedy_actions(q: Tensor, legal: Tensor | None) -> Tensor:
+    """Best legal actions (B,) of values (B, A)."""
+    return (q if legal is None else q.where(legal, -torch.inf)).argmax(1)
+
+
+def _phase(config: Config, num_envs: int) -> tuple[int, int]:
+    """(gradient steps, vector steps) of a phase, keeping gradient steps per environment step."""
+    every = config.train_every
+    if every % num_envs == 0:
+        return config.gradient_steps, every // num_envs
+    if num_envs % every == 0:
+        return config.gradient_steps * num_envs // every, 1
+    raise UserError(f"train_every={every}: must be a multiple or a divisor of num_envs={num_envs}")

@@ -1,0 +1,265 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347).
+
+    L = -E[min(ρ A, clip(ρ, 1-ε, 1+ε) A)] + c_v ½E[(V - R)²] - c_e E[H],    ρ = π(a|s) / π_old(a|s)
+
+over several epochs of minibatches of one rollout, with advantages A and returns R from
+generalised advantage estimation. Details beyond the paper follow its reference implementation:
+advantages are normalised per minibatch, initialisation is orthogonal, the learning rate falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from errors import UserError, require
+from nets import ACTIVATIONS
+from nets.actor_critic import ActorCritic, explained_variance
+from optim.temporal_difference import wants_temporal_difference
+from training.agent import (
+    Setup,
+    generator,
+    load_optimizer_state,
+    maybe_compile,
+    optimizer_state,
+)
+from training.collector import Collector, Preprocessing
+from training.gradients import clip_gradients
+from training.returns import gae
+from training.rollout import minibatches
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the defaults are those of Schulman et al. 2017 for continuous control."""
+
+    rollout_steps: int = 2048
+    """Steps per environment and iteration."""
+    batch_size: int = 64
+    """Transitions per gradient step; divides rollout_steps × num_envs."""
+    epochs: int = 10
+    """Passes over each rollout."""
+    gamma: float = 0.99
+    """Discount of one step, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """Trace decay of the advantage estimate, in [0, 1]."""
+    clip: float = 0.2
+    """Largest change of the probability ratio that is rewarded."""
+    clip_value: float = 0.0
+    """Largest change of the value that is rewarded; 0 leaves values alone."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss ½(V - R)²·2, as in the reference implementation."""
+    max_grad_norm: float = 0.5
+    """Largest norm of the gradient; 0 leaves it alone."""
+    normalise_advantages: bool = True
+    """Centre and scale advantages in each minibatch."""
+    target_kl: float = 0.0
+    """Stop the epochs when the policy has moved this far (times 1.5); 0 never stops."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    """Policy clip over the run: constant, or falling linearly to 0."""
+    normalise_observations: bool = False
+    """Centre and scale observations by running statistics."""
+    normalise_rewards: bool = False
+    """Scale rewards by the running standard deviation of the discounted return."""
+    clip_rewards: bool = False
+    """Learn from rewards clipped to [-1, 1] (scores stay raw)."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of policy and value (vector observations)."""
+    activation: str = "tanh"
+    """Nonlinearity of the hidden layers."""
+    log_std_init: float = 0.0
+    """Initial log standard deviation of continuous actions."""
+
+    def __post_init__(self) -> None:
+        for name in ("rollout_steps", "batch_size", "epochs"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        for name in ("gamma", "gae_lambda"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
+        require(self.clip > 0, f"clip={self.clip}: must be > 0")
+        for name in ("clip_value", "entropy_coefficient", "value_coefficient", "max_grad_norm"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name}={value}: must be ≥ 0")
+        require(self.target_kl >= 0, f"target_kl={self.target_kl}: must be ≥ 0")
+        require(
+            self.activation in ACTIVATIONS,
+            f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
+        )
+
+
+def policy_loss(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float | Tensor
+) -> Tensor:
+    """Clipped surrogate (eq. 7), negated: (m,) each → 0-dim."""
+    ratio = torch.exp(log_prob - old_log_prob)
+    clipped = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
+    return -torch.minimum(ratio * advantage, clipped * advantage).mean()
+
+
+def value_loss(value: Tensor, old_value: Tensor, return_: Tensor, clip: float) -> Tensor:
+    """Mean squared error, pessimistic about moves beyond `clip` when clip > 0: (m,) → 0-dim."""
+    error = (value - return_).square()
+    if clip > 0:
+        near = old_value + (value - old_value).clamp(-clip, clip)
+        error = torch.maximum(error, (near - return_).square())
+    return error.mean()
+
+
+def normalise(advantage: Tensor) -> Tensor:
+    """Centre and scale to unit standard deviation: (m,)."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+class PPO:
+    """Alternates rollouts of B environments and epochs of minibatch updates."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        self.samples = config.rollout_steps * setup.envs.num_envs
+        if self.samples % config.batch_size:
+            raise UserError(
+                f"batch_size={config.batch_size}: must divide rollout_steps × num_envs = "
+                f"{config.rollout_steps} × {setup.envs.num_envs} = {self.samples}"
+            )
+        require(
+            config.batch_size > 1 or not config.normalise_advantages,
+            "batch_size=1: normalise_advantages needs at least 2",
+        )
+        envs = setup.envs
+        self.network = ActorCritic(
+            envs.single_observation_space,
+            envs.single_action_space,
+            config.hidden,
+            config.activation,
+            config.log_std_init,
+        ).to(setup.device)
+        self.optimizer = setup.make_optimizer(self.network.parameters())
+        if wants_temporal_difference(self.optimizer):
+            raise UserError(
+                "--optim: PPO's minibatches are no temporal differences; TD-aware optimizers are "
+                "accepted by dqn and ddqn"
+            )
+        preprocessing = Preprocessing(
+            config.normalise_observations,
+            config.normalise_rewards,
+            config.clip_rewards,
+            config.gamma,
+        )
+        self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
+        self.shuffling = generator(setup.seed, 2)
+        self._loss = maybe_compile(self._losses, setup.compile)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.policy = self.collector.policy
+        self.policy_state = self.collector.policy_state
+        self.load_policy_state = self.collector.load_policy_state
+        self.pop_episodes = self.collector.stepper.pop_episodes
+        self.named_parameters = self.network.named_parameters
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.collector.stepper.steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.collector.stepper.exact
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """Collect one rollout and learn from it."""
+        config = self.config
+        remaining = max(0.0, 1 - self.steps / self.setup.total_steps)
+        rate = remaining if config.schedule == "linear" else 1.0
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * rate
+        clip = config.clip * (remaining if config.clip_schedule == "linear" else 1.0)
+        rollout = self.collector.collect()
+        with self.timers("learn"):
+            advantage, return_ = gae(
+                rollout["reward"],
+                rollout["terminated"],
+                rollout["truncated"],
+                rollout["value"],
+                rollout["next_value"],
+                config.gamma,
+                config.gae_lambda,
+            )
+            data = {
+                "obs": rollout.flat("obs"),
+                "action": rollout.flat("action"),
+                "log_prob": rollout.flat("log_prob"),
+                "value": rollout.flat("value"),
+                "advantage": advantage.flatten(),
+                "return_": return_.flatten(),
+            }
+            if self.collector.stepper.mask is not None:
+                data["mask"] = rollout.flat("mask")
+            scalars = self._epochs(data, torch.tensor(clip, device=self.setup.device))
+            scalars["explained_variance"] = explained_variance(data["value"], data["return_"])
+        return {**scalars, "lr": self.optimizer.param_groups[0]["lr"], "clip": clip}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer, environments, statistics and generators."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "collector": self.collector.state_dict(),
+            "shuffling": self.shuffling.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.collector.load_state_dict(state["collector"])
+        self.shuffling.set_state(state["shuffling"])
+
+    def _epochs(self, data: dict[str, Tensor], clip: Tensor) -> dict[str, float | Tensor]:
+        config, updates = self.config, 0
+        parameters = list(self.network.parameters())
+        parts: tuple[Tensor, ...] = ()
+        for _ in range(config.epochs):
+            for index in minibatches(
+                self.samples, config.batch_size, self.shuffling, self.setup.device
+            ):
+                batch = {name: rows.index_select(0, index) for name, rows in data.items()}
+                loss, *rest = self._loss(batch, clip)
+                parts = tuple(rest)
+                if config.target_kl > 0 and parts[3].item() > 1.5 * config.target_kl:
+                    return self._scalars(parts, updates)
+                self.optimizer.zero_grad()
+                loss.backward()
+                if config.max_grad_norm > 0:
+                    clip_gradients(parameters, config.max_grad_norm)
+                self.optimizer.step()
+                updates += 1
+        return self._scalars(parts, updates)
+
+    def _losses(self, batch: dict[str, Tensor], clip: Tensor) -> tuple[Tensor, ...]:
+        """Total loss, then policy loss, value loss, entropy and KL, detached."""
+        config = self.config
+        parameters, value = self.network(batch["obs"], batch.get("mask"))
+        log_prob, entropy = self.network.distribution.log_prob_entropy(parameters, batch["action"])
+        advantage = batch["advantage"]
+        if config.normalise_advantages:
+            advantage = normalise(advantage)
+        surrogate = policy_loss(log_prob, batch["log_prob"], advantage, clip)
+        squared = value_loss(value, batch["value"], batch["return_"], config.clip_value)
+        bonus = entropy.mean()
+        loss = surrogate + config.value_coefficient * squared - config.entropy_coefficient * bonus
+        with torch.no_grad():
+            log_ratio = log_prob - batch["log_prob"]
+            kl = (log_ratio.exp() - 1 - log_ratio).mean()
+        return loss, surrogate.detach(), squared.detach(), bonus.detach(), kl
+
+    def _scalars(self, parts: tuple[Tensor, ...], updates: int) -> dict[str, float | Tensor]:
+        names = ("policy_loss", "value_loss", "entropy", "kl")
+        return {**dict(zip(names, parts, strict=True)), "updates": float(updates)}

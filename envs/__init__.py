@@ -1,0 +1,74 @@
+"""Environments, by Gymnasium id.
+
+`make_vector` is the one door: it gives every agent the same kind of vector environment
+(SAME_STEP autoreset, dense `final_obs`, exact `state_dict`), whatever stands behind the id.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from envs.vector import ExactVector
+from errors import UserError, unknown
+
+__all__ = ["ExactVector", "check_id", "make_vector"]
+
+
+def check_id(env_id: str) -> gymnasium.envs.registration.EnvSpec:
+    """Return the registered spec of `env_id`, or raise a `UserError` with the nearest ids."""
+    _register(env_id)
+    try:
+        return gymnasium.spec(env_id)
+    except gymnasium.error.Error as problem:
+        if "Please install" in str(problem) or isinstance(
+            problem, gymnasium.error.DependencyNotInstalled
+        ):
+            raise UserError(f"environment {env_id!r}: {problem}") from problem
+    known = list(gymnasium.registry)
+    if env_id not in known:
+        unknown("environment", env_id, known)
+    raise UserError(f"environment {env_id!r} cannot be resolved")
+
+
+def make_vector(
+    env_id: str, num_envs: int, seed: int, render: bool = False, **options: Any
+) -> ExactVector:
+    """Make `num_envs` copies of `env_id` in one vector environment with exact state.
+
+    Args:
+        env_id: any Gymnasium id; `ALE/…` games run in ale-py's native vector environment.
+        num_envs: batch size B.
+        seed: every episode's seed is derived from it.
+        render: keep RGB frames for `render()`.
+        options: keyword arguments of the environment (for Atari: of the protocol).
+
+    Raises:
+        UserError: unknown id, missing extra, unsupported space or option.
+    """
+    spec = check_id(env_id)
+    if _is_atari_game(spec):
+        from envs.atari import AtariVector
+
+        return AtariVector(spec, num_envs, seed, render=render, **options)
+    from envs.sync import SyncVector
+
+    return SyncVector(spec, num_envs, seed, render=render, **options)
+
+
+def _is_atari_game(spec: gymnasium.envs.registration.EnvSpec) -> bool:
+    point = spec.entry_point
+    return (
+        isinstance(point, str)
+        and point.startswith("ale_py")
+        and spec.kwargs.get("obs_type", "rgb") != "ram"
+    )
+
+
+def _register(env_id: str) -> None:
+    """Register ale-py's games only when one is asked for: importing it costs time."""
+    if env_id.startswith("ALE/") or "NoFrameskip" in env_id:
+        import ale_py
+
+        gymnasium.register_envs(ale_py)

@@ -1,0 +1,257 @@
+"""Atari games through ale-py's native vector environment, exactly resumable.
+
+Protocol (Machado et al. 2018, "Revisiting the Arcade Learning Environment"): the v5 ids take
+sticky actions with probability 0.25 a frame, four frames a step, the maximum over the last two
+frames, 84×84 grayscale, four frames stacked, and end only when the game does. Rewards are the
+raw score differences. The card of these settings travels with every score.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import batch_space
+
+from envs.vector import Arrays, ExactVector
+from errors import UserError
+
+_RESET = -1
+_OPTIONS = (
+    "repeat_action_probability",
+    "full_action_space",
+    "frameskip",
+    "max_num_frames_per_episode",
+    "noop_max",
+    "episodic_life",
+    "use_fire_reset",
+    "img_height",
+    "img_width",
+    "stack_num",
+    "num_threads",
+)
+
+
+class AtariVector(ExactVector):
+    """B games stepped by C++ threads.
+
+    ale-py is run with explicit resets: seeding an emulator reloads its cartridge (a tenth of a
+    second), so a game is seeded anew only at the first episode end after `reseed_after` steps;
+    shorter episodes reset from the emulator's own generator. State is the seed and the actions
+    since, with the resets marked.
+
+    Args:
+        spec: a registered ALE id.
+        num_envs: B.
+        seed: root of all seeds.
+        render: run a twin in colour, with the same seeds and actions, for `frames`.
+        reseed_after: steps between seeded resets, the most that a resume replays besides the
+            running episode.
+        options: protocol settings that replace the id's own.
+    """
+
+    def __init__(
+        self,
+        spec: gymnasium.envs.registration.EnvSpec,
+        num_envs: int,
+        seed: int,
+        render: bool = False,
+        reseed_after: int = 5000,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_envs, seed)
+        unknown = sorted(set(options) - set(_OPTIONS))
+        if unknown:
+            raise UserError(
+                f"environment {spec.id!r} has no option {', '.join(unknown)}: "
+                f"accepted are {', '.join(_OPTIONS)}"
+            )
+        self.spec = spec
+        self.reseed_after = reseed_after
+        self._settings = _settings(spec, options)
+        self._games = _native(num_envs, self._settings)
+        self._twin = _native(num_envs, {**self._settings, **_COLOUR}) if render else None
+        self.render_mode = "rgb_array" if render else None
+        self.single_observation_space = self._games.single_observation_space
+        self.single_action_space = self._games.single_action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.protocol = {"env": spec.id, **self._settings, "maxpool": True, "grayscale": True}
+        self._history: list[list[int]] = [[] for _ in range(num_envs)]
+        self._colour: np.ndarray | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a fresh, seeded episode everywhere; `seed` replaces the root of all seeds."""
+        if seed is not None:
+            self.seed = seed
+            self.resets[:] = 0
+        seeds = np.array([self.next_seed(i) for i in range(self.num_envs)])
+        self._history = [[] for _ in range(self.num_envs)]
+        self.last_obs, infos = self._reset_games(np.ones(self.num_envs, dtype=bool), seeds)
+        return self.last_obs.copy(), {"lives": infos["lives"]}
+
+    def step(self, actions: np.ndarray) -> Arrays:
+        """Act in all games, in parallel; games that end are reset in the same step.
+
+        Args:
+            actions: (B,) int64.
+
+        Returns:
+            Observations (B, 4, 84, 84) uint8, raw rewards (B,) float64, terminated and
+            truncated (B,) bool, infos with `lives` (B,).
+        """
+        obs, rewards, terminated, truncated, native = self._step_games(actions)
+        for taken, action in zip(self._history, actions.tolist(), strict=True):
+            taken.append(action)
+        infos: dict[str, Any] = {"lives": native["lives"]}
+        ended = terminated | truncated
+        if ended.any():
+            infos["final_obs"] = obs.copy()
+            infos["_final_obs"] = ended
+            obs = self._restart(obs, ended)
+        self.last_obs = obs
+        return obs, rewards.astype(np.float64), terminated, truncated, infos
+
+    def state_dict(self) -> dict[str, Any]:
+        """Each game's seed count and the actions and resets since."""
+        return {
+            "seed": self.seed,
+            "resets": self.resets.copy(),
+            "last_obs": self.last_obs.copy(),
+            "history": {
+                str(i): np.asarray(taken, dtype=np.int16) for i, taken in enumerate(self._history)
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Play the games again since their last seeds; true when all arrive where they were."""
+        self.seed = int(state["seed"])
+        self.resets = np.asarray(state["resets"]).copy()
+        self._history = [state["history"][str(i)].tolist() for i in range(self.num_envs)]
+        self.last_obs = self._replay()
+        exact = np.array_equal(self.last_obs, state["last_obs"])
+        if not exact:
+            self.reset()
+        return exact
+
+    def frames(self) -> list[np.ndarray]:
+        """Colour frames (210, 160, 3) of each game."""
+        if self._colour is None:
+            raise RuntimeError("frames need render=True and a reset")
+        return list(self._colour[:, -1])
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let the native threads go."""
+        del self._games, self._twin
+
+    def _restart(self, obs: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """Reset the games that ended: with a new seed where enough steps have gathered."""
+        long = np.array([len(taken) >= self.reseed_after for taken in self._history])
+        obs = obs.copy()
+        fresh, again = ended & long, ended & ~long
+        if fresh.any():
+            seeds = np.array([self.next_seed(i) for i in np.flatnonzero(fresh)])
+            obs[fresh] = self._reset_games(fresh, seeds)[0][fresh]
+        if again.any():
+            obs[again] = self._reset_games(again, None)[0][again]
+        for index in np.flatnonzero(fresh):
+            self._history[index] = []
+        for index in np.flatnonzero(again):
+            self._history[index].append(_RESET)
+        return obs
+
+    def _replay(self) -> np.ndarray:
+        """Bring all games to the end of their histories at the same step.
+
+        All games are stepped together, so the one with the longest history starts first and
+        the others idle until it is their turn. A reset takes no step.
+        """
+        steps = [sum(event != _RESET for event in taken) for taken in self._history]
+        longest = max(steps)
+        self._reset_games(np.ones(self.num_envs, dtype=bool), self._current_seeds(slice(None)))
+        cursors = [0] * self.num_envs
+        obs = self.last_obs
+        for time in range(longest + 1):
+            starting = np.array([longest - count == time and time > 0 for count in steps])
+            if starting.any():
+                obs, _ = self._reset_games(starting, self._current_seeds(np.flatnonzero(starting)))
+            resetting = np.zeros(self.num_envs, dtype=bool)
+            actions = np.zeros(self.num_envs, dtype=np.int64)
+            for index, taken in enumerate(self._history):
+                if longest - steps[index] > time:
+                    continue
+                if cursors[index] < len(taken) and taken[cursors[index]] == _RESET:
+                    resetting[index] = True
+                    cursors[index] += 1
+                if cursors[index] < len(taken):
+                    actions[index] = taken[cursors[index]]
+                    cursors[index] += 1
+            if resetting.any():
+                obs, _ = self._reset_games(resetting, None)
+            if time < longest:
+                obs = self._step_games(actions)[0]
+        if longest == 0:
+            obs, _ = self._reset_games(
+                np.ones(self.num_envs, dtype=bool), self._current_seeds(slice(None))
+            )
+        return obs.copy()
+
+    def _current_seeds(self, which: Any) -> np.ndarray:
+        indices = np.arange(self.num_envs)[which]
+        return np.array([self.seed_of(int(i), int(self.resets[i]) - 1) for i in indices])
+
+    def _reset_games(
+        self, mask: np.ndarray, seeds: np.ndarray | None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        if self._twin is not None:
+            frames, _ = self._twin.reset(seed=seeds, options={"reset_mask": mask})
+            self._colour = frames
+        return self._games.reset(seed=seeds, options={"reset_mask": mask})
+
+    def _step_games(self, actions: np.ndarray) -> Arrays:
+        if self._twin is not None:
+            self._colour = self._twin.step(actions)[0]
+        return self._games.step(actions)
+
+
+_COLOUR = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
+
+
+def _settings(spec: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> dict[str, Any]:
+    """Protocol of an id: its registered settings, then those the caller replaces."""
+    registered = {key: spec.kwargs[key] for key in ("game", *_OPTIONS) if key in spec.kwargs}
+    skip = registered.get("frameskip", 4)
+    # v4 ids without frame skip were always run behind a wrapper that skips four.
+    registered["frameskip"] = 4 if not isinstance(skip, int) or skip == 1 else skip
+    return {
+        "repeat_action_probability": 0.25,
+        "full_action_space": False,
+        "max_num_frames_per_episode": 108_000,
+        "noop_max": 30,
+        "episodic_life": False,
+        "use_fire_reset": False,
+        "img_height": 84,
+        "img_width": 84,
+        "stack_num": 4,
+        "num_threads": 0,
+        **registered,
+        **options,
+    }
+
+
+def _native(num_envs: int, settings: dict[str, Any]) -> Any:
+    from ale_py.vector_env import AtariVectorEnv
+
+    settings = dict(settings)
+    threads = settings.pop("num_threads") or min(num_envs, os.cpu_count() or 1)
+    return AtariVectorEnv(
+        num_envs=num_envs,
+        num_threads=threads,
+        reward_clipping=False,
+        autoreset_mode="NextStep",
+        **settings,
+    )

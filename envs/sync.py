@@ -1,0 +1,173 @@
+"""Any Gymnasium environment, B of them stepped one after another in this process.
+
+For light environments this is faster than subprocesses: a step of CartPole costs less than
+sending its action through a pipe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+
+from envs.vector import Arrays, ExactVector
+from errors import UserError
+
+
+class SyncVector(ExactVector):
+    """B copies of a Gymnasium environment, exactly resumable through their running episodes.
+
+    Observations that are not boxes of numbers (Discrete, MultiDiscrete, MultiBinary) are
+    flattened to vectors, one-hot where categorical. Each episode starts from its own seed.
+    """
+
+    def __init__(
+        self,
+        spec: gymnasium.envs.registration.EnvSpec,
+        num_envs: int,
+        seed: int,
+        render: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_envs, seed)
+        self.spec = spec
+        if render:
+            options["render_mode"] = "rgb_array"
+        self.envs = [_make(spec, options) for _ in range(num_envs)]
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.metadata = {**self.envs[0].metadata, **self.metadata}
+        self.render_mode = "rgb_array" if render else None
+        self.protocol = {"env": spec.id, "max_episode_steps": spec.max_episode_steps}
+        self._as_python = isinstance(self.single_action_space, spaces.Discrete)
+        self._actions: list[list[Any]] = [[] for _ in range(num_envs)]
+        self._masks: np.ndarray | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start a fresh episode everywhere; `seed` replaces the root of all episode seeds."""
+        if seed is not None:
+            self.seed = seed
+            self.resets[:] = 0
+        self.last_obs = np.zeros(self.observation_space.shape, self.observation_space.dtype)
+        self._masks = None
+        for index in range(self.num_envs):
+            self.last_obs[index] = self._reset_one(index)
+        return self.last_obs.copy(), self._infos()
+
+    def step(self, actions: np.ndarray) -> Arrays:
+        """Act everywhere; environments that end are reset in the same step.
+
+        Args:
+            actions: (B, *action).
+
+        Returns:
+            Observations (B, *observation), rewards (B,) float64, terminated and truncated (B,)
+            bool, infos.
+        """
+        count = self.num_envs
+        obs = np.empty_like(self.last_obs)
+        rewards = np.zeros(count)
+        terminated = np.zeros(count, dtype=bool)
+        truncated = np.zeros(count, dtype=bool)
+        final_obs: np.ndarray | None = None
+        listed = actions.tolist() if self._as_python else actions
+        for index, env in enumerate(self.envs):
+            action = listed[index]
+            self._actions[index].append(action)
+            current, rewards[index], ended, cut, info = env.step(action)
+            if ended or cut:
+                terminated[index], truncated[index] = ended, cut
+                if final_obs is None:
+                    final_obs = np.zeros_like(obs)
+                final_obs[index] = current
+                current = self._reset_one(index)
+            elif "action_mask" in info:
+                self._set_mask(index, info["action_mask"])
+            obs[index] = current
+        self.last_obs = obs
+        infos = self._infos()
+        if final_obs is not None:
+            infos["final_obs"] = final_obs
+            infos["_final_obs"] = terminated | truncated
+        return obs, rewards, terminated, truncated, infos
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running episodes: how many resets, and the actions since."""
+        return {
+            "seed": self.seed,
+            "resets": self.resets.copy(),
+            "last_obs": self.last_obs.copy(),
+            "actions": {str(i): np.asarray(taken) for i, taken in enumerate(self._actions)},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Play the running episodes again; true when every one arrives where it was."""
+        self.seed = int(state["seed"])
+        self.resets = np.asarray(state["resets"]) - 1
+        self.last_obs = np.zeros_like(state["last_obs"])
+        for index, env in enumerate(self.envs):
+            self.last_obs[index] = self._reset_one(index)
+            taken = state["actions"][str(index)]
+            for action in taken.tolist() if self._as_python else taken:
+                current, _, _, _, info = env.step(action)
+                self.last_obs[index] = current
+                self._actions[index].append(action)
+                if "action_mask" in info:
+                    self._set_mask(index, info["action_mask"])
+        exact = np.array_equal(self.last_obs, state["last_obs"])
+        if not exact:
+            self.reset()
+        return exact
+
+    def frames(self) -> list[np.ndarray]:
+        """RGB frames (H, W, 3) of each environment."""
+        return [np.asarray(env.render()) for env in self.envs]
+
+    def action_masks(self) -> np.ndarray | None:
+        """(B, A) bool masks of the latest observations, when the environment gives any."""
+        return self._masks
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every environment."""
+        for env in self.envs:
+            env.close()
+
+    def _reset_one(self, index: int) -> np.ndarray:
+        obs, info = self.envs[index].reset(seed=self.next_seed(index))
+        self._actions[index] = []
+        if "action_mask" in info:
+            self._set_mask(index, info["action_mask"])
+        return obs
+
+    def _set_mask(self, index: int, mask: np.ndarray) -> None:
+        if self._masks is None:
+            self._masks = np.ones((self.num_envs, len(mask)), dtype=bool)
+        self._masks[index] = np.asarray(mask, dtype=bool)
+
+    def _infos(self) -> dict[str, Any]:
+        return {} if self._masks is None else {"action_mask": self._masks.copy()}
+
+
+def _make(spec: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> gymnasium.Env:
+    try:
+        env = gymnasium.make(spec, disable_env_checker=True, **options)
+    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as problem:
+        raise UserError(f"environment {spec.id!r} needs a package: {problem}") from problem
+    except TypeError as problem:
+        raise UserError(f"environment {spec.id!r}: {problem}") from problem
+    space = env.observation_space
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        env = gymnasium.wrappers.FlattenObservation(env)
+    elif not isinstance(space, spaces.Box):
+        raise UserError(
+            f"environment {spec.id!r} has the observation space {space}: accepted are Box, "
+            "Discrete, MultiDiscrete and MultiBinary (flatten others with a Gymnasium wrapper)"
+        )
+    return env

@@ -1,0 +1,64 @@
+"""A vector environment whose state can be saved exactly, without touching the simulator.
+
+An environment is deterministic in its seed and actions. So whoever chooses the seed of a reset
+and remembers the actions since, can always return: reset with that seed, act again. That holds
+for every Gymnasium id and for C++ simulators that offer no state at all, and it includes what
+state snapshots miss (a saved ALE state loses the pending sticky action).
+
+The price is time proportional to the running episode when a run resumes, nothing before.
+Whether it worked is checked: the observation after the replay must be the saved one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+class ExactVector(VectorEnv):
+    """Common face of the vector environments that agents see.
+
+    Subclasses step B environments with SAME_STEP autoreset, choose every seed through
+    `next_seed`, and keep `last_obs` (B, *observation).
+
+    Attributes:
+        seed: root of all episode seeds.
+        resets: (B,) how many seeded resets each environment has had.
+        last_obs: (B, *observation) what the latest `reset` or `step` returned.
+        protocol: how scores are to be read (for Atari: the protocol card).
+    """
+
+    def __init__(self, num_envs: int, seed: int) -> None:
+        self.num_envs = num_envs
+        self.seed = seed
+        self.resets = np.zeros(num_envs, dtype=np.int64)
+        self.last_obs: np.ndarray = np.zeros(0)
+        self.protocol: dict[str, Any] = {}
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def next_seed(self, index: int) -> int:
+        """Seed of the next reset of environment `index`: a hash of (seed, index, count)."""
+        count = int(self.resets[index])
+        self.resets[index] += 1
+        return self.seed_of(index, count)
+
+    def seed_of(self, index: int, count: int) -> int:
+        """Seed of the `count`-th reset of environment `index`, in [0, 2³¹)."""
+        entropy = np.random.SeedSequence((self.seed, index, count))
+        return int(entropy.generate_state(1)[0] >> 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to come back to this instant."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Return to a saved instant; false where only a fresh episode could be started."""
+        raise NotImplementedError
+
+    def frames(self) -> list[np.ndarray]:
+        """RGB frames (H, W, 3) uint8 of each environment; needs `render=True`."""
+        raise NotImplementedError

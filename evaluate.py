@@ -1,0 +1,125 @@
+"""Score and film a trained run: python evaluate.py runs/… --episodes 100 --video."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from errors import UserError, require
+from training.cli import fail
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        report = evaluate_run(options)
+    except UserError as problem:
+        fail(problem, "evaluate.py")
+    print(_table(report))
+    return 0
+
+
+def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate a run folder; writes `evaluation.json`, and a film when asked, into it."""
+    require(options.episodes >= 1, f"--episodes {options.episodes}: must be ≥ 1")
+    require(options.seed is None or options.seed >= 0, f"--seed {options.seed}: must be ≥ 0")
+    folder = Path(options.run)
+    require(folder.is_dir(), f"run {str(folder)!r}: no such folder; accepted is a run folder")
+
+    import numpy as np
+
+    from training import checkpoint, statistics
+    from training.build import build
+    from training.cli import parse
+    from training.evaluation import SEED_OFFSET
+    from training.loop import score
+    from training.run import provenance, write_json
+
+    command = parse(["--resume", str(folder), "--device", options.device]).command
+    agent = build(command, learning=False)
+    loaded = checkpoint.load(folder / "policy", command.identity())
+    for reason in loaded.skipped:
+        print(f"skipped damaged policy: {reason}", file=sys.stderr)
+    agent.load_policy_state(loaded.state["policy"])
+    policy = agent.policy(not options.stochastic)
+    seed = command.run.seed + 2 * SEED_OFFSET if options.seed is None else options.seed
+    scores = score(command, policy, options.episodes, seed)
+    summary = statistics.summary(scores.returns, np.random.default_rng(0))
+    report = {
+        "agent": command.run.agent,
+        "env": command.run.env,
+        "optim": command.run.optim,
+        "train_steps": loaded.step,
+        "train_seed": command.run.seed,
+        "eval_seed": seed,
+        "deterministic": not options.stochastic,
+        "episodes": len(scores.returns),
+        **{key: summary[key] for key in ("mean", "median", "iqm", "std")},
+        "mean_interval": [summary["mean_low"], summary["mean_high"]],
+        "iqm_interval": [summary["iqm_low"], summary["iqm_high"]],
+        "returns": scores.returns.tolist(),
+        "lengths": scores.lengths.tolist(),
+        "protocol": agent.setup.envs.protocol,
+        "versions": provenance()["versions"],
+    }
+    write_json(folder / "evaluation.json", report)
+    if options.video:
+        report["video"] = str(_film(command, policy, folder, seed, options.video))
+    return report
+
+
+def _film(command: Any, policy: Any, folder: Path, seed: int, kind: str) -> Path:
+    import imageio.v2 as imageio
+
+    from envs import make_vector
+    from training.evaluation import film
+
+    run = command.run
+    envs = make_vector(run.env, 1, seed, render=True, **run.environment())
+    frames = film(policy, envs)
+    rate = 15 if run.env.startswith("ALE/") else int(envs.metadata.get("render_fps", 30))
+    envs.close()
+    path = folder / "videos" / f"{run.env.replace('/', '-')}-seed{seed}.{kind}"
+    path.parent.mkdir(exist_ok=True)
+    if kind == "mp4":
+        imageio.mimwrite(path, frames, fps=rate, codec="libx264", macro_block_size=2)
+    else:
+        imageio.mimwrite(path, frames[:500], duration=1000 / rate, loop=0)
+    return path
+
+
+def _table(report: dict[str, Any]) -> str:
+    low, high = report["mean_interval"]
+    iqm_low, iqm_high = report["iqm_interval"]
+    card = ", ".join(f"{k}={v}" for k, v in report["protocol"].items() if k != "env")
+    lines = [
+        f"{report['agent']} on {report['env']} after {report['train_steps']} steps",
+        f"  protocol  {card}",
+        f"  episodes  {report['episodes']} (seed {report['eval_seed']})",
+        f"  mean      {report['mean']:.2f}  [{low:.2f}, {high:.2f}] 95 % bootstrap",
+        f"  median    {report['median']:.2f}",
+        f"  IQM       {report['iqm']:.2f}  [{iqm_low:.2f}, {iqm_high:.2f}]",
+    ]
+    if "video" in report:
+        lines.append(f"  video     {report['video']}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
+    parser.add_argument("run", help="run folder")
+    parser.add_argument("--episodes", type=int, default=100, help="whole episodes (default: 100)")
+    parser.add_argument("--seed", type=int, default=None, help="root seed of the evaluation")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--stochastic", action="store_true", help="sample actions")
+    parser.add_argument(
+        "--video", nargs="?", const="mp4", choices=("mp4", "gif"), help="film one episode"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

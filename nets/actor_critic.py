@@ -1,0 +1,72 @@
+"""A policy and a value function over one observation space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from nets.bricks import NatureCNN, mlp, orthogonal, torso
+from nets.distributions import Distribution, distribution
+
+
+class ActorCritic(nn.Module):
+    """Separate perceptrons for vectors, one shared convolutional torso for images.
+
+    Initialised orthogonally as the reference implementations of PPO and A2C do: gain √2 inside,
+    0.01 for the policy's outputs, 1 for the value.
+
+    Attributes:
+        distribution: turns policy outputs into actions, log-probabilities and entropies.
+        shared: whether policy and value share their torso.
+    """
+
+    def __init__(
+        self,
+        observation: spaces.Box,
+        action: spaces.Space,
+        hidden: Sequence[int],
+        nonlinearity: str,
+        log_std_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.distribution: Distribution = distribution(action, log_std_init)
+        self.torso = torso(observation)
+        self.shared = isinstance(self.torso, NatureCNN)
+        outputs = self.distribution.outputs
+        if self.shared:
+            self.features = nn.Sequential(self.torso, nn.Linear(self.torso.width, 512), nn.ReLU())
+            self.actor, self.critic = nn.Linear(512, outputs), nn.Linear(512, 1)
+            last_actor: nn.Module = self.actor
+            last_critic: nn.Module = self.critic
+        else:
+            self.features = nn.Sequential(self.torso)
+            self.actor = mlp((self.torso.width, *hidden, outputs), nonlinearity)
+            self.critic = mlp((self.torso.width, *hidden, 1), nonlinearity)
+            last_actor, last_critic = self.actor[-1], self.critic[-1]
+        orthogonal(self, sqrt(2))
+        orthogonal(last_actor, 0.01)
+        orthogonal(last_critic, 1.0)
+
+    def forward(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Distribution parameters (B, P) and values (B,)."""
+        features = self.features(obs)
+        parameters = self.distribution.parameters_of(self.actor(features), mask)
+        return parameters, self.critic(features).squeeze(-1)
+
+    def policy(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Distribution parameters (B, P)."""
+        return self.distribution.parameters_of(self.actor(self.features(obs)), mask)
+
+    def value(self, obs: Tensor) -> Tensor:
+        """Values (B,)."""
+        return self.critic(self.features(obs)).squeeze(-1)
+
+
+@torch.no_grad()
+def explained_variance(value: Tensor, return_: Tensor) -> Tensor:
+    """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant."""
+    return 1 - (return_ - value).var() / return_.var().clamp_min(1e-8)

@@ -1,0 +1,121 @@
+"""Network bricks that more than one agent uses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from errors import UserError, unknown
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """Make an activation by name; `UserError` for an unknown one."""
+    if name not in ACTIVATIONS:
+        unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]()
+
+
+def mlp(sizes: Sequence[int], nonlinearity: str = "relu", last: bool = False) -> nn.Sequential:
+    """Linear layers of the given sizes with a nonlinearity between them.
+
+    Args:
+        sizes: input, hidden and output widths.
+        nonlinearity: a key of `ACTIVATIONS`.
+        last: also put the nonlinearity after the last layer.
+    """
+    layers: list[nn.Module] = []
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        layers.append(nn.Linear(inputs, outputs))
+        if last or index < len(sizes) - 2:
+            layers.append(activation(nonlinearity))
+    return nn.Sequential(*layers)
+
+
+def orthogonal(module: nn.Module, gain: float) -> nn.Module:
+    """Initialise every linear and convolutional weight orthogonally, every bias with zero."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module
+
+
+class NatureCNN(nn.Module):
+    """The convolutional torso of Mnih et al. 2015: (B, C, H, W) → (B, width).
+
+    Bytes are scaled to [0, 1] here, so replay and rollouts can keep them. Images are worked on
+    in channels-last order, in which the convolutions of both CPU and GPU run faster.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.transpose = shape[0] > 16 >= shape[-1]
+        channels, height, width = (shape[-1], *shape[:2]) if self.transpose else shape
+        if min(height, width) < 36:
+            raise UserError(f"observation {tuple(shape)}: images need at least 36×36 pixels")
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1),
+            nn.ReLU(),
+        ).to(memory_format=torch.channels_last)
+        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        self.width = 64 * height * width
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, width) of images (B, C, H, W) or (B, H, W, C), bytes or floats."""
+        if self.transpose:
+            images = images.movedim(-1, -3)
+        if images.dtype == torch.uint8:
+            # One pass: the copy to floats also changes the memory order.
+            images = images.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
+        return self.convolutions(images).flatten(1)
+
+
+class Flat(nn.Module):
+    """Observations of any shape as float vectors (B, width)."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.width = prod(shape)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(B, *shape) → (B, width) float32 (float64 stays)."""
+        if not observations.is_floating_point():
+            observations = observations.float()
+        return observations.flatten(1) if observations.dim() > 2 else observations
+
+
+def torso(space: spaces.Space) -> NatureCNN | Flat:
+    """The parameter-light beginning an observation space asks for; `.width` is its output size.
+
+    Images (three axes of bytes) get the Nature CNN, everything else is flattened.
+    """
+    if not isinstance(space, spaces.Box) or space.shape is None:
+        raise UserError(f"observation space {space}: accepted is Box")
+    if is_image(space):
+        return NatureCNN(space.shape)
+    return Flat(space.shape)
+
+
+def is_image(space: spaces.Space) -> bool:
+    """Whether observations are images: three axes of bytes."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8

@@ -1,0 +1,53 @@
+"""Optimizers by name.
+
+Nothing here imports torch: a command line can list the names and describe every
+hyperparameter (`config_class`) before the first heavy import. `make` does the rest.
+
+    config = optim.config_class("adam")(lr=3e-4)
+    optimizer = optim.make(config, network.parameters())
+
+Each optimizer reads `group["lr"]` at every step, so a schedule is whatever writes it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from errors import unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from optim.configs import OptimizerConfig
+
+_CONFIGS = {
+    "sgd": "optim.configs:SGDConfig",
+    "momentum": "optim.configs:MomentumConfig",
+    "nesterov": "optim.configs:NesterovConfig",
+    "rmsprop": "optim.configs:RMSpropConfig",
+    "adam": "optim.configs:AdamConfig",
+    "adamw": "optim.configs:AdamWConfig",
+    "corrected-momentum": "optim.configs:CorrectedMomentumConfig",
+}
+
+
+def names() -> list[str]:
+    """Return the name of every optimizer."""
+    return list(_CONFIGS)
+
+
+def config_class(name: str) -> type[OptimizerConfig]:
+    """Return the frozen dataclass that holds the hyperparameters of optimizer `name`."""
+    if name not in _CONFIGS:
+        unknown("optimizer", name, names())
+    module, attribute = _CONFIGS[name].split(":")
+    return cast("type[OptimizerConfig]", getattr(importlib.import_module(module), attribute))
+
+
+def make(
+    config: OptimizerConfig, params: Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """Build the optimizer that `config` describes over `params` (tensors or param groups)."""
+    return config.build(params)

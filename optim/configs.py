@@ -1,0 +1,276 @@
+"""The hyperparameters of each optimizer: frozen dataclasses that validate themselves.
+
+torch is imported when an optimizer is built, not when its options are described.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+
+from errors import require, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
+
+Correction: TypeAlias = Literal["full", "diagonal"]
+
+
+class OptimizerConfig(Protocol):
+    """What `optim.make` needs of a configuration."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate before any schedule."""
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return the optimizer over `params`."""
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        require(value != math.inf, f"{name}={value}: must be finite")
+        require(value > 0, f"{name}={value}: must be > 0")
+
+
+def _non_negative(**values: float) -> None:
+    for name, value in values.items():
+        require(value != math.inf, f"{name}={value}: must be finite")
+        require(value >= 0, f"{name}={value}: must be >= 0")
+
+
+def _fraction(**values: float) -> None:
+    for name, value in values.items():
+        require(0 <= value < 1, f"{name}={value}: must be in [0, 1)")
+
+
+def _fusable(params: Params) -> tuple[list[Any], bool | None]:
+    """Return `params` as a list and whether torch's fused kernel serves all of them.
+
+    Fused beats foreach and the plain loop on CPU as well as on CUDA, for small networks
+    (fewer dispatches) and large ones (one pass over memory). Elsewhere torch chooses (None).
+    """
+    listed: list[Any] = []
+    tensors: list[torch.Tensor] = []
+    for item in params:
+        if isinstance(item, dict):
+            # A group may hold a generator, which can be read only once.
+            group = item["params"]
+            group = [group] if hasattr(group, "is_floating_point") else list(group)
+            listed.append({**item, "params": group})
+            tensors += group
+        else:
+            listed.append(item)
+            tensors.append(item)
+    fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
+    return listed, True if fits else None
+
+
+@dataclass(frozen=True)
+class SGDConfig:
+    """Plain stochastic gradient descent."""
+
+    lr: float = 1e-2
+    """Learning rate."""
+    weight_decay: float = 0.0
+    """L2 penalty added to the gradient."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr)
+        _non_negative(weight_decay=self.weight_decay)
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `torch.optim.SGD` without momentum."""
+        import torch
+
+        params, fused = _fusable(params)
+        return torch.optim.SGD(params, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+
+
+@dataclass(frozen=True)
+class MomentumConfig:
+    """Dampened momentum from a zero start: mu = beta mu + (1 - beta) g."""
+
+    lr: float = 1e-2
+    """Learning rate; (1 - beta) times that of `torch.optim.SGD`'s undampened momentum."""
+    beta: float = 0.9
+    """Share of the average of past gradients that is kept at each step."""
+    weight_decay: float = 0.0
+    """Weight decay, per step and unit of learning rate."""
+    decoupled_weight_decay: bool = False
+    """Shrink the parameters directly instead of adding the decay to the gradient."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr)
+        _fraction(beta=self.beta)
+        _non_negative(weight_decay=self.weight_decay)
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `optim.momentum.Momentum`."""
+        from optim.momentum import Momentum
+
+        return Momentum(params, self.lr, self.beta, self.weight_decay, self.decoupled_weight_decay)
+
+
+@dataclass(frozen=True)
+class NesterovConfig:
+    """Nesterov's accelerated gradient in PyTorch's form (undampened)."""
+
+    lr: float = 1e-2
+    """Learning rate."""
+    momentum: float = 0.9
+    """Share of the velocity that is kept at each step."""
+    weight_decay: float = 0.0
+    """L2 penalty added to the gradient."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr)
+        require(0 < self.momentum < 1, f"momentum={self.momentum}: must be in (0, 1)")
+        _non_negative(weight_decay=self.weight_decay)
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `torch.optim.SGD` with Nesterov momentum."""
+        import torch
+
+        params, fused = _fusable(params)
+        return torch.optim.SGD(
+            params,
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=True,
+            weight_decay=self.weight_decay,
+            fused=fused,
+        )
+
+
+@dataclass(frozen=True)
+class RMSpropConfig:
+    """RMSprop: the gradient over the root of its running mean square."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    alpha: float = 0.99
+    """Share of the running mean square that is kept at each step."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    momentum: float = 0.0
+    """Share of the velocity that is kept at each step."""
+    centered: bool = False
+    """Subtract the squared running mean of the gradient: divide by its standard deviation."""
+    eps_inside_sqrt: bool = False
+    """Divide by sqrt(v + eps), as TensorFlow and the published Atari results, not sqrt(v) + eps."""
+    initial_square: float = 0.0
+    """Mean square before the first step (1 in TensorFlow, which makes the first steps small)."""
+    weight_decay: float = 0.0
+    """L2 penalty added to the gradient."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr, eps=self.eps)
+        _fraction(alpha=self.alpha, momentum=self.momentum)
+        _non_negative(initial_square=self.initial_square, weight_decay=self.weight_decay)
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `optim.rmsprop.RMSprop`."""
+        from optim.rmsprop import RMSprop
+
+        return RMSprop(
+            params,
+            self.lr,
+            alpha=self.alpha,
+            eps=self.eps,
+            momentum=self.momentum,
+            centered=self.centered,
+            eps_inside_sqrt=self.eps_inside_sqrt,
+            initial_square=self.initial_square,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """Adam (Kingma and Ba, 2015)."""
+
+    lr: float = 1e-3
+    """Learning rate."""
+    beta1: float = 0.9
+    """Share of the running mean of the gradient that is kept at each step."""
+    beta2: float = 0.999
+    """Share of the running mean of the squared gradient that is kept at each step."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 0.0
+    """L2 penalty added to the gradient."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr, eps=self.eps)
+        _fraction(beta1=self.beta1, beta2=self.beta2)
+        _non_negative(weight_decay=self.weight_decay)
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `torch.optim.Adam`."""
+        import torch
+
+        params, fused = _fusable(params)
+        betas = (self.beta1, self.beta2)
+        return torch.optim.Adam(params, self.lr, betas, self.eps, self.weight_decay, fused=fused)
+
+
+@dataclass(frozen=True)
+class AdamWConfig(AdamConfig):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    weight_decay: float = 1e-2
+    """Share of each parameter removed per step and unit of learning rate."""
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `torch.optim.AdamW`."""
+        import torch
+
+        params, fused = _fusable(params)
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(params, self.lr, betas, self.eps, self.weight_decay, fused=fused)
+
+
+@dataclass(frozen=True)
+class CorrectedMomentumConfig:
+    """Momentum whose past gradients are moved to the present parameters, to first order."""
+
+    lr: float = 1e-2
+    """Learning rate."""
+    beta: float = 0.9
+    """Share of the average of past gradients that is kept at each step."""
+    correction: Correction = "full"
+    """Matrix of derivatives: n x n over all n parameters, or its diagonal."""
+    weight_decay: float = 0.0
+    """Weight decay, per step and unit of learning rate."""
+    decoupled_weight_decay: bool = False
+    """Shrink the parameters directly instead of adding the decay to the gradient."""
+    chunk_size: int = 0
+    """Samples whose derivatives are held in memory at once (0: the whole minibatch)."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr)
+        _fraction(beta=self.beta)
+        _non_negative(weight_decay=self.weight_decay, chunk_size=self.chunk_size)
+        known = get_args(Correction)
+        if self.correction not in known:
+            unknown("correction", self.correction, known)
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `optim.corrected_momentum.CorrectedMomentum`."""
+        from optim.corrected_momentum import CorrectedMomentum
+
+        return CorrectedMomentum(
+            params,
+            self.lr,
+            self.beta,
+            correction=self.correction,
+            weight_decay=self.weight_decay,
+            decoupled_weight_decay=self.decoupled_weight_decay,
+            chunk_size=self.chunk_size or None,
+        )

@@ -1,0 +1,213 @@
+"""What an optimizer that knows that targets move needs to know of a minibatch.
+
+A semi-gradient g = delta * d(prediction) changes with the parameters in two ways: through the
+prediction and through the bootstrapped target. An optimizer that carries old gradients along
+can follow both if it sees, for each sample, the first derivatives of the two. Between
+`backward()` and `step()` an agent hands them over, in three lines:
+
+    loss.backward()
+    if wants_temporal_difference(optimizer):
+        optimizer.observe(TemporalDifference(network, samples, prediction, bootstrap, discount))
+    optimizer.step()
+
+For Q-learning that minibatch reads
+
+    TemporalDifference(
+        network,
+        samples={"observation": observation, "action": action},
+        prediction=lambda call, s: call(s["observation"]).gather(0, s["action"]),
+        bootstrap={"observation": next_observation, "action": best_next_action},
+        discount=gamma**n * (1 - terminated),
+    )
+
+and, when a target network gives the target, the last two lines are left out.
+
+`prediction` is written for ONE sample: no batch dimension in what it is given, none in what it
+returns (a scalar). `call` is the module as a pure function of its parameters; it too takes and
+returns tensors without batch dimension (the module itself sees a batch of one, so flattening
+layers and convolutions work as ever). Pick an action's value with `gather(0, action)`, `action`
+an `int64` scalar: `vmap` refuses `values[action]`, and `index_select` goes wrong in silence.
+
+Source: E. Bengio, PhD thesis, ch. 4, eq. 4.12-4.19 (the method), 4.32-4.41 (the rows).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+Call: TypeAlias = Callable[..., Any]
+"""A module as a pure function: inputs and outputs without batch dimension."""
+Samples: TypeAlias = Mapping[str, Tensor]
+"""Tensors by name; with a leading dimension m for a minibatch, without for one sample."""
+Scalar: TypeAlias = Callable[[Call, Samples], Tensor]
+"""A scalar function of the module and of one sample."""
+Rows: TypeAlias = dict[str, Tensor]
+"""One derivative per sample and parameter: name -> (m, *shape of the parameter)."""
+
+
+@dataclass(frozen=True)
+class TemporalDifference:
+    """One minibatch of m temporal differences, of a loss that is a mean over samples.
+
+    With the rows a = d(prediction) - discount * d(bootstrap) and b = d(prediction), the
+    derivative of the semi-gradient is Z = 1/m sum_i weight_i a_i b_i^T, up to the term with
+    second derivatives of the prediction, which vanishes with the error.
+    """
+
+    module: nn.Module
+    """The module whose parameters are optimised."""
+    samples: Samples
+    """The minibatch, (m, ...) each."""
+    prediction: Scalar
+    """The value that is learned, `prediction(call, sample) -> scalar`."""
+    bootstrap: Scalar | Samples | None = None
+    """The value that the target is made of, where it moves with the parameters: a function like
+    `prediction`, or, if it is `prediction` itself at other samples (those of s', a'), those
+    samples, which is cheaper. None: the target does not move (target network, plain regression).
+    """
+    discount: Tensor | None = None
+    """(m,) factor of the bootstrap in the target, gamma^n (1 - terminated)."""
+    weight: Tensor | None = None
+    """(m,) second derivative of each sample's loss by its error: 1 (default) for half the square,
+    2 for the square, 1[|delta| < kappa] for Huber; times importance weights and coefficients.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise ValueError("TemporalDifference: samples is empty")
+        for field, tensors in self._batched().items():
+            for name, value in tensors.items():
+                if value.ndim == 0 or value.shape[0] != self.size:
+                    raise ValueError(
+                        f"TemporalDifference: {field}[{name!r}] has shape {tuple(value.shape)}, "
+                        f"but the minibatch has {self.size} samples"
+                    )
+        for field in ("discount", "weight"):
+            value = getattr(self, field)
+            if value is not None and value.shape != (self.size,):
+                raise ValueError(
+                    f"TemporalDifference: {field} has shape {tuple(value.shape)}, "
+                    f"must be ({self.size},)"
+                )
+        if (self.bootstrap is None) != (self.discount is None):
+            raise ValueError("TemporalDifference: bootstrap and discount go together")
+
+    @property
+    def size(self) -> int:
+        """The number of samples, m."""
+        return len(next(iter(self.samples.values())))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the module's trainable parameters by name."""
+        return {n: p for n, p in _plain(self.module).named_parameters() if p.requires_grad}
+
+    def split(self, size: int) -> Iterator[TemporalDifference]:
+        """Yield the minibatch in parts of at most `size` samples."""
+        for start in range(0, self.size, size):
+            part = slice(start, start + size)
+            tensors = {k: {n: v[part] for n, v in t.items()} for k, t in self._batched().items()}
+            vectors = {
+                field: None if value is None else value[part]
+                for field, value in (("discount", self.discount), ("weight", self.weight))
+            }
+            yield dataclasses.replace(self, **tensors, **vectors)  # type: ignore[arg-type]
+
+    def _batched(self) -> dict[str, Samples]:
+        """Return the fields that are dictionaries of tensors."""
+        fields = {"samples": self.samples}
+        if isinstance(self.bootstrap, Mapping):
+            if self.bootstrap.keys() != self.samples.keys():
+                raise ValueError(
+                    "TemporalDifference: the samples of the bootstrap must have the names "
+                    f"{sorted(self.samples)}, not {sorted(self.bootstrap)}"
+                )
+            fields["bootstrap"] = self.bootstrap
+        return fields
+
+
+@runtime_checkable
+class ObservesTemporalDifference(Protocol):
+    """An optimizer that is to be shown each minibatch between `backward()` and `step()`."""
+
+    def observe(self, batch: TemporalDifference) -> None:
+        """Take in one minibatch; several between two steps add up, as gradients do."""
+
+
+def wants_temporal_difference(optimizer: object) -> TypeGuard[ObservesTemporalDifference]:
+    """Return whether `optimizer` is to be shown the minibatch before each step."""
+    return isinstance(optimizer, ObservesTemporalDifference)
+
+
+@torch.no_grad()
+def per_sample_gradients(
+    batch: TemporalDifference,
+    params: Mapping[str, Tensor] | None = None,
+    *,
+    chunk_size: int | None = None,
+) -> tuple[Rows, Rows]:
+    """Return the rows A and B of `batch`: for each parameter, tensors (m, *shape).
+
+    `params` maps names to the values at which to differentiate, by default
+    `batch.parameters()`. `chunk_size` bounds the
+    samples evaluated at once (activations; the result is the same size whatever it is).
+    With `bootstrap=None` A and B are the same dictionary: do not write into them.
+    """
+    module = _plain(batch.module)
+    values = {name: p.detach() for name, p in (params or batch.parameters()).items()}
+
+    def rows(function: Scalar, samples: Samples) -> Rows:
+        def scalar(values: Rows, sample: Samples) -> Tensor:
+            return function(_as_function(module, values), sample)
+
+        derivative = torch.func.grad(scalar)
+        in_dims = (None, 0)
+        vectorised = torch.func.vmap(
+            derivative, in_dims, randomness="different", chunk_size=chunk_size
+        )
+        return vectorised(values, dict(samples))
+
+    if batch.bootstrap is None:
+        b = rows(batch.prediction, batch.samples)
+        return b, b
+    if isinstance(batch.bootstrap, Mapping):
+        # The same function at s and s': one pass over both costs fewer kernels than two.
+        joined = {k: torch.cat([v, batch.bootstrap[k]]) for k, v in batch.samples.items()}
+        both = rows(batch.prediction, joined)
+        b = {name: row[: batch.size] for name, row in both.items()}
+        target = {name: row[batch.size :] for name, row in both.items()}
+    else:
+        b = rows(batch.prediction, batch.samples)
+        target = rows(batch.bootstrap, batch.samples)
+    assert batch.discount is not None  # checked by TemporalDifference
+    a = {name: _subtract(row, batch.discount, target[name]) for name, row in b.items()}
+    return a, b
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wrapped, or `module` itself: vmap needs the former."""
+    return getattr(module, "_orig_mod", module)
+
+
+def _as_function(module: nn.Module, params: Rows) -> Call:
+    """Return `module` with `params`, for inputs and outputs without batch dimension."""
+
+    def call(*inputs: Tensor, **named: Tensor) -> Any:
+        one = tuple(x.unsqueeze(0) for x in inputs)
+        one_named = {name: x.unsqueeze(0) for name, x in named.items()}
+        output = torch.func.functional_call(module, params, one, one_named)
+        return pytree.tree_map_only(Tensor, lambda y: y.squeeze(0), output)
+
+    return call
+
+
+def _subtract(row: Tensor, discount: Tensor, target: Tensor) -> Tensor:
+    """Return row - discount * target, (m, *shape), in the type of `row`."""
+    factor = discount.to(row.dtype).reshape(-1, *[1] * (row.ndim - 1))
+    return torch.addcmul(row, factor, target, value=-1)

@@ -1,0 +1,68 @@
+"""Train one learner on one environment: python train.py --agent ddqn --env CartPole-v1."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from errors import UserError
+from training.cli import Command, Invocation, fail, parse
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        invocation = parse(arguments)
+        return train(invocation)
+    except UserError as problem:
+        fail(problem, "train.py")
+
+
+def train(invocation: Invocation) -> int:
+    """Build, train (or go on training) and report."""
+    from training import run
+    from training.build import build
+    from training.logging import Logger
+    from training.loop import Loop
+
+    command, resume = invocation.command, invocation.resume
+    agent = build(command)
+    protocol = agent.setup.envs.protocol
+    folder = resume if resume is not None else run.create(command, protocol)
+    _introduce(command, folder, protocol)
+    with Logger(folder, _sinks(command, folder)) as logger:
+        loop = Loop(command, agent, folder, logger)
+        if resume is not None:
+            for note in loop.resume():
+                print(note)
+        outcome = loop.run()
+    print(f"{outcome.status}: {outcome.message}", file=sys.stderr if outcome.exit_code else None)
+    if loop.evaluation:
+        mean, episodes = loop.evaluation["mean"], loop.evaluation["episodes"]
+        print(f"evaluation: mean return {mean:.1f} over {episodes:.0f} episodes; run: {folder}")
+    return outcome.exit_code
+
+
+def _introduce(command: Command, folder: Path, protocol: dict[str, object]) -> None:
+    run = command.run
+    print(
+        f"{run.agent} on {run.env} with {run.optim}, seed {run.seed}, {run.steps} steps → {folder}"
+    )
+    card = ", ".join(f"{key}={value}" for key, value in protocol.items() if key != "env")
+    print(f"protocol: {card}")
+
+
+def _sinks(command: Command, folder: Path) -> list:
+    from training.logging import TensorBoardSink, WandbSink, resolve_wandb_mode
+
+    run = command.run
+    sinks: list = [TensorBoardSink(folder / "tensorboard")] if run.tensorboard else []
+    mode = resolve_wandb_mode(run.wandb)
+    if mode != "disabled":
+        tables = command.tables()
+        sinks.append(WandbSink(folder, mode, run.wandb_project, None, folder.name, tables))
+    return sinks
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,590 @@
+"""Checkpoints that survive `kill -9`, a full disk and a flipped bit.
+
+A checkpoint is a folder `step-000000012345/` with
+
+- `manifest.json`: schema, step, identity, size and sha256 of every other file, and a digest of
+  the manifest itself;
+- `state.json`: the nested state, its tensors replaced by references;
+- `tensors.safetensors`: those tensors;
+- `shard-00000.safetensors`, …: one file for each `Shard`.
+
+It is written beside its final place, synced, and renamed, so that a folder of that name is
+either absent or complete. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from errors import UserError
+
+SCHEMA = 1
+_BLOCK = 1 << 20
+_NAME = re.compile(r"(?P<replaced>\.old-)?step-(?P<step>\d{12,})")
+_REFERENCES = frozenset({"__tensor__", "__array__", "__shard__", "__scalar__", "__number__"})
+_NUMPY_KINDS = "biufcSUmM"  # numbers, text and times; objects would need pickle
+_ESCAPE = "__dict__"  # wraps a user's dict that happens to look like one of our references
+
+# What every supported safetensors release can name; any other dtype travels as bytes.
+_SAFETENSORS_NAMES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+# Per process and folder: the token that marks checkpoints whose shards may be linked. It starts
+# anew in each process and after each `load`, since revisions then count from something else.
+_lineages: dict[tuple[int, Path], str] = {}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A leaf for large data that rarely changes, such as a full segment of a replay memory.
+
+    `revision` must change when the data does: while it stays the same, at the same place in the
+    state, later checkpoints of this process link the file instead of writing it again.
+    """
+
+    tensor: torch.Tensor
+    revision: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load` found: `skipped` names each damaged newer checkpoint and why."""
+
+    step: int
+    state: dict[str, Any]
+    path: Path
+    skipped: list[str]
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be used; the message says which file and why."""
+
+
+# --- saving -----------------------------------------------------------------------------------
+
+
+def save(
+    folder: Path, step: int, state: dict[str, Any], identity: dict[str, Any], keep: int = 2
+) -> Path:
+    """Write `state` as the checkpoint of `step` and return its folder.
+
+    `keep` is how many checkpoints remain, this one included; ones of later steps are left alone.
+    An `OSError` (full disk, read-only folder) leaves the older checkpoints as they were.
+    """
+    if step < 0 or keep < 1:
+        raise ValueError(f"step must be >= 0 and keep >= 1, got step={step} and keep={keep}")
+    folder = Path(folder)
+    final = folder / f"step-{step:012d}"
+    encoder = _Encoder()
+    tree = encoder.encode(state, ())
+    facts = {"schema": SCHEMA, "step": step, "identity": encoder.encode_plain(identity)}
+    _prepare(folder)
+    temporary = folder / f".tmp-{final.name}-{os.getpid()}"
+    try:
+        temporary.mkdir()
+        _write_contents(temporary, folder, tree, encoder, facts)
+        _publish(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _prune(folder, step, keep)
+    return final
+
+
+def _prepare(folder: Path) -> None:
+    """Create the folder and clear up after a save that was killed."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
+    for name in os.listdir(folder):
+        replaced = _NAME.fullmatch(name)
+        if name.startswith(".tmp-"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        elif replaced and replaced["replaced"]:
+            # Killed between the two renames of `_publish`: the old one is still the good one.
+            original = folder / name.removeprefix(".old-")
+            if original.exists():
+                shutil.rmtree(folder / name, ignore_errors=True)
+            else:
+                os.rename(folder / name, original)
+
+
+def _write_contents(
+    temporary: Path, folder: Path, tree: Any, encoder: _Encoder, facts: dict[str, Any]
+) -> None:
+    """Write every file of a checkpoint, the manifest last, and sync them."""
+    key = (os.getpid(), folder.resolve())
+    lineage = _lineages.setdefault(key, uuid.uuid4().hex)
+    previous = _linkable_shards(folder, lineage, facts)
+    text = json.dumps(tree, allow_nan=False, separators=(",", ":"))
+    files = {
+        "state.json": _write(temporary / "state.json", [memoryview(text.encode())]),
+        "tensors.safetensors": _write_tensors(temporary / "tensors.safetensors", encoder.tensors),
+    }
+    shards: dict[str, Any] = {}
+    for file, (path, shard) in encoder.shards.items():
+        kind = [shard.revision, str(shard.tensor.dtype), list(shard.tensor.shape)]
+        entry = _link(previous.get(path), kind, temporary / file)
+        files[file] = entry or _write_tensors(temporary / file, {"data": shard.tensor})
+        shards[path] = {"file": file, "kind": kind}
+    manifest = {**facts, "lineage": lineage, "files": files, "shards": shards}
+    sealed = json.dumps({**manifest, "digest": _digest(manifest)}, allow_nan=False, indent=1)
+    _write(temporary / "manifest.json", [memoryview(sealed.encode())])
+    _sync_folder(temporary)
+
+
+def _linkable_shards(folder: Path, lineage: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the shards of the newest checkpoint up to this step, if this learner wrote it."""
+    for path in _checkpoints(folder):
+        if _step(path) > facts["step"]:
+            continue
+        try:
+            manifest = _read_manifest(path)
+        except _DamagedError:
+            return {}
+        if manifest["lineage"] != lineage or manifest["identity"] != facts["identity"]:
+            return {}
+        return {
+            name: {**shard, "path": path / shard["file"], "entry": manifest["files"][shard["file"]]}
+            for name, shard in manifest["shards"].items()
+        }
+    return {}
+
+
+def _link(previous: dict[str, Any] | None, kind: list[Any], to: Path) -> dict[str, Any] | None:
+    """Hard-link an unchanged shard and return its manifest entry, or None to have it written."""
+    if previous is None or previous["kind"] != kind:
+        return None
+    entry: dict[str, Any] = previous["entry"]
+    try:
+        if os.stat(previous["path"]).st_size != entry["size"]:
+            return None
+        os.link(previous["path"], to)
+    except OSError:  # no links on this file system, or the file is gone
+        return None
+    return entry
+
+
+def _write(path: Path, blocks: Iterator[memoryview] | list[memoryview]) -> dict[str, Any]:
+    """Write and sync a file, hashing on the way; return its manifest entry."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "xb") as file:
+        for block in blocks:
+            for start in range(0, len(block), _BLOCK):
+                piece = block[start : start + _BLOCK]
+                digest.update(piece)
+                size += file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write a safetensors file tensor by tensor.
+
+    The library's own writer first copies everything, and on a full disk raises no `OSError`.
+    """
+    # The widest elements first keeps each tensor aligned for the reader's memory map.
+    ordered = sorted(tensors.items(), key=lambda item: -_stored_size(item[1]))
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, tensor in ordered:
+        native = _SAFETENSORS_NAMES.get(tensor.dtype)
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": native or "U8",
+            "shape": list(tensor.shape) if native else [size],
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def blocks() -> Iterator[memoryview]:
+        yield memoryview(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            yield _bytes(tensor)
+
+    return _write(path, blocks())
+
+
+def _stored_size(tensor: torch.Tensor) -> int:
+    return tensor.element_size() if tensor.dtype in _SAFETENSORS_NAMES else 1
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the elements as bytes, without a copy when they are contiguous on the CPU."""
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Rename the finished folder to its place, replacing one of the same step."""
+    replaced = None
+    if final.exists():
+        # A folder cannot be renamed over a full one. In between, `load` knows the `.old-` name.
+        replaced = final.with_name(f".old-{final.name}")
+        os.rename(final, replaced)
+    try:
+        os.rename(temporary, final)
+    except BaseException:
+        if replaced:
+            os.rename(replaced, final)
+        raise
+    _sync_folder(final.parent)
+    if replaced:
+        _remove(replaced)
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    older = [path for path in _checkpoints(folder) if _step(path) <= step]
+    for path in older[keep:]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint, renamed first: what is half deleted must not look damaged."""
+    doomed = path.with_name(f".tmp-{path.name.removeprefix('.old-')}-removed")
+    os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- loading ----------------------------------------------------------------------------------
+
+
+def load(folder: Path, identity: dict[str, Any] | None) -> Loaded:
+    """Return the newest intact checkpoint; the tensors are on the CPU.
+
+    `identity` (agent, env, …) must equal the saved one; None takes any checkpoint.
+    """
+    folder = Path(folder)
+    _lineages.pop((os.getpid(), folder.resolve()), None)
+    paths: list[Path] | None = None
+    skipped: list[str] = []
+    while paths != (paths := _checkpoints(folder)):  # again if a running training moved them on
+        skipped = []
+        for path in paths:
+            try:
+                return _open(path, identity, skipped)
+            except UserError:
+                raise
+            except _DamagedError as error:
+                skipped.append(f"{path.name}: {error}")
+            except _UNREADABLE as error:  # hashes agree, yet `save` never wrote this
+                skipped.append(f"{path.name}: malformed ({error!r})")
+    if skipped:
+        raise UserError(f"no usable checkpoint in {folder}: {'; '.join(skipped)}")
+    raise UserError(f"no checkpoint in {folder}")
+
+
+def _open(path: Path, identity: dict[str, Any] | None, skipped: list[str]) -> Loaded:
+    manifest = _read_manifest(path)
+    if identity is not None:
+        _require_same(_decode(manifest["identity"], {}, {}), identity)
+    _verify(path, manifest)
+    tensors = load_file(path / "tensors.safetensors")
+    files = [file for file in manifest["files"] if file.startswith("shard-")]
+    shards = {file: load_file(path / file)["data"] for file in files}
+    state = _decode(_read_json(path / "state.json"), tensors, shards)
+    return Loaded(manifest["step"], state, path, skipped)
+
+
+def _step(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match
+    return int(match["step"])
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints, newest first; one set aside counts after one of its own step."""
+    try:
+        names = [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    paths = [folder / name for name in names if (folder / name).is_dir()]
+    return sorted(paths, key=lambda path: (_step(path), path.name[0] != "."), reverse=True)
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _DamagedError(f"{path.name}: missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _DamagedError(f"{path.name}: unreadable ({error})") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest once it is known to be intact and to name only its own files."""
+    manifest = _read_json(path / "manifest.json")
+    if not isinstance(manifest, dict):
+        raise _DamagedError("manifest.json: not an object")
+    if manifest.get("schema") != SCHEMA:
+        found = manifest.get("schema")
+        raise _DamagedError(f"manifest.json: schema {found!r}, this version reads {SCHEMA}")
+    digest = manifest.pop("digest", None)
+    if digest != _digest(manifest):
+        raise _DamagedError("manifest.json: hash differs")
+    fields = {"step": int, "identity": dict, "files": dict, "shards": dict, "lineage": str}
+    for field, kind in fields.items():
+        if not isinstance(manifest.get(field), kind):
+            raise _DamagedError(f"manifest.json: {field} is not a {kind.__name__}")
+    if manifest["step"] != _step(path):
+        raise _DamagedError(f"manifest.json: is of step {manifest['step']}")
+    for file in manifest["files"]:
+        if file in ("", ".", "..") or re.search(r"[/\\\0]", file):
+            raise _DamagedError(f"manifest.json: refused, {file!r} leaves the folder")
+    return manifest
+
+
+def _verify(path: Path, manifest: dict[str, Any]) -> None:
+    """Compare size and hash of every file."""
+    for name in {"state.json": 0, "tensors.safetensors": 0, **manifest["files"]}:
+        try:
+            entry = manifest["files"][name]
+            if not stat.S_ISREG(os.lstat(path / name).st_mode):
+                raise _DamagedError(f"{name}: refused, not a plain file")
+            with open(path / name, "rb") as file:
+                if os.fstat(file.fileno()).st_size != entry["size"]:
+                    raise _DamagedError(f"{name}: size differs")
+                if _hash(file) != entry["sha256"]:
+                    raise _DamagedError(f"{name}: hash differs")
+        except FileNotFoundError:
+            raise _DamagedError(f"{name}: missing") from None
+        except (OSError, KeyError, TypeError) as error:
+            raise _DamagedError(f"{name}: {error!r}") from error
+
+
+def _hash(file: BinaryIO) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    while count := file.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _require_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    differences = []
+    for name in [*asked, *(name for name in saved if name not in asked)]:
+        if name in saved and name in asked and _same(saved[name], asked[name]):
+            continue
+        has = f"{name}={saved[name]!r}" if name in saved else f"no {name}"
+        wants = f"{name}={asked[name]!r}" if name in asked else f"no {name}"
+        differences.append(f"checkpoint has {has}, asked for {wants}")
+    if differences:
+        raise UserError("; ".join(differences))
+
+
+def _same(saved: Any, asked: Any) -> bool:
+    """Equal as JSON: tuples are lists, 1 is 1.0, nan is nan, but True is not 1."""
+    if json.dumps(saved) == json.dumps(asked):
+        return True
+    return saved == asked and isinstance(saved, bool) == isinstance(asked, bool)
+
+
+# --- the state as JSON ------------------------------------------------------------------------
+
+
+class _Encoder:
+    """Turns a state into JSON, and collects its tensors and shards."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.shards: dict[str, tuple[str, Shard]] = {}
+        self._views: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def encode(self, value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return self._encode_dict(value, path)
+        if isinstance(value, list):
+            return [self.encode(item, (*path, str(index))) for index, item in enumerate(value)]
+        if isinstance(value, torch.Tensor):
+            return self._encode_tensor(value, path)
+        if isinstance(value, np.ndarray | np.generic):
+            return self._encode_array(value, path)
+        if isinstance(value, Shard):
+            return self._encode_shard(value, path)
+        return _encode_number(value, path)
+
+    def encode_plain(self, identity: dict[str, Any]) -> Any:
+        """Encode a dict of JSON values; tuples are taken as the lists JSON makes of them."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in identity.items()}
+        encoder = _Encoder()
+        encoded = encoder.encode(plain, ("identity",))
+        if encoder.tensors or encoder.shards:
+            raise TypeError("an identity holds JSON values, not tensors")
+        return encoded
+
+    def _encode_dict(self, value: dict[Any, Any], path: tuple[str, ...]) -> Any:
+        for key in value:
+            if type(key) is not str:
+                raise TypeError(f"{_dotted(path)}: key {key!r} is not a string")
+        encoded = {key: self.encode(item, (*path, key)) for key, item in value.items()}
+        return (
+            {_ESCAPE: encoded} if not value.keys().isdisjoint({*_REFERENCES, _ESCAPE}) else encoded
+        )
+
+    def _encode_tensor(self, tensor: torch.Tensor, path: tuple[str, ...]) -> dict[str, Any]:
+        _require_dense(tensor, path)
+        # Tied weights are one tensor under two names: stored once and still tied when loaded.
+        view: tuple[Any, ...] = (path,)
+        if tensor.numel():
+            view = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+            view += (tensor.dtype, tensor.is_conj(), tensor.is_neg())
+        if view not in self._views:
+            self._views[view] = {"__tensor__": self._add(tensor, path), **_kind(tensor)}
+        return self._views[view]
+
+    def _encode_array(
+        self, array: np.ndarray[Any, Any] | np.generic, path: tuple[str, ...]
+    ) -> dict[str, Any]:
+        if array.dtype.kind not in _NUMPY_KINDS:
+            raise TypeError(f"{_dotted(path)}: numpy dtype {array.dtype} is not supported")
+        if isinstance(array, np.generic):
+            return {"__scalar__": array.dtype.str, "bytes": array.tobytes().hex()}
+        reference = {"dtype": array.dtype.str, "shape": list(array.shape)}
+        flat = np.ascontiguousarray(array).reshape(-1)
+        flat = flat.view(np.uint8) if flat.nbytes else np.zeros(0, np.uint8)
+        if not flat.flags.writeable:  # torch warns of these, though nothing here writes
+            flat = flat.copy()
+        return {"__array__": self._add(torch.from_numpy(flat), path), **reference}
+
+    def _encode_shard(self, shard: Shard, path: tuple[str, ...]) -> dict[str, Any]:
+        _require_dense(shard.tensor, path)
+        file = f"shard-{len(self.shards):05d}.safetensors"
+        self.shards[file] = (json.dumps(path), shard)
+        return {"__shard__": file, **_kind(shard.tensor)}
+
+    def _add(self, tensor: torch.Tensor, path: tuple[str, ...]) -> str:
+        """Name a tensor by its path; a key with a dot in it may need the name made unique."""
+        name = _dotted(path).encode("utf-8", "replace").decode()
+        while name in self.tensors or name == "__metadata__":
+            name += "'"
+        self.tensors[name] = tensor
+        return name
+
+
+def _dotted(path: tuple[str, ...]) -> str:
+    return ".".join(path)
+
+
+def _kind(tensor: torch.Tensor) -> dict[str, Any]:
+    """Return what a tensor stored as bytes needs to become itself again."""
+    if tensor.dtype in _SAFETENSORS_NAMES:
+        return {}
+    return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+
+
+def _require_dense(tensor: torch.Tensor, path: tuple[str, ...]) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise TypeError(f"{_dotted(path)}: only dense tensors with data can be saved")
+
+
+def _encode_number(value: Any, path: tuple[str, ...]) -> Any:
+    """Encode a JSON value; what JSON cannot hold exactly becomes a reference."""
+    if value is None or type(value) in (bool, str):
+        return value
+    if type(value) is int:
+        # Python refuses to print or parse very long decimals, and other readers round at 2**53.
+        return value if value.bit_length() <= 1024 else {"__number__": hex(value)}
+    if type(value) is float:
+        return value if math.isfinite(value) else {"__number__": str(value)}
+    raise TypeError(f"{_dotted(path)}: {type(value).__name__} cannot be saved in a checkpoint")
+
+
+def _decode(value: Any, tensors: dict[str, torch.Tensor], shards: dict[str, torch.Tensor]) -> Any:
+    """Invert `_Encoder.encode`."""
+    if isinstance(value, list):
+        return [_decode(item, tensors, shards) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _REFERENCES.isdisjoint(value):
+        items = value.get(_ESCAPE, value)
+        return {key: _decode(item, tensors, shards) for key, item in items.items()}
+    if "__tensor__" in value:
+        name = value["__tensor__"]
+        tensors[name] = _restore_tensor(tensors[name], value)  # kept, so that tied stay tied
+        return tensors[name]
+    if "__shard__" in value:
+        return _restore_tensor(shards[value["__shard__"]], value)
+    if "__array__" in value:
+        data = tensors[value["__array__"]].numpy()
+        return _restore_array(data, value["dtype"], value["shape"])
+    if "__scalar__" in value:
+        data = np.array(bytearray.fromhex(value["bytes"]), np.uint8)
+        return _restore_array(data, value["__scalar__"], [])[()]
+    text = value["__number__"]
+    return float(text) if text in ("nan", "inf", "-inf") else int(text, 16)
+
+
+def _restore_tensor(stored: torch.Tensor, reference: dict[str, Any]) -> torch.Tensor:
+    if "dtype" not in reference:
+        return stored
+    dtype = getattr(torch, reference["dtype"])
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{reference['dtype']!r} is not a dtype")
+    if stored.dtype == dtype:
+        return stored
+    # Bytes come without alignment, which a view as wider elements needs.
+    return stored.clone().view(dtype).reshape(reference["shape"])
+
+
+def _restore_array(data: np.ndarray[Any, Any], name: str, shape: list[int]) -> Any:
+    """Build an array from its bytes; it owns its memory, so the file's map can go."""
+    dtype = np.dtype(name)
+    if dtype.kind not in _NUMPY_KINDS:
+        raise ValueError(f"{name!r} is not a dtype of numbers or text")
+    array = np.empty(shape, dtype)
+    if array.nbytes != data.size:
+        raise ValueError(f"{data.size} bytes are no {name} array of shape {shape}")
+    if data.size:
+        array.reshape(-1).view(np.uint8)[:] = data
+    return array

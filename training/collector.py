@@ -1,0 +1,206 @@
+"""Collects rollouts for actor-critic agents, with everything their losses need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from errors import UserError
+from nets.actor_critic import ActorCritic
+from training.agent import Policy, Setup, generator
+from training.normalise import ObservationNormaliser, RewardNormaliser
+from training.rollout import Rollout
+from training.stepping import Stepper
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to observations and rewards before they are learned from."""
+
+    normalise_observations: bool
+    normalise_rewards: bool
+    clip_rewards: bool
+    gamma: float
+
+
+class Collector:
+    """T steps of B environments at a time, under the current policy.
+
+    After `collect`, `rollout` holds `obs`, `action`, `parameters` (of the distribution),
+    `log_prob`, `reward`, `terminated`, `truncated`, `value`, and `next_value`: the value of each
+    true successor, the last observation of an episode where it ended.
+    """
+
+    def __init__(
+        self, network: ActorCritic, setup: Setup, length: int, preprocessing: Preprocessing
+    ) -> None:
+        self.network, self.setup, self.length = network, setup, length
+        self.timers = setup.timers
+        self.preprocessing = preprocessing
+        self.stepper = Stepper(setup.envs, setup.timers)
+        self.generator = generator(setup.seed, 1, setup.device)
+        observation = setup.envs.single_observation_space
+        self.obs_normaliser: ObservationNormaliser | None = None
+        if preprocessing.normalise_observations:
+            if observation.dtype == np.uint8:
+                raise UserError("normalise_observations=True: images are scaled by the network")
+            self.obs_normaliser = ObservationNormaliser(observation.shape)
+        self.reward_normaliser: RewardNormaliser | None = None
+        if preprocessing.normalise_rewards:
+            self.reward_normaliser = RewardNormaliser(setup.envs.num_envs, preprocessing.gamma)
+        self.obs = self._normalise(self.stepper.obs, update=True)
+        self.rollout = self._make_rollout()
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """Fill and return the rollout."""
+        rollout, network = self.rollout, self.network
+        with self.timers("act"):
+            shape = (self.length, self.setup.envs.num_envs)
+            noise = network.distribution.noise(shape, self.generator)
+        last_obs: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for time in range(self.length):
+            with self.timers("act"):
+                obs, mask = self._tensor(self.obs), self._tensor(self.stepper.mask)
+                if network.shared:
+                    parameters, value = network(obs, mask)
+                    rollout.write(time, value=value)
+                else:
+                    parameters = network.policy(obs, mask)
+                action = network.distribution.sample(parameters, noise[time])
+                actions = action.cpu().numpy()
+                rollout.write(time, obs=self.obs, parameters=parameters, action=action)
+                if mask is not None:
+                    rollout.write(time, mask=mask)
+            step = self.stepper.step(self._to_env(actions))
+            with self.timers("store"):
+                if step.truncated.any():
+                    last_obs.append((time, step.truncated, step.next_obs[step.truncated]))
+                rollout.write(
+                    time,
+                    reward=self._reward(step.reward, step.terminated | step.truncated),
+                    terminated=step.terminated,
+                    truncated=step.truncated,
+                )
+                self.obs = self._normalise(self.stepper.obs, update=True)
+        with self.timers("act"):
+            self._finish(last_obs)
+        return rollout
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The most probable action, or a sample from a generator of its own."""
+        own = generator(self.setup.seed, 3, self.setup.device)
+        distribution = self.network.distribution
+
+        @torch.no_grad()
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            normalised = self._tensor(self._normalise(obs, update=False))
+            parameters = self.network.policy(normalised, self._tensor(mask))
+            if deterministic:
+                action = distribution.mode(parameters)
+            else:
+                noise = distribution.noise(parameters.shape[:1], own)
+                action = distribution.sample(parameters, noise)
+            return self._to_env(action.cpu().numpy())
+
+        return act
+
+    def policy_state(self) -> dict[str, Any]:
+        """The network and the statistics that observations are normalised with."""
+        state: dict[str, Any] = {"network": self.network.state_dict()}
+        if self.obs_normaliser is not None:
+            state["obs_moments"] = self.obs_normaliser.moments.state_dict()
+        return state
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take back what `policy_state` gave."""
+        self.network.load_state_dict(state["network"])
+        if self.obs_normaliser is not None:
+            self.obs_normaliser.moments.load_state_dict(state["obs_moments"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Environments, statistics and the generator."""
+        state: dict[str, Any] = {
+            "stepper": self.stepper.state_dict(),
+            "generator": self.generator.get_state(),
+            "obs": self.obs,
+        }
+        if self.obs_normaliser is not None:
+            state["obs_moments"] = self.obs_normaliser.moments.state_dict()
+        if self.reward_normaliser is not None:
+            state["reward_moments"] = self.reward_normaliser.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.stepper.load_state_dict(state["stepper"])
+        self.generator.set_state(state["generator"])
+        if self.obs_normaliser is not None:
+            self.obs_normaliser.moments.load_state_dict(state["obs_moments"])
+        if self.reward_normaliser is not None:
+            self.reward_normaliser.load_state_dict(state["reward_moments"])
+        exact = self.stepper.exact
+        self.obs = state["obs"] if exact else self._normalise(self.stepper.obs, update=False)
+
+    def _finish(self, last_obs: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
+        """Values and log-probabilities, in batches over the whole rollout."""
+        rollout, network = self.rollout, self.network
+        final = network.value(self._tensor(self.obs))
+        if not network.shared:
+            rollout["value"].copy_(network.value(rollout.flat("obs")).view_as(rollout["value"]))
+        next_value = rollout["next_value"]
+        next_value[:-1] = rollout["value"][1:]
+        next_value[-1] = final
+        if last_obs:
+            ends = np.concatenate([obs for _, _, obs in last_obs])
+            values = network.value(self._tensor(self._normalise(ends, update=False)))
+            rows = rollout["truncated"].nonzero(as_tuple=True)
+            next_value[rows] = values
+        rollout["log_prob"].copy_(
+            network.distribution.log_prob(rollout["parameters"], rollout["action"])
+        )
+
+    def _make_rollout(self) -> Rollout:
+        distribution = self.network.distribution
+        space = self.setup.envs.single_observation_space
+        rollout = Rollout(self.length, self.setup.envs.num_envs, self.setup.device)
+        rollout.field("obs", space.shape, torch.from_numpy(self.obs[:0]).dtype)
+        rollout.field("action", distribution.action_shape, distribution.action_dtype)
+        outputs = distribution.outputs
+        if not isinstance(self.setup.envs.single_action_space, spaces.Box):
+            rollout.field("parameters", (outputs,), torch.float32)
+        else:
+            rollout.field("parameters", (2 * outputs,), torch.float32)
+        if self.stepper.mask is not None:
+            rollout.field("mask", (outputs,), torch.bool)
+        for name in ("reward", "value", "next_value", "log_prob"):
+            rollout.field(name, (), torch.float32)
+        for name in ("terminated", "truncated"):
+            rollout.field(name, (), torch.bool)
+        return rollout
+
+    def _reward(self, reward: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        if self.preprocessing.clip_rewards:
+            return np.clip(reward, -1, 1)
+        if self.reward_normaliser is not None:
+            return self.reward_normaliser(reward, ended)
+        return reward
+
+    def _normalise(self, obs: np.ndarray, update: bool) -> np.ndarray:
+        if self.obs_normaliser is None:
+            return obs
+        return self.obs_normaliser(obs, update)
+
+    def _to_env(self, actions: np.ndarray) -> np.ndarray:
+        """Continuous actions clipped to the space; discrete ones as they are."""
+        space = self.setup.envs.single_action_space
+        if isinstance(space, spaces.Box):
+            return np.clip(actions, space.low, space.high)
+        return actions
+
+    def _tensor(self, array: np.ndarray | None) -> Any:
+        return None if array is None else torch.from_numpy(array).to(self.setup.device)

@@ -1,0 +1,232 @@
+"""The loop around an agent: time, logging, evaluation, checkpoints, signals."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs import make_vector
+from errors import UserError
+from training import checkpoint, statistics
+from training.agent import Agent, Policy
+from training.cli import Command
+from training.evaluation import SEED_OFFSET, Scores, evaluate
+from training.logging import Logger, Progress
+from training.run import write_json
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a parameter is no longer a number."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: finished, interrupted or failed.
+        exit_code: 0, 128 + signal, or 1.
+        message: one line for the person.
+    """
+
+    status: str
+    exit_code: int
+    message: str
+
+
+class Loop:
+    """Trains an agent in a run folder until the steps are done or a signal comes.
+
+    Everything periodic happens where `steps` crosses a multiple of its period, between two
+    iterations, in the order log, evaluate, checkpoint. So a checkpoint always stands at a clean
+    instant, and what a resumed run logs is what the uninterrupted one would have logged.
+    """
+
+    def __init__(self, command: Command, agent: Agent, folder: Path, logger: Logger) -> None:
+        self.command, self.agent, self.folder, self.logger = command, agent, folder, logger
+        self.latest: dict[str, Any] = {}
+        self.evaluation: dict[str, float] = {}
+        self.last_checkpoint: Path | None = None
+        self.signal = 0
+        self._scalars: dict[str, Any] = {}
+
+    def run(self) -> Outcome:
+        """Train; always leaves `summary.json` behind, whatever happens."""
+        started = time.monotonic()
+        run = self.command.run
+        try:
+            with _Signals(self), Progress(run.steps, run.progress, self.agent.steps) as progress:
+                outcome = self._train(progress)
+        except Exception as problem:
+            outcome = Outcome("failed", 1, self._explain(problem))
+            self._summarise(outcome, started)
+            if not isinstance(problem, (OSError, RuntimeError)) or isinstance(
+                problem, NotImplementedError
+            ):
+                raise
+            return outcome
+        self._summarise(outcome, started)
+        return outcome
+
+    def resume(self) -> list[str]:
+        """Load the newest sound checkpoint; returns notes for the person."""
+        loaded = checkpoint.load(self.folder / "checkpoints", self.command.identity())
+        self.agent.load_state_dict(loaded.state["agent"])
+        torch.set_rng_state(loaded.state["torch_rng"])
+        if torch.cuda.is_available() and loaded.state.get("cuda_rng") is not None:
+            torch.cuda.set_rng_state(loaded.state["cuda_rng"])
+        self.evaluation = loaded.state["evaluation"]
+        self.last_checkpoint = loaded.path
+        self.logger.truncate_after(loaded.step)
+        notes = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
+        exact = self.agent.exact
+        kind = "exact" if exact else "statistical: the environment started a fresh episode"
+        return [*notes, f"resumed at step {loaded.step} from {loaded.path.name} ({kind})"]
+
+    def _train(self, progress: Progress) -> Outcome:
+        run, agent = self.command.run, self.agent
+        while agent.steps < run.steps:
+            before = agent.steps
+            self._scalars = dict(agent.iterate())
+            now = agent.steps
+            last = now >= run.steps
+            if last or _crossed(before, now, run.log_every):
+                self._log()
+            if last or _crossed(before, now, run.eval_every):
+                self._evaluate(final=last)
+            if last or self.signal or _crossed(before, now, run.checkpoint_every):
+                self._checkpoint()
+            progress.update(now, self.evaluation.get("mean"), self.latest.get("episode/return"))
+            if self.signal and not last:
+                name = signal.Signals(self.signal).name
+                text = f"{name} at step {now}; continue with --resume {self.folder}"
+                return Outcome("interrupted", 128 + self.signal, text)
+        return Outcome("finished", 0, f"{agent.steps} steps")
+
+    def _log(self) -> None:
+        scalars = {f"train/{key}": float(value) for key, value in self._scalars.items()}
+        episodes = self.agent.pop_episodes()
+        if episodes:
+            returns, lengths = zip(*episodes, strict=True)
+            scalars["episode/return"] = float(np.mean(returns))
+            scalars["episode/length"] = float(np.mean(lengths))
+            scalars["episode/count"] = len(episodes)
+        self._require_finite(scalars)
+        self.latest = scalars
+        self.logger.scalars(self.agent.steps, scalars)
+
+    def _evaluate(self, final: bool) -> None:
+        scores = score(self.command, self.agent.policy(True), self.command.run.eval_episodes)
+        summary = statistics.summary(scores.returns, np.random.default_rng(0))
+        self.evaluation = {"episodes": len(scores.returns), **summary}
+        kept = ("mean", "median", "iqm", "std")
+        self.logger.scalars(
+            self.agent.steps,
+            {
+                **{f"eval/{key}": summary[key] for key in kept},
+                "eval/length": float(scores.lengths.mean()),
+            },
+        )
+
+    def _checkpoint(self) -> None:
+        """Save everything for resuming, and the small part that evaluation needs."""
+        self._require_finite({})
+        identity = self.command.identity()
+        policy = {"policy": self.agent.policy_state()}
+        checkpoint.save(self.folder / "policy", self.agent.steps, policy, identity, keep=1)
+        state = {
+            "agent": self.agent.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+            "evaluation": self.evaluation,
+        }
+        self.last_checkpoint = checkpoint.save(
+            self.folder / "checkpoints", self.agent.steps, state, identity
+        )
+
+    def _require_finite(self, scalars: dict[str, float]) -> None:
+        bad = [f"{key} = {value}" for key, value in scalars.items() if not np.isfinite(value)]
+        tensors = self.agent.named_parameters()
+        bad += [name for name, tensor in tensors if not torch.isfinite(tensor).all()]
+        if bad:
+            kept = self.last_checkpoint
+            raise NonFiniteError(
+                f"not a finite number at step {self.agent.steps}: {bad[0]}; last good checkpoint: "
+                f"{kept if kept is not None else 'none yet'}"
+            )
+
+    def _explain(self, problem: Exception) -> str:
+        text = f"{type(problem).__name__}: {problem}"
+        if self.last_checkpoint is not None and str(self.last_checkpoint) not in text:
+            text += f"; continue from {self.last_checkpoint.name} with --resume {self.folder}"
+        return text
+
+    def _summarise(self, outcome: Outcome, started: float) -> None:
+        summary = {
+            "status": outcome.status,
+            "message": outcome.message,
+            "steps": self.agent.steps,
+            "seconds": round(time.monotonic() - started, 3),
+            "eval": self.evaluation,
+            "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},
+        }
+        try:
+            write_json(self.folder / "summary.json", summary)
+        except OSError as problem:
+            outcome.message += f" (summary.json could not be written: {problem.strerror})"
+            outcome.exit_code = outcome.exit_code or 1
+        self.logger.summary({f"final/{key}": value for key, value in self.evaluation.items()})
+
+
+class _Signals:
+    """SIGINT and SIGTERM ask the loop to save and leave; a second one leaves at once."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.loop.signal:
+            raise SystemExit(128 + number)
+        self.loop.signal = number
+
+
+def score(command: Command, policy: Policy, episodes: int, seed: int | None = None) -> Scores:
+    """Evaluate a policy on fresh environments with seeds apart from those of training."""
+    run = command.run
+    root = run.seed + SEED_OFFSET if seed is None else seed
+    envs = make_vector(run.env, min(episodes, 10), root, **run.environment())
+    try:
+        return evaluate(policy, envs, episodes)
+    finally:
+        envs.close()
+
+
+def choose_device(name: str, images: bool) -> torch.device:
+    """The device a run asks for; `UserError` when it is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device='cuda': no CUDA device is available; accepted here: auto, cpu")
+    if name == "auto":
+        name = "cuda" if images and torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _crossed(before: int, now: int, period: int) -> bool:
+    return period > 0 and now // period > before // period

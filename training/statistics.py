@@ -1,0 +1,287 @@
+"""What scores of a few runs do and do not show: robust means, intervals, profiles, baselines.
+
+The definitions are those of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
+statistical precipice": with a handful of runs, a point estimate without its interval says
+little, and the interquartile mean wastes fewer runs than the median.
+
+Scores of several tasks are either a `(runs, tasks)` array or a mapping from task name to the
+scores of its runs, `(runs,)` each; in the second form tasks may differ in their number of runs.
+A score that is NaN makes every statistic NaN, rather than being trimmed away silently.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from errors import unknown
+
+Array = NDArray[np.float64]
+TaskScores = Mapping[str, ArrayLike] | ArrayLike
+# Called as `statistic(samples, axis=-1)`: reduces the last axis and keeps the others, as
+# `np.mean`, `np.median` and `iqm` do, so that all resamples are reduced in one call.
+Statistic = Callable[..., Any]
+Kind = Literal["human-normalised", "range-normalised", "raw"]
+
+
+class Estimate(NamedTuple):
+    """A value with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Profile(NamedTuple):
+    """A performance profile: one entry per threshold in each array."""
+
+    fraction: Array
+    low: Array
+    high: Array
+
+
+def iqm(scores: ArrayLike, axis: int | None = None) -> Any:
+    """Interquartile mean: the mean after dropping the lowest and the highest quarter.
+
+    Of n scores, floor(n / 4) are dropped at each end (the 25 % trimmed mean). `axis=None` pools
+    all scores; the result has the shape of `scores` without `axis`.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if axis is None:
+        values, axis = values.reshape(-1), 0
+    count = values.shape[axis]
+    if count == 0:
+        raise ValueError("iqm needs at least one score")
+    ordered = np.moveaxis(np.sort(values, axis=axis), axis, 0)
+    drop = count // 4
+    middle = ordered[drop : count - drop].mean(axis=0)
+    # Sorting puts NaN last, where a failed run would look like a good one and be trimmed.
+    return np.where(np.isnan(ordered[-1]), np.nan, middle)[()]
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    scores: ArrayLike,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval `(low, high)` of a statistic of one sample (Efron 1979).
+
+    `scores` is `(runs,)`; `statistic` is called as `statistic(samples, axis=-1)` on
+    `(resamples, runs)`. One score gives an interval of width zero, which shows ignorance, not
+    certainty: check the number of runs.
+    """
+    (sample,) = _tasks({"": scores}).values()
+    return _interval(statistic(_resample(sample, rng, resamples), axis=-1), resamples, confidence)
+
+
+def stratified_bootstrap_interval(
+    statistic: Statistic,
+    scores: TaskScores,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    per_task: bool = False,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic over tasks; runs are resampled within each task.
+
+    The tasks themselves are fixed: the interval says how the result would vary with other seeds,
+    not with other tasks. By default the statistic sees the runs of all tasks pooled,
+    `(resamples, total runs)`, as the interquartile mean wants it. With `per_task` it sees the mean
+    of each task, `(resamples, tasks)`: `np.median` then gives the customary median over games,
+    and `np.mean` weighs tasks equally whatever their numbers of runs.
+    """
+    samples = [_resample(runs, rng, resamples) for runs in _tasks(scores).values()]
+    if per_task:
+        pooled = np.stack([sample.mean(axis=-1) for sample in samples], axis=-1)
+    else:
+        pooled = np.concatenate(samples, axis=-1)
+    return _interval(statistic(pooled, axis=-1), resamples, confidence)
+
+
+def performance_profile(
+    scores: TaskScores,
+    thresholds: ArrayLike,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Profile:
+    """Fraction of runs scoring above each threshold, averaged over tasks, with its band.
+
+        F(tau) = mean over tasks of mean over runs of 1[score > tau]
+
+    The band is the pointwise stratified bootstrap interval.
+    """
+    levels = np.asarray(thresholds, dtype=np.float64)
+    if levels.ndim != 1:
+        raise ValueError(f"thresholds must be one-dimensional, got shape {levels.shape}")
+    tasks = _tasks(scores)
+    fraction = np.zeros(len(levels))
+    resampled = np.zeros((resamples, len(levels)))
+    for runs in tasks.values():
+        _refuse_nan(runs)
+        above = (runs[:, None] > levels).astype(np.float64)
+        fraction += above.mean(axis=0)
+        resampled += _weights(len(runs), rng, resamples) @ above
+    fraction, resampled = fraction / len(tasks), resampled / len(tasks)
+    low, high = np.quantile(resampled, _tails(confidence), axis=0)
+    return Profile(fraction, low, high)
+
+
+def probability_of_improvement(
+    x: TaskScores,
+    y: TaskScores,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """How likely a run of x beats a run of y on a task drawn at random, with its interval.
+
+        mean over tasks of P(X > Y) + P(X = Y) / 2
+
+    the Mann-Whitney U statistic divided by the number of pairs. Both sides need the same tasks;
+    numbers of runs may differ.
+    """
+    of_x, of_y = _tasks(x), _tasks(y)
+    if of_x.keys() != of_y.keys():
+        raise ValueError(f"tasks differ: {sorted(of_x)} and {sorted(of_y)}")
+    value, resampled = 0.0, np.zeros(resamples)
+    for task, runs in of_x.items():
+        rivals = of_y[task]
+        _refuse_nan(runs)
+        _refuse_nan(rivals)
+        difference = runs[:, None] - rivals
+        wins = (difference > 0) + 0.5 * (difference == 0)
+        value += wins.mean()
+        weights_x = _weights(len(runs), rng, resamples)
+        weights_y = _weights(len(rivals), rng, resamples)
+        resampled += ((weights_x @ wins) * weights_y).sum(axis=-1)
+    low, high = _interval(resampled / len(of_x), resamples, confidence)
+    return Estimate(float(value / len(of_x)), low, high)
+
+
+def summary(scores: ArrayLike, rng: np.random.Generator) -> dict[str, float]:
+    """Describe a sample of scores `(n,)` in JSON numbers.
+
+    Keys: `n`, `mean`, `median`, `iqm`, `std` (sample standard deviation) and the ends of the 95 %
+    bootstrap intervals, `mean_low`, `mean_high`, `iqm_low`, `iqm_high`. One score leaves its
+    spread unknown: `std` is then 0 and the intervals have no width, as `n` shows.
+    """
+    (sample,) = _tasks({"": scores}).values()
+    mean_low, mean_high = bootstrap_interval(np.mean, sample, rng)
+    iqm_low, iqm_high = bootstrap_interval(iqm, sample, rng)
+    return {
+        "n": len(sample),
+        "mean": float(sample.mean()),
+        "median": float(np.median(sample)),
+        "iqm": float(iqm(sample)),
+        "std": float(sample.std(ddof=1)) if len(sample) > 1 else 0.0,
+        "mean_low": mean_low,
+        "mean_high": mean_high,
+        "iqm_low": iqm_low,
+        "iqm_high": iqm_high,
+    }
+
+
+def human_normalised(env_id: str, score: float) -> float:
+    """Score on the scale where random play is 0 and the human tester 1 (Mnih et al. 2015).
+
+    Accepts every usual form of an Atari id, such as `ALE/Pong-v5`, `PongNoFrameskip-v4` or `Pong`;
+    raises `UserError` for a game outside the 57 of `atari_scores.toml`.
+    """
+    table = _table("atari_scores.toml", "games")
+    game = _atari_game(env_id)
+    if game not in table:
+        unknown("Atari game with a human score", game or env_id, table)
+    baseline = table[game]
+    return (score - baseline["random"]) / (baseline["human"] - baseline["random"])
+
+
+def normalised(env_id: str, score: float) -> tuple[float, Kind]:
+    """Score on a scale comparable across environments, where one is known, and its kind.
+
+    Atari games with a human score are `human-normalised`; the classic control tasks are
+    `range-normalised`, from 0 (about random) to 1 (good); anything else stays `raw`.
+    """
+    if _atari_game(env_id) in _table("atari_scores.toml", "games"):
+        return human_normalised(env_id, score), "human-normalised"
+    span = _table("classic_control_scores.toml", "ranges").get(env_id)
+    if span is not None:
+        return (score - span["low"]) / (span["high"] - span["low"]), "range-normalised"
+    return score, "raw"
+
+
+def _atari_game(env_id: str) -> str:
+    """Name of the game if an id has the form of Gymnasium's Atari ids, else the empty string."""
+    # No other namespace matches: MinAtar/Breakout-v1 is a different game with other scores.
+    pattern = r"(?:ALE/)?([A-Za-z0-9]+?)(?:-ram)?(?:Deterministic|NoFrameskip)?(?:-v\d+)?"
+    match = re.fullmatch(pattern, env_id)
+    return match[1] if match else ""
+
+
+@functools.cache
+def _table(file: str, key: str) -> dict[str, dict[str, float]]:
+    with Path(__file__).with_name(file).open("rb") as stream:
+        return tomllib.load(stream)[key]
+
+
+def _tasks(scores: TaskScores) -> dict[str, Array]:
+    """Either form of scores as a mapping from task to its runs `(runs,)`."""
+    if isinstance(scores, Mapping):
+        tasks = {name: np.asarray(runs, dtype=np.float64) for name, runs in scores.items()}
+    else:
+        matrix = np.asarray(scores, dtype=np.float64)
+        if matrix.ndim != 2:
+            raise ValueError(f"scores of tasks need shape (runs, tasks), got {matrix.shape}")
+        tasks = {str(task): runs for task, runs in enumerate(matrix.T)}
+    if not tasks:
+        raise ValueError("no task has scores")
+    for name, runs in tasks.items():
+        if runs.ndim != 1 or runs.size == 0:
+            where = f" of task {name}" if name else ""
+            raise ValueError(f"scores{where} need shape (runs,) with runs > 0, got {runs.shape}")
+    return tasks
+
+
+def _resample(runs: Array, rng: np.random.Generator, resamples: int) -> Array:
+    """Draw `(resamples, runs)` scores with replacement."""
+    return runs[rng.integers(len(runs), size=(resamples, len(runs)))]
+
+
+def _weights(runs: int, rng: np.random.Generator, resamples: int) -> Array:
+    """Share of each run in each resample, `(resamples, runs)`.
+
+    For an average over runs this is the same bootstrap as `_resample`, and one matrix product
+    then covers all thresholds or opponents.
+    """
+    return rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples) / runs
+
+
+def _interval(resampled: Any, resamples: int, confidence: float) -> tuple[float, float]:
+    values = np.asarray(resampled, dtype=np.float64)
+    if values.shape != (resamples,):
+        raise ValueError(
+            f"a statistic must reduce axis=-1 to shape ({resamples},), it gave {values.shape}"
+        )
+    low, high = np.quantile(values, _tails(confidence))
+    return float(low), float(high)
+
+
+def _tails(confidence: float) -> tuple[float, float]:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    return (1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0
+
+
+def _refuse_nan(runs: Array) -> None:
+    # A comparison with NaN is false: a failed run would count as a loss or, worse, as nothing.
+    if np.isnan(runs).any():
+        raise ValueError("scores contain NaN")

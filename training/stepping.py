@@ -1,0 +1,137 @@
+"""The one place that steps environments while learning: successors, episodes, finite checks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs import ExactVector
+from training.timers import Timers
+
+
+class Transition(NamedTuple):
+    """One step of B environments.
+
+    `next_obs` is the true successor: the last observation of an episode where it ended, never
+    the first of the next one. `next_mask` are its legal actions (all legal where it ended).
+    """
+
+    reward: np.ndarray  # (B,) float64, raw
+    terminated: np.ndarray  # (B,) bool
+    truncated: np.ndarray  # (B,) bool
+    next_obs: np.ndarray  # (B, *observation)
+    next_mask: np.ndarray | None  # (B, A) bool
+    infos: dict[str, Any]
+
+
+class EnvironmentFailureError(RuntimeError):
+    """An environment raised or returned something that is not a number."""
+
+
+class Stepper:
+    """Steps a vector environment and keeps what agents need between steps.
+
+    Attributes:
+        envs: the vector environment.
+        obs: (B, *observation) current observations.
+        mask: (B, A) legal actions of the current observations, or None.
+        steps: environment steps so far, all environments together.
+    """
+
+    def __init__(self, envs: ExactVector, timers: Timers | None = None) -> None:
+        self.envs = envs
+        self.timers = timers or Timers()
+        self.steps = 0
+        self.obs, infos = envs.reset()
+        self.mask: np.ndarray | None = infos.get("action_mask")
+        self._check_floats = np.issubdtype(self.obs.dtype, np.floating)
+        self._return = np.zeros(envs.num_envs)
+        self._length = np.zeros(envs.num_envs, dtype=np.int64)
+        self._ended: list[tuple[float, int]] = []
+        self.exact = True
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Act once in every environment.
+
+        Raises:
+            EnvironmentFailureError: the environment raised, or an observation or reward is not
+                finite; the message names step, environment and action.
+        """
+        with self.timers("environment"):
+            try:
+                obs, reward, terminated, truncated, infos = self.envs.step(actions)
+            except Exception as problem:
+                raise EnvironmentFailureError(
+                    f"environment {self._name()} raised at step {self.steps}: "
+                    f"{type(problem).__name__}: {problem}"
+                ) from problem
+        self._check_finite("reward", reward, actions)
+        if self._check_floats:
+            self._check_finite("observation", obs, actions)
+        self.steps += len(reward)
+        self._return += reward
+        self._length += 1
+        next_obs, next_mask = obs, infos.get("action_mask")
+        if "final_obs" in infos:
+            ended = terminated | truncated
+            next_obs = obs.copy()
+            next_obs[ended] = infos["final_obs"][ended]
+            if next_mask is not None:
+                next_mask = next_mask.copy()
+                next_mask[ended] = True
+            self._close_episodes(ended)
+        self.obs, self.mask = obs, infos.get("action_mask")
+        return Transition(reward, terminated, truncated, next_obs, next_mask, infos)
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(return, length) of the episodes that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def state_dict(self) -> dict[str, Any]:
+        """Environments, running episodes and counters."""
+        return {
+            "envs": self.envs.state_dict(),
+            "steps": self.steps,
+            "obs": self.obs,
+            "mask": self.mask,
+            "return": self._return.copy(),
+            "length": self._length.copy(),
+            "ended": [list(episode) for episode in self._ended],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant; `exact` says whether the environments could."""
+        self.exact = self.envs.load_state_dict(state["envs"])
+        self.steps = state["steps"]
+        self._ended = [(value, length) for value, length in state["ended"]]
+        if self.exact:
+            self.obs, self.mask = state["obs"], state["mask"]
+            self._return, self._length = state["return"].copy(), state["length"].copy()
+        else:
+            self.obs = self.envs.last_obs.copy()
+            self.mask = getattr(self.envs, "action_masks", lambda: None)()
+
+    def _close_episodes(self, ended: np.ndarray) -> None:
+        for index in np.flatnonzero(ended):
+            self._ended.append((float(self._return[index]), int(self._length[index])))
+        self._return[ended] = 0
+        self._length[ended] = 0
+
+    def _check_finite(self, what: str, values: np.ndarray, actions: np.ndarray) -> None:
+        # A sum is finite only if all its terms are (short of overflow, which is as bad).
+        if np.isfinite(values.sum()):
+            return
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if not bad.any():
+            return
+        index = int(np.flatnonzero(bad)[0])
+        raise EnvironmentFailureError(
+            f"environment {self._name()} returned a non-finite {what} {values[index]} at step "
+            f"{self.steps} (environment {index} of {len(values)}, action {actions[index]})"
+        )
+
+    def _name(self) -> str:
+        spec = self.envs.spec
+        return spec.id if spec is not None else type(self.envs).__name__
