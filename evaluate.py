@@ -79,7 +79,7 @@ def _film(command: Any, policy: Any, folder: Path, seed: int, kind: str) -> Path
 
     run = command.run
     envs = make_vector(run.env, 1, seed, render=True, **run.environment())
-    frames = film(policy, envs)
+    frames: list[Any] = list(film(policy, envs))
     rate = 15 if run.env.startswith("ALE/") else int(envs.metadata.get("render_fps", 30))
     envs.close()
     path = folder / "videos" / f"{run.env.replace('/', '-')}-seed{seed}.{kind}"

@@ -172,7 +172,7 @@ class DQN:
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
         self.optimizer = setup.make_optimizer(self._parameters)
-        self.memory = self._make_memory(observation, action) if setup.learning else None
+        self.memory = self._make_memory(observation, action)
         self.rng = np.random.default_rng((setup.seed, 1))
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
@@ -385,10 +385,11 @@ class DQN:
         self, observation: spaces.Box, action: spaces.Discrete
     ) -> Replay | FrameReplay:
         count, device = self.setup.envs.num_envs, self.setup.device
+        capacity = self.config.buffer_size if self.setup.learning else count
         if is_image(observation) and observation.shape[0] <= 16:
-            return FrameReplay(self.config.buffer_size, count, observation, action, device)
+            return FrameReplay(capacity, count, observation, action, device)
         masked = self.stepper.mask is not None
-        return Replay(self.config.buffer_size, count, observation, action, device, masked)
+        return Replay(capacity, count, observation, action, device, masked)
 
 
 def _greedy_actions(q: Tensor, legal: Tensor | None) -> Tensor:

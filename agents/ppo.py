@@ -95,9 +95,7 @@ class Config:
         )
 
 
-def policy_loss(
-    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float | Tensor
-) -> Tensor:
+def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
     """Clipped surrogate (eq. 7), negated: (m,) each → 0-dim."""
     ratio = torch.exp(log_prob - old_log_prob)
     clipped = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)

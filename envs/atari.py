@@ -9,10 +9,11 @@ raw score differences. The card of these settings travels with every score.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from envs.vector import Arrays, ExactVector
@@ -76,7 +77,8 @@ class AtariVector(ExactVector):
         self.render_mode = "rgb_array" if render else None
         self.single_observation_space = self._games.single_observation_space
         self.single_action_space = self._games.single_action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        batched = batch_space(self.single_observation_space, num_envs)
+        self.observation_space = cast(spaces.Box, batched)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.protocol = {"env": spec.id, **self._settings, "maxpool": True, "grayscale": True}
         self._history: list[list[int]] = [[] for _ in range(num_envs)]
@@ -154,7 +156,7 @@ class AtariVector(ExactVector):
         obs = obs.copy()
         fresh, again = ended & long, ended & ~long
         if fresh.any():
-            seeds = np.array([self.next_seed(i) for i in np.flatnonzero(fresh)])
+            seeds = np.array([self.next_seed(i) for i in np.flatnonzero(fresh).tolist()])
             obs[fresh] = self._reset_games(fresh, seeds)[0][fresh]
         if again.any():
             obs[again] = self._reset_games(again, None)[0][again]

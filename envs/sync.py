@@ -6,7 +6,7 @@ sending its action through a pipe.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -37,9 +37,11 @@ class SyncVector(ExactVector):
         if render:
             options["render_mode"] = "rgb_array"
         self.envs = [_make(spec, options) for _ in range(num_envs)]
-        self.single_observation_space = self.envs[0].observation_space
+        space = self.envs[0].observation_space
+        assert isinstance(space, spaces.Box)  # what `_make` lets through
+        self.single_observation_space = space
         self.single_action_space = self.envs[0].action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.observation_space = cast(spaces.Box, batch_space(space, num_envs))
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {**self.envs[0].metadata, **self.metadata}
         self.render_mode = "rgb_array" if render else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -31,6 +32,9 @@ class ExactVector(VectorEnv):
         last_obs: (B, *observation) what the latest `reset` or `step` returned.
         protocol: how scores are to be read (for Atari: the protocol card).
     """
+
+    single_observation_space: spaces.Box
+    observation_space: spaces.Box
 
     def __init__(self, num_envs: int, seed: int) -> None:
         self.num_envs = num_envs

@@ -39,17 +39,14 @@ class ActorCritic(nn.Module):
         outputs = self.distribution.outputs
         if self.shared:
             self.features = nn.Sequential(self.torso, nn.Linear(self.torso.width, 512), nn.ReLU())
-            self.actor, self.critic = nn.Linear(512, outputs), nn.Linear(512, 1)
-            last_actor: nn.Module = self.actor
-            last_critic: nn.Module = self.critic
+            self.actor, self.critic = mlp((512, outputs)), mlp((512, 1))
         else:
             self.features = nn.Sequential(self.torso)
             self.actor = mlp((self.torso.width, *hidden, outputs), nonlinearity)
             self.critic = mlp((self.torso.width, *hidden, 1), nonlinearity)
-            last_actor, last_critic = self.actor[-1], self.critic[-1]
         orthogonal(self, sqrt(2))
-        orthogonal(last_actor, 0.01)
-        orthogonal(last_critic, 1.0)
+        orthogonal(self.actor[-1], 0.01)
+        orthogonal(self.critic[-1], 1.0)
 
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distribution parameters (B, P) and values (B,)."""

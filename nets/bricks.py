@@ -75,7 +75,8 @@ class NatureCNN(nn.Module):
             nn.ReLU(),
             nn.Conv2d(64, 64, 3, stride=1),
             nn.ReLU(),
-        ).to(memory_format=torch.channels_last)
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for kernel, stride in ((8, 4), (4, 2), (3, 1)):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         self.width = 64 * height * width

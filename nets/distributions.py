@@ -146,7 +146,7 @@ def distribution(space: spaces.Space, log_std_init: float = 0.0) -> Distribution
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return Categorical(int(space.n))
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return MultiCategorical(space.nvec)
+        return MultiCategorical(space.nvec.tolist())
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return Gaussian(space.shape[0], log_std_init)
     raise UserError(

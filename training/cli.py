@@ -263,7 +263,7 @@ def _flags(default: Command, rest: Sequence[str]) -> Command:
                 default=instance,
                 args=[*names, *rest],
                 prog="train.py",
-                description=f"Train {default.run.agent} ({agents.entry(default.run.agent).summary}).",
+                description=agents.entry(default.run.agent).summary,
             )
     except SystemExit as leaving:
         if leaving.code in (0, None):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +45,10 @@ def evaluate(policy: Policy, envs: ExactVector, episodes: int) -> Scores:
                 returns[index].append(float(total[index]))
                 lengths[index].append(int(length[index]))
             total[index], length[index] = 0, 0
-    return Scores(np.array(functools.reduce(operator.iadd, returns, [])), np.array(functools.reduce(operator.iadd, lengths, [])))
+    return Scores(
+        np.array([value for each in returns for value in each]),
+        np.array([value for each in lengths for value in each]),
+    )
 
 
 def film(policy: Policy, envs: ExactVector, max_steps: int = 10_000) -> list[np.ndarray]:

@@ -1,0 +1,1 @@
+"""Throughput beside a named peer, measured in one run."""
