@@ -53,7 +53,7 @@ def _introduce(command: Command, folder: Path, protocol: dict[str, object]) -> N
 
 
 def _sinks(command: Command, folder: Path) -> list:
-    from training.logging import TensorBoardSink, WandbSink, resolve_wandb_mode
+    from training.sinks import TensorBoardSink, WandbSink, resolve_wandb_mode
 
     run = command.run
     sinks: list = [TensorBoardSink(folder / "tensorboard")] if run.tensorboard else []

@@ -17,7 +17,7 @@ from errors import UserError, require
 from nets import ACTIVATIONS
 from nets.actor_critic import ActorCritic
 from optim.temporal_difference import wants_temporal_difference
-from training.agent import Setup, load_optimizer_state, maybe_compile, optimizer_state
+from training.agent import LearningRate, Setup, load_optimizer_state, maybe_compile, optimizer_state
 from training.collector import Collector, Preprocessing
 from training.gradients import clip_gradients
 from training.returns import gae
@@ -112,7 +112,7 @@ class A2C:
         )
         self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
         self._loss = maybe_compile(self._losses, setup.compile)
-        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.policy = self.collector.policy
         self.policy_state = self.collector.policy_state
         self.load_policy_state = self.collector.load_policy_state
@@ -132,10 +132,7 @@ class A2C:
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Collect one rollout and take one gradient step."""
         config = self.config
-        if config.schedule == "linear":
-            remaining = max(0.0, 1 - self.steps / self.setup.total_steps)
-            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"] = base * remaining
+        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
         rollout = self.collector.collect()
         with self.timers("learn"):
             advantage, return_ = gae(
@@ -164,7 +161,7 @@ class A2C:
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": rate,
         }
 
     def state_dict(self) -> dict[str, Any]:

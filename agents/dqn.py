@@ -26,6 +26,7 @@ from nets import ACTIVATIONS, mlp, torso
 from nets.bricks import Flat, is_image
 from optim.temporal_difference import TemporalDifference, wants_temporal_difference
 from training.agent import (
+    LearningRate,
     Policy,
     Setup,
     generator,
@@ -75,6 +76,8 @@ class Config:
     """Exploration at the end."""
     epsilon_fraction: float = 0.02
     """Share of all steps over which exploration falls linearly."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
     max_grad_norm: float = 10.0
     """Largest norm of the gradient; 0 leaves it alone."""
     clip_rewards: bool = False
@@ -172,6 +175,7 @@ class DQN:
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
         self.optimizer = setup.make_optimizer(self._parameters)
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.memory = self._make_memory(observation, action)
         self.rng = np.random.default_rng((setup.seed, 1))
         self.sampling = generator(setup.seed, 2)
@@ -190,10 +194,16 @@ class DQN:
             self._collect()
         scalars: dict[str, float | Tensor] = {"epsilon": self._epsilon()}
         if self.steps > self.config.learning_starts:
+            rate = self.learning_rate.set(self.steps, self.setup.total_steps)
             with self.timers("learn"):
                 for _ in range(self.updates_per_phase):
                     loss, value = self._learn()
-                scalars |= {"loss": loss, "value": value, "updates": float(self.updates)}
+                scalars |= {
+                    "loss": loss,
+                    "value": value,
+                    "updates": float(self.updates),
+                    "lr": rate,
+                }
         return scalars
 
     def policy(self, deterministic: bool = True) -> Policy:

@@ -21,11 +21,13 @@ from nets import ACTIVATIONS
 from nets.actor_critic import ActorCritic, explained_variance
 from optim.temporal_difference import wants_temporal_difference
 from training.agent import (
+    LearningRate,
     Setup,
     generator,
     load_optimizer_state,
     maybe_compile,
     optimizer_state,
+    remaining,
 )
 from training.collector import Collector, Preprocessing
 from training.gradients import clip_gradients
@@ -98,7 +100,7 @@ class Config:
 def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
     """Clipped surrogate (eq. 7), negated: (m,) each → 0-dim."""
     ratio = torch.exp(log_prob - old_log_prob)
-    clipped = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
+    clipped = ratio.clamp(1 - clip, 1 + clip)
     return -torch.minimum(ratio * advantage, clipped * advantage).mean()
 
 
@@ -154,7 +156,7 @@ class PPO:
         self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
         self.shuffling = generator(setup.seed, 2)
         self._loss = maybe_compile(self._losses, setup.compile)
-        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.policy = self.collector.policy
         self.policy_state = self.collector.policy_state
         self.load_policy_state = self.collector.load_policy_state
@@ -174,11 +176,9 @@ class PPO:
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Collect one rollout and learn from it."""
         config = self.config
-        remaining = max(0.0, 1 - self.steps / self.setup.total_steps)
-        rate = remaining if config.schedule == "linear" else 1.0
-        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = base * rate
-        clip = config.clip * (remaining if config.clip_schedule == "linear" else 1.0)
+        now = (self.steps, self.setup.total_steps)
+        rate = self.learning_rate.set(*now)
+        clip = config.clip * (remaining(*now) if config.clip_schedule == "linear" else 1.0)
         rollout = self.collector.collect()
         with self.timers("learn"):
             advantage, return_ = gae(
@@ -202,7 +202,7 @@ class PPO:
                 data["mask"] = rollout.flat("mask")
             scalars = self._epochs(data, torch.tensor(clip, device=self.setup.device))
             scalars["explained_variance"] = explained_variance(data["value"], data["return_"])
-        return {**scalars, "lr": self.optimizer.param_groups[0]["lr"], "clip": clip}
+        return {**scalars, "lr": rate, "clip": clip}
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimizer, environments, statistics and generators."""

@@ -1,1 +1,1 @@
-"""Throughput beside a named peer, measured in one run."""
+"""Measurements of speed, beside a named peer and in one run."""

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 from errors import UserError
 from training import checkpoint
-from training.checkpoint import Shard, load, save
+from training.checkpoint import load, save
+from training.state import Shard
 
 IDENTITY = {"agent": "dqn", "env": "CartPole-v1", "lr": 1e-3, "hidden": [64, 64], "seed": None}
 ROOT = Path(__file__).resolve().parents[1]
@@ -412,7 +413,8 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from typing import Any
-from training.checkpoint import Shard, save
+from training.checkpoint import save
+from training.state import Shard
 torch.set_num_threads(1)
 folder, step = Path(sys.argv[1]), int(sys.argv[2])
 while True:

@@ -21,17 +21,10 @@ import pytest
 import torch
 
 from errors import UserError
-from training import logging
-from training.logging import (
-    Logger,
-    MetricsFile,
-    Progress,
-    Sink,
-    TensorBoardSink,
-    WandbSink,
-    read_metrics,
-    resolve_wandb_mode,
-)
+from training import progress as progress_module
+from training.logging import Logger, MetricsFile, read_metrics
+from training.progress import Progress
+from training.sinks import Sink, TensorBoardSink, WandbSink, resolve_wandb_mode
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -321,7 +314,8 @@ def test_resolving_the_mode(tmp_path: Path, clean: pytest.MonkeyPatch) -> None:
 WANDB_RUN = """
 import sys, time, numpy
 from pathlib import Path
-from training.logging import Logger, WandbSink
+from training.logging import Logger
+from training.sinks import WandbSink
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 began = time.monotonic()
 sink = WandbSink(folder, mode, project="p", name="n", config={"lr": 0.1})
@@ -450,7 +444,7 @@ def test_wandb_disabled_and_keyless_online(
 
 def test_nothing_heavy_is_imported_early() -> None:
     code = (
-        "import sys, training.logging; "
+        "import sys, training.logging, training.sinks, training.progress; "
         "print([m for m in ('wandb', 'tensorboard', 'rich', 'imageio') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -466,7 +460,7 @@ def test_progress_prints_plain_lines_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(logging.time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now)
     with Progress(100_000, True, first_step=1000) as progress:
         for second in range(1, 62):
             now = 1000.0 + second
@@ -510,13 +504,14 @@ def test_progress_costs_little(enabled: bool) -> None:
 
 BAR = """
 import time, sys
-from training.logging import Progress, _warn
+from training.progress import Progress
+from training.sinks import warn
 with Progress(1000) as progress:
     for step in range(1001):
         progress.update(step, evaluation=3.25)
         time.sleep(0.0006)
         if step == 500:
-            _warn("a sink is off")
+            warn("a sink is off")
 """
 
 

@@ -127,6 +127,26 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
 
 
+class LearningRate:
+    """The learning rates of a new optimizer, constant or falling linearly to 0 over the run."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: str) -> None:
+        self.optimizer, self.schedule = optimizer, schedule
+        self.base = [group["lr"] for group in optimizer.param_groups]
+
+    def set(self, step: int, total_steps: int) -> float:
+        """Write the rates of `step` into the optimizer; returns the first group's."""
+        factor = remaining(step, total_steps) if self.schedule == "linear" else 1.0
+        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = base * factor
+        return self.base[0] * factor
+
+
+def remaining(step: int, total_steps: int) -> float:
+    """Share of the run that is still to come, in [0, 1]."""
+    return max(0.0, 1 - step / total_steps)
+
+
 def maybe_compile(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
     """`torch.compile` a pure tensor function of static shapes when asked to."""
     return torch.compile(function, dynamic=False) if enabled else function

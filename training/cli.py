@@ -320,8 +320,10 @@ def _one_line(box: str) -> str:
     """The text of tyro's error box, without its frame and its pointers to the help."""
     words = []
     for line in box.splitlines():
-        text = line.strip("│╭╮╰╯─ ").strip()
-        if not text or text.startswith("For full helptext"):
+        text = line.strip("│╭╮╰╯─|+ ").strip()
+        if text.startswith(("Argument helptext", "For full helptext")):
+            break
+        if not text.strip("-"):  # a rule
             continue
         if line.startswith("╭"):  # the box's title repeats what the text says
             continue

@@ -19,7 +19,8 @@ from training import checkpoint, statistics
 from training.agent import Agent, Policy
 from training.cli import Command
 from training.evaluation import SEED_OFFSET, Scores, evaluate
-from training.logging import Logger, Progress
+from training.logging import Logger
+from training.progress import Progress
 from training.run import write_json
 
 

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from errors import UserError
-from training.checkpoint import Shard
+from training.state import Shard
 
 _SHARD_BYTES = 64 * 2**20
 
@@ -187,7 +187,8 @@ class Replay:
     def sample(self, batch: int, generator: torch.Generator, gamma: float, n: int = 1) -> Batch:
         """Draw `batch` transitions of up to n steps, uniformly with replacement."""
         ring = self.ring
-        times = max(1, ring.size - n + 1)
+        n = min(n, ring.size)
+        times = ring.size - n + 1
         draw = torch.randint(times * self.num_envs, (batch,), generator=generator).to(self.device)
         first, last, reward, discount = n_step(ring, draw, ring.added - ring.size, gamma, n)
         masked = "next_mask" in ring.fields
@@ -293,7 +294,8 @@ class FrameReplay:
 
     def sample(self, batch: int, generator: torch.Generator, gamma: float, n: int = 1) -> Batch:
         """Draw `batch` transitions of up to n steps, uniformly with replacement."""
-        times = max(1, self.ring.added - self._tail - n + 1)
+        n = min(n, self.ring.added - self._tail)
+        times = self.ring.added - self._tail - n + 1
         draw = torch.randint(times * self.num_envs, (batch,), generator=generator).to(self.device)
         first, last, reward, discount = n_step(self.ring, draw, self._tail, gamma, n)
         env = first % self.num_envs

@@ -1,0 +1,252 @@
+"""Environment steps per second of training, beside stable-baselines3's.
+
+    python -m benchmarks.throughput --cases cartpole-dqn pong-ppo --seconds 10 --rounds 3
+
+Both sides train with the same hyperparameters, networks of the same size, as many environments
+and torch threads, taking turns in one process; building and warming up are not counted. SB3 runs
+as its users run it: `make_vec_env` (or `make_atari_env` and frame stacking) and `learn`. What
+each side does with the cores besides torch is its own: Atari games of ours run in ale-py's
+threads (`--env-threads`), those of SB3 one after another. Exploration and schedules stand still,
+so that every round does the same work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+
+from agents.sb3 import arguments
+from errors import UserError
+from training.agent import Agent
+from training.build import build, set_threads
+from training.cli import Command, fail, parse
+
+_FOREVER = 10**9  # steps of a run that only the clock ends
+
+
+@dataclass(frozen=True)
+class Case:
+    """One algorithm on one environment, with flags in our and in SB3's words over the presets."""
+
+    algorithm: str
+    env: str
+    ours: tuple[str, ...] = ()
+    theirs: tuple[str, ...] = ()
+
+
+_CONSTANT = ("--schedule", "constant")
+_CONSTANT_PPO = (*_CONSTANT, "--clip-schedule", "constant")
+# A memory of 20 000 images, for SB3 keeps each twice; learning begins as soon as it can.
+_SMALL = ("--buffer-size", "20000", "--learning-starts", "100")
+_SB3_PONG = ("--exploration-initial-eps=0.01", *_SMALL)
+_SB3_CARTPOLE = ("--exploration-initial-eps=0.04",)
+
+CASES = {
+    "cartpole-dqn": Case("dqn", "CartPole-v1", ("--epsilon-start=0.04",), _SB3_CARTPOLE),
+    "cartpole-ppo": Case("ppo", "CartPole-v1", _CONSTANT_PPO, _CONSTANT_PPO),
+    "cartpole-a2c": Case("a2c", "CartPole-v1", _CONSTANT, _CONSTANT),
+    "pong-dqn": Case("dqn", "ALE/Pong-v5", ("--epsilon-start=0.01", *_SMALL), _SB3_PONG),
+    "pong-ppo": Case("ppo", "ALE/Pong-v5", _CONSTANT_PPO, _CONSTANT_PPO),
+    "pong-a2c": Case("a2c", "ALE/Pong-v5", _CONSTANT, _CONSTANT),
+}
+
+
+class Clock(BaseCallback):
+    """Ends `learn` after some seconds, between two of its cycles, and counts whole cycles only."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.elapsed = self.steps = 0.0
+
+    def _on_training_start(self) -> None:
+        self._first, self._begin = self.model.num_timesteps, time.perf_counter()
+
+    def _on_rollout_start(self) -> None:
+        self.elapsed = time.perf_counter() - self._begin
+        self.steps = self.model.num_timesteps - self._first
+
+    def _on_step(self) -> bool:
+        return self.elapsed < self.seconds
+
+
+def run_ours(agent: Agent, seconds: float) -> float:
+    """Train our agent for `seconds`: environment steps per second."""
+    first, begin = agent.steps, time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        agent.iterate()
+        if agent.setup.device.type == "cuda":
+            torch.cuda.synchronize()
+    return (agent.steps - first) / elapsed
+
+
+def run_theirs(model: Any, seconds: float) -> float:
+    """Train SB3's for `seconds`: environment steps per second."""
+    clock = Clock(seconds)
+    model.learn(_FOREVER, callback=clock, reset_num_timesteps=False)
+    return clock.steps / clock.elapsed
+
+
+def make_ours(case: Case, options: argparse.Namespace) -> tuple[Agent, Command]:
+    """Our agent as `train.py` builds it."""
+    flags = [*case.ours, "--device", options.device, "--threads", str(options.threads)]
+    if case.env.startswith("ALE/"):
+        flags += ["--env-options", f"num_threads={options.env_threads}"]
+    flags += ["--compile"] if options.compile else []
+    command = _parse(case.algorithm, case.env, flags)
+    return build(command), command
+
+
+def make_theirs(case: Case, num_envs: int, device: str) -> Any:
+    """SB3's algorithm, with its own optimizer, on environments that SB3 makes."""
+    command = _parse(f"sb3-{case.algorithm}", case.env, case.theirs)
+    chosen = arguments(command.agent)
+    images = case.env.startswith("ALE/")
+    if case.algorithm == "a2c" and images:
+        chosen["policy_kwargs"] |= {
+            "optimizer_class": RMSpropTFLike,
+            "optimizer_kwargs": {"alpha": command.optimizer.alpha, "eps": command.optimizer.eps},
+        }
+    algorithms: dict[str, Any] = {"dqn": DQN, "ppo": PPO, "a2c": A2C}
+    return algorithms[case.algorithm](
+        "CnnPolicy" if images else "MlpPolicy",
+        _atari(case.env, num_envs) if images else make_vec_env(case.env, num_envs, seed=0),
+        learning_rate=command.optimizer.lr,
+        seed=0,
+        device=device,
+        **chosen,
+    )
+
+
+def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """Build both sides, warm them up, let them take turns: plain values for a JSON file."""
+    agent, command = make_ours(case, options)
+    set_threads(options.threads, images=False)
+    model = make_theirs(case, command.run.num_envs, options.device)
+    warm = getattr(command.agent, "learning_starts", 0)
+    while agent.steps <= warm:
+        agent.iterate()
+    model.learn(warm + 1, reset_num_timesteps=False)
+    run_ours(agent, options.warmup)
+    run_theirs(model, options.warmup)
+    agent.timers.seconds.clear()
+    ours, theirs = [], []
+    for _ in range(options.rounds):
+        ours.append(run_ours(agent, options.seconds))
+        theirs.append(run_theirs(model, options.seconds))
+    agent.setup.envs.close()
+    model.env.close()
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "ours_steps_per_second": ours,
+        "sb3_steps_per_second": theirs,
+        "ratios": ratios,
+        "ratio_median": statistics.median(ratios),
+        "phase_seconds": dict(agent.timers.seconds),
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(argv)
+    # SB3 warns that its replay memory may not fit, though this run fills little of it.
+    warnings.filterwarnings("ignore", message="This system does not have apparently enough memory")
+    machine = _machine(options)
+    print("\n".join(f"{key}: {value}" for key, value in machine.items()))
+    report: dict[str, Any] = {"machine": machine, "cases": {}}
+    print(f"\n{'case':13s} {'ours':>9s} {'SB3':>9s}  ratio by round → median [min, max]")
+    for name in options.cases:
+        try:
+            report["cases"][name] = measure(CASES[name], options)
+        except UserError as problem:
+            fail(problem, "benchmarks.throughput")
+        print(_lines(name, report["cases"][name]), flush=True)
+    if options.out:
+        Path(options.out).write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def _lines(name: str, result: dict[str, Any]) -> str:
+    phases, ratios = result["phase_seconds"], result["ratios"]
+    shares = ", ".join(f"{k} {100 * v / sum(phases.values()):.0f} %" for k, v in phases.items())
+    ours = statistics.median(result["ours_steps_per_second"])
+    theirs = statistics.median(result["sb3_steps_per_second"])
+    rounds = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    return (
+        f"{name:13s} {ours:9.0f} {theirs:9.0f}  {rounds} → {result['ratio_median']:.2f} "
+        f"[{min(ratios):.2f}, {max(ratios):.2f}]\n{'':13s} our time: {shares}"
+    )
+
+
+def _parse(agent: str, env: str, flags: tuple[str, ...] | list[str]) -> Command:
+    run = ["--agent", agent, "--env", env, "--steps", str(_FOREVER)]
+    return parse([*run, *flags]).command
+
+
+def _atari(env_id: str, num_envs: int) -> VecEnv:
+    """Our protocol in SB3's wrappers, which also press fire after a reset: two steps more."""
+    game = env_id.removeprefix("ALE/").removesuffix("-v5")
+    if find_spec("cv2") is None:
+        raise UserError("Pong beside SB3 needs OpenCV: pip install opencv-python-headless")
+    wrapping: dict[str, Any] = {"noop_max": 30, "frame_skip": 4, "clip_reward": True}
+    wrapping |= {
+        "screen_size": 84,
+        "terminal_on_life_loss": False,
+        "action_repeat_probability": 0.25,
+    }
+    envs = make_atari_env(f"{game}NoFrameskip-v4", num_envs, seed=0, wrapper_kwargs=wrapping)
+    return VecFrameStack(envs, n_stack=4)
+
+
+def _machine(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("torch", "stable-baselines3", "gymnasium", "ale-py")
+    cpu = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(": ")[2] if models else cpu
+    return {
+        "versions": ", ".join(f"{name} {version(name)}" for name in names),
+        "python": platform.python_version(),
+        "cpu": f"{os.cpu_count()} × {cpu}",
+        "gpu": torch.cuda.get_device_name() if options.device == "cuda" else "not used",
+        "torch threads": options.threads,
+        "Atari threads of ours": options.env_threads or "all cores",
+        "compiled": options.compile,
+        "seconds": f"{options.rounds} rounds of {options.seconds:g} s a side",
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks.throughput", description=__doc__)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--seconds", type=float, default=10.0, help="per side and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warmup", type=float, default=2.0, help="seconds not counted, per side")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of both sides")
+    parser.add_argument("--env-threads", type=int, default=0, help="ours, Atari; 0: all cores")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--compile", action="store_true", help="compile our updates")
+    parser.add_argument("--out", default="", help="also write a JSON file")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""What all tests share: quiet surroundings and the training command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress")
+
+# Read when W&B is imported, here and in every process that a test starts.
+os.environ["WANDB_MODE"] = "disabled"
+torch.set_num_threads(1)
+
+
+def train_command(arguments: tuple[object, ...]) -> list[str]:
+    """The command line of a quiet training run."""
+    return [sys.executable, "train.py", *map(str, arguments), *QUIET]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Runs started in this process may choose more threads; the next test starts with one."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run_train() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_train(*arguments)`: train.py in a new process, from the repository's root."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = train_command(arguments)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def start_train() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start_train(*arguments)`: the same without waiting; nothing outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            train_command(arguments),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

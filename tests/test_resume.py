@@ -1,0 +1,166 @@
+"""One command gives one result: twice the same, and the same again after `kill -9`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training import checkpoint
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+_CARTPOLE = (
+    "--env CartPole-v1 --eval-episodes 2 --eval-every 2048 --log-every 256 --checkpoint-every 512"
+)
+_VALUES = (
+    "--num-envs 1 --hidden 32 --learning-starts 300 --buffer-size 1000 --batch-size 16 "
+    "--train-every 8 --gradient-steps 2 --target-update-every 200"
+)
+# Short games with sticky actions: most resets come from the emulator, a few with a new seed.
+_BREAKOUT = (
+    "--env ALE/Breakout-v5 --env-options max_num_frames_per_episode=160 reseed_after=100 "
+    "--num-envs 2 --device cpu --threads 1 --seed 3 --eval-episodes 1 --eval-every 400 "
+    "--log-every 100 --checkpoint-every 160"
+)
+_PIXELS = (
+    "--steps 800 --hidden 16 --learning-starts 60 --buffer-size 300 --batch-size 4 "
+    "--train-every 4 --target-update-every 80"
+)
+
+CASES = {
+    "dqn-cartpole": f"--agent dqn {_CARTPOLE} {_VALUES} --steps 6000",
+    "ddqn-cartpole": f"--agent ddqn {_CARTPOLE} {_VALUES} --steps 6000 --dueling --n-step 3 "
+    "--target ema",
+    "ppo-cartpole": f"--agent ppo {_CARTPOLE} --steps 12000 --num-envs 4 --rollout-steps 32 "
+    "--batch-size 32 --epochs 4 --hidden 16 --normalise-observations --normalise-rewards",
+    "a2c-cartpole": f"--agent a2c {_CARTPOLE} --steps 12000 --num-envs 4 --hidden 16 "
+    "--normalise-observations --normalise-rewards",
+    "dqn-breakout": f"--agent dqn {_BREAKOUT} {_PIXELS}",
+    "ddqn-breakout": f"--agent ddqn {_BREAKOUT} {_PIXELS} --n-step 2",
+    "ppo-breakout": f"--agent ppo {_BREAKOUT} --steps 960 --rollout-steps 20 --batch-size 20 "
+    "--epochs 2",
+    "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 960",
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    name: str, tmp_path: Path, start_train: Start
+) -> None:
+    arguments = CASES[name].split()
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    victim = start_train(*arguments, "--run-dir", broken)
+    reference = start_train(*arguments, "--run-dir", whole)
+    kill_after_first_checkpoint(victim, broken)
+    steps = steps_of(arguments)
+    killed_at = checkpoint.load(broken / "checkpoints", None).step
+    assert 0 < killed_at < steps
+    assert not (broken / "summary.json").exists()
+
+    output = finish(start_train("--resume", broken))
+    finish(reference)
+
+    assert f"resumed at step {killed_at} from step-{killed_at:012d} (exact)" in output
+    assert final(broken).step >= steps
+    assert_same_run(whole, broken)
+
+
+def test_one_seed_gives_one_result_and_another_seed_another(
+    tmp_path: Path, start_train: Start
+) -> None:
+    arguments = CASES["dqn-breakout"].split()
+    first, second, other = tmp_path / "first", tmp_path / "second", tmp_path / "other"
+    runs = [start_train(*arguments, "--run-dir", folder) for folder in (first, second)]
+    for run in runs:
+        finish(run)
+    finish(start_train(*arguments, "--seed", 4, "--run-dir", other))
+    assert_same_run(first, second)
+    with pytest.raises(AssertionError):
+        assert_same_run(first, other)
+
+
+def test_the_comparison_sees_the_smallest_difference() -> None:
+    state = {"a": torch.zeros(3), "b": [np.arange(3), {"c": 2**70}], "d": 1.0}
+    assert differences(state, {**state, "b": [np.arange(3), {"c": 2**70}]}) == []
+    assert differences(state, {**state, "a": torch.tensor([0.0, 0.0, 1e-38])}) == [".a"]
+    assert differences(state, {**state, "a": torch.zeros(3, dtype=torch.float64)}) == [".a"]
+    assert differences(state, {**state, "b": [np.arange(3), {"c": 2**70 + 1}]}) == [".b.1.c"]
+    assert differences(state, {"a": state["a"], "b": state["b"]}) == [""]
+
+
+def steps_of(arguments: list[str]) -> int:
+    return int(arguments[arguments.index("--steps") + 1])
+
+
+def kill_after_first_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+    """End a run as a power failure would, once it has left something to go on from."""
+    deadline = time.monotonic() + 120
+    while not list((folder / "checkpoints").glob("step-*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no checkpoint appeared"
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a run that must succeed; returns what it printed."""
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return output
+
+
+def final(folder: Path) -> checkpoint.Loaded:
+    """The newest checkpoint of a run, none of them damaged."""
+    loaded = checkpoint.load(folder / "checkpoints", None)
+    assert loaded.skipped == []
+    return loaded
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Same step, same state to the last bit, same policy and metrics (but for the clock)."""
+    first, second = final(one), final(other)
+    assert first.step == second.step
+    assert {"agent", "torch_rng", "evaluation"} <= set(first.state)
+    assert differences(first.state, second.state) == []
+    policies = [checkpoint.load(folder / "policy", None) for folder in (one, other)]
+    assert differences(policies[0].state, policies[1].state) == []
+    assert untimed_metrics(one) == untimed_metrics(other)
+
+
+def untimed_metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows
+    assert all(row.pop("time") >= 0 for row in rows)
+    return rows
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two states differ, as dotted paths."""
+    if type(one) is not type(other):
+        return [path]
+    if isinstance(one, dict):
+        if list(one) != list(other):
+            return [path]
+        return [d for key in one for d in differences(one[key], other[key], f"{path}.{key}")]
+    if isinstance(one, list):
+        if len(one) != len(other):
+            return [path]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}.{i}")]
+    if isinstance(one, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
+    if isinstance(one, np.ndarray):
+        return [] if one.dtype == other.dtype and np.array_equal(one, other) else [path]
+    return [] if one == other else [path]

@@ -1,0 +1,318 @@
+"""Where metrics go besides the local file: TensorBoard and Weights & Biases.
+
+A sink may fail; whoever feeds it drops it then, and training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import netrc
+import os
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from errors import unknown
+
+_PREFLIGHT_SECONDS = 4.0  # to learn whether W&B answers at all
+_INIT_SECONDS = 20.0
+_FINISH_SECONDS = 60.0
+
+
+def warn(message: str) -> None:
+    """Print one line; a closed stderr is no reason to stop training."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and text of an error, on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+class Sink:
+    """Somewhere else for metrics to go; whatever a subclass leaves out is ignored."""
+
+    def open(self) -> None:
+        """Start; called once before anything else, and free to fail."""
+
+    def truncate_after(self, step: int) -> None:
+        """Forget what is later than `step`, where that can be done."""
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Take the scalars of one step."""
+
+    def video(self, step: int, path: Path, key: str) -> None:
+        """Take a film."""
+
+    def image(self, step: int, path: Path, key: str) -> None:
+        """Take a picture."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Take what is said once about the whole run."""
+
+    def close(self) -> None:
+        """Finish within bounded time."""
+
+
+class TensorBoardSink(Sink):
+    """Writes event files, in this thread, so that an error shows up here and not in another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._writer: Any = None
+        self._step = 0
+
+    def open(self) -> None:
+        """Create the event file."""
+        if self._writer:
+            return
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        self._writer = RecordWriter(open(self.folder / name, "xb"))  # noqa: SIM115
+        self._event(0, file_version="brain.Event:2")
+
+    def truncate_after(self, step: int) -> None:
+        """Tell TensorBoard to hide the later points of earlier event files."""
+        from tensorboard.compat.proto import event_pb2
+
+        self.open()
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._event(step + 1, session_log=start)
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write the numbers; TensorBoard has no place for text among them."""
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        self._summary(step, [{"tag": k, "simple_value": float(v)} for k, v in numbers.items()])
+
+    def video(self, step: int, path: Path, key: str) -> None:
+        """Write a film as an animated picture, the only kind that TensorBoard plays."""
+        self._picture(step, key, *_as_gif(Path(path)))
+
+    def image(self, step: int, path: Path, key: str) -> None:
+        """Write a picture file as it is."""
+        import imageio.v3 as iio
+
+        height, width = iio.improps(path).shape[:2]
+        self._picture(step, key, Path(path).read_bytes(), height, width)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Write the numbers below `summary/`, at the last step."""
+        self.scalars(self._step, {f"summary/{key}": value for key, value in values.items()})
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer:
+            self._writer.close()
+
+    def _picture(self, step: int, key: str, data: bytes, height: int, width: int) -> None:
+        image = {"height": height, "width": width, "colorspace": 3, "encoded_image_string": data}
+        self._summary(step, [{"tag": key, "image": image}])
+
+    def _summary(self, step: int, values: list[dict[str, Any]]) -> None:
+        from tensorboard.compat.proto import summary_pb2
+
+        self.open()
+        self._step = max(self._step, step)
+        entries = [summary_pb2.Summary.Value(**value) for value in values]
+        self._event(step, summary=summary_pb2.Summary(value=entries))
+
+    def _event(self, step: int, **content: Any) -> None:
+        from tensorboard.compat.proto import event_pb2
+
+        event = event_pb2.Event(wall_time=time.time(), step=step, **content)
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+
+def _as_gif(path: Path, frames: int = 100, side: int = 320) -> tuple[bytes, int, int]:
+    """Return a film as GIF bytes, thinned out to a size that a browser takes; height, width."""
+    import imageio.v3 as iio
+
+    if path.suffix == ".gif":
+        height, width = iio.improps(path, index=0).shape[:2]
+        return path.read_bytes(), height, width
+    meta = iio.immeta(path, plugin="FFMPEG")
+    every = max(1, math.ceil(meta["fps"] * meta["duration"] / frames))
+    small = max(1, math.ceil(max(meta["size"]) / side))
+    film = iio.imiter(path, plugin="FFMPEG")
+    kept = [f[::small, ::small].copy() for i, f in enumerate(film) if i % every == 0]
+    milliseconds = 1000 * every / meta["fps"]
+    data = iio.imwrite("<bytes>", kept, extension=".gif", duration=milliseconds, loop=0)
+    assert isinstance(data, bytes)
+    return data, kept[0].shape[0], kept[0].shape[1]
+
+
+_WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+
+def resolve_wandb_mode(mode: str) -> str:
+    """Turn `auto` into `WANDB_MODE`, else online where a key is configured, else offline."""
+    if mode not in _WANDB_MODES:
+        unknown("W&B mode", mode, _WANDB_MODES)
+    if mode != "auto":
+        return mode
+    asked = os.environ.get("WANDB_MODE", "")
+    if asked in _WANDB_MODES[1:]:
+        return asked
+    return "online" if _has_wandb_key() else "offline"
+
+
+def _wandb_url() -> str:
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
+def _has_wandb_key() -> bool:
+    """Look for a key where `wandb login` leaves it, without the network."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urllib.parse.urlsplit(_wandb_url()).netloc
+    files = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    for file in files[:1] if files[0] else files[1:]:
+        with contextlib.suppress(OSError, netrc.NetrcParseError, ValueError):
+            entry = netrc.netrc(os.path.expanduser(file or "")).hosts.get(host)
+            if entry and entry[2]:
+                return True
+    return False
+
+
+def _answers(url: str, seconds: float) -> bool:
+    """Whether a server answers at all, with whatever status, within so many seconds."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=seconds).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+        except Exception:
+            return
+        answered.set()
+
+    # In a thread of its own: looking up a name cannot be given a time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+class WandbSink(Sink):
+    """Logs to Weights & Biases; one run folder is one W&B run, however often it resumes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        mode: str = "auto",
+        project: str | None = None,
+        entity: str | None = None,
+        name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.mode = resolve_wandb_mode(mode)
+        self._options: dict[str, Any] = {"project": project, "entity": entity, "name": name}
+        self._config = dict(config or {})
+        self._run: Any = None
+
+    def open(self) -> None:
+        """Start the run; where W&B cannot be reached, start it offline and say so once."""
+        if self._run or self.mode == "disabled":
+            return
+        # The settings of a run come too late for what W&B says while it logs in.
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        if self.mode == "online":
+            reason = self._start_online()
+            if reason is None:
+                return
+            warn(f"W&B: {reason}; logging offline, `wandb sync` sends it later")
+            self.mode = "offline"
+        self._start("offline")
+
+    def _start_online(self) -> str | None:
+        """Return why it did not work."""
+        if not _has_wandb_key():
+            return "no API key is configured"
+        if not _answers(_wandb_url(), _PREFLIGHT_SECONDS):
+            return f"{_wandb_url()} does not answer"
+        import wandb
+
+        try:
+            self._start("online")
+        except Exception as error:
+            wandb.teardown()  # else its service holds on to the run's id
+            return one_line(error)
+        return None
+
+    def _start(self, mode: Literal["online", "offline"]) -> None:
+        import wandb
+
+        wanted: dict[str, Any] = {
+            "silent": True,
+            "console": "off",
+            "init_timeout": _INIT_SECONDS,
+            "finish_timeout": _FINISH_SECONDS,
+        }
+        known = {k: v for k, v in wanted.items() if k in wandb.Settings.model_fields}
+        self._run = wandb.init(
+            dir=self.folder,
+            mode=mode,
+            id=self._run_id(),
+            resume="allow" if mode == "online" else None,
+            config=self._config,
+            settings=wandb.Settings(**known),
+            **self._options,
+        )
+        # W&B's own counter only goes up, and ignores what a resumed run repeats.
+        self._run.define_metric("*", step_metric="step")
+
+    def _run_id(self) -> str:
+        """Return the id kept in the run folder; a copied folder's name may be taken."""
+        file = self.folder / "wandb" / "run-id"
+        if not file.exists() or not file.read_text().strip():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(uuid.uuid4().hex[:12])
+        return file.read_text().strip()
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log the values beside their step."""
+        self.open()
+        if self._run:
+            self._run.log({"step": step, **values})
+
+    def video(self, step: int, path: Path, key: str) -> None:
+        """Log a film file."""
+        self._log_file(step, path, key, "Video")
+
+    def image(self, step: int, path: Path, key: str) -> None:
+        """Log a picture file."""
+        self._log_file(step, path, key, "Image")
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set the summary of the run."""
+        self.open()
+        if self._run:
+            self._run.summary.update(dict(values))
+
+    def close(self) -> None:
+        """Finish the run; W&B gives up uploading after a while, and keeps the files."""
+        if self._run:
+            self._run.finish()
+
+    def _log_file(self, step: int, path: Path, key: str, kind: str) -> None:
+        self.open()
+        if self._run:
+            import wandb
+
+            self._run.log({"step": step, key: getattr(wandb, kind)(str(path))})
