@@ -34,11 +34,12 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from agents.sb3 import arguments
-from errors import UserError
+from errors import UserError, require
 from training.agent import Agent
 from training.build import build, set_threads
 from training.cli import Command, fail, parse
 
+_PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy")
 _FOREVER = 10**9  # steps of a run that only the clock ends
 
 
@@ -156,8 +157,8 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     model.env.close()
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {
-        "ours_steps_per_second": ours,
-        "sb3_steps_per_second": theirs,
+        "ours": ours,
+        "sb3": theirs,
         "ratios": ratios,
         "ratio_median": statistics.median(ratios),
         "phase_seconds": dict(agent.timers.seconds),
@@ -187,8 +188,7 @@ def main(argv: list[str]) -> int:
 def _lines(name: str, result: dict[str, Any]) -> str:
     phases, ratios = result["phase_seconds"], result["ratios"]
     shares = ", ".join(f"{k} {100 * v / sum(phases.values()):.0f} %" for k, v in phases.items())
-    ours = statistics.median(result["ours_steps_per_second"])
-    theirs = statistics.median(result["sb3_steps_per_second"])
+    ours, theirs = map(statistics.median, (result["ours"], result["sb3"]))
     rounds = " ".join(f"{ratio:.2f}" for ratio in ratios)
     return (
         f"{name:13s} {ours:9.0f} {theirs:9.0f}  {rounds} → {result['ratio_median']:.2f} "
@@ -204,8 +204,7 @@ def _parse(agent: str, env: str, flags: tuple[str, ...] | list[str]) -> Command:
 def _atari(env_id: str, num_envs: int) -> VecEnv:
     """Our protocol in SB3's wrappers, which also press fire after a reset: two steps more."""
     game = env_id.removeprefix("ALE/").removesuffix("-v5")
-    if find_spec("cv2") is None:
-        raise UserError("Pong beside SB3 needs OpenCV: pip install opencv-python-headless")
+    require(find_spec("cv2") is not None, "Pong beside SB3: pip install opencv-python-headless")
     wrapping: dict[str, Any] = {"noop_max": 30, "frame_skip": 4, "clip_reward": True}
     wrapping |= {
         "screen_size": 84,
@@ -217,14 +216,13 @@ def _atari(env_id: str, num_envs: int) -> VecEnv:
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("torch", "stable-baselines3", "gymnasium", "ale-py")
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = models[0].partition(": ")[2] if models else cpu
     return {
-        "versions": ", ".join(f"{name} {version(name)}" for name in names),
-        "python": platform.python_version(),
+        "versions": f"python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
         "cpu": f"{os.cpu_count()} × {cpu}",
         "gpu": torch.cuda.get_device_name() if options.device == "cuda" else "not used",
         "torch threads": options.threads,

@@ -49,7 +49,9 @@ def orthogonal(module: nn.Module, gain: float) -> nn.Module:
     """Initialise every linear and convolutional weight orthogonally, every bias with zero."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            nn.init.orthogonal_(layer.weight, gain)
+            # LAPACK wants rows in order, which channels-last weights are not.
+            rows = torch.empty_like(layer.weight, memory_format=torch.contiguous_format)
+            layer.weight.data.copy_(nn.init.orthogonal_(rows, gain))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return module

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,12 @@ from training.loop import Loop
 
 ROOT = Path(__file__).parent.parent
 QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress")
-TINY = (
+_TINY = (
     "--steps 64 --eval-episodes 1 --checkpoint-every 32 --hidden 4 --learning-starts 8 "
     "--train-every 8 --gradient-steps 1 --batch-size 4 --buffer-size 64"
-).split()
+)
+TINY = _TINY.split()
 DQN = ("--agent", "dqn", "--env", "CartPole-v1")
-PPO = ("--agent", "ppo", "--env", "CartPole-v1")
 
 # Arguments, and what the one line must say: the value and what would have been accepted.
 MISTAKES: dict[str, tuple[str, list[str]]] = {
@@ -306,7 +307,7 @@ def docstrings(config: type) -> dict[str, str]:
     body = classes[0].body
     return {
         ast.unparse(field.target): text.value.value
-        for field, text in zip(body, body[1:], strict=False)
+        for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(text, ast.Expr)
         and isinstance(text.value, ast.Constant)

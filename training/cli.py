@@ -193,6 +193,8 @@ def read_config(path: Path) -> dict[str, Any]:
     for key in content:
         if key not in _TABLES:
             _unknown_key(key, _TABLES, str(path))
+        kind, name = (str, "str") if key in ("agent", "env", "optim") else (dict, "table")
+        require(isinstance(content[key], kind), f"{key}={content[key]!r}: must be a {name}")
     return content
 
 
@@ -312,6 +314,10 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
             raise UserError(f"{key}={value!r}: accepted are {choices}")
         if origin is tuple and not isinstance(value, tuple):
             raise UserError(f"{key}={value!r}: must be a list")
+        if origin is tuple:
+            item = typing.get_args(hint)[0]
+            good = all(type(each) is item for each in value)
+            require(good, f"{key}={list(value)!r}: must be a list of {item.__name__}")
         ready[key] = value
     return cls(**ready)
 
@@ -319,13 +325,11 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
 def _one_line(box: str) -> str:
     """The text of tyro's error box, without its frame and its pointers to the help."""
     words = []
-    for line in box.splitlines():
+    for line in box.splitlines()[1:]:  # the box's title repeats what the text says
         text = line.strip("│╭╮╰╯─|+ ").strip()
         if text.startswith(("Argument helptext", "For full helptext")):
             break
         if not text.strip("-"):  # a rule
-            continue
-        if line.startswith("╭"):  # the box's title repeats what the text says
             continue
         words.append(text)
     text = " ".join(words)

@@ -69,6 +69,9 @@ class Stepper:
         self._check_finite("reward", reward, actions)
         if self._check_floats:
             self._check_finite("observation", obs, actions)
+            if "final_obs" in infos:
+                ended = (terminated | truncated).reshape(-1, *[1] * (obs.ndim - 1))
+                self._check_finite("observation", np.where(ended, infos["final_obs"], 0), actions)
         self.steps += len(reward)
         self._return += reward
         self._length += 1
