@@ -125,6 +125,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         for group in state["param_groups"]
     ]
     optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
+    # Files hold tensors in plain order. Averages must lie in memory as their parameters do:
+    # another order takes other instructions, which round differently.
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class LearningRate:
