@@ -11,8 +11,9 @@ the bootstrap moves with every update.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -180,8 +181,11 @@ class DQN:
         self.rng = np.random.default_rng((setup.seed, 1))
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
+        self._observes = wants_temporal_difference(self.optimizer)
         self._loss = maybe_compile(self._loss_and_values, setup.compile)
         self._target_version = 0
+        transition_bytes = 2 * observation.dtype.itemsize * prod(observation.shape)
+        self._updates_per_draw = max(1, _DRAWN_BYTES // (transition_bytes * config.batch_size))
 
     @property
     def steps(self) -> int:
@@ -196,8 +200,8 @@ class DQN:
         if self.steps > self.config.learning_starts:
             rate = self.learning_rate.set(self.steps, self.setup.total_steps)
             with self.timers("learn"):
-                for _ in range(self.updates_per_phase):
-                    loss, value = self._learn()
+                for batch, next_q in self._minibatches():
+                    loss, value = self._learn(batch, next_q)
                 scalars |= {
                     "loss": loss,
                     "value": value,
@@ -291,23 +295,44 @@ class DQN:
                 step.next_mask,
             )
 
-    def _learn(self) -> tuple[Tensor, Tensor]:
+    def _minibatches(self) -> Iterator[tuple[Batch, Tensor | None]]:
+        """The minibatches of one phase, with Q̄(s', ·) where it stands still meanwhile.
+
+        The memory does not change within a phase and neither does a hard target, so many
+        minibatches are drawn and put through the target network at once.
+        """
+        config, size, left = self.config, self.config.batch_size, self.updates_per_phase
+        if config.target == "hard":
+            self._copy_to_target()
+        while left > 0:
+            count = min(left, self._updates_per_draw)
+            left -= count
+            drawn = self.memory.sample(count * size, self.sampling, config.gamma, n=config.n_step)
+            next_q: Sequence[Tensor | None] = [None] * count
+            if config.target == "hard":
+                with torch.no_grad():
+                    next_q = self.target(drawn.next_obs).split(size)
+            columns = [[None] * count if rows is None else rows.split(size) for rows in drawn]
+            for *rows, values in zip(*columns, next_q, strict=True):
+                yield Batch(*rows), values
+
+    def _learn(self, batch: Batch, next_q: Tensor | None) -> tuple[Tensor, Tensor]:
         config = self.config
-        batch = self.memory.sample(config.batch_size, self.sampling, config.gamma, n=config.n_step)
-        loss, value = self._loss(batch)
+        loss, value = self._loss(batch, next_q)
         self.optimizer.zero_grad()
         loss.backward()
         norm = clip_gradients(self._parameters, config.max_grad_norm)
-        if wants_temporal_difference(self.optimizer):
-            self.optimizer.observe(self._temporal_difference(batch, norm))
+        if self._observes:
+            self.optimizer.observe(self._temporal_difference(batch, norm))  # type: ignore[attr-defined]
         self.optimizer.step()
         self.updates += 1
-        self._update_target()
+        if config.target == "ema":
+            self._move_target()
         return loss.detach(), value
 
-    def _loss_and_values(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _loss_and_values(self, batch: Batch, next_q: Tensor | None) -> tuple[Tensor, Tensor]:
         """Loss and mean prediction, 0-dim."""
-        target = self._td_target(batch)
+        target = self._td_target(batch, next_q)
         prediction = self._prediction(batch)
         return td_loss(prediction, target, self.config.loss), prediction.detach().mean()
 
@@ -316,9 +341,10 @@ class DQN:
         return self.network(batch.obs).gather(1, batch.action[:, None]).squeeze(1)
 
     @torch.no_grad()
-    def _td_target(self, batch: Batch) -> Tensor:
-        """R + γⁿ (1 - terminated) Q̄(s', a*): (m,)."""
-        next_q = self.target(batch.next_obs)
+    def _td_target(self, batch: Batch, next_q: Tensor | None = None) -> Tensor:
+        """R + γⁿ (1 - terminated) Q̄(s', a*): (m,); `next_q` is Q̄(s', ·) if it is known."""
+        if next_q is None:
+            next_q = self.target(batch.next_obs)
         if self.config.double and self.target is not self.network:
             chooser = self.network(batch.next_obs)
             bootstrap = double_q_bootstrap(chooser, next_q, batch.next_mask)
@@ -353,17 +379,18 @@ class DQN:
         )
 
     @torch.no_grad()
-    def _update_target(self) -> None:
-        config = self.config
-        if config.target == "ema":
-            pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
-            old, new = zip(*pairs, strict=True)
-            torch._foreach_lerp_(old, new, config.target_rate)
-        elif config.target == "hard":
-            version = self.steps // config.target_update_every
-            if version > self._target_version:
-                self.target.load_state_dict(self.network.state_dict())
-                self._target_version = version
+    def _move_target(self) -> None:
+        """Take the target network a little of the way to the online one."""
+        pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
+        old, new = zip(*pairs, strict=True)
+        torch._foreach_lerp_(old, new, self.config.target_rate)
+
+    def _copy_to_target(self) -> None:
+        """Copy the online network when another `target_update_every` steps are full."""
+        version = self.steps // self.config.target_update_every
+        if version > self._target_version:
+            self.target.load_state_dict(self.network.state_dict())
+            self._target_version = version
 
     @torch.no_grad()
     def _greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -400,6 +427,9 @@ class DQN:
             return FrameReplay(capacity, count, observation, action, device)
         masked = self.stepper.mask is not None
         return Replay(capacity, count, observation, action, device, masked)
+
+
+_DRAWN_BYTES = 16 * 2**20  # of observations that are sampled at once
 
 
 def _greedy_actions(q: Tensor, legal: Tensor | None) -> Tensor:

@@ -58,10 +58,15 @@ _CONSTANT_PPO = (*_CONSTANT, "--clip-schedule", "constant")
 # A memory of 20 000 images, for SB3 keeps each twice; learning begins as soon as it can.
 _SMALL = ("--buffer-size", "20000", "--learning-starts", "100")
 _SB3_PONG = ("--exploration-initial-eps=0.01", *_SMALL)
+# What sb3-dqn.toml has, rl-baselines3-zoo's numbers, in our words.
+_ZOO_DQN = (
+    *("--n-step", "1", "--train-every", "256", "--gradient-steps", "128", "--optim.lr", "2.3e-3"),
+    *("--target", "hard", "--target-update-every", "10", *_CONSTANT),
+)
 _SB3_CARTPOLE = ("--exploration-initial-eps=0.04",)
 
 CASES = {
-    "cartpole-dqn": Case("dqn", "CartPole-v1", ("--epsilon-start=0.04",), _SB3_CARTPOLE),
+    "cartpole-dqn": Case("dqn", "CartPole-v1", ("--epsilon-start=0.04", *_ZOO_DQN), _SB3_CARTPOLE),
     "cartpole-ppo": Case("ppo", "CartPole-v1", _CONSTANT_PPO, _CONSTANT_PPO),
     "cartpole-a2c": Case("a2c", "CartPole-v1", _CONSTANT, _CONSTANT),
     "pong-dqn": Case("dqn", "ALE/Pong-v5", ("--epsilon-start=0.01", *_SMALL), _SB3_PONG),
