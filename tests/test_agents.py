@@ -57,9 +57,13 @@ class Minefield(gymnasium.Env):
     """One to three of four actions are legal; an illegal one is counted, punished and ends it."""
 
     action_space = spaces.Discrete(4)
-    observation_space = spaces.Box(0, 1, (1,), np.float32)
     illegal = 0
     taken = 0
+
+    def __init__(self, images: bool = False) -> None:
+        self.observation_space = spaces.Box(0, 1, (1,), np.float32)
+        if images:
+            self.observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -79,7 +83,24 @@ class Minefield(gymnasium.Env):
         self.legal = np.zeros(4, dtype=bool)
         count = self.np_random.integers(1, 4)
         self.legal[self.np_random.permutation(4)[:count]] = True
-        return np.ones(1, dtype=np.float32), {"action_mask": self.legal.copy()}
+        obs = np.ones(self.observation_space.shape, self.observation_space.dtype)
+        return obs, {"action_mask": self.legal.copy()}
+
+
+class Precise(gymnasium.Env):
+    """The wanted action is the sign of an observation in double precision."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(-1, 1, (3,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.shown = self.np_random.uniform(-1, 1, 3)
+        return self.shown, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = float(action == (self.shown[0] > 0))
+        return self.reset()[0], reward, True, False, {}
 
 
 class Echo(gymnasium.Env):
@@ -117,7 +138,8 @@ class Echo(gymnasium.Env):
 
 @pytest.fixture(autouse=True)
 def _world() -> Iterator[None]:
-    made = {"test/Clock-v0": Clock, "test/Minefield-v0": Minefield, "test/Echo-v0": Echo}
+    kinds = (Clock, Minefield, Precise, Echo)
+    made = {f"test/{kind.__name__}-v0": kind for kind in kinds}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for env_id, kind in made.items():
@@ -407,6 +429,40 @@ def test_illegal_actions_are_never_taken(variant: str) -> None:
     assert (
         evaluate(agent.policy(True), make_vector("test/Minefield-v0", 3, 5), 60).returns.mean() > 3
     )
+
+
+def test_masks_are_kept_beside_images() -> None:
+    Minefield.illegal = 0
+    config = {**DQN, "batch_size": 8, "learning_starts": 12, "buffer_size": 100, "hidden": (8,)}
+    agent = build("dqn", "test/Minefield-v0", config, num_envs=2, images=True)
+    while agent.updates < 3:
+        agent.iterate()
+    mask = agent.memory.sample(64, agent.sampling, 0.9).next_mask
+    assert mask.shape == (64, 4)
+    assert {1, 2, 3} <= set(mask.sum(1).tolist()) <= {1, 2, 3, 4}  # all four after a last step
+    assert Minefield.illegal == 0
+
+
+@pytest.mark.parametrize("name", ["dqn", "ppo", "a2c"])
+def test_observations_in_double_precision_are_learned_from(name: str) -> None:
+    config, iterations = {
+        "dqn": ({**DQN, "gamma": 0.0}, 200),
+        "ppo": ({**PPO, "gamma": 0.0}, 10),
+        "a2c": ({**A2C, "gamma": 0.0}, 100),
+    }[name]
+    agent = build(name, "test/Precise-v0", config)
+    for _ in range(iterations):
+        agent.iterate()
+    score = evaluate(agent.policy(True), make_vector("test/Precise-v0", 8, 3), 200)
+    assert score.returns.mean() > 0.8
+
+
+def test_a_network_in_double_precision_keeps_observations_so() -> None:
+    network = dqn.QNetwork(spaces.Box(-1, 1, (3,)), 2, (4,), "tanh", dueling=True).double()
+    obs = torch.randn(5, 3, dtype=torch.float64)
+    assert network.torso(obs) is obs
+    assert network(obs.float()).dtype == torch.float64
+    assert network.float()(obs).dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["multi", "box"])

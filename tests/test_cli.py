@@ -46,6 +46,11 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "nan": ("--agent dqn --env CartPole-v1 --gamma nan", ["gamma=nan", "[0, 1]"]),
     "num_envs": ("--agent dqn --env CartPole-v1 --num-envs 0", ["num_envs=0", "≥ 1"]),
     "steps": ("--agent dqn --env CartPole-v1 --steps 0", ["steps=0", "≥ 1"]),
+    "swallowed flag": ("--agent --wandb disabled", ["--agent: needs a value"]),
+    "last flag": ("--agent dqn --env", ["--env: needs a value"]),
+    "width of dqn": ("--agent dqn --env CartPole-v1 --hidden 8 0", ["hidden=(8, 0)", "≥ 1"]),
+    "width of ppo": ("--agent ppo --env CartPole-v1 --hidden 0", ["hidden=(0,)", "≥ 1"]),
+    "width of a2c": ("--agent a2c --env CartPole-v1 --hidden -2", ["hidden=(-2,)", "≥ 1"]),
     "choice": (
         "--agent dqn --env CartPole-v1 --target soft",
         ["'soft'", "--target", "'hard', 'ema', 'none'"],
@@ -84,7 +89,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "option": ("--agent dqn --env CartPole-v1 --env-options frameskip", ["'frameskip'", "KEY=V"]),
     "unknown option": (
         "--agent dqn --env ALE/Breakout-v5 --env-options speed=3",
-        ["'ALE/Breakout-v5'", "speed", "accepted are", "frameskip"],
+        ["'ALE/Breakout-v5'", "speed", "accepted are", "frameskip", "reseed_after"],
     ),
     "no config": ("--config none.toml", ["config 'none.toml'", "no such file"]),
     "no run": ("--resume runs/none", ["runs/none", "no such file"]),
@@ -116,7 +121,7 @@ def refuse(
     """`refuse(*arguments)`: train.py must refuse before a step; returns its one line."""
 
     def run(*arguments: object) -> str:
-        def started(_: Loop) -> None:
+        def started(*_: object) -> None:
             raise AssertionError("training started")
 
         with monkeypatch.context() as patch:
@@ -124,8 +129,10 @@ def refuse(
             with pytest.raises(SystemExit) as leaving:
                 train.main([*map(str, arguments), *QUIET])
         assert leaving.value.code == 2
-        lines = capsys.readouterr().err.splitlines()
+        printed = capsys.readouterr()
+        lines = printed.err.splitlines()
         assert len(lines) == 1, lines
+        assert printed.out == ""
         assert lines[0].startswith("train.py: error: ")
         return lines[0]
 

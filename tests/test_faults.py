@@ -206,6 +206,20 @@ def test_a_full_disk_ends_the_run_with_one_message(
     assert checkpoint.load(folder / "checkpoints", None).step == 192
 
 
+def test_the_seconds_of_a_resumed_run_are_those_of_all_attempts(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run_here(folder, "--env", "CartPole-v1", "--steps", "64") == 0
+    metrics = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert 0 < lines[-1]["time"] <= summary(folder)["seconds"]
+    later = [json.dumps({**line, "time": line["time"] + 1000}) + "\n" for line in lines]
+    metrics.write_text("".join(later))
+    started = time.monotonic()
+    assert train.main(["--resume", str(folder), "--steps", "128", *QUIET]) == 0
+    before, total = lines[-1]["time"] + 1000, summary(folder)["seconds"]
+    assert before < total < before + time.monotonic() - started
+
+
 def test_a_folder_that_cannot_be_made_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

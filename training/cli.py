@@ -287,7 +287,8 @@ def _plain_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]
             rest.append(word)
             continue
         if not equals:
-            require(bool(queue), f"{word}: needs a value")
+            given = bool(queue) and not queue[0].startswith("--")
+            require(given, f"{word}: needs a value")
             value = queue.pop(0)
         found[name] = value
     return found, rest
