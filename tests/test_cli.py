@@ -17,7 +17,7 @@ import pytest
 import agents
 import optim
 import train
-from training.cli import RunConfig, load_preset, parse
+from training.cli import PRESETS, RunConfig, load_preset, parse
 from training.loop import Loop
 
 ROOT = Path(__file__).parent.parent
@@ -299,10 +299,19 @@ def test_the_preset_is_that_of_the_environment() -> None:
     assert plain[:2] == (RunConfig().num_envs, defaults.rollout_steps)
 
 
-def test_the_name_of_an_agent_fixes_a_default() -> None:
-    names = {name: parse(["--agent", name, "--env", "CartPole-v1"]) for name in ("dqn", "ddqn")}
-    assert not names["dqn"].command.agent.double
-    assert names["ddqn"].command.agent.double
+@pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5"])
+def test_the_name_of_an_agent_fixes_a_default_and_may_share_a_preset(env: str) -> None:
+    dqn, ddqn = (parse(["--agent", name, "--env", env]).command for name in ("dqn", "ddqn"))
+    assert not dqn.agent.double
+    assert ddqn.agent == dataclasses.replace(dqn.agent, double=True)
+    assert ddqn.run == dataclasses.replace(dqn.run, agent="ddqn")
+    assert ddqn.optimizer == dqn.optimizer
+    assert load_preset("ddqn", env) == load_preset("dqn", env) != {}
+
+
+def test_every_agent_has_a_preset() -> None:
+    files = {agents.entry(name).preset or name for name in agents.names()}
+    assert {path.stem for path in PRESETS.glob("*.toml")} == files
 
 
 def docstrings(config: type) -> dict[str, str]:

@@ -168,7 +168,7 @@ def general_help() -> str:
 
 def load_preset(agent: str, env: str) -> dict[str, Any]:
     """Published hyperparameters of `agent` for `env`: all matching tables, later ones win."""
-    path = PRESETS / f"{agent}.toml"
+    path = PRESETS / f"{agents.entry(agent).preset or agent}.toml"
     if not path.exists():
         return {}
     merged: dict[str, Any] = {}
