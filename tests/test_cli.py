@@ -17,11 +17,11 @@ import pytest
 import agents
 import optim
 import train
+from conftest import QUIET
 from training.cli import PRESETS, RunConfig, load_preset, parse
 from training.loop import Loop
 
 ROOT = Path(__file__).parent.parent
-QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress")
 _TINY = (
     "--steps 64 --eval-episodes 1 --checkpoint-every 32 --hidden 4 --learning-starts 8 "
     "--train-every 8 --gradient-steps 1 --batch-size 4 --buffer-size 64"

@@ -19,9 +19,9 @@ from gymnasium import spaces
 
 import train
 from agents.dqn import DQN
+from conftest import QUIET
 from training import checkpoint
 
-QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress")
 _SETTINGS = (
     "--agent dqn --num-envs 2 --eval-episodes 1 --eval-every 0 --log-every 16 "
     "--checkpoint-every 64 --hidden 8 --learning-starts 16 --train-every 8 --gradient-steps 1 "
