@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,11 +140,11 @@ def refuse(
     return run
 
 
-@pytest.fixture
-def finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    folder = tmp_path / "finished"
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that all tests share and none changes."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
     assert train.main([*DQN, *TINY, *QUIET, "--run-dir", str(folder)]) == 0
-    capsys.readouterr()
     return folder
 
 
@@ -216,15 +217,18 @@ def test_resuming_as_something_else_is_refused(
     assert difference in refuse("--resume", finished_run, *flags.split())
 
 
-def test_broken_checkpoints_are_named(refuse: Callable[..., str], finished_run: Path) -> None:
-    broken = sorted((finished_run / "checkpoints").glob("step-*"))
+def test_broken_checkpoints_are_named(
+    refuse: Callable[..., str], finished_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    broken = sorted((run / "checkpoints").glob("step-*"))
     assert broken
     for folder in broken:
         path = folder / "tensors.safetensors"
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-    line = refuse("--resume", finished_run)
+    line = refuse("--resume", run)
     assert "no usable checkpoint" in line
     assert all(f"{folder.name}: tensors.safetensors: hash differs" in line for folder in broken)
 
