@@ -54,7 +54,7 @@ def by_name(results: Iterator[Result]) -> dict[str, Result]:
     return {result.name: result for result in results}
 
 
-def wait_for(condition, seconds: float = 15.0) -> None:
+def wait_for(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
