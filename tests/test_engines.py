@@ -54,7 +54,7 @@ def by_name(results: Iterator[Result]) -> dict[str, Result]:
     return {result.name: result for result in results}
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -188,7 +188,7 @@ def start_driver(folder: Path, engine: str = "local", code: str = SAVER) -> subp
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(folder.glob("*.started"))) == 2, 30)
+    wait_for(lambda: len(list(folder.glob("*.started"))) == 2)
     return process
 
 
