@@ -101,7 +101,7 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
 
 def report(comparison: Comparison) -> int:
     """Write the report; 1 if it lists runs that are not done."""
-    from training.curves import write_report
+    from training.report import write_report
 
     failed = sum(outcome.status != "done" for outcome in write_report(comparison))
     print(f"{comparison.out / 'report.md'}: {failed} runs are not done")

@@ -29,13 +29,13 @@ def train(invocation: Invocation) -> int:
     agent = build(command)
     protocol = agent.setup.envs.protocol
     folder = resume if resume is not None else run.create(command, protocol)
+    loop = Loop(command, agent, folder)
+    notes = loop.resume() if resume is not None else []
     _introduce(command, folder, protocol)
+    for note in notes:
+        print(note)
     with Logger(folder, _sinks(command, folder)) as logger:
-        loop = Loop(command, agent, folder, logger)
-        if resume is not None:
-            for note in loop.resume():
-                print(note)
-        outcome = loop.run()
+        outcome = loop.run(logger)
     print(f"{outcome.status}: {outcome.message}", file=sys.stderr if outcome.exit_code else None)
     if loop.evaluation:
         mean, episodes = loop.evaluation["mean"], loop.evaluation["episodes"]

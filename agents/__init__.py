@@ -16,13 +16,15 @@ class Entry:
 
     Attributes:
         location: "module:Class"; the module also holds the agent's `Config`.
-        overrides: config fields that this name fixes the default of.
         summary: one line for `--help`.
+        overrides: config fields that this name fixes the default of.
+        preset: whose file in `presets/` it takes; default: that of its own name.
     """
 
     location: str
     summary: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = ""
 
     @property
     def module(self) -> str:
@@ -33,7 +35,10 @@ class Entry:
 AGENTS: dict[str, Entry] = {
     "dqn": Entry("agents.dqn:DQN", "deep Q-learning (Mnih et al. 2015)"),
     "ddqn": Entry(
-        "agents.dqn:DQN", "double deep Q-learning (van Hasselt et al. 2016)", {"double": True}
+        "agents.dqn:DQN",
+        "double deep Q-learning (van Hasselt et al. 2016)",
+        {"double": True},
+        preset="dqn",
     ),
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),

@@ -64,6 +64,7 @@ class Config:
         for name in ("entropy_coefficient", "value_coefficient", "max_grad_norm"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}: must be ≥ 0")
+        require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
         require(
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",

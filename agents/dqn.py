@@ -104,6 +104,7 @@ class Config:
         )
         require(self.max_grad_norm >= 0, f"max_grad_norm={self.max_grad_norm}: must be ≥ 0")
         require(len(self.hidden) >= 1, "hidden=(): needs at least one layer")
+        require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
         require(
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
@@ -423,9 +424,9 @@ class DQN:
     ) -> Replay | FrameReplay:
         count, device = self.setup.envs.num_envs, self.setup.device
         capacity = self.config.buffer_size if self.setup.learning else count
-        if is_image(observation) and observation.shape[0] <= 16:
-            return FrameReplay(capacity, count, observation, action, device)
         masked = self.stepper.mask is not None
+        if is_image(observation) and observation.shape[0] <= 16:
+            return FrameReplay(capacity, count, observation, action, device, masked)
         return Replay(capacity, count, observation, action, device, masked)
 
 

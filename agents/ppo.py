@@ -91,6 +91,7 @@ class Config:
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}: must be ≥ 0")
         require(self.target_kl >= 0, f"target_kl={self.target_kl}: must be ≥ 0")
+        require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
         require(
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",

@@ -11,10 +11,7 @@ fresh episode, and NumPy's global generator, which SB3 draws from, starts again 
 
 from __future__ import annotations
 
-import io
-import pickle
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,17 +22,15 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from envs import ExactVector
+from agents.sb3_bridge import Bridge
+from agents.sb3_zip import read_zip
 from errors import UserError, require
 from nets.bricks import is_image
 from optim.temporal_difference import wants_temporal_difference
 from training.agent import Policy, Setup, load_optimizer_state, optimizer_state
-from training.timers import Timers
-
-_ZIP_LIMIT = 1 << 30  # bytes of parameters that an imported zip may hold
 
 
 @dataclass(frozen=True)
@@ -128,83 +123,6 @@ class Config:
         )
         require(self.clip_range > 0, f"clip_range={self.clip_range}: must be > 0")
         require(all(n >= 1 for n in self.net_arch), f"net_arch={self.net_arch}: must be ≥ 1")
-
-
-class Bridge(VecEnv):
-    """Shows an `ExactVector` as SB3's vector environment.
-
-    Args:
-        envs: B environments with SAME_STEP autoreset.
-        timers: time spent in the environments is charged to `environment`.
-        clip_rewards: hand SB3 rewards clipped to [-1, 1].
-
-    Attributes:
-        episodes: (return, length) of the ended episodes, in raw rewards.
-    """
-
-    def __init__(self, envs: ExactVector, timers: Timers, clip_rewards: bool = False) -> None:
-        self.envs, self.timers, self.clip_rewards = envs, timers, clip_rewards
-        self.episodes: list[tuple[float, int]] = []
-        self._returns = np.zeros(envs.num_envs)
-        self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
-        self._actions = np.zeros(0)
-        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
-
-    def reset(self) -> np.ndarray:
-        """Start a fresh episode everywhere: (B, *observation)."""
-        self._returns[:] = 0
-        self._lengths[:] = 0
-        with self.timers("environment"):
-            obs, infos = self.envs.reset()
-        if "action_mask" in infos:
-            raise UserError("environment gives action masks: SB3's algorithms cannot use them")
-        return obs
-
-    def step_async(self, actions: np.ndarray) -> None:
-        """Remember the actions for `step_wait`."""
-        self._actions = actions
-
-    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step, with the last observation of an episode where SB3 looks for it."""
-        with self.timers("environment"):
-            obs, rewards, terminated, truncated, native = self.envs.step(self._actions)
-        dones = terminated | truncated
-        self._returns += rewards
-        self._lengths += 1
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for index in np.flatnonzero(dones):
-            infos[index] = {
-                "terminal_observation": native["final_obs"][index].copy(),
-                "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
-            }
-            self.episodes.append((float(self._returns[index]), int(self._lengths[index])))
-            self._returns[index] = self._lengths[index] = 0
-        if self.clip_rewards:
-            rewards = np.clip(rewards, -1, 1)
-        return obs, rewards.astype(np.float32), dones, infos
-
-    def close(self) -> None:
-        """The environments belong to whoever made them."""
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The vector environment's attribute, once for each environment."""
-        return [getattr(self.envs, attr_name, None) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Not offered: nothing that SB3 does needs it."""
-        raise NotImplementedError("set_attr")
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
-        """Not offered: nothing that SB3 does needs it."""
-        raise NotImplementedError("env_method")
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """No SB3 wrapper is inside."""
-        return [False for _ in self._get_indices(indices)]
-
-    def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Nothing to do: an `ExactVector` derives every seed from its own root."""
-        return [None] * self.num_envs
 
 
 class SB3:
@@ -429,43 +347,6 @@ def arguments(config: Config) -> dict[str, Any]:
             "target_kl": config.target_kl or None,
         }
     return chosen
-
-
-def read_zip(path: Path) -> dict[str, Tensor]:
-    """Parameters of the policy in a zip that SB3 saved.
-
-    Only `policy.pth` is read, by torch's loader for plain tensors. The hyperparameters beside
-    it are pickled objects, which execute code when they are opened, and stay closed.
-
-    Raises:
-        UserError: no such file, no SB3 zip, too large, or anything but named tensors in it.
-    """
-    where = f"import_zip={str(path)!r}"
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as member:
-            content = io.BytesIO(member.read(_ZIP_LIMIT + 1))
-        # torch's format is a zip again, whose size decompressed must be known beforehand.
-        with zipfile.ZipFile(content) as inner:
-            size = sum(entry.file_size for entry in inner.infolist())
-        require(size <= _ZIP_LIMIT, f"{where}: more than {_ZIP_LIMIT >> 20} MiB of parameters")
-        content.seek(0)
-        parameters = torch.load(content, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{where}: no such file") from None
-    except KeyError:
-        raise UserError(f"{where}: holds no policy.pth; accepted is a zip that SB3 saved") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{where}: policy.pth holds more than tensors and is not opened") from None
-    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError) as problem:
-        reason = " ".join(str(problem).split())
-        raise UserError(f"{where}: not a zip that SB3 saved: {reason}") from None
-    named = isinstance(parameters, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in parameters.items()
-    )
-    require(named, f"{where}: policy.pth must hold named tensors only")
-    bad = [name for name, value in parameters.items() if not torch.isfinite(value).all()]
-    require(not bad, f"{where}: parameters are not finite: {', '.join(bad)}")
-    return dict(parameters)
 
 
 _DQN_FIELDS = (

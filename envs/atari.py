@@ -67,7 +67,7 @@ class AtariVector(ExactVector):
         if unknown:
             raise UserError(
                 f"environment {spec.id!r} has no option {', '.join(unknown)}: "
-                f"accepted are {', '.join(_OPTIONS)}"
+                f"accepted are {', '.join(_OPTIONS)}, reseed_after"
             )
         self.spec = spec
         self.reseed_after = reseed_after

@@ -103,14 +103,17 @@ def _floats(images: Tensor) -> Tensor:
 class Flat(nn.Module):
     """Observations of any shape as float vectors (B, width)."""
 
+    precision: Tensor
+
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.width = prod(shape)
+        # Follows the module through `.double()`, as the parameters behind it do.
+        self.register_buffer("precision", torch.empty(0), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(B, *shape) → (B, width) float32 (float64 stays)."""
-        if not observations.is_floating_point():
-            observations = observations.float()
+        """(B, *shape) of any type → (B, width) of the type of the network's parameters."""
+        observations = observations.to(self.precision.dtype)
         return observations.flatten(1) if observations.dim() > 2 else observations
 
 

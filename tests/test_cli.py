@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,11 +18,11 @@ import pytest
 import agents
 import optim
 import train
-from training.cli import RunConfig, load_preset, parse
+from conftest import QUIET
+from training.cli import PRESETS, RunConfig, load_preset, parse
 from training.loop import Loop
 
 ROOT = Path(__file__).parent.parent
-QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress")
 _TINY = (
     "--steps 64 --eval-episodes 1 --checkpoint-every 32 --hidden 4 --learning-starts 8 "
     "--train-every 8 --gradient-steps 1 --batch-size 4 --buffer-size 64"
@@ -46,6 +47,11 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "nan": ("--agent dqn --env CartPole-v1 --gamma nan", ["gamma=nan", "[0, 1]"]),
     "num_envs": ("--agent dqn --env CartPole-v1 --num-envs 0", ["num_envs=0", "≥ 1"]),
     "steps": ("--agent dqn --env CartPole-v1 --steps 0", ["steps=0", "≥ 1"]),
+    "swallowed flag": ("--agent --wandb disabled", ["--agent: needs a value"]),
+    "last flag": ("--agent dqn --env", ["--env: needs a value"]),
+    "width of dqn": ("--agent dqn --env CartPole-v1 --hidden 8 0", ["hidden=(8, 0)", "≥ 1"]),
+    "width of ppo": ("--agent ppo --env CartPole-v1 --hidden 0", ["hidden=(0,)", "≥ 1"]),
+    "width of a2c": ("--agent a2c --env CartPole-v1 --hidden -2", ["hidden=(-2,)", "≥ 1"]),
     "choice": (
         "--agent dqn --env CartPole-v1 --target soft",
         ["'soft'", "--target", "'hard', 'ema', 'none'"],
@@ -84,7 +90,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "option": ("--agent dqn --env CartPole-v1 --env-options frameskip", ["'frameskip'", "KEY=V"]),
     "unknown option": (
         "--agent dqn --env ALE/Breakout-v5 --env-options speed=3",
-        ["'ALE/Breakout-v5'", "speed", "accepted are", "frameskip"],
+        ["'ALE/Breakout-v5'", "speed", "accepted are", "frameskip", "reseed_after"],
     ),
     "no config": ("--config none.toml", ["config 'none.toml'", "no such file"]),
     "no run": ("--resume runs/none", ["runs/none", "no such file"]),
@@ -116,7 +122,7 @@ def refuse(
     """`refuse(*arguments)`: train.py must refuse before a step; returns its one line."""
 
     def run(*arguments: object) -> str:
-        def started(_: Loop) -> None:
+        def started(*_: object) -> None:
             raise AssertionError("training started")
 
         with monkeypatch.context() as patch:
@@ -124,19 +130,21 @@ def refuse(
             with pytest.raises(SystemExit) as leaving:
                 train.main([*map(str, arguments), *QUIET])
         assert leaving.value.code == 2
-        lines = capsys.readouterr().err.splitlines()
+        printed = capsys.readouterr()
+        lines = printed.err.splitlines()
         assert len(lines) == 1, lines
+        assert printed.out == ""
         assert lines[0].startswith("train.py: error: ")
         return lines[0]
 
     return run
 
 
-@pytest.fixture
-def finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    folder = tmp_path / "finished"
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that all tests share and none changes."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
     assert train.main([*DQN, *TINY, *QUIET, "--run-dir", str(folder)]) == 0
-    capsys.readouterr()
     return folder
 
 
@@ -209,15 +217,18 @@ def test_resuming_as_something_else_is_refused(
     assert difference in refuse("--resume", finished_run, *flags.split())
 
 
-def test_broken_checkpoints_are_named(refuse: Callable[..., str], finished_run: Path) -> None:
-    broken = sorted((finished_run / "checkpoints").glob("step-*"))
+def test_broken_checkpoints_are_named(
+    refuse: Callable[..., str], finished_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    broken = sorted((run / "checkpoints").glob("step-*"))
     assert broken
     for folder in broken:
         path = folder / "tensors.safetensors"
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-    line = refuse("--resume", finished_run)
+    line = refuse("--resume", run)
     assert "no usable checkpoint" in line
     assert all(f"{folder.name}: tensors.safetensors: hash differs" in line for folder in broken)
 
@@ -292,10 +303,19 @@ def test_the_preset_is_that_of_the_environment() -> None:
     assert plain[:2] == (RunConfig().num_envs, defaults.rollout_steps)
 
 
-def test_the_name_of_an_agent_fixes_a_default() -> None:
-    names = {name: parse(["--agent", name, "--env", "CartPole-v1"]) for name in ("dqn", "ddqn")}
-    assert not names["dqn"].command.agent.double
-    assert names["ddqn"].command.agent.double
+@pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5"])
+def test_the_name_of_an_agent_fixes_a_default_and_may_share_a_preset(env: str) -> None:
+    dqn, ddqn = (parse(["--agent", name, "--env", env]).command for name in ("dqn", "ddqn"))
+    assert not dqn.agent.double
+    assert ddqn.agent == dataclasses.replace(dqn.agent, double=True)
+    assert ddqn.run == dataclasses.replace(dqn.run, agent="ddqn")
+    assert ddqn.optimizer == dqn.optimizer
+    assert load_preset("ddqn", env) == load_preset("dqn", env) != {}
+
+
+def test_every_agent_has_a_preset() -> None:
+    files = {agents.entry(name).preset or name for name in agents.names()}
+    assert {path.stem for path in PRESETS.glob("*.toml")} == files
 
 
 def docstrings(config: type) -> dict[str, str]:

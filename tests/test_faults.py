@@ -19,9 +19,9 @@ from gymnasium import spaces
 
 import train
 from agents.dqn import DQN
+from conftest import QUIET
 from training import checkpoint
 
-QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress")
 _SETTINGS = (
     "--agent dqn --num-envs 2 --eval-episodes 1 --eval-every 0 --log-every 16 "
     "--checkpoint-every 64 --hidden 8 --learning-starts 16 --train-every 8 --gradient-steps 1 "
@@ -204,6 +204,20 @@ def test_a_full_disk_ends_the_run_with_one_message(
     assert train.main(["--resume", str(folder), *QUIET]) == 0
     assert summary(folder)["status"] == "finished"
     assert checkpoint.load(folder / "checkpoints", None).step == 192
+
+
+def test_the_seconds_of_a_resumed_run_are_those_of_all_attempts(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run_here(folder, "--env", "CartPole-v1", "--steps", "64") == 0
+    metrics = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert 0 < lines[-1]["time"] <= summary(folder)["seconds"]
+    later = [json.dumps({**line, "time": line["time"] + 1000}) + "\n" for line in lines]
+    metrics.write_text("".join(later))
+    started = time.monotonic()
+    assert train.main(["--resume", str(folder), "--steps", "128", *QUIET]) == 0
+    before, total = lines[-1]["time"] + 1000, summary(folder)["seconds"]
+    assert before < total < before + time.monotonic() - started
 
 
 def test_a_folder_that_cannot_be_made_is_refused(

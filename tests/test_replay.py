@@ -131,14 +131,14 @@ def check_batch(world: World, batch: Batch, n: int, usable: int) -> Counter:
         assert batch.action[row] == action
         assert batch.reward[row] == reward
         assert batch.discount[row] == discount
-        if batch.next_mask is not None:
-            np.testing.assert_array_equal(batch.next_mask[row], mask)
+        assert batch.next_mask is not None
+        np.testing.assert_array_equal(batch.next_mask[row], mask)
     return seen
 
 
 def make(kind: str, capacity: int, num_envs: int) -> Replay | FrameReplay:
     if kind == "frames":
-        return FrameReplay(capacity, num_envs, IMAGES, ACTIONS, CPU)
+        return FrameReplay(capacity, num_envs, IMAGES, ACTIONS, CPU, actions_masked=True)
     return Replay(capacity, num_envs, VECTOR, ACTIONS, CPU, actions_masked=True)
 
 
@@ -333,14 +333,19 @@ def test_the_estimate_of_bytes_is_near_the_truth() -> None:
     assert Replay.bytes_needed(2000, wide) == pytest.approx(truth, rel=0.05)
 
 
-def test_without_masks_none_are_kept() -> None:
-    memory, world = Replay(10, 1, VECTOR, ACTIONS, CPU), World(1, images=False)
+@pytest.mark.parametrize("kind", ["vectors", "frames"])
+def test_without_masks_none_are_kept(kind: str) -> None:
+    images = kind == "frames"
+    cls, space = (FrameReplay, IMAGES) if images else (Replay, VECTOR)
+    memory, world = cls(10, 1, space, ACTIONS, CPU), World(1, images)
+    memory.add(**world.step())
     memory.add(**world.step())
     assert memory.sample(2, generator(), GAMMA).next_mask is None
 
 
-def test_missing_masks_mean_that_all_is_legal() -> None:
-    memory, world = make("vectors", 4, 2), World(2, images=False)
+@pytest.mark.parametrize("kind", ["vectors", "frames"])
+def test_missing_masks_mean_that_all_is_legal(kind: str) -> None:
+    memory, world = make(kind, 4, 2), World(2, kind == "frames")
     memory.add(**{**world.step(), "next_mask": None})
     mask = memory.sample(4, generator(), GAMMA).next_mask
     assert mask is not None

@@ -1,4 +1,8 @@
-"""One command gives one result: twice the same, and the same again after `kill -9`."""
+"""One command gives one result: twice the same, and the same again after `kill -9`.
+
+What must not depend on the process runs in several: a victim, and one like it without end, in
+processes of their own; everything else here, where importing torch has been paid for.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,12 @@ import numpy as np
 import pytest
 import torch
 
+import train
+from conftest import QUIET
 from training import checkpoint
 
 Start = Callable[..., "subprocess.Popen[str]"]
+Whole = Callable[[str], Path]
 
 _CARTPOLE = (
     "--env CartPole-v1 --eval-episodes 2 --eval-every 2048 --log-every 256 --checkpoint-every 512"
@@ -32,57 +39,71 @@ _BREAKOUT = (
     "--log-every 100 --checkpoint-every 160"
 )
 _PIXELS = (
-    "--steps 800 --hidden 16 --learning-starts 60 --buffer-size 300 --batch-size 4 "
+    "--steps 480 --hidden 16 --learning-starts 60 --buffer-size 300 --batch-size 4 "
     "--train-every 4 --target-update-every 80"
 )
 
 CASES = {
-    "dqn-cartpole": f"--agent dqn {_CARTPOLE} {_VALUES} --steps 6000",
-    "ddqn-cartpole": f"--agent ddqn {_CARTPOLE} {_VALUES} --steps 6000 --dueling --n-step 3 "
+    "dqn-cartpole": f"--agent dqn {_CARTPOLE} {_VALUES} --steps 4000",
+    "ddqn-cartpole": f"--agent ddqn {_CARTPOLE} {_VALUES} --steps 4000 --dueling --n-step 3 "
     "--target ema",
-    "ppo-cartpole": f"--agent ppo {_CARTPOLE} --steps 12000 --num-envs 4 --rollout-steps 32 "
+    "ppo-cartpole": f"--agent ppo {_CARTPOLE} --steps 8000 --num-envs 4 --rollout-steps 32 "
     "--batch-size 32 --epochs 4 --hidden 16 --normalise-observations --normalise-rewards",
-    "a2c-cartpole": f"--agent a2c {_CARTPOLE} --steps 12000 --num-envs 4 --hidden 16 "
+    "a2c-cartpole": f"--agent a2c {_CARTPOLE} --steps 8000 --num-envs 4 --hidden 16 "
     "--normalise-observations --normalise-rewards",
     "dqn-breakout": f"--agent dqn {_BREAKOUT} {_PIXELS}",
     "ddqn-breakout": f"--agent ddqn {_BREAKOUT} {_PIXELS} --n-step 2",
-    "ppo-breakout": f"--agent ppo {_BREAKOUT} --steps 960 --rollout-steps 20 --batch-size 20 "
+    "ppo-breakout": f"--agent ppo {_BREAKOUT} --steps 480 --rollout-steps 20 --batch-size 20 "
     "--epochs 2",
-    "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 960",
+    "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 480",
 }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """`whole(name)`: the folder of a case that nothing interrupted, trained when first asked."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name) / "whole"
+            run_here(*CASES[name].split(), "--run-dir", made[name])
+        return made[name]
+
+    return run
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    name: str, tmp_path: Path, start_train: Start
+    name: str,
+    tmp_path: Path,
+    start_train: Start,
+    whole: Whole,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = CASES[name].split()
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    victim = start_train(*arguments, "--run-dir", broken)
-    reference = start_train(*arguments, "--run-dir", whole)
-    kill_after_first_checkpoint(victim, broken)
+    broken = tmp_path / "broken"
+    kill_after_first_checkpoint(start_train(*arguments, "--run-dir", broken), broken)
     steps = steps_of(arguments)
     killed_at = checkpoint.load(broken / "checkpoints", None).step
     assert 0 < killed_at < steps
     assert not (broken / "summary.json").exists()
 
-    output = finish(start_train("--resume", broken))
-    finish(reference)
+    run_here("--resume", broken)
+    output = capsys.readouterr().out
 
     assert f"resumed at step {killed_at} from step-{killed_at:012d} (exact)" in output
     assert final(broken).step >= steps
-    assert_same_run(whole, broken)
+    assert_same_run(whole(name), broken)
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(
-    tmp_path: Path, start_train: Start
+    tmp_path: Path, start_train: Start, whole: Whole
 ) -> None:
     arguments = CASES["dqn-breakout"].split()
-    first, second, other = tmp_path / "first", tmp_path / "second", tmp_path / "other"
-    runs = [start_train(*arguments, "--run-dir", folder) for folder in (first, second)]
-    for run in runs:
-        finish(run)
-    finish(start_train(*arguments, "--seed", 4, "--run-dir", other))
+    first, second, other = whole("dqn-breakout"), tmp_path / "second", tmp_path / "other"
+    finish(start_train(*arguments, "--run-dir", second))
+    run_here(*arguments, "--seed", 4, "--run-dir", other)
     assert_same_run(first, second)
     with pytest.raises(AssertionError):
         assert_same_run(first, other)
@@ -113,11 +134,15 @@ def kill_after_first_checkpoint(process: subprocess.Popen[str], folder: Path) ->
     assert process.returncode == -signal.SIGKILL
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a run that must succeed; returns what it printed."""
-    output, errors = process.communicate(timeout=240)
+def run_here(*arguments: object) -> None:
+    """Train in this process."""
+    assert train.main([*map(str, arguments), *QUIET]) == 0
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for a run that must succeed."""
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    return output
 
 
 def final(folder: Path) -> checkpoint.Loaded:

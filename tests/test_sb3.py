@@ -8,7 +8,8 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO
 
-from agents.sb3 import Bridge, read_zip
+from agents.sb3_bridge import Bridge
+from agents.sb3_zip import read_zip
 from envs import make_vector
 from errors import UserError
 from training.build import build
@@ -177,7 +178,7 @@ def test_zip_that_is_none_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="finite"):
         read_zip(tmp_path / "nan.zip")
     write_zip(tmp_path / "large.zip", saved({"weight": torch.zeros(10_000)}))
-    monkeypatch.setattr("agents.sb3._ZIP_LIMIT", 20_000)
+    monkeypatch.setattr("agents.sb3_zip._ZIP_LIMIT", 20_000)
     with pytest.raises(UserError):
         read_zip(tmp_path / "large.zip")
 

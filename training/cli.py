@@ -168,7 +168,7 @@ def general_help() -> str:
 
 def load_preset(agent: str, env: str) -> dict[str, Any]:
     """Published hyperparameters of `agent` for `env`: all matching tables, later ones win."""
-    path = PRESETS / f"{agent}.toml"
+    path = PRESETS / f"{agents.entry(agent).preset or agent}.toml"
     if not path.exists():
         return {}
     merged: dict[str, Any] = {}
@@ -287,7 +287,8 @@ def _plain_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]
             rest.append(word)
             continue
         if not equals:
-            require(bool(queue), f"{word}: needs a value")
+            given = bool(queue) and not queue[0].startswith("--")
+            require(given, f"{word}: needs a value")
             value = queue.pop(0)
         found[name] = value
     return found, rest

@@ -1,4 +1,4 @@
-"""Running many commands: on the cores of this machine, or as Ray tasks on a cluster.
+"""Running many commands: on the cores of this machine, or elsewhere (`training/ray_engine.py`).
 
 Nothing here knows what the commands do. A `Job` is a sequence of commands, asked for one at a
 time, so that each can depend on what the one before left on disk: this is how a job that was
@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import logging
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,14 +24,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, BinaryIO
 
 from errors import UserError, require
 
+ENGINES = ("local", "ray")
 INTERRUPTED = 130
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 120.0
 THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
 
 # Each command is started through this program, which becomes the command. It cannot be a
@@ -113,7 +111,7 @@ class Engine:
         return os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
 
 
-class _Attempt:
+class Attempt:
     """One pass through the commands of a job; `poll` moves it on and never blocks."""
 
     def __init__(self, job: Job, engine: Engine) -> None:
@@ -206,14 +204,14 @@ def last_words(log: Path) -> str:
     return next(filter(None, spoken), "")
 
 
-class _Interruptions:
+class Interruptions:
     """Counts SIGINT and SIGTERM while open, instead of raising between two statements."""
 
     def __init__(self) -> None:
         self.count = 0
         self.previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> _Interruptions:
+    def __enter__(self) -> Interruptions:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.previous[number] = signal.signal(number, self._count)
@@ -227,7 +225,7 @@ class _Interruptions:
         self.count += 1
 
 
-def _stop(attempts: Iterable[_Attempt], interruptions: _Interruptions) -> None:
+def stop(attempts: Iterable[Attempt], interruptions: Interruptions) -> None:
     """Interrupt, wait until all have saved what they want to save; kill if told once more."""
     remaining = list(attempts)
     told = interruptions.count
@@ -247,135 +245,27 @@ def run_local(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
     have ended. A second one kills them.
     """
     waiting = deque(jobs)
-    running: list[_Attempt] = []
-    with _Interruptions() as interruptions:
+    running: list[Attempt] = []
+    with Interruptions() as interruptions:
         try:
             while (waiting or running) and not interruptions.count:
                 while waiting and len(running) < engine.local_slots:
-                    running.append(_Attempt(waiting.popleft(), engine))
+                    running.append(Attempt(waiting.popleft(), engine))
                 for attempt in tuple(running):
                     if (result := attempt.poll()) is not None:
                         running.remove(attempt)
                         yield result
                 time.sleep(POLL_SECONDS)
         finally:
-            _stop(running, interruptions)
+            stop(running, interruptions)
     if interruptions.count:
         raise KeyboardInterrupt
-
-
-def run_ray(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
-    """Run each job as a Ray task, again after the death of its worker; yield results."""
-    ray, ours = _connect(engine)
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    task = ray.remote(_attempt_in_worker).options(
-        num_cpus=engine.cpus_per_run,
-        num_gpus=engine.gpus_per_run,
-        max_retries=engine.retries,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
-    waiting = deque(jobs)
-    pending: dict[Any, Job] = {}
-    with _Interruptions() as interruptions:
-        try:
-            while (waiting or pending) and not interruptions.count:
-                while waiting and (engine.jobs is None or len(pending) < engine.jobs):
-                    job = waiting.popleft()
-                    pending[task.remote(job, engine)] = job
-                for reference in ray.wait(list(pending), timeout=4 * POLL_SECONDS)[0]:
-                    yield _fetch(ray, reference, pending.pop(reference))
-        finally:
-            _cancel(ray, list(pending), interruptions)
-            if ours:
-                ray.shutdown()
-    if interruptions.count:
-        raise KeyboardInterrupt
-
-
-def _connect(engine: Engine) -> tuple[ModuleType, bool]:
-    """Ray, connected; and whether the connection is ours to close."""
-    # Ray reads this when it is imported, and would otherwise report usage over the network.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        return ray, False
-    if engine.ray_address:
-        _check_reachable(engine.ray_address)
-    try:
-        ray.init(
-            address=engine.ray_address or "local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"--ray-address {engine.ray_address}: {error}".splitlines()[0]) from error
-    if engine.ray_address is None:
-        _check_resources(ray, engine)
-    return ray, True
-
-
-def _check_reachable(address: str) -> None:
-    """Knock at HOST:PORT first: Ray itself goes on trying for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon:
-        return  # "auto", or a name that Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--ray-address {address}: nothing answers there ({error})") from error
-
-
-def _check_resources(ray: ModuleType, engine: Engine) -> None:
-    """Refuse what this machine can never give; a cluster elsewhere may grow on demand."""
-    total = ray.cluster_resources()
-    for flag, key, wanted in (
-        ("--cpus-per-run", "CPU", engine.cpus_per_run),
-        ("--gpus-per-run", "GPU", engine.gpus_per_run),
-    ):
-        if wanted > total.get(key, 0):
-            ray.shutdown()
-            raise UserError(f"{flag} {wanted:g}: this machine has {total.get(key, 0):g}")
-
-
-def _attempt_in_worker(job: Job, engine: Engine) -> Result:
-    """The body of a Ray task."""
-    attempt = _Attempt(job, engine)
-    try:
-        while (result := attempt.poll()) is None:
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:  # how `ray.cancel` arrives
-        _stop([attempt], _Interruptions())
-        return Result(job.name, INTERRUPTED, time.monotonic() - attempt.started, "interrupted")
-    return result
-
-
-def _fetch(ray: ModuleType, reference: Any, job: Job) -> Result:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        return Result(job.name, 1, 0.0, f"{type(error.cause).__name__}: {error.cause}")
-    except ray.exceptions.RayError as error:
-        return Result(job.name, 1, 0.0, (str(error) or type(error).__name__).splitlines()[0])
-
-
-def _cancel(ray: ModuleType, references: list[Any], interruptions: _Interruptions) -> None:
-    """Cancel tasks and give their commands time to save; no longer if told once more."""
-    for reference in references:
-        ray.cancel(reference)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while references and time.monotonic() < deadline and interruptions.count < 2:
-        references = ray.wait(references, num_returns=len(references), timeout=POLL_SECONDS)[1]
-
-
-ENGINES: dict[str, Callable[[Iterable[Job], Engine], Iterator[Result]]] = {
-    "local": run_local,
-    "ray": run_ray,
-}
 
 
 def run_all(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
     """Run jobs on an engine and yield their results as they finish."""
-    return ENGINES[engine.name](jobs, engine)
+    if engine.name == "ray":
+        from training.ray_engine import run_ray
+
+        return run_ray(jobs, engine)
+    return run_local(jobs, engine)

@@ -36,9 +36,14 @@ class MetricsFile:
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
         self._started = time.monotonic() - _last_time(self.path)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, those of earlier attempts included."""
+        return time.monotonic() - self._started
+
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line, all of it or nothing."""
-        line = {"step": int(step), "time": round(time.monotonic() - self._started, 3)}
+        line = {"step": int(step), "time": round(self.seconds, 3)}
         require(line.keys().isdisjoint(values), "'step' and 'time' are not names for a metric")
         line.update({key: _jsonable(_scalar(value)) for key, value in values.items()})
         data = memoryview(json.dumps(line, allow_nan=False).encode() + b"\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -51,30 +50,33 @@ class Loop:
     instant, and what a resumed run logs is what the uninterrupted one would have logged.
     """
 
-    def __init__(self, command: Command, agent: Agent, folder: Path, logger: Logger) -> None:
-        self.command, self.agent, self.folder, self.logger = command, agent, folder, logger
+    def __init__(self, command: Command, agent: Agent, folder: Path) -> None:
+        self.command, self.agent, self.folder = command, agent, folder
         self.latest: dict[str, Any] = {}
         self.evaluation: dict[str, float] = {}
         self.last_checkpoint: Path | None = None
         self.signal = 0
+        self.logger: Logger
         self._scalars: dict[str, Any] = {}
 
-    def run(self) -> Outcome:
+    def run(self, logger: Logger) -> Outcome:
         """Train; always leaves `summary.json` behind, whatever happens."""
-        started = time.monotonic()
+        self.logger = logger
         run = self.command.run
         try:
+            if self.last_checkpoint is not None:
+                logger.truncate_after(self.agent.steps)
             with _Signals(self), Progress(run.steps, run.progress, self.agent.steps) as progress:
                 outcome = self._train(progress)
         except Exception as problem:
             outcome = Outcome("failed", 1, self._explain(problem))
-            self._summarise(outcome, started)
+            self._summarise(outcome)
             if not isinstance(problem, (OSError, RuntimeError)) or isinstance(
                 problem, NotImplementedError
             ):
                 raise
             return outcome
-        self._summarise(outcome, started)
+        self._summarise(outcome)
         return outcome
 
     def resume(self) -> list[str]:
@@ -86,7 +88,6 @@ class Loop:
             torch.cuda.set_rng_state(loaded.state["cuda_rng"])
         self.evaluation = loaded.state["evaluation"]
         self.last_checkpoint = loaded.path
-        self.logger.truncate_after(loaded.step)
         notes = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
         exact = self.agent.exact
         kind = "exact" if exact else "statistical: the environment started a fresh episode"
@@ -170,12 +171,13 @@ class Loop:
             text += f"; continue from {self.last_checkpoint.name} with --resume {self.folder}"
         return text
 
-    def _summarise(self, outcome: Outcome, started: float) -> None:
+    def _summarise(self, outcome: Outcome) -> None:
+        """Write `summary.json`: `seconds` of all attempts, `phases` of this one."""
         summary = {
             "status": outcome.status,
             "message": outcome.message,
             "steps": self.agent.steps,
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(self.logger.metrics.seconds, 3),
             "eval": self.evaluation,
             "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},
         }

@@ -227,6 +227,7 @@ class FrameReplay:
         observation: spaces.Box,
         action: spaces.Space,
         device: torch.device,
+        actions_masked: bool = False,
     ) -> None:
         self.num_envs, self.device = num_envs, device
         self.stack, *self.frame_shape = observation.shape
@@ -238,6 +239,8 @@ class FrameReplay:
         self.ring.field("reward", (), torch.float32)
         self.ring.field("terminated", (), torch.bool)
         self.ring.field("truncated", (), torch.bool)
+        if actions_masked:
+            self.ring.field("next_mask", (int(action.n),), torch.bool)  # type: ignore[attr-defined]
         # Absolute numbers of the newest frame of the observation and of its successor.
         self.ring.field("frame", (), torch.int64)
         self.ring.field("next_frame", (), torch.int64)
@@ -282,14 +285,17 @@ class FrameReplay:
             frames.add(pixels=next_obs[index, -1][None])
         self._fresh = terminated | truncated
         self._rows[self.ring.added % self.ring.length] = frame
-        self.ring.add(
-            action=action,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            frame=frame,
-            next_frame=frame + 1,
-        )
+        rows = {
+            "action": action,
+            "reward": reward,
+            "terminated": terminated,
+            "truncated": truncated,
+            "frame": frame,
+            "next_frame": frame + 1,
+        }
+        if "next_mask" in self.ring.fields:
+            rows["next_mask"] = np.ones(1, dtype=bool) if next_mask is None else next_mask
+        self.ring.add(**rows)
         self._drop_overwritten()
 
     def sample(self, batch: int, generator: torch.Generator, gamma: float, n: int = 1) -> Batch:
@@ -299,13 +305,14 @@ class FrameReplay:
         draw = torch.randint(times * self.num_envs, (batch,), generator=generator).to(self.device)
         first, last, reward, discount = n_step(self.ring, draw, self._tail, gamma, n)
         env = first % self.num_envs
+        masked = "next_mask" in self.ring.fields
         return Batch(
             self._stacks(self.ring.rows("frame", first), env),
             self.ring.rows("action", first),
             reward,
             discount,
             self._stacks(self.ring.rows("next_frame", last), env),
-            None,
+            self.ring.rows("next_mask", last) if masked else None,
         )
 
     def state_dict(self) -> dict[str, Any]:

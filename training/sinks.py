@@ -258,20 +258,19 @@ class WandbSink(Sink):
     def _start(self, mode: Literal["online", "offline"]) -> None:
         import wandb
 
-        wanted: dict[str, Any] = {
-            "silent": True,
-            "console": "off",
-            "init_timeout": _INIT_SECONDS,
-            "finish_timeout": _FINISH_SECONDS,
-        }
-        known = {k: v for k, v in wanted.items() if k in wandb.Settings.model_fields}
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=_INIT_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
+        )
         self._run = wandb.init(
             dir=self.folder,
             mode=mode,
             id=self._run_id(),
             resume="allow" if mode == "online" else None,
             config=self._config,
-            settings=wandb.Settings(**known),
+            settings=settings,
             **self._options,
         )
         # W&B's own counter only goes up, and ignores what a resumed run repeats.
