@@ -21,6 +21,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diagnostics.action_values import fresh_memory, value_experience
+from diagnostics.examples import Experience
+from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS, mlp, torso
 from nets.bricks import Flat, is_image
@@ -400,6 +403,15 @@ class DQN:
             return FrameReplay(capacity, count, observation, action, device)
         masked = self.stepper.mask is not None
         return Replay(capacity, count, observation, action, device, masked)
+
+    def experience(
+        self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0
+    ) -> Experience:
+        """For observers: the replay memory, or `steps` instants of the policy in `envs`."""
+        memory = (
+            self.memory if envs is None else fresh_memory(self.policy(False), envs, steps, self)
+        )
+        return value_experience(self, memory)
 
 
 def _greedy_actions(q: Tensor, legal: Tensor | None) -> Tensor:

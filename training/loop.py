@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,16 +43,59 @@ class Outcome:
     message: str
 
 
+class Observers(Protocol):
+    """What may watch a run; `diagnostics.attach.Attachment` does."""
+
+    def open(self, logger: Logger) -> None:
+        """Say where the results go."""
+        ...
+
+    def measure(self, step: int) -> None:
+        """Measure and log, changing nothing."""
+        ...
+
+    def draw(self, step: int) -> None:
+        """Draw everything measured so far."""
+        ...
+
+    def truncate_after(self, step: int) -> None:
+        """Forget what is later than `step`."""
+        ...
+
+    def close(self) -> None:
+        """Close files."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that makes the next measurement identical."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        ...
+
+
 class Loop:
     """Trains an agent in a run folder until the steps are done or a signal comes.
 
     Everything periodic happens where `steps` crosses a multiple of its period, between two
     iterations, in the order log, evaluate, checkpoint. So a checkpoint always stands at a clean
     instant, and what a resumed run logs is what the uninterrupted one would have logged.
+    Observers, if any, measure after the log.
     """
 
-    def __init__(self, command: Command, agent: Agent, folder: Path, logger: Logger) -> None:
+    def __init__(
+        self,
+        command: Command,
+        agent: Agent,
+        folder: Path,
+        logger: Logger,
+        observers: Observers | None = None,
+    ) -> None:
         self.command, self.agent, self.folder, self.logger = command, agent, folder, logger
+        self.observers = observers
+        if observers is not None:
+            observers.open(logger)
         self.latest: dict[str, Any] = {}
         self.evaluation: dict[str, float] = {}
         self.last_checkpoint: Path | None = None
@@ -74,6 +117,9 @@ class Loop:
             ):
                 raise
             return outcome
+        finally:
+            if self.observers is not None:
+                self.observers.close()
         self._summarise(outcome, started)
         return outcome
 
@@ -87,6 +133,9 @@ class Loop:
         self.evaluation = loaded.state["evaluation"]
         self.last_checkpoint = loaded.path
         self.logger.truncate_after(loaded.step)
+        if self.observers is not None:
+            self.observers.truncate_after(loaded.step)
+            self.observers.load_state_dict(loaded.state.get("observers", {}))
         notes = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
         exact = self.agent.exact
         kind = "exact" if exact else "statistical: the environment started a fresh episode"
@@ -101,6 +150,8 @@ class Loop:
             last = now >= run.steps
             if last or _crossed(before, now, run.log_every):
                 self._log()
+            if last or _crossed(before, now, run.diagnose_every):
+                self._observe()
             if last or _crossed(before, now, run.eval_every):
                 self._evaluate(final=last)
             if last or self.signal or _crossed(before, now, run.checkpoint_every):
@@ -123,6 +174,11 @@ class Loop:
         self._require_finite(scalars)
         self.latest = scalars
         self.logger.scalars(self.agent.steps, scalars)
+
+    def _observe(self) -> None:
+        if self.observers is not None:
+            with self.agent.timers("diagnose"):
+                self.observers.measure(self.agent.steps)
 
     def _evaluate(self, final: bool) -> None:
         scores = score(self.command, self.agent.policy(True), self.command.run.eval_episodes)
@@ -149,6 +205,10 @@ class Loop:
             "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "evaluation": self.evaluation,
         }
+        if self.observers is not None:
+            state["observers"] = self.observers.state_dict()
+            with self.agent.timers("diagnose"):
+                self.observers.draw(self.agent.steps)
         self.last_checkpoint = checkpoint.save(
             self.folder / "checkpoints", self.agent.steps, state, identity
         )
