@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -45,7 +46,7 @@ class Attachment:
         names = diagnostics.parse(run.diagnose)
         supported = supported_by(agent)
         if run.diagnose.strip() == "all":
-            names = supported
+            names = supported or ["all"]
         for name in names:
             require(
                 name in supported,
@@ -58,6 +59,7 @@ class Attachment:
             self.observers[name] = found() if isinstance(found, type) else Stateless(found)
         self._logger: Logger | None = None
         self._profiles: MetricsFile | None = None
+        self._next_drawing = 0.0
 
     def open(self, logger: Logger) -> None:
         """Say where the results go: the run folder of the logger."""
@@ -79,16 +81,24 @@ class Attachment:
         if scalars:
             self._logger.scalars(step, scalars)
 
-    def draw(self, step: int) -> None:
-        """Draw everything measured so far into `diagnostics/`, and hand it to the sinks."""
+    def draw(self, step: int, last: bool) -> None:
+        """Draw everything measured so far into `diagnostics/`, and hand it to the sinks.
+
+        Before the last step, only if drawing would take less than a twentieth of the time.
+        """
         assert self._logger is not None
         from diagnostics.plots import draw
 
+        started = time.monotonic()
+        if not last and started < self._next_drawing:
+            return
         try:
             for path in draw(self._logger.folder, list(self.observers)):
                 self._logger.image(step, path, f"diagnose/{path.stem}")
         except Exception as problem:  # a picture is no reason to stop training
             warn(f"diagnostics cannot be drawn ({one_line(problem)})")
+        now = time.monotonic()
+        self._next_drawing = now + 20 * (now - started)
 
     def truncate_after(self, step: int) -> None:
         """Forget profiles later than `step`, before resuming from there."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, grad_and_value, jvp, vmap
 
 from diagnostics.examples import Examples, Params
 from optim.temporal_difference import (
@@ -46,10 +46,13 @@ def losses(examples: Examples, params: Params | None = None) -> Tensor:
 
 def slopes(examples: Examples, params: Params | None = None) -> tuple[Tensor, Tensor]:
     """First and second derivative of each loss by its prediction: (m,) each."""
-    prediction = values(examples.prediction, examples, params)
-    target = values(examples.target, examples, params)
-    first = vmap(grad(examples.loss))(prediction, target)
-    second = vmap(grad(grad(examples.loss)))(prediction, target)
+    call = functional(examples.module, examples.parameters if params is None else params)
+
+    def pair(sample: Samples) -> tuple[Tensor, Tensor]:
+        return examples.prediction(call, sample), examples.target(call, sample)
+
+    prediction, target = vmap(pair)(dict(examples.samples))
+    second, first = vmap(grad_and_value(grad(examples.loss)))(prediction, target)
     return first, second
 
 

@@ -46,8 +46,10 @@ class Drift:
         if first.successor is not None:
             scalars["successor"] = value_drift(first.successor, path)
         if self.samples:
-            kept = dataclasses.replace(first, samples=self.samples)
-            change = values(_value(kept), kept) - self.values
+            device = view.experience.device
+            samples = {name: value.to(device) for name, value in self.samples.items()}
+            kept = dataclasses.replace(first, samples=samples)
+            change = values(_value(kept), kept) - self.values.to(device)
             scalars["since_last"] = change.square().mean()
         self.samples = {name: value.clone() for name, value in view.train.samples.items()}
         self.values = values(_value(view.train), view.train)
@@ -58,8 +60,10 @@ class Drift:
         return {"samples": self.samples, "values": self.values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back; a resumed learner may live on another device than it was saved from."""
-        self.samples, self.values = dict(state["samples"]), state["values"]
+        """Take them back."""
+        # Clones: what a file maps into memory may lie at another alignment, and round differently.
+        self.samples = {name: value.clone() for name, value in state["samples"].items()}
+        self.values = state["values"].clone()
 
 
 def _value(examples: Examples) -> Scalar:

@@ -88,8 +88,10 @@ class NatureCNN(nn.Module):
         if self.transpose:
             images = images.movedim(-1, -3)
         if images.dtype == torch.uint8:
-            # One pass: the copy to floats also changes the memory order.
-            images = images.to(torch.float32, memory_format=torch.channels_last).mul_(1 / 255)
+            # One pass: the copy to floats also changes the memory order. Written with axes and not
+            # as `channels_last`, which does not know the axis that vmap adds.
+            rows = images.movedim(-3, -1).to(torch.float32, memory_format=torch.contiguous_format)
+            images = rows.mul_(1 / 255).movedim(-1, -3)
         return self.convolutions(images).flatten(1)
 
 

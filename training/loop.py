@@ -54,8 +54,8 @@ class Observers(Protocol):
         """Measure and log, changing nothing."""
         ...
 
-    def draw(self, step: int) -> None:
-        """Draw everything measured so far."""
+    def draw(self, step: int, last: bool) -> None:
+        """Draw everything measured so far, or not if that costs too much and it is not the last."""
         ...
 
     def truncate_after(self, step: int) -> None:
@@ -155,7 +155,7 @@ class Loop:
             if last or _crossed(before, now, run.eval_every):
                 self._evaluate(final=last)
             if last or self.signal or _crossed(before, now, run.checkpoint_every):
-                self._checkpoint()
+                self._checkpoint(last)
             progress.update(now, self.evaluation.get("mean"), self.latest.get("episode/return"))
             if self.signal and not last:
                 name = signal.Signals(self.signal).name
@@ -193,7 +193,7 @@ class Loop:
             },
         )
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, last: bool) -> None:
         """Save everything for resuming, and the small part that evaluation needs."""
         self._require_finite({})
         identity = self.command.identity()
@@ -208,7 +208,7 @@ class Loop:
         if self.observers is not None:
             state["observers"] = self.observers.state_dict()
             with self.agent.timers("diagnose"):
-                self.observers.draw(self.agent.steps)
+                self.observers.draw(self.agent.steps, last)
         self.last_checkpoint = checkpoint.save(
             self.folder / "checkpoints", self.agent.steps, state, identity
         )
