@@ -224,6 +224,34 @@ def test_what_an_agent_cannot_support() -> None:
     assert set(diagnostics.names()) - set(supported_by(images)) == {"sensitivity"}
 
 
+def test_images_can_be_observed(tmp_path: Path) -> None:
+    """Byte images, frames kept once, and a convolutional network under vmap."""
+    flags = (
+        "--agent dqn --env ALE/Breakout-v5 --buffer-size 60 --batch-size 2 --preset none "
+        "--hidden 8 --learning-starts 0 --device cpu --threads 1 "
+        "--diagnose interference,gain,evolution --diagnose-samples 2"
+    )
+    run = parse(flags.split()).command
+    agent: Any = build(run)
+    while agent.steps < 40:
+        agent.iterate()
+    experience = experience_of(agent)
+    examples = experience.at(torch.tensor([3, 5]))
+    rows = derivatives.rows(examples.prediction, examples)
+    for i in range(2):
+        one = examples.select(torch.tensor([i])).samples
+        value = agent.network(one["obs"])[0, one["action"][0]]
+        parameters = dict(agent.network.named_parameters())
+        gradients = torch.autograd.grad(value, list(parameters.values()))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            torch.testing.assert_close(rows[name][i], gradient, rtol=1e-4, atol=1e-6)
+    attachment = Attachment(run.run, agent)
+    found = attachment._findings(40)
+    assert list(found) == ["interference", "gain", "evolution"]
+    for findings in found.values():
+        assert all(torch.isfinite(value) for value in findings.scalars.values())
+
+
 # --- what agents offer is what they do ----------------------------------------------------------
 
 
