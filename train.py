@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from errors import UserError
 from training.cli import Command, Invocation, fail, parse
+
+if TYPE_CHECKING:
+    from diagnostics.attach import Attachment
+    from training.agent import Agent
 
 
 def main(arguments: list[str]) -> int:
@@ -27,9 +32,10 @@ def train(invocation: Invocation) -> int:
 
     command, resume = invocation.command, invocation.resume
     agent = build(command)
+    observers = _observers(command, agent)
     protocol = agent.setup.envs.protocol
     folder = resume if resume is not None else run.create(command, protocol)
-    loop = Loop(command, agent, folder)
+    loop = Loop(command, agent, folder, observers)
     notes = loop.resume() if resume is not None else []
     _introduce(command, folder, protocol)
     for note in notes:
@@ -50,6 +56,15 @@ def _introduce(command: Command, folder: Path, protocol: dict[str, object]) -> N
     )
     card = ", ".join(f"{key}={value}" for key, value in protocol.items() if key != "env")
     print(f"protocol: {card}")
+
+
+def _observers(command: Command, agent: Agent) -> Attachment | None:
+    """What `--diagnose` asks for, refused here if the agent cannot support it."""
+    if not command.run.diagnose:
+        return None
+    from diagnostics.attach import Attachment
+
+    return Attachment(command.run, agent)
 
 
 def _sinks(command: Command, folder: Path) -> list:

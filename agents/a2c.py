@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from diagnostics.critic import critic_experience
+from diagnostics.examples import Experience
+from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS
 from nets.actor_critic import ActorCritic
@@ -191,3 +194,11 @@ class A2C:
             log_prob, entropy, value, advantage, return_, self.config
         )
         return loss, policy_loss.detach(), value_loss.detach(), entropy.mean().detach()
+
+    def experience(
+        self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0
+    ) -> Experience:
+        """For observers: the critic on the last rollout, or on `steps` instants in `envs`."""
+        return critic_experience(
+            self, self.collector.length * self.setup.envs.num_envs, envs, steps, seed
+        )

@@ -22,6 +22,9 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diagnostics.action_values import fresh_memory, value_experience
+from diagnostics.examples import Experience
+from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS, mlp, torso
 from nets.bricks import Flat, is_image
@@ -331,7 +334,7 @@ class DQN:
             self._move_target()
         return loss.detach(), value
 
-    def _loss_and_values(self, batch: Batch, next_q: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _loss_and_values(self, batch: Batch, next_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss and mean prediction, 0-dim."""
         target = self._td_target(batch, next_q)
         prediction = self._prediction(batch)
@@ -428,6 +431,15 @@ class DQN:
         if is_image(observation) and observation.shape[0] <= 16:
             return FrameReplay(capacity, count, observation, action, device, masked)
         return Replay(capacity, count, observation, action, device, masked)
+
+    def experience(
+        self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0
+    ) -> Experience:
+        """For observers: the replay memory, or `steps` instants of the policy in `envs`."""
+        memory = (
+            self.memory if envs is None else fresh_memory(self.policy(False), envs, steps, self)
+        )
+        return value_experience(self, memory)
 
 
 _DRAWN_BYTES = 16 * 2**20  # of observations that are sampled at once

@@ -16,6 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diagnostics.critic import critic_experience
+from diagnostics.examples import Experience
+from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS
 from nets.actor_critic import ActorCritic, explained_variance
@@ -262,3 +265,9 @@ class PPO:
     def _scalars(self, parts: tuple[Tensor, ...], updates: int) -> dict[str, float | Tensor]:
         names = ("policy_loss", "value_loss", "entropy", "kl")
         return {**dict(zip(names, parts, strict=True)), "updates": float(updates)}
+
+    def experience(
+        self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0
+    ) -> Experience:
+        """For observers: the critic on the last rollout, or on `steps` instants in `envs`."""
+        return critic_experience(self, self.config.batch_size, envs, steps, seed)

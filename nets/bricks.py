@@ -97,7 +97,9 @@ def _floats(images: Tensor) -> Tensor:
     if images.device.type == "cpu":
         # A third of the time of the conversion below, which goes through memory in strides.
         return torch.stack(images.unbind(1), -1).float().permute(0, 3, 1, 2)
-    return images.to(torch.float32, memory_format=torch.channels_last)
+    # Not by the name of the order, which does not know the axis that vmap adds.
+    rows = images.movedim(-3, -1).to(torch.float32, memory_format=torch.contiguous_format)
+    return rows.movedim(-1, -3)
 
 
 class Flat(nn.Module):

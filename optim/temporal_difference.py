@@ -211,3 +211,8 @@ def _subtract(row: Tensor, discount: Tensor, target: Tensor) -> Tensor:
     """Return row - discount * target, (m, *shape), in the type of `row`."""
     factor = discount.to(row.dtype).reshape(-1, *[1] * (row.ndim - 1))
     return torch.addcmul(row, factor, target, value=-1)
+
+
+def functional(module: nn.Module, params: Mapping[str, Tensor]) -> Call:
+    """Return `module` at the values `params`, as the `call` that a `Scalar` is given."""
+    return _as_function(_plain(module), dict(params))

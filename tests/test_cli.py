@@ -56,6 +56,26 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "--agent dqn --env CartPole-v1 --target soft",
         ["'soft'", "--target", "'hard', 'ema', 'none'"],
     ),
+    "diagnostic": (
+        "--agent dqn --env CartPole-v1 --diagnose drift,gian",
+        ["diagnostic 'gian'", "did you mean gain", "interference", "staleness", "all"],
+    ),
+    "diagnostic of an agent": (
+        "--agent a2c --env CartPole-v1 --preset none --rollout-steps 4 --diagnose sign-variance",
+        ["diagnose='sign-variance'", "a2c", "accepted are interference, ", "sensitivity"],
+    ),
+    "diagnostics without experience": (
+        "--agent sb3-dqn --env CartPole-v1 --diagnose gain",
+        ["diagnose='gain'", "sb3-dqn", "accepted are none"],
+    ),
+    "diagnostics of nothing": (
+        "--agent sb3-dqn --env CartPole-v1 --diagnose all",
+        ["diagnose='all'", "sb3-dqn", "accepted are none"],
+    ),
+    "diagnose samples": (
+        "--agent dqn --env CartPole-v1 --diagnose-samples 1",
+        ["diagnose_samples=1", "≥ 2"],
+    ),
     "activation": (
         "--agent ppo --env CartPole-v1 --activation rellu",
         ["activation='rellu'", "relu, ", "tanh"],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"errors", "envs", "optim", "nets", "training", "agents", "benchmarks"}
+OURS = {"errors", "envs", "optim", "nets", "training", "diagnostics", "agents", "benchmarks"}
 SCRIPTS = {"train", "evaluate", "compare"}
 
 BELOW: dict[str, set[str]] = {
@@ -20,7 +20,8 @@ BELOW: dict[str, set[str]] = {
     "optim": {"errors"},
     "nets": {"errors"},
     "training": {"envs", "optim", "nets", "errors"},
-    "agents": {"training", "envs", "optim", "nets", "errors"},
+    "diagnostics": {"training", "envs", "optim", "nets", "errors"},
+    "agents": {"training", "diagnostics", "envs", "optim", "nets", "errors"},
     "benchmarks": OURS | SCRIPTS,
 }
 
@@ -101,6 +102,8 @@ def test_every_exception_is_needed(path: str) -> None:
         ("training/cli.py", "from agents.dqn import DQN"),
         ("training/build.py", "from agents import ppo"),
         ("training/loop.py", "import train"),
+        ("training/loop.py", "from diagnostics.attach import Attachment"),
+        ("diagnostics/new.py", "from agents.dqn import DQN"),
         ("agents/new.py", "from benchmarks import throughput"),
         ("evaluate.py", "from train import main"),
     ],
@@ -109,7 +112,7 @@ def test_the_rule_sees_an_upward_import(path: str, code: str) -> None:
     assert len(violations(path, code)) == 1
 
 
-@pytest.mark.parametrize("module", ["envs", "agents", "training.cli", "optim"])
+@pytest.mark.parametrize("module", ["envs", "agents", "training.cli", "optim", "diagnostics"])
 def test_importing_loads_no_optional_package(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     command = [sys.executable, "-c", code]

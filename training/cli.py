@@ -57,6 +57,12 @@ class RunConfig:
     """Environment steps between checkpoints; 0 saves only at the end."""
     log_every: int = 1_000
     """Environment steps between lines of metrics."""
+    diagnose: str = ""
+    """Observers of learning, such as interference,gain,drift, or all (docs/diagnostics.md)."""
+    diagnose_every: int = 10_000
+    """Environment steps between their measurements; 0 measures only at the end."""
+    diagnose_samples: int = 32
+    """Examples that they measure on."""
     run_dir: str = ""
     """Run folder; default: a new one under runs/."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -71,8 +77,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "num_envs", "eval_episodes", "log_every"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
-        for name in ("seed", "threads", "eval_every", "checkpoint_every"):
+        for name in ("seed", "threads", "eval_every", "checkpoint_every", "diagnose_every"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must be ≥ 0")
+        require(
+            self.diagnose_samples >= 2, f"diagnose_samples={self.diagnose_samples}: must be ≥ 2"
+        )
         for option in self.env_options:
             require("=" in option, f"env_options={option!r}: must be KEY=VALUE")
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
+from envs import ExactVector
 from errors import UserError
 from nets.actor_critic import ActorCritic
 from training.agent import Policy, Setup, generator
 from training.normalise import ObservationNormaliser, RewardNormaliser
 from training.rollout import Rollout
 from training.stepping import Stepper
+from training.timers import Timers
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,17 @@ class Collector:
             self.reward_normaliser.load_state_dict(state["reward_moments"])
         exact = self.stepper.exact
         self.obs = state["obs"] if exact else self._normalise(self.stepper.obs, update=False)
+
+    def beside(self, envs: ExactVector, length: int, seed: int) -> Collector:
+        """The same policy in other environments, with a copy of the statistics."""
+        setup = replace(self.setup, envs=envs, seed=seed, timers=Timers())
+        other = Collector(self.network, setup, length, self.preprocessing)
+        other.obs_normaliser = copy.deepcopy(self.obs_normaliser)
+        if self.reward_normaliser is not None:
+            other.reward_normaliser = copy.deepcopy(self.reward_normaliser)
+            other.reward_normaliser.returns = np.zeros(envs.num_envs)
+        other.obs = other._normalise(other.stepper.obs, update=False)
+        return other
 
     def _finish(self, last_obs: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
         """Values and log-probabilities, in batches over the whole rollout."""

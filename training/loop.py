@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,16 +42,56 @@ class Outcome:
     message: str
 
 
+class Observers(Protocol):
+    """What may watch a run; `diagnostics.attach.Attachment` does."""
+
+    def open(self, logger: Logger) -> None:
+        """Say where the results go."""
+        ...
+
+    def measure(self, step: int) -> None:
+        """Measure and log, changing nothing."""
+        ...
+
+    def draw(self, step: int, last: bool) -> None:
+        """Draw everything measured so far, or not if that costs too much and it is not the last."""
+        ...
+
+    def truncate_after(self, step: int) -> None:
+        """Forget what is later than `step`."""
+        ...
+
+    def close(self) -> None:
+        """Close files."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that makes the next measurement identical."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        ...
+
+
 class Loop:
     """Trains an agent in a run folder until the steps are done or a signal comes.
 
     Everything periodic happens where `steps` crosses a multiple of its period, between two
     iterations, in the order log, evaluate, checkpoint. So a checkpoint always stands at a clean
     instant, and what a resumed run logs is what the uninterrupted one would have logged.
+    Observers, if any, measure after the log.
     """
 
-    def __init__(self, command: Command, agent: Agent, folder: Path) -> None:
+    def __init__(
+        self,
+        command: Command,
+        agent: Agent,
+        folder: Path,
+        observers: Observers | None = None,
+    ) -> None:
         self.command, self.agent, self.folder = command, agent, folder
+        self.observers = observers
         self.latest: dict[str, Any] = {}
         self.evaluation: dict[str, float] = {}
         self.last_checkpoint: Path | None = None
@@ -64,8 +104,12 @@ class Loop:
         self.logger = logger
         run = self.command.run
         try:
+            if self.observers is not None:
+                self.observers.open(logger)
             if self.last_checkpoint is not None:
                 logger.truncate_after(self.agent.steps)
+                if self.observers is not None:
+                    self.observers.truncate_after(self.agent.steps)
             with _Signals(self), Progress(run.steps, run.progress, self.agent.steps) as progress:
                 outcome = self._train(progress)
         except Exception as problem:
@@ -76,6 +120,9 @@ class Loop:
             ):
                 raise
             return outcome
+        finally:
+            if self.observers is not None:
+                self.observers.close()
         self._summarise(outcome)
         return outcome
 
@@ -88,6 +135,8 @@ class Loop:
             torch.cuda.set_rng_state(loaded.state["cuda_rng"])
         self.evaluation = loaded.state["evaluation"]
         self.last_checkpoint = loaded.path
+        if self.observers is not None:
+            self.observers.load_state_dict(loaded.state.get("observers", {}))
         notes = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
         exact = self.agent.exact
         kind = "exact" if exact else "statistical: the environment started a fresh episode"
@@ -102,10 +151,12 @@ class Loop:
             last = now >= run.steps
             if last or _crossed(before, now, run.log_every):
                 self._log()
+            if last or _crossed(before, now, run.diagnose_every):
+                self._observe()
             if last or _crossed(before, now, run.eval_every):
                 self._evaluate(final=last)
             if last or self.signal or _crossed(before, now, run.checkpoint_every):
-                self._checkpoint()
+                self._checkpoint(last)
             progress.update(now, self.evaluation.get("mean"), self.latest.get("episode/return"))
             if self.signal and not last:
                 name = signal.Signals(self.signal).name
@@ -125,6 +176,11 @@ class Loop:
         self.latest = scalars
         self.logger.scalars(self.agent.steps, scalars)
 
+    def _observe(self) -> None:
+        if self.observers is not None:
+            with self.agent.timers("diagnose"):
+                self.observers.measure(self.agent.steps)
+
     def _evaluate(self, final: bool) -> None:
         scores = score(self.command, self.agent.policy(True), self.command.run.eval_episodes)
         summary = statistics.summary(scores.returns, np.random.default_rng(0))
@@ -138,7 +194,7 @@ class Loop:
             },
         )
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, last: bool) -> None:
         """Save everything for resuming, and the small part that evaluation needs."""
         self._require_finite({})
         identity = self.command.identity()
@@ -150,6 +206,10 @@ class Loop:
             "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "evaluation": self.evaluation,
         }
+        if self.observers is not None:
+            state["observers"] = self.observers.state_dict()
+            with self.agent.timers("diagnose"):
+                self.observers.draw(self.agent.steps, last)
         self.last_checkpoint = checkpoint.save(
             self.folder / "checkpoints", self.agent.steps, state, identity
         )

@@ -186,10 +186,21 @@ class Replay:
 
     def sample(self, batch: int, generator: torch.Generator, gamma: float, n: int = 1) -> Batch:
         """Draw `batch` transitions of up to n steps, uniformly with replacement."""
+        n = min(n, self.ring.size)
+        draw = torch.randint(self.times(n) * self.num_envs, (batch,), generator=generator)
+        return self.at(draw.to(self.device), gamma, n)
+
+    def times(self, n: int = 1) -> int:
+        """Instants at which n steps can begin."""
+        return max(0, self.ring.size - n + 1)
+
+    def ended(self, draw: Tensor) -> Tensor:
+        """Whether an episode ended (bool) with the transitions that `at` gives for `draw`."""
+        return _ended(self.ring, draw, self.ring.added - self.ring.size)
+
+    def at(self, draw: Tensor, gamma: float, n: int = 1) -> Batch:
+        """Transitions of up to n steps at (m,) numbers: age from the oldest, times B, plus env."""
         ring = self.ring
-        n = min(n, ring.size)
-        times = ring.size - n + 1
-        draw = torch.randint(times * self.num_envs, (batch,), generator=generator).to(self.device)
         first, last, reward, discount = n_step(ring, draw, ring.added - ring.size, gamma, n)
         masked = "next_mask" in ring.fields
         return Batch(
@@ -301,8 +312,19 @@ class FrameReplay:
     def sample(self, batch: int, generator: torch.Generator, gamma: float, n: int = 1) -> Batch:
         """Draw `batch` transitions of up to n steps, uniformly with replacement."""
         n = min(n, self.ring.added - self._tail)
-        times = self.ring.added - self._tail - n + 1
-        draw = torch.randint(times * self.num_envs, (batch,), generator=generator).to(self.device)
+        draw = torch.randint(self.times(n) * self.num_envs, (batch,), generator=generator)
+        return self.at(draw.to(self.device), gamma, n)
+
+    def times(self, n: int = 1) -> int:
+        """Instants at which n steps can begin."""
+        return max(0, self.ring.added - self._tail - n + 1)
+
+    def ended(self, draw: Tensor) -> Tensor:
+        """Whether an episode ended (bool) with the transitions that `at` gives for `draw`."""
+        return _ended(self.ring, draw, self._tail)
+
+    def at(self, draw: Tensor, gamma: float, n: int = 1) -> Batch:
+        """Transitions of up to n steps at (m,) numbers: age from the oldest, times B, plus env."""
         first, last, reward, discount = n_step(self.ring, draw, self._tail, gamma, n)
         env = first % self.num_envs
         masked = "next_mask" in self.ring.fields
@@ -382,6 +404,12 @@ def n_step(
         discount = torch.where(running, discount * gamma, discount)
         running = running & ~(terminated[row] | truncated[row])
     return first, last, reward, discount * ~terminated[last]
+
+
+def _ended(ring: Ring, draw: Tensor, oldest: int) -> Tensor:
+    """Ends of episodes at numbers of any shape, as `n_step` counts them."""
+    row = (draw + oldest * ring.num_envs) % (ring.length * ring.num_envs)
+    return ring.flat("terminated")[row] | ring.flat("truncated")[row]
 
 
 def check_memory(capacity: int, needed: int, device: torch.device) -> None:

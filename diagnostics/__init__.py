@@ -1,0 +1,88 @@
+"""Observers of a learner, by name.
+
+`python train.py … --diagnose interference,gain` measures, now and then and beside the training,
+how the learner's updates act on each other. Nothing here imports torch: a command line can list
+and check the names before the first heavy import; `diagnostics/attach.py` does the rest, and
+`docs/diagnostics.md` has a formula and a source for each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from errors import require, unknown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an observer lives, and what it asks of a learner.
+
+    Attributes:
+        location: "module:name" of a function `measure(view) -> Findings` or of an observer class.
+        summary: one line for `--help`.
+        length: least number of consecutive steps that the learner must keep.
+        continuous: whether it differentiates by the observations, which must then be floats.
+    """
+
+    location: str
+    summary: str
+    length: int = 1
+    continuous: bool = False
+
+
+DIAGNOSTICS: dict[str, Entry] = {
+    "interference": Entry(
+        "diagnostics.interference:measure", "inner products and cosines of gradients, in pairs"
+    ),
+    "stiffness": Entry(
+        "diagnostics.interference:measure_stiffness",
+        "cosine of gradients by distance in time",
+        length=2,
+    ),
+    "gain": Entry("diagnostics.gain:measure", "what one update does to losses nearby", length=2),
+    "spectrum": Entry(
+        "diagnostics.spectrum:measure", "singular values of the last hidden layer's weights"
+    ),
+    "sign-variance": Entry(
+        "diagnostics.coherence:measure", "variance of the errors' signs in a row", length=5
+    ),
+    "evolution": Entry(
+        "diagnostics.evolution:measure", "derivative of interference along an update"
+    ),
+    "staleness": Entry(
+        "diagnostics.staleness:measure", "momentum, plain and corrected, against the oracle's"
+    ),
+    "drift": Entry("diagnostics.drift:Drift", "how far values move while momentum remembers"),
+    "sensitivity": Entry(
+        "diagnostics.sensitivity:measure",
+        "how much losses depend on each example learned from",
+        continuous=True,
+    ),
+}
+
+
+def names() -> list[str]:
+    """Names of all diagnostics."""
+    return list(DIAGNOSTICS)
+
+
+def parse(text: str) -> list[str]:
+    """The names in a comma-separated list, each once; `all` stands for every one.
+
+    Raises:
+        UserError: a name is unknown or missing.
+    """
+    wanted = [name.strip() for name in text.split(",")]
+    for name in wanted:
+        require(bool(name), f"diagnose={text!r}: must be names with commas between, or all")
+        if name not in DIAGNOSTICS and name != "all":
+            unknown("diagnostic", name, [*DIAGNOSTICS, "all"])
+    return names() if "all" in wanted else list(dict.fromkeys(wanted))
+
+
+def load(name: str) -> Any:
+    """The function or class behind a name."""
+    module, attribute = DIAGNOSTICS[name].location.split(":")
+    return getattr(import_module(module), attribute)

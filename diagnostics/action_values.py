@@ -1,0 +1,99 @@
+"""A Q-learner as an `Experience`: its temporal differences on the transitions of a memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diagnostics.examples import Examples, Experience, half_square, last_hidden
+from envs import ExactVector
+from optim.temporal_difference import Call, Samples
+from training.agent import Policy
+from training.replay import Batch, FrameReplay, Replay
+from training.returns import double_q_bootstrap, td_target
+from training.stepping import Stepper
+
+
+def value_experience(agent: Any, memory: Replay | FrameReplay) -> Experience:
+    """The learner's own loss on transitions of `memory`.
+
+    `agent` is one with `network`, `target`, `optimizer`, `setup` and the config of Q-learning.
+    """
+    config = agent.config
+    return Experience(
+        agent.network,
+        agent.optimizer,
+        agent.setup.make_optimizer,
+        config.max_grad_norm,
+        config.batch_size,
+        times=memory.times(config.n_step),
+        capacity=max(0, memory.ring.length - config.n_step + 1),
+        num_envs=memory.num_envs,
+        at=lambda index: _examples(agent, memory.at(index, config.gamma, config.n_step)),
+        ended=memory.ended,
+        hidden=last_hidden(agent.network.torso, agent.network.shared, agent.network.advantage),
+        continuous=isinstance(memory, Replay) and memory.ring.fields["obs"].is_floating_point(),
+    )
+
+
+def fresh_memory(policy: Policy, envs: ExactVector, steps: int, agent: Any) -> Replay:
+    """Transitions of `steps` instants of `policy` in environments of their own."""
+    stepper = Stepper(envs)
+    memory = Replay(
+        steps * envs.num_envs,
+        envs.num_envs,
+        envs.single_observation_space,
+        envs.single_action_space,
+        agent.setup.device,
+        stepper.mask is not None,
+    )
+    for _ in range(steps):
+        obs = stepper.obs
+        actions = policy(obs, stepper.mask)
+        step = stepper.step(actions)
+        reward = step.reward.clip(-1, 1) if agent.config.clip_rewards else step.reward
+        memory.add(
+            obs, actions, reward, step.terminated, step.truncated, step.next_obs, step.next_mask
+        )
+    return memory
+
+
+def _examples(agent: Any, batch: Batch) -> Examples:
+    """Temporal differences of transitions, with what the target needs beside the online network."""
+    config, frozen = agent.config, agent.target is not agent.network
+    samples = batch._asdict()
+    if batch.next_mask is None:
+        del samples["next_mask"]
+    if frozen:
+        with torch.no_grad():
+            samples["next_values"] = agent.target(batch.next_obs)
+
+    def target(call: Call, s: Samples) -> Tensor:
+        values = s["next_values"] if frozen else call(s["next_obs"])
+        # The online network chooses in double Q-learning: the target then jumps with it.
+        chooser = call(s["next_obs"]) if frozen and config.double else values
+        return td_target(s["reward"], s["discount"], _best(chooser, values, s))
+
+    def successor(call: Call, s: Samples) -> Tensor:
+        values = call(s["next_obs"])
+        return _best(values, values, s) * (s["discount"] > 0)
+
+    return Examples(
+        agent.network,
+        samples,
+        prediction=lambda call, s: call(s["obs"]).gather(0, s["action"]),
+        target=target,
+        loss=F.smooth_l1_loss if config.loss == "huber" else half_square,
+        moving=not frozen,
+        head=lambda call, s: call(s["obs"]).max(0).values,
+        successor=successor,
+    )
+
+
+def _best(chooser: Tensor, values: Tensor, sample: Samples) -> Tensor:
+    """The value (A,) of the legal action that `chooser` (A,) likes best: 0-dim."""
+    mask = sample["next_mask"][None] if "next_mask" in sample else None
+    return double_q_bootstrap(chooser[None], values[None], mask).squeeze(0)

@@ -1,0 +1,187 @@
+"""Attaching observers to a run: when they measure, with what, and where the results go.
+
+Observers only look. Their random numbers come from generators of their own, made anew for each
+measurement from the run's seed and the step; held-out experience is played in environments of
+their own; the global generators are put back as they were found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+import diagnostics
+from diagnostics.examples import Experience
+from diagnostics.observer import Findings, Observer, Stateless, View
+from envs import make_vector
+from errors import require
+from training.agent import Agent, generator
+from training.cli import RunConfig
+from training.logging import Logger, MetricsFile
+from training.sinks import one_line, warn
+
+SEED_OFFSET = 2_000_003
+"""Distance between the root seeds of training and of held-out experience."""
+HELD_OUT_ENVS = 8
+HELD_OUT_STEPS = 64
+_STREAM = 1 << 40  # generators of observers, apart from those of agents
+
+
+class Attachment:
+    """The observers of one run.
+
+    Raises:
+        UserError: a name is unknown, or the agent cannot support an observer.
+    """
+
+    def __init__(self, run: RunConfig, agent: Agent) -> None:
+        self.run, self.agent = run, agent
+        names = diagnostics.parse(run.diagnose)
+        supported = supported_by(agent)
+        if run.diagnose.strip() == "all":
+            names = supported or ["all"]
+        for name in names:
+            require(
+                name in supported,
+                f"diagnose={name!r}: {run.agent} on {run.env} cannot support it; "
+                f"accepted are {', '.join(supported) or 'none'}",
+            )
+        self.observers: dict[str, Observer] = {}
+        for name in names:
+            found = diagnostics.load(name)
+            self.observers[name] = found() if isinstance(found, type) else Stateless(found)
+        self._logger: Logger | None = None
+        self._profiles: MetricsFile | None = None
+        self._next_drawing = 0.0
+
+    def open(self, logger: Logger) -> None:
+        """Say where the results go: the run folder of the logger."""
+        self._logger = logger
+        self._profiles = MetricsFile(logger.folder / "diagnostics.jsonl")
+
+    def measure(self, step: int) -> None:
+        """Let every observer measure, and write what it found."""
+        assert self._logger is not None
+        assert self._profiles is not None
+        scalars: dict[str, Any] = {}
+        for name, findings in self._findings(step).items():
+            for key, value in findings.scalars.items():
+                scalars[f"diagnose/{name}/{key}"] = value.item()
+            for key, profile in findings.profiles.items():
+                curves = {label: _listed(curve) for label, curve in profile.curves.items()}
+                row = {"diagnostic": name, "profile": key, "axis": profile.axis}
+                self._profiles.write(step, {**row, "x": _listed(profile.x), "curves": curves})
+        if scalars:
+            self._logger.scalars(step, scalars)
+
+    def draw(self, step: int, last: bool) -> None:
+        """Draw everything measured so far into `diagnostics/`, and hand it to the sinks.
+
+        Before the last step, only if drawing would take less than a twentieth of the time.
+        """
+        assert self._logger is not None
+        from diagnostics.plots import draw
+
+        started = time.monotonic()
+        if not last and started < self._next_drawing:
+            return
+        try:
+            for path in draw(self._logger.folder, list(self.observers)):
+                self._logger.image(step, path, f"diagnose/{path.stem}")
+        except Exception as problem:  # a picture is no reason to stop training
+            warn(f"diagnostics cannot be drawn ({one_line(problem)})")
+        now = time.monotonic()
+        self._next_drawing = now + 20 * (now - started)
+
+    def truncate_after(self, step: int) -> None:
+        """Forget profiles later than `step`, before resuming from there."""
+        assert self._profiles is not None
+        self._profiles.truncate_after(step)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._profiles is not None:
+            self._profiles.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the observers keep."""
+        return {name: observer.state_dict() for name, observer in self.observers.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back; an observer that was not there before starts anew."""
+        for name, observer in self.observers.items():
+            if name in state:
+                observer.load_state_dict(state[name])
+
+    def _findings(self, step: int) -> dict[str, Findings]:
+        found: dict[str, Findings] = {}
+        with _undisturbed():
+            experience = experience_of(self.agent)
+            if experience.times < 2:
+                return found
+            held_out = lru_cache(1)(lambda: self._held_out(step))
+            for name, observer in list(self.observers.items()):
+                number = diagnostics.names().index(name)
+                own = generator(
+                    self.run.seed, _STREAM + step * len(diagnostics.DIAGNOSTICS) + number
+                )
+                view = View(experience, held_out, own, self.run.diagnose_samples)
+                try:
+                    found[name] = observer.measure(view)
+                except RuntimeError as problem:  # out of memory, a singular matrix, …
+                    del self.observers[name]
+                    warn(f"diagnostic {name} failed and is off from here on ({one_line(problem)})")
+        return found
+
+    def _held_out(self, step: int) -> Experience:
+        """The agent's policy in environments whose seeds it never learns from."""
+        run = self.run
+        seed = run.seed + SEED_OFFSET + step
+        envs = make_vector(run.env, HELD_OUT_ENVS, seed, **run.environment())
+        try:
+            return experience_of(self.agent, envs, HELD_OUT_STEPS, seed)
+        finally:
+            envs.close()
+
+
+def experience_of(agent: Agent, *held_out: Any) -> Experience:
+    """The experience of an agent that offers it."""
+    return agent.experience(*held_out)  # type: ignore[attr-defined]
+
+
+def supported_by(agent: Agent) -> list[str]:
+    """Names of the diagnostics that `agent` can support."""
+    if not hasattr(agent, "experience"):
+        return []
+    experience = experience_of(agent)
+    return [
+        name
+        for name, entry in diagnostics.DIAGNOSTICS.items()
+        if experience.capacity >= entry.length and (experience.continuous or not entry.continuous)
+    ]
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put the global random generators back as they were."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+
+
+def _listed(curve: torch.Tensor) -> list[float | None]:
+    """Numbers for JSON, which has no NaN."""
+    numbers = curve.detach().double().cpu()
+    return [value if np.isfinite(value) else None for value in numbers.tolist()]

@@ -1,0 +1,62 @@
+"""A copy of a learner that can be updated without the learner noticing."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from diagnostics.derivatives import slopes, values
+from diagnostics.examples import Examples, Experience, Params
+from optim.temporal_difference import TemporalDifference, wants_temporal_difference
+from training.gradients import clip_gradients
+
+
+class Fork:
+    """Copies of a module and of its optimizer, at the learner's present state.
+
+    `update` is the learner's own update of its value function: the same loss, clipping and
+    optimizer, momentum and second moments included.
+    """
+
+    def __init__(self, experience: Experience) -> None:
+        self.module = copy.deepcopy(getattr(experience.module, "_orig_mod", experience.module))
+        self.parameters = list(self.module.parameters())
+        self.optimizer = experience.make_optimizer(self.parameters)
+        self.optimizer.load_state_dict(copy.deepcopy(experience.optimizer.state_dict()))
+        self.max_grad_norm = experience.max_grad_norm
+
+    def values(self) -> Params:
+        """A copy of the present parameters."""
+        return {
+            name: p.detach().clone()
+            for name, p in self.module.named_parameters()
+            if p.requires_grad
+        }
+
+    def update(self, examples: Examples) -> None:
+        """Take one optimizer step on the mean loss of `examples`."""
+        examples = examples.of(self.module)
+        slope, curvature = slopes(examples)
+        live = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        objective = (slope * values(examples.prediction, examples, live)).mean()
+        # Parameters that the prediction does not use get no gradient, and do not move.
+        gradients = torch.autograd.grad(objective, list(live.values()), allow_unused=True)
+        self.optimizer.zero_grad()
+        for parameter, gradient in zip(live.values(), gradients, strict=True):
+            parameter.grad = gradient
+        norm = clip_gradients(list(live.values()), self.max_grad_norm)
+        if wants_temporal_difference(self.optimizer):
+            if self.max_grad_norm > 0:
+                curvature = curvature * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            self.optimizer.observe(
+                TemporalDifference(
+                    self.module,
+                    examples.samples,
+                    examples.prediction,
+                    bootstrap=examples.target if examples.moving else None,
+                    discount=torch.ones_like(curvature) if examples.moving else None,
+                    weight=curvature,
+                )
+            )
+        self.optimizer.step()
