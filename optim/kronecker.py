@@ -17,6 +17,7 @@ neural networks with Kronecker-factored approximate curvature".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optim.corrections import Names, Options, State
-from optim.layers import Layer, LayerDerivatives
+from optim.layers import Layer, LayerDerivatives, columns, uncolumns
 from optim.temporal_difference import TemporalDifference
 
 KEYS = ("inputs", "outputs", "mass", "next_inputs", "next_outputs", "next_mass")
@@ -87,7 +88,7 @@ class Kronecker:
                 result[i] = moved[i] * state["zeta"]
             if "inputs" not in state:
                 continue
-            matrix = moved[i].reshape(len(p), -1)
+            matrix = columns(moved[i])
             if state["bias"] >= 0:
                 matrix = torch.cat([matrix, moved[state["bias"]][:, None]], 1)
             shifted = _sandwich(matrix, *(state[key] for key in KEYS[:3]))
@@ -96,7 +97,7 @@ class Kronecker:
             if state["bias"] >= 0:
                 result[state["bias"]] = shifted[:, -1]
                 shifted = shifted[:, :-1]
-            result[i] = shifted.reshape(p.shape)
+            result[i] = uncolumns(shifted, p.shape)
         return result
 
     def average(self, betas: list[float]) -> None:
@@ -122,10 +123,10 @@ class Kronecker:
 
     def _moments(self, layer: Layer, weight: Tensor) -> list[Tensor]:
         """Return the layer's factors, summed over the minibatch, in the order of KEYS."""
-        positions = layer.x.shape[2]
-        step = -(-positions // (self.options.positions or positions))
-        x, g = layer.x[:, :, ::step], layer.g[:, :, ::step]
-        weight = weight[:, None] * layer.scale.abs() * (positions / x.shape[2])
+        ratio = max(1.0, layer.positions / (self.options.positions or layer.positions))
+        step = math.ceil(ratio**0.5)
+        x, g = layer.factors((step, step) if layer.x.shape[3] > 1 else (math.ceil(ratio), 1))
+        weight = weight[:, None] * layer.scale.abs() * (layer.positions / x.shape[2])
         here = self._pair(x[:, :1], g[:, :1], x[:, :1], g[:, :1], weight[:, :1])
         if x.shape[1] == 1:
             return here

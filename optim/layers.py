@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -37,22 +36,43 @@ from optim.temporal_difference import (
 )
 
 
+def columns(tensor: Tensor) -> Tensor:
+    """Return a weight (outputs, ...) as a matrix (outputs, inputs).
+
+    A convolution's channels come last, as they lie in memory where convolutions are fast.
+    """
+    if tensor.ndim == 4:
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
+
+
+def uncolumns(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """Invert `columns`; (..., outputs, inputs) becomes (..., *shape)."""
+    if len(shape) != 4:
+        return matrix.reshape(*matrix.shape[:-2], *shape)
+    out, channels, height, width = shape
+    return matrix.reshape(*matrix.shape[:-2], out, height, width, channels).movedim(-1, -3)
+
+
 @dataclass(frozen=True)
 class Layer:
     """The factors of one linear or convolutional layer for m samples.
 
     With J = 1 + K: position 0 of the second axis is the prediction, the others are its bootstraps.
-    T positions: 1 for a linear layer, those of the output for a convolution.
+    T1 x T2 positions: 1 x 1 for a linear layer, those of the output for a convolution.
     """
 
     weight: str
     """The weight's name."""
+    shape: torch.Size
+    """The weight's shape."""
     bias: str | None
     """The bias's name, if it is learned: then the last input is 1."""
     x: Tensor
-    """Inputs, (m, J, T, inputs)."""
+    """Inputs without that 1, (m, J, T1, T2, ...): a view, several times as large as what it shows
+    where the patches of a convolution overlap."""
     g: Tensor
-    """Derivatives of the prediction by the outputs, (m, J, T, outputs)."""
+    """Derivatives of the prediction by the outputs, (m, J, T1, T2, outputs)."""
     scale: Tensor
     """(m, J): 1, and minus the discount of each bootstrap."""
 
@@ -61,36 +81,62 @@ class Layer:
         """The parameters, weight first."""
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
-    @cached_property
-    def scaled(self) -> Tensor:
-        """`g` times `scale`: a = sum over J and T of scaled x^T."""
-        return self.g * self.scale[..., None, None]
+    @property
+    def positions(self) -> int:
+        """T = T1 T2."""
+        return self.x.shape[2] * self.x.shape[3]
+
+    def factors(self, step: tuple[int, int] = (1, 1)) -> tuple[Tensor, Tensor]:
+        """Return inputs (m, J, T, inputs), the 1 included, and signals (m, J, T, outputs).
+
+        `step`: take every so many positions only, along both axes.
+        """
+        x, g = (t[:, :, :: step[0], :: step[1]] for t in (self.x, self.g))
+        x, g = (t.reshape(*t.shape[:2], t.shape[2] * t.shape[3], -1) for t in (x, g))
+        return (x if self.bias is None else F.pad(x, (0, 1), value=1.0)), g
+
+    def scaled(self, g: Tensor) -> Tensor:
+        """Return signals times `scale`: a = sum over J and T of scaled x^T."""
+        return g * self.scale[..., None, None]
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Return a and b of each sample, (m, outputs, inputs)."""
-        b = self.g[:, 0].mT @ self.x[:, 0]
-        if self.x.shape[1] == 1:
-            return b, b
+        (a, b), bias = self._weight_rows()
+        if self.bias is not None:
+            wide_b = torch.cat([b, bias[1][..., None]], 2)
+            a, b = (wide_b if a is b else torch.cat([a, bias[0][..., None]], 2)), wide_b
+        return a, b
+
+    def _weight_rows(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return a and b by the weight, (m, outputs, inputs), and by the bias, (m, outputs)."""
+        x, g = (t.reshape(*t.shape[:2], self.positions, -1) for t in (self.x, self.g))
+        b, bias = g[:, 0].mT @ x[:, 0], g[:, 0].sum(1)
+        if x.shape[1] == 1:
+            return (b, b), (bias, bias)
         # Positions of all bootstraps in one sum.
-        moved = self.scaled[:, 1:].flatten(1, 2).mT @ self.x[:, 1:].flatten(1, 2)
-        return moved.add_(b), b
+        later = self.scaled(g)[:, 1:].flatten(1, 2)
+        a = (later.mT @ x[:, 1:].flatten(1, 2)).add_(b)
+        return (a, b), (bias + later.sum(1), bias)
 
     def diagonal(self, weight: Tensor) -> Tensor:
         """Return sum_i weight_i a_i * b_i, (outputs, inputs)."""
-        if self.x.shape[2] == 1:
+        if self.positions == 1:
             # g x^T * h y^T = (g * h) (x * y)^T: a matrix product over samples, no rows.
-            g, x = self.scaled[:, :, 0], self.x[:, :, 0]
-            left = (g * g[:, :1] * weight[:, None, None]).flatten(0, 1)
-            return left.T @ (x * x[:, :1]).flatten(0, 1)
-        a, b = self.rows()
+            x, g = (t[:, :, 0] for t in self.factors())
+            left = g * g[:, :1] * (self.scale * weight[:, None])[..., None]
+            return left.flatten(0, 1).T @ (x * x[:, :1]).flatten(0, 1)
+        (a, b), bias = self._weight_rows()
         product = a.square() if a is b else a.mul_(b)
-        return (weight @ product.flatten(1)).view(product.shape[1:])
+        result = (weight @ product.flatten(1)).view(product.shape[1:])
+        if self.bias is None:
+            return result
+        return torch.cat([result, (weight @ (bias[0] * bias[1]))[:, None]], 1)
 
     def split(self, matrix: Tensor) -> list[Tensor]:
-        """Return a matrix (..., outputs, inputs) as those of weight and bias."""
+        """Return a matrix (..., outputs, inputs) as weight and bias, in their shapes."""
         if self.bias is None:
-            return [matrix]
-        return [matrix[..., :-1], matrix[..., -1]]
+            return [uncolumns(matrix, self.shape)]
+        return [uncolumns(matrix[..., :-1], self.shape), matrix[..., -1]]
 
 
 @dataclass(frozen=True)
@@ -150,7 +196,8 @@ class LayerDerivatives:
             factors = _stack(batch.size, scale.shape[1], [p.factors[name] for p in passes])
             if factors is not None:
                 bias = f"{name}bias" if f"{name}bias" in params else None
-                found.append(Layer(f"{name}weight", bias, *factors, scale))
+                shape = params[f"{name}weight"].shape
+                found.append(Layer(f"{name}weight", shape, bias, *factors, scale))
         covered = {f"{name}{kind}" for name in layers for kind in ("weight", "bias")}
         rest = {name: p for name, p in params.items() if name not in covered}
         if rest:
@@ -176,7 +223,7 @@ class _Pass:
     """One forward and backward pass over M samples."""
 
     factors: dict[str, tuple[Tensor, Tensor] | None]
-    """Per layer x (M, T, inputs) and g (M, T, outputs); None if it was not used."""
+    """Per layer x (M, T1, T2, ...) and g (M, T1, T2, outputs); None if it was not used."""
     gradients: dict[str, Tensor]
     """Per layer autograd's derivative of the sum of all values, (outputs, inputs), for a check."""
 
@@ -185,8 +232,10 @@ class _Pass:
         factors, gradient = self.factors[name], self.gradients[name]
         if factors is None:
             return not gradient.any()
-        x, g = factors
-        got = g.flatten(0, 1).T @ x.flatten(0, 1)
+        x, g = (t.reshape(t.shape[:3].numel(), -1) for t in factors)
+        if gradient.shape[1] > x.shape[1]:
+            x = F.pad(x, (0, 1), value=1.0)
+        got = g.T @ x
         if got.shape != gradient.shape:
             return False
         tolerance = 10 * torch.finfo(got.dtype).eps ** 0.5
@@ -227,7 +276,7 @@ def _pass(
     factors = {}
     for name, layer in layers.items():
         calls = [(x, next(signals)) for x, _ in record[name]]
-        factors[name] = _factors(layer, calls, f"{name}bias" in params, len(values))
+        factors[name] = _factors(layer, calls, len(values))
     return values.detach(), _Pass(factors, _gradients(total, layers, params) if check else {})
 
 
@@ -241,7 +290,7 @@ def _gradients(
         if f"{name}bias" in params:
             tensors.append(cast(Tensor, layer.bias))
         grads = torch.autograd.grad(total, tensors, retain_graph=True, materialize_grads=True)
-        result[name] = torch.cat([g.reshape(len(tensors[0]), -1) for g in grads], 1)
+        result[name] = torch.cat([columns(g) for g in grads], 1)
     return result
 
 
@@ -267,9 +316,9 @@ def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[tuple[
 
 
 def _factors(
-    layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor | None]], bias: bool, m: int
+    layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor | None]], m: int
 ) -> tuple[Tensor, Tensor] | None:
-    """Return x (M, T, inputs) and g (M, T, outputs) over all calls of a layer."""
+    """Return x (M, T1, T2, ...) and g (M, T1, T2, outputs) over all calls of a layer."""
     found = []
     for x, g in calls:
         if g is None:
@@ -277,51 +326,64 @@ def _factors(
         if len(x) != m or len(g) != m:
             return None  # The first axis is not that of the samples.
         if isinstance(layer, nn.Conv2d):
-            x, g = _patches(layer, x), g.flatten(2).mT
+            found.append((_patches(layer, x), g.permute(0, 2, 3, 1)))
         else:
-            x, g = (t.reshape(len(t), -1, t.shape[-1]) for t in (x, g))
-        found.append((F.pad(x, (0, 1), value=1.0) if bias else x, g))
-    if not found:
-        return None
+            found.append((_in_line(x, -1), _in_line(g, -1)))
+    if len(found) <= 1:
+        return found[0] if found else None
     xs, gs = zip(*found, strict=True)
-    return (xs[0], gs[0]) if len(found) == 1 else (torch.cat(xs, 1), torch.cat(gs, 1))
+    return torch.cat([_in_line(x, 3) for x in xs], 1), torch.cat([_in_line(g, 3) for g in gs], 1)
+
+
+def _in_line(tensor: Tensor, inner: int) -> Tensor:
+    """Return (M, ..., inner axes) as (M, T, 1, inner): all positions along one axis."""
+    axes = tensor.shape[inner:]
+    return tensor.reshape(len(tensor), -1, 1, axes.numel())
 
 
 def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return what lies under the kernel at each position of the output, (M, T, inputs)."""
-    padding = layer.padding
-    if isinstance(padding, str):
-        # "same" pads the right and lower side more where the total is odd.
+    """Return what lies under the kernel at each position of the output, a view (M, T1, T2, height,
+    width, channels).
+    """
+    total = [2 * p for p in layer.padding if isinstance(p, int)]
+    if layer.padding == "same":
         total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        total = total if padding == "same" else [0, 0]
-        sides = [side for t in reversed(total) for side in (t // 2, t - t // 2)]
-        x, padding = F.pad(x, sides), (0, 0)
-    return F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride).mT
+    if any(total):
+        # "same" pads the right and lower side more where the total is odd.
+        x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
+    geometry = zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)
+    for axis, (kernel, dilation, stride) in enumerate(geometry, 2):
+        x = x.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    return x.permute(0, 2, 3, 4, 5, 1)
 
 
 def _stack(
     m: int, j: int, passes: list[tuple[Tensor, Tensor] | None]
 ) -> tuple[Tensor, Tensor] | None:
-    """Return one layer's factors as (m, J, T, inputs) and (m, J, T, outputs)."""
+    """Return one layer's factors as (m, J, T1, T2, ...) and (m, J, T1, T2, outputs)."""
     used = [factors for factors in passes if factors is not None]
     if not used:
         return None
     if len(passes) == 1:
-        return tuple(_by_sample(t, m, j) for t in used[0])  # type: ignore[return-value]
-    positions = max(x.shape[1] for x, _ in used)
-    empty = tuple(t.new_zeros(m, 0, t.shape[2]) for t in used[0])
-    padded = [
-        [F.pad(t, (0, 0, 0, positions - t.shape[1])) for t in factors or empty]
-        for factors in passes
+        x, g = used[0]
+        return _by_sample(x, m, j), _by_sample(g, m, j)
+    # A function of its own may have called the layer more or less often, or not at all.
+    lines = [[_in_line(x, 3), _in_line(g, 3)] for x, g in used]
+    positions = max(x.shape[1] for x, _ in lines)
+    empty = [t.new_zeros(m, 0, *t.shape[2:]) for t in lines[0]]
+    rest = iter(lines)
+    filled = [
+        [F.pad(t, (0, 0, 0, 0, 0, positions - t.shape[1])) for t in (next(rest) if p else empty)]
+        for p in passes
     ]
-    return tuple(torch.stack(ts, 1) for ts in zip(*padded, strict=True))  # type: ignore[return-value]
+    return torch.stack([x for x, _ in filled], 1), torch.stack([g for _, g in filled], 1)
 
 
 def _by_sample(joined: Tensor, m: int, j: int) -> Tensor:
     """Return (m + m K, ...) as (m, J, ...), without a copy if K <= 1."""
     if j <= 2:
-        return joined.view(j, m, *joined.shape[1:]).transpose(0, 1)
-    later = joined[m:].view(m, j - 1, *joined.shape[1:])
+        return joined.unflatten(0, (j, m)).transpose(0, 1)
+    later = joined[m:].unflatten(0, (m, j - 1))
     return torch.cat([joined[:m, None], later], 1)
 
 

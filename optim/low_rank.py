@@ -21,7 +21,7 @@ from torch import Tensor
 
 from errors import UserError
 from optim.corrections import Names, Options, State, joint_beta, one_kind
-from optim.layers import Layer, LayerDerivatives, Rows
+from optim.layers import Layer, LayerDerivatives, Rows, columns, uncolumns
 from optim.memory import available_memory, readable
 from optim.temporal_difference import TemporalDifference
 
@@ -137,7 +137,7 @@ class LowRank:
 
     def _matrix(self, i: int, tensors: list[Tensor]) -> Tensor:
         """Return a layer's part of a list of tensors, weight and bias as one (outputs, inputs)."""
-        matrix = tensors[i].reshape(_outputs(self.params[i]), -1)
+        matrix = columns(tensors[i])
         bias = self.state[self.params[i]]["bias"]
         return matrix if bias < 0 else torch.cat([matrix, tensors[bias][:, None]], 1)
 
@@ -154,7 +154,8 @@ class LowRank:
         if "x" in state:
             x, g = (state[key][:filled, :, 0].flatten(0, 1) for key in ("x", "g"))
             return (g * coefficient[:, None]).T @ x
-        return (coefficient @ state["b"][:filled].flatten(0, 1)).view(_outputs(self.params[i]), -1)
+        flat = coefficient @ state["b"][:filled].flatten(0, 1)
+        return flat.view(columns(self.params[i]).shape[0], -1)
 
     def _put(self, i: int, matrix: Tensor, result: list[Tensor]) -> None:
         """Invert `_matrix`."""
@@ -162,19 +163,19 @@ class LowRank:
         if bias >= 0:
             result[bias] = matrix[:, -1]
             matrix = matrix[:, :-1]
-        result[i] = matrix.reshape(self.params[i].shape)
+        result[i] = uncolumns(matrix, self.params[i].shape)
 
 
 def _kept(layer: Layer | Rows) -> dict[str, Tensor]:
     """Return what to keep of a layer: the smaller of its factors and its rows."""
-    if isinstance(layer, Layer) and layer.x.shape[2] == 1:
-        return {"x": layer.x[:, :, 0], "g": layer.scaled[:, :, 0]}
+    if isinstance(layer, Layer) and layer.positions == 1:
+        x, g = layer.factors()
+        return {"x": x[:, :, 0], "g": layer.scaled(g)[:, :, 0]}
     a, b = layer.rows()
+    if isinstance(layer, Rows):
+        # In the order in which `columns` reads a displacement.
+        a, b = (torch.func.vmap(columns)(rows) for rows in (a, b))
     return {"a": a.flatten(1), "b": b.flatten(1)}
-
-
-def _outputs(p: Tensor) -> int:
-    return p.shape[0] if p.ndim else 1
 
 
 def _check_memory(sizes: Iterable[tuple[int, ...]], like: Tensor) -> None:

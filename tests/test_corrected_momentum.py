@@ -459,6 +459,35 @@ def test_a_saved_state_goes_on_bit_for_bit(options):
     assert torch.equal(learn(other, resumed, 5, start=7), whole)
 
 
+def test_convolutions_in_low_rank_and_kronecker_form():
+    """Low-rank is the full matrix for every kind of layer. Kronecker: one position, one sample."""
+    ends = []
+    for options in (
+        {"correction": "low-rank", "window": 9},
+        {"correction": "full"},
+        {"correction": "layer"},
+        {"correction": "kronecker"},
+    ):
+        torch.manual_seed(0)
+        kernel = 3 if options["correction"] in ("low-rank", "full") else 6
+        m, groups = (4, 2) if kernel == 3 else (1, 1)
+        net = nn.Sequential(
+            nn.Conv2d(2, 4, kernel), nn.Tanh(), nn.Conv2d(4, 2, 1, groups=groups), nn.Flatten(),
+            nn.Linear(2 * (7 - kernel) ** 2, 1),
+        ).double()  # fmt: skip
+        optimizer = CorrectedMomentum(net.parameters(), 0.05, BETA, **options)
+        for _ in range(6 if m > 1 else 2):
+            s, s2 = torch.randn(2, m, 2, 6, 6).double()
+            optimizer.zero_grad()
+            (0.5 * (net(s)[:, 0] - 1) ** 2).mean().backward()
+            discount = torch.full((m,), 0.9).double()
+            optimizer.observe(TemporalDifference(net, {"s": s}, value, {"s": s2}, discount))
+            optimizer.step()
+        ends.append(torch.cat([p.detach().reshape(-1) for p in net.parameters()]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(ends[2], ends[3], rtol=0, atol=1e-12)
+
+
 def test_minibatches_of_several_sizes():
     """The ring of the low-rank form grows; every form takes them as they come."""
     results = []
