@@ -66,9 +66,10 @@ class CorrectedMomentum(torch.optim.Optimizer):
     optimizer that the observed module lacks get plain momentum; one without gradient counts as
     having gradient zero.
 
-    State per parameter, of its shape: `mu`, `eta`, `previous` (theta_{t-1}; printed: the last
-    step), `square` with Adam; and what the form of zeta keeps, see there. `decay`: the average
-    of the weight decay that was added to gradients, whose derivative is decay times identity.
+    State per parameter, of its shape: `mu`, `eta`, `previous` (theta_{t-1}; printed: lr (mu - eta)
+    of the last step), `square` with Adam; and what the form of zeta keeps, see there. `decay`: the
+    average of the weight decay that was added to gradients, whose derivative is decay times
+    identity.
     """
 
     def __init__(
@@ -157,17 +158,15 @@ class CorrectedMomentum(torch.optim.Optimizer):
     def _move_staleness(self) -> None:
         """Move eta along the last displacement, with zeta of the step before."""
         params = list(self._params())
-        moved = self._states("previous", params)
+        # How far back the step before was, in place: `previous` is written anew behind this.
+        back = self._states("previous", params)
         if self._displacement:
-            # In place: `previous` is written anew before the parameters move.
-            torch._foreach_sub_(moved, params)
-            torch._foreach_neg_(moved)
-        drift = self._form().shift(moved)
-        for p, d, way in zip(params, drift, moved, strict=True):
-            if "decay" in self.state[p]:
-                d.add_(way * self.state[p]["decay"])
+            torch._foreach_sub_(back, params)
         eta = self._states("eta", params)
-        torch._foreach_sub_(eta, drift)
+        for p, e, d in zip(params, eta, back, strict=True):
+            if "decay" in self.state[p]:
+                e.add_(d * self.state[p]["decay"])
+        torch._foreach_add_(eta, self._form().shift(back))
         betas = [group["beta"] for group in self.param_groups for _ in group["params"]]
         torch._foreach_mul_(eta, betas)
 
@@ -182,10 +181,14 @@ class CorrectedMomentum(torch.optim.Optimizer):
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
         grads = decay_weights(group, params, grads)
         torch._foreach_lerp_(mu, grads, 1 - group["beta"])
+        if self._displacement and group["beta2"] is None:
+            descend(group["lr"], params, mu)
+            descend(-group["lr"], params, eta)
+            return
         corrected = list(torch._foreach_sub(mu, eta))
         if not self._displacement:
             torch._foreach_copy_(previous, corrected)
-            torch._foreach_mul_(previous, -group["lr"])
+            torch._foreach_mul_(previous, group["lr"])
         if group["beta2"] is not None:
             self._precondition(group, grads, corrected)
         descend(group["lr"], params, corrected)

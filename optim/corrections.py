@@ -56,7 +56,7 @@ class Form(Protocol):
         """Take in (a part of) a minibatch of `total` samples."""
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
-        """Return zeta^T d, in the shapes of the parameters."""
+        """Return zeta^T d, in the shapes of the parameters; d may be overwritten."""
 
     def average(self, betas: list[float]) -> None:
         """Average what was taken into zeta; `betas` of each parameter."""
@@ -150,7 +150,8 @@ class Diagonal:
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta * d."""
-        return list(torch._foreach_mul(moved, [self.state[p]["zeta"] for p in self.params]))
+        torch._foreach_mul_(moved, [self.state[p]["zeta"] for p in self.params])
+        return moved
 
     def average(self, betas: list[float]) -> None:
         """Average what was taken into zeta."""

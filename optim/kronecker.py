@@ -88,17 +88,28 @@ class Kronecker:
                 result[i] = moved[i] * state["zeta"]
             if "inputs" not in state:
                 continue
-            matrix = columns(moved[i])
-            if state["bias"] >= 0:
-                matrix = torch.cat([matrix, moved[state["bias"]][:, None]], 1)
-            shifted = _sandwich(matrix, *(state[key] for key in KEYS[:3]))
-            if "next_inputs" in state:
-                shifted -= _sandwich(matrix, *(state[key] for key in KEYS[3:]))
-            if state["bias"] >= 0:
-                result[state["bias"]] = shifted[:, -1]
+            bias = state["bias"]
+            shifted = self._product(state, columns(moved[i]), moved[bias] if bias >= 0 else None)
+            if bias >= 0:
+                result[bias] = shifted[:, -1]
                 shifted = shifted[:, :-1]
             result[i] = uncolumns(shifted, p.shape)
         return result
+
+    def _product(self, state: dict[str, Tensor], matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """Return zeta^T times one layer's weight and bias, (outputs, inputs) both."""
+        rows, width = matrix.shape
+        count, size, _ = state["inputs"].shape
+        padded = matrix.new_zeros(state["outputs"].shape[:2].numel(), count * size)
+        padded[:rows, :width] = matrix
+        if bias is not None:
+            padded[:rows, width] = bias
+            width += 1
+        parts = padded.unflatten(1, (count, size)).transpose(0, 1)
+        result = _sandwich(parts, *(state[key] for key in KEYS[:3]))
+        if "next_inputs" in state:
+            result.sub_(_sandwich(parts, *(state[key] for key in KEYS[3:])))
+        return result.transpose(0, 1).flatten(1)[:rows, :width]
 
     def average(self, betas: list[float]) -> None:
         """Average what was taken into the factors."""
@@ -159,19 +170,12 @@ def _blocks(rows: Tensor, size: int) -> Tensor:
     return padded.view(-1, count, each).transpose(0, 1)
 
 
-def _sandwich(matrix: Tensor, inputs: Tensor, outputs: Tensor, mass: Tensor) -> Tensor:
-    """Return outputs @ matrix @ inputs / mass, with block-diagonal factors."""
-    right = _times_blocks(matrix, inputs)
-    left = _times_blocks(right.T, outputs.mT).T
+def _sandwich(parts: Tensor, inputs: Tensor, outputs: Tensor, mass: Tensor) -> Tensor:
+    """Return outputs @ matrix @ inputs / mass, with block-diagonal factors.
+
+    The matrix (outputs, inputs) comes and goes as (blocks of inputs, outputs, size of a block).
+    """
     # No sample with a bootstrap so far: the factors are zero, too.
-    return left / mass.clamp_min(torch.finfo(mass.dtype).tiny)
-
-
-def _times_blocks(matrix: Tensor, blocks: Tensor) -> Tensor:
-    """Return matrix @ diag(blocks), (rows, width); blocks (count, size, size)."""
-    count, size, _ = blocks.shape
-    if count == 1:
-        return matrix @ blocks[0]
-    width = matrix.shape[1]
-    parts = F.pad(matrix, (0, count * size - width)).view(-1, count, size).transpose(0, 1)
-    return (parts @ blocks).transpose(0, 1).reshape(len(matrix), -1)[:, :width]
+    left = outputs / mass.clamp_min(torch.finfo(mass.dtype).tiny)
+    right = (parts @ inputs).unflatten(1, outputs.shape[:2])
+    return (left @ right).flatten(1, 2)

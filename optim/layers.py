@@ -114,7 +114,7 @@ class Layer:
         if x.shape[1] == 1:
             return (b, b), (bias, bias)
         # Positions of all bootstraps in one sum.
-        later = self.scaled(g)[:, 1:].flatten(1, 2)
+        later = (g[:, 1:] * self.scale[:, 1:, None, None]).flatten(1, 2)
         a = (later.mT @ x[:, 1:].flatten(1, 2)).add_(b)
         return (a, b), (bias + later.sum(1), bias)
 
