@@ -28,7 +28,7 @@ from torch import Tensor
 
 import optim
 from agents.dqn import QNetwork
-from optim.temporal_difference import TemporalDifference, wants_temporal_difference
+from optim.temporal_difference import Samples, TemporalDifference, wants_temporal_difference
 
 ACTIONS = 6
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def q_value(call: Callable[..., Tensor], sample: dict[str, Tensor]) -> Tensor:
+def q_value(call: Callable[..., Tensor], sample: Samples) -> Tensor:
     """The value of the action taken."""
     return call(sample["obs"]).gather(0, sample["action"])
 
@@ -53,7 +53,8 @@ class Learner:
         torch.manual_seed(0)
         observation = spaces.Box(0, 255, (4, 84, 84), np.uint8)
         self.network = QNetwork(observation, ACTIONS, (512,), "relu", False).to(device)
-        config = optim.config_class(name)(lr=1e-5, **options)
+        make: Any = optim.config_class(name)
+        config = make(lr=1e-5, **options)
         self.optimizer = optim.make(config, self.network.parameters())
         size = (2, batch, 4, 84, 84)
         self.obs, self.next_obs = torch.randint(0, 256, size, dtype=torch.uint8, device=device)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from agents.dqn import QNetwork
 from optim.batched import semi_gradient
 from optim.corrected_momentum import CorrectedMomentum
 from optim.oracle_momentum import OracleMomentum
-from optim.temporal_difference import TemporalDifference
+from optim.temporal_difference import Samples, TemporalDifference
 from training.statistics import bootstrap_interval
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ class Task:
     lr: float
 
 
-def value(call: Callable[..., Tensor], sample: dict[str, Tensor]) -> Tensor:
+def value(call: Callable[..., Tensor], sample: Samples) -> Tensor:
     """V(s)."""
     return call(sample["s"]).squeeze(-1)
 
@@ -109,7 +110,7 @@ def evaluation(kind: str, seed: int, m: int = 16, gamma: float = 0.95) -> Task:
     return Task(network.double(), batches(), 0.1)
 
 
-def q_value(call: Callable[..., Tensor], sample: dict[str, Tensor]) -> Tensor:
+def q_value(call: Callable[..., Tensor], sample: Samples) -> Tensor:
     """Q(s, a)."""
     return call(sample["s"]).gather(0, sample["a"])
 
@@ -138,19 +139,21 @@ def images(seed: int, m: int = 8, stored: int = 256) -> Task:
     return Task(network, batches(), 0.01)
 
 
-def distances(task: Task, forms: list[str], steps: int, beta: float) -> dict[str, float]:
+def distances(
+    task: Task, forms: list[str], steps: int, beta: float, windowed: bool
+) -> dict[str, float]:
     """Run plain momentum; return each form's |mu - eta - mu*| over plain momentum's, summed over
     the second half of the steps.
     """
-    params = list(task.network.parameters())
+    params: list[Tensor] = list(task.network.parameters())
     # They see every minibatch and every step, and take none: their learning rate is 0. Windows
-    # are those that leave out 1 % of the weights.
+    # (of the low-rank form, and of the oracle if it has one) leave out 1 % of the weights.
     window = round(np.log(0.01) / np.log(beta))
     observers = {
         name: CorrectedMomentum(params, 0.0, beta, **{"window": window, **FORMS[name]})
         for name in forms
     }
-    oracle = OracleMomentum(params, 0.0, beta, window=window)
+    oracle = OracleMomentum(params, 0.0, beta, window=window if windowed else None)
     sums = dict.fromkeys(["momentum", *forms], 0.0)
     average = [torch.zeros_like(p) for p in params]
     for t in range(steps):
@@ -182,14 +185,14 @@ def report(
     title: str, make: Callable[[int], Task], forms: list[str], o: argparse.Namespace
 ) -> None:
     """Print one row of the table: each form's remaining share of the staleness."""
-    results = [distances(make(seed), forms, o.steps, o.beta) for seed in range(o.seeds)]
+    results = [distances(make(seed), forms, o.steps, o.beta, o.images) for seed in range(o.seeds)]
     cells = []
     for name in FORMS:
         if name not in forms:
             cells.append("–")
             continue
         scores = np.array([result[name] for result in results])
-        low, high = bootstrap_interval(scores, np.random.default_rng(0))
+        low, high = bootstrap_interval(np.mean, scores, np.random.default_rng(0))
         cells.append(f"{scores.mean():.3f} [{low:.3f}, {high:.3f}]")
     print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
@@ -208,10 +211,10 @@ def main(arguments: list[str] | None = None) -> None:
     batch = options.batch or (4 if options.images else 16)
     print(f"| | {' | '.join(FORMS)} |\n|---|{'---|' * len(FORMS)}")
     if options.images:
-        report("DQN's network", lambda seed: images(seed, batch), list(LARGE), options)
+        report("DQN's network", partial(images, m=batch), list(LARGE), options)
         return
     for title in ("features", "tanh", "leaky ReLU"):
-        report(title, lambda seed, t=title: evaluation(t, seed, batch), list(FORMS), options)
+        report(title, partial(evaluation, title, m=batch), list(FORMS), options)
 
 
 if __name__ == "__main__":
