@@ -76,6 +76,8 @@ def mountain_car(generator: torch.Generator, m: int) -> tuple[Tensor, Tensor, Te
 class RadialFeatures(nn.Module):
     """Fixed Gaussian bumps on a grid of [-1, 1]^2, as wide as the grid's spacing."""
 
+    centres: Tensor
+
     def __init__(self, grid: int) -> None:
         super().__init__()
         axis = torch.linspace(-1, 1, grid)
