@@ -28,7 +28,12 @@ from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS, mlp, torso
 from nets.bricks import Flat, is_image
-from optim.temporal_difference import TemporalDifference, wants_temporal_difference
+from optim.temporal_difference import (
+    HALF_SQUARE,
+    TemporalDifference,
+    huber,
+    wants_temporal_difference,
+)
 from training.agent import (
     LearningRate,
     Policy,
@@ -365,9 +370,6 @@ class DQN:
         (of this norm) was when it was clipped.
         """
         weight, bootstrap = torch.ones_like(batch.reward), None
-        if self.config.loss == "huber":
-            error = self._td_target(batch) - self._prediction(batch)
-            weight = (error.abs() < 1).to(error.dtype)
         if self.config.max_grad_norm > 0:
             weight = weight * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         if self.target is self.network:
@@ -380,6 +382,8 @@ class DQN:
             bootstrap=bootstrap,
             discount=None if bootstrap is None else batch.discount,
             weight=weight,
+            target=self._td_target(batch) if bootstrap is None else batch.reward,
+            loss=huber() if self.config.loss == "huber" else HALF_SQUARE,
         )
 
     @torch.no_grad()

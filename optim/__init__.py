@@ -30,6 +30,8 @@ _CONFIGS = {
     "adam": "optim.configs:AdamConfig",
     "adamw": "optim.configs:AdamWConfig",
     "corrected-momentum": "optim.configs:CorrectedMomentumConfig",
+    "corrected-adam": "optim.configs:CorrectedAdamConfig",
+    "oracle-momentum": "optim.configs:OracleMomentumConfig",
 }
 
 

@@ -5,6 +5,7 @@ torch is imported when an optimizer is built, not when its options are described
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
-Correction: TypeAlias = Literal["full", "diagonal"]
+Correction: TypeAlias = Literal["full", "diagonal", "block", "layer", "kronecker", "low-rank"]
+Rest: TypeAlias = Literal["diagonal", "plain"]
+Motion: TypeAlias = Literal["displacement", "printed"]
 
 
 class OptimizerConfig(Protocol):
@@ -245,7 +248,23 @@ class CorrectedMomentumConfig:
     beta: float = 0.9
     """Share of the average of past gradients that is kept at each step."""
     correction: Correction = "full"
-    """Matrix of derivatives: n x n over all n parameters, or its diagonal."""
+    """Matrix of derivatives, over n parameters: n x n; its diagonal; its diagonal blocks; one
+    matrix per layer; Kronecker factors per layer; or the rows of the last minibatches."""
+    form: Motion = "displacement"
+    """What old gradients are moved along: the way the parameters went, exact whatever moves them,
+    or the learning rate times the corrected momentum, as printed."""
+    block_size: int = 16
+    """block: consecutive parameters per block."""
+    layers: int = 0
+    """full, layer: how many layers, counted from the input (negative: from the output; 0: all)."""
+    rest: Rest = "diagonal"
+    """full, layer: what the other layers get, the diagonal or plain momentum."""
+    factor_size: int = 256
+    """kronecker: largest block of a factor, in inputs or outputs (0: no blocks)."""
+    positions: int = 64
+    """kronecker: positions of an image that a convolution's factors are made from (0: all)."""
+    window: int = 0
+    """low-rank: minibatches that are kept (0: 2 / (1 - beta))."""
     weight_decay: float = 0.0
     """Weight decay, per step and unit of learning rate."""
     decoupled_weight_decay: bool = False
@@ -257,20 +276,72 @@ class CorrectedMomentumConfig:
         _positive(lr=self.lr)
         _fraction(beta=self.beta)
         _non_negative(weight_decay=self.weight_decay, chunk_size=self.chunk_size)
-        known = get_args(Correction)
-        if self.correction not in known:
-            unknown("correction", self.correction, known)
+        _non_negative(factor_size=self.factor_size, positions=self.positions, window=self.window)
+        require(self.block_size >= 1, f"block_size={self.block_size}: must be >= 1")
+        for name, alias in (("correction", Correction), ("form", Motion), ("rest", Rest)):
+            if getattr(self, name) not in get_args(alias):
+                unknown(name, getattr(self, name), get_args(alias))
 
     def build(self, params: Params) -> torch.optim.Optimizer:
         """Return `optim.corrected_momentum.CorrectedMomentum`."""
         from optim.corrected_momentum import CorrectedMomentum
 
-        return CorrectedMomentum(
+        options = dataclasses.asdict(self)
+        lr, beta = options.pop("lr"), options.pop("beta")
+        options["chunk_size"] = self.chunk_size or None
+        return CorrectedMomentum(params, lr, beta, **options)
+
+
+@dataclass(frozen=True)
+class CorrectedAdamConfig(CorrectedMomentumConfig):
+    """Corrected momentum over the root of Adam's second moment (thesis, sec. 4.3.2.3)."""
+
+    lr: float = 1e-4
+    """Learning rate."""
+    correction: Correction = "diagonal"
+    """Matrix of derivatives, over n parameters: n x n; its diagonal; its diagonal blocks; one
+    matrix per layer; Kronecker factors per layer; or the rows of the last minibatches."""
+    beta2: float = 0.999
+    """Share of the running mean of the squared gradient that is kept at each step."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _fraction(beta2=self.beta2)
+        _positive(eps=self.eps)
+
+
+@dataclass(frozen=True)
+class OracleMomentumConfig:
+    """Momentum of old minibatches evaluated anew at the present parameters: the reference."""
+
+    lr: float = 1e-2
+    """Learning rate."""
+    beta: float = 0.9
+    """Weight of a minibatch, relative to that of the next one."""
+    window: int = 0
+    """Old minibatches that are kept (0: 2 / (1 - beta), rounded up; -1: all)."""
+    weight_decay: float = 0.0
+    """Weight decay, per step and unit of learning rate."""
+    decoupled_weight_decay: bool = False
+    """Shrink the parameters directly instead of adding the decay to the gradient."""
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr)
+        _fraction(beta=self.beta)
+        _non_negative(weight_decay=self.weight_decay)
+        require(self.window >= -1, f"window={self.window}: must be >= -1")
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Return `optim.oracle_momentum.OracleMomentum`."""
+        from optim.oracle_momentum import OracleMomentum
+
+        return OracleMomentum(
             params,
             self.lr,
             self.beta,
-            correction=self.correction,
+            window=None if self.window < 0 else self.window,
             weight_decay=self.weight_decay,
             decoupled_weight_decay=self.decoupled_weight_decay,
-            chunk_size=self.chunk_size or None,
         )

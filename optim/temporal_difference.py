@@ -20,7 +20,10 @@ For Q-learning that minibatch reads
         discount=gamma**n * (1 - terminated),
     )
 
-and, when a target network gives the target, the last two lines are left out.
+and, when a target network gives the target, the last two lines are left out. An optimizer that
+evaluates old minibatches anew (`optim/oracle_momentum.py`) also needs the part of the target that
+does not move, here `target=reward`, and the `loss`, here `huber()`. A target that is made of K
+later states, such as the lambda-return, has K bootstraps: see `bootstrap` and `lambda_discounts`.
 
 `prediction` is written for ONE sample: no batch dimension in what it is given, none in what it
 returns (a scalar). `call` is the module as a pure function of its parameters; it too takes and
@@ -53,12 +56,40 @@ Rows: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Loss:
+    """How a sample's loss depends on its error, prediction minus target; elementwise functions.
+
+    The gradient is slope(error) d(prediction). Without `curvature`, the derivative of the slope
+    that enters Z, it is 1 everywhere.
+    """
+
+    slope: Callable[[Tensor], Tensor]
+    curvature: Callable[[Tensor], Tensor] | None = None
+
+
+HALF_SQUARE = Loss(lambda error: error)
+"""Half the squared error; the square itself is this with `weight` 2."""
+
+LOG_LIKELIHOOD = Loss(lambda error: -torch.ones_like(error))
+"""Minus the prediction, a log-likelihood (cross-entropy, eq. 4.36 ff.): its gradient has the size
+of the prediction's, whatever the error, and Z is the empirical Fisher matrix."""
+
+
+def huber(threshold: float = 1.0) -> Loss:
+    """Half the square up to `threshold`, beyond it linear."""
+    return Loss(
+        lambda error: error.clamp(-threshold, threshold),
+        lambda error: (error.abs() < threshold).to(error.dtype),
+    )
+
+
+@dataclass(frozen=True)
 class TemporalDifference:
     """One minibatch of m temporal differences, of a loss that is a mean over samples.
 
     With the rows a = d(prediction) - discount * d(bootstrap) and b = d(prediction), the
-    derivative of the semi-gradient is Z = 1/m sum_i weight_i a_i b_i^T, up to the term with
-    second derivatives of the prediction, which vanishes with the error.
+    derivative of the semi-gradient is Z = 1/m sum_i weight_i curvature_i a_i b_i^T, up to the
+    term with second derivatives of the prediction, which vanishes with the error.
     """
 
     module: nn.Module
@@ -70,14 +101,19 @@ class TemporalDifference:
     bootstrap: Scalar | Samples | None = None
     """The value that the target is made of, where it moves with the parameters: a function like
     `prediction`, or, if it is `prediction` itself at other samples (those of s', a'), those
-    samples, which is cheaper. None: the target does not move (target network, plain regression).
+    samples, which is cheaper: (m, ...), or (m, K, ...) where the target is a sum over K of them.
+    None: the target does not move (target network, plain regression).
     """
     discount: Tensor | None = None
-    """(m,) factor of the bootstrap in the target, gamma^n (1 - terminated)."""
+    """(m,) factor of the bootstrap in the target, gamma^n (1 - terminated), or (m, K) factors."""
     weight: Tensor | None = None
-    """(m,) second derivative of each sample's loss by its error: 1 (default) for half the square,
-    2 for the square, 1[|delta| < kappa] for Huber; times importance weights and coefficients.
-    """
+    """(m,) factor of each sample's loss: 1 (default), 2 for the square instead of half of it,
+    importance weights, coefficients, the scale of a clipped gradient."""
+    target: Tensor | None = None
+    """(m,) the part of the target that does not move: rewards, labels, a target network's values.
+    Only needed where `loss` has a curvature and by optimizers that evaluate minibatches anew."""
+    loss: Loss = HALF_SQUARE
+    """How each sample's loss depends on its error. (Its curvature may also stand in `weight`.)"""
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -89,15 +125,32 @@ class TemporalDifference:
                         f"TemporalDifference: {field}[{name!r}] has shape {tuple(value.shape)}, "
                         f"but the minibatch has {self.size} samples"
                     )
-        for field in ("discount", "weight"):
+        for field in ("discount", "weight", "target"):
             value = getattr(self, field)
-            if value is not None and value.shape != (self.size,):
+            several = field == "discount" and isinstance(self.bootstrap, Mapping)
+            if value is not None and value.shape[: 1 if several else None] != (self.size,):
                 raise ValueError(
                     f"TemporalDifference: {field} has shape {tuple(value.shape)}, "
                     f"must be ({self.size},)"
                 )
         if (self.bootstrap is None) != (self.discount is None):
             raise ValueError("TemporalDifference: bootstrap and discount go together")
+        if self.loss.curvature is not None and self.target is None:
+            raise ValueError("TemporalDifference: a loss with a curvature needs the target")
+        self._check_bootstraps()
+
+    def _check_bootstraps(self) -> None:
+        """Refuse bootstrap samples that are not shaped (m, [K,] ...) as samples and discount."""
+        if not isinstance(self.bootstrap, Mapping):
+            return
+        assert self.discount is not None
+        for name, value in self.bootstrap.items():
+            expected = (*self.discount.shape, *self.samples[name].shape[1:])
+            if self.discount.ndim > 2 or value.shape != expected:
+                raise ValueError(
+                    f"TemporalDifference: bootstrap[{name!r}] has shape {tuple(value.shape)}, "
+                    f"must be {expected}: that of discount and of one sample"
+                )
 
     @property
     def size(self) -> int:
@@ -106,7 +159,16 @@ class TemporalDifference:
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the module's trainable parameters by name."""
-        return {n: p for n, p in _plain(self.module).named_parameters() if p.requires_grad}
+        return {n: p for n, p in plain(self.module).named_parameters() if p.requires_grad}
+
+    def joined(self) -> Samples:
+        """Return samples and bootstrap samples as one minibatch, (m + m K, ...)."""
+        if not isinstance(self.bootstrap, Mapping):
+            return self.samples
+        assert self.discount is not None
+        axes = self.discount.ndim
+        later = {k: v.flatten(0, axes - 1) for k, v in self.bootstrap.items()}
+        return {k: torch.cat([v, later[k]]) for k, v in self.samples.items()}
 
     def split(self, size: int) -> Iterator[TemporalDifference]:
         """Yield the minibatch in parts of at most `size` samples."""
@@ -115,7 +177,11 @@ class TemporalDifference:
             tensors = {k: {n: v[part] for n, v in t.items()} for k, t in self._batched().items()}
             vectors = {
                 field: None if value is None else value[part]
-                for field, value in (("discount", self.discount), ("weight", self.weight))
+                for field, value in (
+                    ("discount", self.discount),
+                    ("weight", self.weight),
+                    ("target", self.target),
+                )
             }
             yield dataclasses.replace(self, **tensors, **vectors)  # type: ignore[arg-type]
 
@@ -130,6 +196,20 @@ class TemporalDifference:
                 )
             fields["bootstrap"] = self.bootstrap
         return fields
+
+
+def lambda_discounts(discount: Tensor, lambda_: float) -> Tensor:
+    """Return the (m, K) factors of the values of K later states in a lambda-return.
+
+    `discount` (m, K) holds gamma (1 - terminated) of each step. State k has the factor
+    (1 - lambda) lambda^(k-1) times the product of the first k discounts, the last one
+    lambda^(K-1) times it: the return ends there. (The thesis prints lambda^k, which would leave
+    TD(0) without a bootstrap.)
+    """
+    k = torch.arange(discount.shape[1], device=discount.device)
+    share = (1 - lambda_) * lambda_ ** k.to(discount.dtype)
+    share[-1] = lambda_ ** (len(k) - 1)
+    return share * discount.cumprod(1)
 
 
 @runtime_checkable
@@ -159,7 +239,7 @@ def per_sample_gradients(
     samples evaluated at once (activations; the result is the same size whatever it is).
     With `bootstrap=None` A and B are the same dictionary: do not write into them.
     """
-    module = _plain(batch.module)
+    module = plain(batch.module)
     values = {name: p.detach() for name, p in (params or batch.parameters()).items()}
 
     def rows(function: Scalar, samples: Samples) -> Rows:
@@ -178,8 +258,7 @@ def per_sample_gradients(
         return b, b
     if isinstance(batch.bootstrap, Mapping):
         # The same function at s and s': one pass over both costs fewer kernels than two.
-        joined = {k: torch.cat([v, batch.bootstrap[k]]) for k, v in batch.samples.items()}
-        both = rows(batch.prediction, joined)
+        both = rows(batch.prediction, batch.joined())
         b = {name: row[: batch.size] for name, row in both.items()}
         target = {name: row[batch.size :] for name, row in both.items()}
     else:
@@ -190,7 +269,7 @@ def per_sample_gradients(
     return a, b
 
 
-def _plain(module: nn.Module) -> nn.Module:
+def plain(module: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wrapped, or `module` itself: vmap needs the former."""
     return getattr(module, "_orig_mod", module)
 
@@ -208,11 +287,17 @@ def _as_function(module: nn.Module, params: Rows) -> Call:
 
 
 def _subtract(row: Tensor, discount: Tensor, target: Tensor) -> Tensor:
-    """Return row - discount * target, (m, *shape), in the type of `row`."""
-    factor = discount.to(row.dtype).reshape(-1, *[1] * (row.ndim - 1))
-    return torch.addcmul(row, factor, target, value=-1)
+    """Return row - discount * target, (m, *shape), in the type of `row`.
+
+    With discounts (m, K) and targets (m K, *shape) the products are summed over K.
+    """
+    factor = discount.to(row.dtype)
+    if factor.ndim == 2:
+        parts = target.reshape(*factor.shape, *row.shape[1:])
+        return row - torch.einsum("mk,mk...->m...", factor, parts)
+    return torch.addcmul(row, factor.reshape(-1, *[1] * (row.ndim - 1)), target, value=-1)
 
 
 def functional(module: nn.Module, params: Mapping[str, Tensor]) -> Call:
     """Return `module` at the values `params`, as the `call` that a `Scalar` is given."""
-    return _as_function(_plain(module), dict(params))
+    return _as_function(plain(module), dict(params))

@@ -14,7 +14,7 @@ import optim
 from errors import UserError
 from optim.momentum import Momentum
 from optim.rmsprop import RMSprop
-from optim.temporal_difference import TemporalDifference, wants_temporal_difference
+from optim.temporal_difference import Loss, TemporalDifference, wants_temporal_difference
 
 VARIANTS = [
     ("sgd", {"weight_decay": 0.1}),
@@ -28,6 +28,12 @@ VARIANTS = [
     ("adamw", {}),
     ("corrected-momentum", {"correction": "full"}),
     ("corrected-momentum", {"correction": "diagonal", "weight_decay": 0.1, "chunk_size": 3}),
+    ("corrected-momentum", {"correction": "block", "block_size": 5}),
+    ("corrected-momentum", {"correction": "layer", "layers": 1, "form": "printed"}),
+    ("corrected-momentum", {"correction": "kronecker", "factor_size": 3}),
+    ("corrected-momentum", {"correction": "low-rank", "window": 4, "chunk_size": 2}),
+    ("corrected-adam", {}),
+    ("oracle-momentum", {"window": 4, "weight_decay": 0.1}),
 ]
 
 
@@ -53,7 +59,9 @@ def train(net, optimizer, steps, start=0, lr=None):
             target = 1 + discount * net(s2)[:, 0]
         (0.5 * (net(s)[:, 0] - target) ** 2).mean().backward()
         if wants_temporal_difference(optimizer):
-            optimizer.observe(TemporalDifference(net, {"s": s}, value, {"s": s2}, discount))
+            optimizer.observe(
+                TemporalDifference(net, {"s": s}, value, {"s": s2}, discount, target=torch.ones(5))
+            )
         optimizer.step()
 
 
@@ -179,7 +187,7 @@ def test_learning_rate_is_read_at_every_step(name, options):
 def test_closure_and_missing_gradients(name, options):
     net = network()
     optimizer = build(name, net, {**options, "weight_decay": 0.0})
-    before = weights(net)[:40]
+    before, linear = weights(net)[:40], Loss(torch.ones_like)
 
     def closure():
         optimizer.zero_grad()
@@ -187,7 +195,9 @@ def test_closure_and_missing_gradients(name, options):
         loss.backward()
         if wants_temporal_difference(optimizer):
             batch = {"s": torch.ones(1, 8)}
-            optimizer.observe(TemporalDifference(net[2], batch, value))
+            # The loss is the value itself, whatever its target.
+            target = torch.zeros(1)
+            optimizer.observe(TemporalDifference(net[2], batch, value, target=target, loss=linear))
         return loss
 
     assert optimizer.step(closure).requires_grad

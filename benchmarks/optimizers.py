@@ -1,0 +1,177 @@
+"""Milliseconds of one learning step of DQN on images with each optimizer, beside torch's Adam.
+
+    python -m benchmarks.optimizers --rounds 15 --batch 32
+
+One step is what a training run does: the bootstrap, forward, backward, the optimizer's part
+(taking in the minibatch and stepping). All optimizers take turns, one step each, in one process
+on the same network (Mnih et al. 2015, 1.7 million parameters) and data, so that whatever else
+the machine does falls on all of them. Reported are medians over rounds, the ratio to Adam's
+whole step of the same round (median and quartiles), the optimizer's part alone, and what it keeps
+between steps in multiples of the parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+import optim
+from agents.dqn import QNetwork
+from optim.temporal_difference import Samples, TemporalDifference, wants_temporal_difference
+
+ACTIONS = 6
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "adam": ("adam", {}),
+    "momentum": ("momentum", {}),
+    "diagonal": ("corrected-momentum", {"correction": "diagonal"}),
+    "diagonal, adam": ("corrected-adam", {}),
+    "kronecker": ("corrected-momentum", {"correction": "kronecker"}),
+    "low-rank": ("corrected-momentum", {"correction": "low-rank", "window": 5}),
+}
+
+
+def q_value(call: Callable[..., Tensor], sample: Samples) -> Tensor:
+    """The value of the action taken."""
+    return call(sample["obs"]).gather(0, sample["action"])
+
+
+class Learner:
+    """A network of its own and everything that one step needs."""
+
+    def __init__(self, name: str, options: dict[str, Any], batch: int, device: str) -> None:
+        torch.manual_seed(0)
+        observation = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+        self.network = QNetwork(observation, ACTIONS, (512,), "relu", False).to(device)
+        make: Any = optim.config_class(name)
+        config = make(lr=1e-5, **options)
+        self.optimizer = optim.make(config, self.network.parameters())
+        size = (2, batch, 4, 84, 84)
+        self.obs, self.next_obs = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
+        self.action = torch.randint(ACTIONS, (batch,), device=device)
+        self.discount = torch.full((batch,), 0.99, device=device)
+
+    def gradient(self) -> Tensor:
+        """Bootstrap, forward and backward; returns the greedy next actions."""
+        with torch.no_grad():
+            next_value, greedy = self.network(self.next_obs).max(1)
+        value = self.network(self.obs).gather(1, self.action[:, None])[:, 0]
+        self.optimizer.zero_grad()
+        (0.5 * (value - self.discount * next_value) ** 2).mean().backward()
+        return greedy
+
+    def step(self, greedy: Tensor) -> None:
+        """The optimizer's part."""
+        if wants_temporal_difference(self.optimizer):
+            self.optimizer.observe(
+                TemporalDifference(
+                    self.network,
+                    {"obs": self.obs, "action": self.action},
+                    q_value,
+                    {"obs": self.next_obs, "action": greedy},
+                    self.discount,
+                    target=torch.zeros_like(self.discount),
+                )
+            )
+        self.optimizer.step()
+
+    def kept(self) -> int:
+        """Numbers that the optimizer keeps."""
+        states = self.optimizer.state.values()
+        return sum(v.numel() for state in states for v in state.values() if torch.is_tensor(v))
+
+
+@dataclass
+class Times:
+    """Seconds of each round."""
+
+    whole: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+
+
+def clock(device: str) -> float:
+    """The time when the device has done everything so far."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(learners: dict[str, Learner], rounds: int, device: str) -> dict[str, Times]:
+    """Let all learners take turns; the first two rounds warm up and do not count."""
+    times = {name: Times() for name in learners}
+    for index in range(rounds + 2):
+        for name, learner in learners.items():
+            begin = clock(device)
+            greedy = learner.gradient()
+            middle = clock(device)
+            learner.step(greedy)
+            end = clock(device)
+            if index >= 2:
+                times[name].whole.append(end - begin)
+                times[name].own.append(end - middle)
+    return times
+
+
+def rows(times: dict[str, Times], learners: dict[str, Learner]) -> list[dict[str, Any]]:
+    """One row per optimizer, in milliseconds and ratios to Adam."""
+    result = []
+    for name, taken in times.items():
+        ratios = [a / b for a, b in zip(taken.whole, times["adam"].whole, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        parameters = sum(p.numel() for p in learners[name].network.parameters())
+        result.append(
+            {
+                "optimizer": name,
+                "step_ms": 1e3 * statistics.median(taken.whole),
+                "optimizer_ms": 1e3 * statistics.median(taken.own),
+                "ratio": middle,
+                "quartiles": (low, high),
+                "kept_per_parameter": learners[name].kept() / parameters,
+            }
+        )
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, help="rounds that count")
+    parser.add_argument("--batch", type=int, default=32, help="transitions per minibatch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--json", action="store_true", help="print rows as JSON")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    cases = dict.fromkeys(["adam", *options.cases])
+    learners = {c: Learner(*CASES[c], options.batch, options.device) for c in cases}
+    table = rows(measure(learners, options.rounds, options.device), learners)
+    if options.json:
+        print(json.dumps(table))
+        return
+    print(
+        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, "
+        f"{options.device}, {options.threads} threads, batch {options.batch}, "
+        f"{options.rounds} rounds"
+    )
+    print(f"{'optimizer':16}{'step ms':>9}{'own ms':>9}{'× Adam':>8}   quartiles   kept / n")
+    for row in table:
+        low, high = row["quartiles"]
+        print(
+            f"{row['optimizer']:16}{row['step_ms']:9.1f}{row['optimizer_ms']:9.1f}"
+            f"{row['ratio']:8.2f}   {low:.2f}–{high:.2f}   {row['kept_per_parameter']:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

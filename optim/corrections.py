@@ -1,0 +1,297 @@
+"""Forms of zeta, the running average of the matrices Z that move old gradients to the present.
+
+Z = sum_i weight_i a_i b_i^T is n x n. Each form keeps as much of it as it can afford, and gives
+back two things: zeta^T d for a displacement d of the parameters, and zeta <- beta zeta +
+(1 - beta) Z for a minibatch. Here are those that keep entries of the matrix itself; factors of
+it stand in `optim/kronecker.py`, the rows that it is made of in `optim/low_rank.py`.
+
+Source: E. Bengio, PhD thesis, sec. 4.2.2 and 4.2.3.1 (full, diagonal, block-diagonal), fig. 4.15
+(some layers only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from optim.batched import curvatures
+from optim.configs import Correction, Rest
+from optim.layers import LayerDerivatives
+from optim.temporal_difference import Rows, TemporalDifference, per_sample_gradients
+
+State: TypeAlias = MutableMapping[Any, Any]
+"""`Optimizer.state`: a dictionary for each parameter."""
+Names: TypeAlias = list[str]
+"""The name of each parameter of the optimizer in the observed module; "" if it is not there."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the forms can be told; see `optim.configs.CorrectedMomentumConfig`."""
+
+    correction: Correction = "full"
+    block_size: int = 16
+    layers: int = 0
+    rest: Rest = "diagonal"
+    factor_size: int = 256
+    positions: int = 64
+    window: int = 0
+
+
+class Form(Protocol):
+    """One form of zeta over a list of parameters; all that lasts is kept in `Optimizer.state`."""
+
+    def check(self) -> None:
+        """Raise `UserError` if the parameters do not suit the form."""
+
+    def create(self) -> None:
+        """Put zeta = 0 into the state."""
+
+    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+        """Take in (a part of) a minibatch of `total` samples."""
+
+    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+        """Return zeta^T d, in the shapes of the parameters; d may be overwritten."""
+
+    def average(self, betas: list[float]) -> None:
+        """Average what was taken into zeta; `betas` of each parameter."""
+
+
+def layers_of(params: Sequence[Tensor]) -> list[list[int]]:
+    """Return the indices of the parameters of each layer: a weight of two or more axes, and the
+    vectors (its bias) that follow it.
+    """
+    layers: list[list[int]] = []
+    for index, p in enumerate(params):
+        if p.ndim >= 2 or not layers:
+            layers.append([])
+        layers[-1].append(index)
+    return layers
+
+
+def chosen_layers(params: Sequence[Tensor], count: int) -> list[list[int]]:
+    """Return the first `count` layers (the last ones if negative, all if 0)."""
+    layers = layers_of(params)
+    if count > 0:
+        return layers[:count]
+    return layers[count:]
+
+
+def joint_beta(betas: Sequence[float], correction: str) -> float:
+    """Return the beta that all parameters share, which matrices over several of them need."""
+    if len(set(betas)) > 1:
+        raise UserError(f"correction={correction}: needs the same beta for all parameters")
+    return betas[0]
+
+
+def one_kind(params: Sequence[Tensor], correction: str) -> None:
+    """Refuse parameters that cannot stand in one matrix."""
+    if len({(p.device, p.dtype) for p in params}) > 1:
+        raise UserError(f"correction={correction}: needs all parameters on one device, of one type")
+
+
+def weighted_rows(
+    batch: TemporalDifference, names: Sequence[str], params: Sequence[Tensor], total: int
+) -> tuple[Rows, Rows, Tensor]:
+    """Return the rows a and b by the named parameters, and the weights (m,) of their products."""
+    named = {name: p for name, p in zip(names, params, strict=True) if name}
+    if not named:
+        return {}, {}, torch.zeros(0)
+    a, b = per_sample_gradients(batch, named)
+    like = next(iter(b.values()))
+    return a, b, (like.new_ones(batch.size) / total * curvatures(batch)).to(like)
+
+
+def joined_rows(rows: Rows, names: Sequence[str], params: Sequence[Tensor], m: int) -> Tensor:
+    """Return rows by several parameters as one matrix (m, n), zero where a parameter has none."""
+    shaped = zip(names, params, strict=True)
+    flat = [rows[n].reshape(m, -1) if n in rows else p.new_zeros(m, p.numel()) for n, p in shaped]
+    return torch.cat(flat, 1)
+
+
+def split_like(flat: Tensor, params: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the parts of a flat vector (n,) in the shapes of the parameters."""
+    parts = flat.split([p.numel() for p in params])
+    return (part.view(p.shape) for part, p in zip(parts, params, strict=True))
+
+
+class Diagonal:
+    """The diagonal of zeta. State per parameter: `zeta`, of its shape."""
+
+    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
+        self.params, self.state = params, state
+        self._derivatives = LayerDerivatives()
+        self._taken: dict[int, Tensor] = {}
+
+    def check(self) -> None:
+        """Every parameter suits."""
+
+    def create(self) -> None:
+        """Put zeta = 0 into the state."""
+        for p in self.params:
+            self.state[p]["zeta"] = torch.zeros_like(p)
+
+    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+        """Add sum_i weight_i a_i * b_i."""
+        index = {name: i for i, name in enumerate(names) if name}
+        found, weight = self._derivatives(
+            batch, {n: self.params[i] for n, i in index.items()}, total
+        )
+        for layer in found:
+            for name, part in zip(layer.names, layer.split(layer.diagonal(weight)), strict=True):
+                i = index[name]
+                part = part.reshape(self.params[i].shape)
+                self._taken[i] = self._taken[i] + part if i in self._taken else part
+
+    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+        """Return zeta * d."""
+        torch._foreach_mul_(moved, [self.state[p]["zeta"] for p in self.params])
+        return moved
+
+    def average(self, betas: list[float]) -> None:
+        """Average what was taken into zeta."""
+        for i, (p, beta) in enumerate(zip(self.params, betas, strict=True)):
+            zeta = self.state[p]["zeta"]
+            if i in self._taken:
+                zeta.lerp_(self._taken[i], 1 - beta)
+            else:
+                zeta.mul_(beta)
+        self._taken = {}
+
+
+class Matrices:
+    """Full matrices over groups of parameters: all of them, or layer by layer.
+
+    State: the first parameter of each group holds `zeta`, (n, n) over the group's parameters,
+    flattened and concatenated in order: zeta[i, j] = d g_j / d theta_i. Parameters of layers that
+    were not chosen hold the diagonal, of their shape, or nothing.
+    """
+
+    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
+        self.params, self.state, self.options = params, state, options
+        layers = chosen_layers(params, options.layers)
+        joint = options.correction == "full"
+        self.groups = [[i for layer in layers for i in layer]] if joint else layers
+        inside = {i for group in self.groups for i in group}
+        outside = [i for i in range(len(params)) if i not in inside]
+        self.diagonal = outside if options.rest == "diagonal" else []
+        # Rows of each group (A, B), and the diagonals of the rest.
+        self._rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.groups]
+        self._taken: dict[int, Tensor] = {}
+
+    def check(self) -> None:
+        """Refuse parameters of several devices or types within one matrix."""
+        for group in self.groups:
+            one_kind([self.params[i] for i in group], self.options.correction)
+
+    def create(self) -> None:
+        """Put zeta = 0 into the state."""
+        for group in self.groups:
+            first = self.params[group[0]]
+            n = sum(self.params[i].numel() for i in group)
+            self.state[first]["zeta"] = first.new_zeros(n, n)
+        for i in self.diagonal:
+            self.state[self.params[i]]["zeta"] = torch.zeros_like(self.params[i])
+
+    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+        """Keep the rows, (m, n) each: less than a second n x n matrix while m < n / 2."""
+        wanted = [i for group in self.groups for i in group] + self.diagonal
+        some = [names[i] for i in wanted], [self.params[i] for i in wanted]
+        a, b, weight = weighted_rows(batch, *some, total)
+        if not b:
+            return
+        for group, taken in zip(self.groups, self._rows, strict=True):
+            of = [names[i] for i in group], [self.params[i] for i in group], batch.size
+            taken.append((joined_rows(a, *of), joined_rows(b, *of) * weight[:, None]))
+        for i in self.diagonal:
+            if names[i] in b:
+                product = (a[names[i]] * b[names[i]]).flatten(1)
+                part = (weight @ product).view(self.params[i].shape)
+                self._taken[i] = self._taken[i] + part if i in self._taken else part
+
+    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+        """Return zeta^T d."""
+        result = [torch.zeros_like(d) for d in moved]
+        for group in self.groups:
+            params = [self.params[i] for i in group]
+            flat = torch.cat([moved[i].reshape(-1) for i in group])
+            for i, part in zip(
+                group, split_like(self.state[params[0]]["zeta"].T @ flat, params), strict=True
+            ):
+                result[i] = part
+        for i in self.diagonal:
+            result[i] = moved[i] * self.state[self.params[i]]["zeta"]
+        return result
+
+    def average(self, betas: list[float]) -> None:
+        """Average what was taken into zeta."""
+        for group, taken in zip(self.groups, self._rows, strict=True):
+            beta = joint_beta([betas[i] for i in group], self.options.correction)
+            zeta = self.state[self.params[group[0]]]["zeta"]
+            for k, (a, b) in enumerate(taken):
+                # The first product also scales zeta: one pass over n x n values less.
+                zeta.addmm_(a.T, b, beta=beta if k == 0 else 1, alpha=1 - beta)
+            if not taken:
+                zeta.mul_(beta)
+            taken.clear()
+        for i in self.diagonal:
+            zeta = self.state[self.params[i]]["zeta"].mul_(betas[i])
+            if i in self._taken:
+                zeta.add_(self._taken[i], alpha=1 - betas[i])
+        self._taken = {}
+
+
+class Blocks:
+    """Square blocks of consecutive parameters, flattened and concatenated, on the diagonal.
+
+    State: the first parameter holds `zeta`, (n / k, k, k), the last block padded with zeros.
+    """
+
+    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
+        self.params, self.state = params, state
+        self.n = sum(p.numel() for p in params)
+        self.k = min(options.block_size, self.n)
+        self.count = -(-self.n // self.k)
+        self._taken: Tensor | None = None
+
+    def check(self) -> None:
+        """Refuse parameters of several devices or types: blocks may span them."""
+        one_kind(self.params, "block")
+
+    def create(self) -> None:
+        """Put zeta = 0 into the state."""
+        first = self.params[0]
+        self.state[first]["zeta"] = first.new_zeros(self.count, self.k, self.k)
+
+    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+        """Add the blocks of sum_i weight_i a_i b_i^T."""
+        a, b, weight = weighted_rows(batch, names, self.params, total)
+        blocks_a = self._blocks(joined_rows(a, names, self.params, batch.size))
+        blocks_b = self._blocks(joined_rows(b, names, self.params, batch.size) * weight[:, None])
+        z = blocks_a.movedim(0, -1) @ blocks_b.movedim(0, 1)
+        self._taken = z if self._taken is None else self._taken + z
+
+    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+        """Return zeta^T d."""
+        flat = self._blocks(torch.cat([d.reshape(-1) for d in moved])[None])[0]
+        zeta = self.state[self.params[0]]["zeta"]
+        shifted = (zeta.mT @ flat[..., None]).reshape(-1)[: self.n]
+        return list(split_like(shifted, self.params))
+
+    def average(self, betas: list[float]) -> None:
+        """Average what was taken into zeta."""
+        beta = joint_beta(betas, "block")
+        zeta = self.state[self.params[0]]["zeta"].mul_(beta)
+        if self._taken is not None:
+            zeta.add_(self._taken, alpha=1 - beta)
+        self._taken = None
+
+    def _blocks(self, rows: Tensor) -> Tensor:
+        """Return (m, n) as (m, n / k, k), padded with zeros."""
+        missing = self.count * self.k - self.n
+        return torch.nn.functional.pad(rows, (0, missing)).view(-1, self.count, self.k)

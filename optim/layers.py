@@ -1,0 +1,395 @@
+"""Per-sample derivatives layer by layer, as the factors that one backward pass leaves behind.
+
+The derivative of a sample's prediction by the weight of a linear layer is the outer product
+g x^T of the layer's input x and the signal g that comes back to its output; by the weight of a
+convolution it is the sum of such products over the positions t of the image, x_t the patch under
+the kernel. A bias is one more input, always 1. Forward hooks catch x, autograd gives all g in one
+backward pass that computes no weight gradient, and nothing of the size samples x parameters need
+exist. Parameters of other layers get their rows from `per_sample_gradients`.
+
+Whether a layer's products really are all of its parameters' derivative (the weight may be tied,
+or used behind the layer's back) is checked once, against autograd, when a module is first seen.
+
+Sources: E. Bengio, PhD thesis, ch. 4, eq. 4.32-4.41 (the rows); Grosse and Martens 2016, "A
+Kronecker-factored approximate Fisher matrix for convolution layers" (patches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from optim.batched import curvatures, evaluate
+from optim.temporal_difference import (
+    Samples,
+    Scalar,
+    TemporalDifference,
+    per_sample_gradients,
+    plain,
+)
+
+
+def columns(tensor: Tensor) -> Tensor:
+    """Return a weight (outputs, ...) as a matrix (outputs, inputs).
+
+    A convolution's channels come last, as they lie in memory where convolutions are fast.
+    """
+    if tensor.ndim == 4:
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.reshape(tensor.shape[0] if tensor.ndim else 1, -1)
+
+
+def uncolumns(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """Invert `columns`; (..., outputs, inputs) becomes (..., *shape)."""
+    if len(shape) != 4:
+        return matrix.reshape(*matrix.shape[:-2], *shape)
+    out, channels, height, width = shape
+    return matrix.reshape(*matrix.shape[:-2], out, height, width, channels).movedim(-1, -3)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The factors of one linear or convolutional layer for m samples.
+
+    With J = 1 + K: position 0 of the second axis is the prediction, the others are its bootstraps.
+    T1 x T2 positions: 1 x 1 for a linear layer, those of the output for a convolution.
+    """
+
+    weight: str
+    """The weight's name."""
+    shape: torch.Size
+    """The weight's shape."""
+    bias: str | None
+    """The bias's name, if it is learned: then the last input is 1."""
+    x: Tensor
+    """Inputs without that 1, (m, J, T1, T2, ...): a view, several times as large as what it shows
+    where the patches of a convolution overlap."""
+    g: Tensor
+    """Derivatives of the prediction by the outputs, (m, J, T1, T2, outputs)."""
+    scale: Tensor
+    """(m, J): 1, and minus the discount of each bootstrap."""
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters, weight first."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    @property
+    def positions(self) -> int:
+        """T = T1 T2."""
+        return self.x.shape[2] * self.x.shape[3]
+
+    def factors(self, step: tuple[int, int] = (1, 1)) -> tuple[Tensor, Tensor]:
+        """Return inputs (m, J, T, inputs), the 1 included, and signals (m, J, T, outputs).
+
+        `step`: take every so many positions only, along both axes.
+        """
+        x, g = (t[:, :, :: step[0], :: step[1]] for t in (self.x, self.g))
+        x, g = (t.reshape(*t.shape[:2], t.shape[2] * t.shape[3], -1) for t in (x, g))
+        return (x if self.bias is None else F.pad(x, (0, 1), value=1.0)), g
+
+    def scaled(self, g: Tensor) -> Tensor:
+        """Return signals times `scale`: a = sum over J and T of scaled x^T."""
+        return g * self.scale[..., None, None]
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Return a and b of each sample, (m, outputs, inputs)."""
+        (a, b), bias = self._weight_rows()
+        if self.bias is not None:
+            wide_b = torch.cat([b, bias[1][..., None]], 2)
+            a, b = (wide_b if a is b else torch.cat([a, bias[0][..., None]], 2)), wide_b
+        return a, b
+
+    def _weight_rows(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return a and b by the weight, (m, outputs, inputs), and by the bias, (m, outputs)."""
+        x, g = (t.reshape(*t.shape[:2], self.positions, -1) for t in (self.x, self.g))
+        b, bias = g[:, 0].mT @ x[:, 0], g[:, 0].sum(1)
+        if x.shape[1] == 1:
+            return (b, b), (bias, bias)
+        # Positions of all bootstraps in one sum.
+        later = (g[:, 1:] * self.scale[:, 1:, None, None]).flatten(1, 2)
+        a = (later.mT @ x[:, 1:].flatten(1, 2)).add_(b)
+        return (a, b), (bias + later.sum(1), bias)
+
+    def diagonal(self, weight: Tensor) -> Tensor:
+        """Return sum_i weight_i a_i * b_i, (outputs, inputs)."""
+        if self.positions == 1:
+            # g x^T * h y^T = (g * h) (x * y)^T: a matrix product over samples, no rows.
+            x, g = (t[:, :, 0] for t in self.factors())
+            left = g * g[:, :1] * (self.scale * weight[:, None])[..., None]
+            return left.flatten(0, 1).T @ (x * x[:, :1]).flatten(0, 1)
+        (a, b), bias = self._weight_rows()
+        product = a.square() if a is b else a.mul_(b)
+        result = (weight @ product.flatten(1)).view(product.shape[1:])
+        if self.bias is None:
+            return result
+        return torch.cat([result, (weight @ (bias[0] * bias[1]))[:, None]], 1)
+
+    def split(self, matrix: Tensor) -> list[Tensor]:
+        """Return a matrix (..., outputs, inputs) as weight and bias, in their shapes."""
+        if self.bias is None:
+            return [uncolumns(matrix, self.shape)]
+        return [uncolumns(matrix[..., :-1], self.shape), matrix[..., -1]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The derivatives by one parameter of another kind of layer, written out."""
+
+    name: str
+    a: Tensor
+    """(m, *shape)"""
+    b: Tensor
+    """(m, *shape)"""
+
+    @property
+    def names(self) -> list[str]:
+        """The parameter."""
+        return [self.name]
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Return a and b of each sample."""
+        return self.a, self.b
+
+    def diagonal(self, weight: Tensor) -> Tensor:
+        """Return sum_i weight_i a_i * b_i, of the parameter's shape."""
+        return (weight @ (self.a * self.b).flatten(1)).view(self.a.shape[1:])
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensor as that of the only parameter."""
+        return [tensor]
+
+
+class LayerDerivatives:
+    """Finds the derivatives of minibatches; remembers of each module which layers it may trust."""
+
+    def __init__(self) -> None:
+        self._trusted: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+    def __call__(
+        self, batch: TemporalDifference, params: Mapping[str, Tensor], total: int
+    ) -> tuple[list[Layer | Rows], Tensor]:
+        """Return the derivatives by `params` and the weights (m,) of their products in Z.
+
+        `total` is the size of the minibatch that `batch` is a part of. Parameters that the
+        values do not depend on may be missing from the result.
+        """
+        module = plain(batch.module)
+        layers = {n: layer for n, layer in _supported(module).items() if f"{n}weight" in params}
+        known = self._trusted.get(module)
+        if known is not None:
+            layers = {n: layer for n, layer in layers.items() if n in known}
+        passes, of = _passes(batch, layers, params, check=known is None)
+        if known is None:
+            layers = {n: v for n, v in layers.items() if all(p.explains(n) for p in passes)}
+            self._trusted[module] = set(layers)
+        scale = _scale(batch, of[0])
+        found: list[Layer | Rows] = []
+        for name in layers:
+            factors = _stack(batch.size, scale.shape[1], [p.factors[name] for p in passes])
+            if factors is not None:
+                bias = f"{name}bias" if f"{name}bias" in params else None
+                shape = params[f"{name}weight"].shape
+                found.append(Layer(f"{name}weight", shape, bias, *factors, scale))
+        covered = {f"{name}{kind}" for name in layers for kind in ("weight", "bias")}
+        rest = {name: p for name, p in params.items() if name not in covered}
+        if rest:
+            a, b = per_sample_gradients(batch, rest)
+            found += [Rows(name, a[name], b[name]) for name in rest]
+        return found, torch.full_like(of[0], 1 / total) * curvatures(batch, of)
+
+
+def _supported(module: nn.Module) -> dict[str, nn.Module]:
+    """Return, by prefix, the layers whose derivative is a sum of outer products."""
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules()):
+        return {}  # Its samples are not independent: only `vmap` sees them one by one.
+    return {
+        f"{name}." if name else "": m
+        for name, m in module.named_modules()
+        if type(m) is nn.Linear
+        or (type(m) is nn.Conv2d and m.groups == 1 and m.padding_mode == "zeros")
+    }
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One forward and backward pass over M samples."""
+
+    factors: dict[str, tuple[Tensor, Tensor] | None]
+    """Per layer x (M, T1, T2, ...) and g (M, T1, T2, outputs); None if it was not used."""
+    gradients: dict[str, Tensor]
+    """Per layer autograd's derivative of the sum of all values, (outputs, inputs), for a check."""
+
+    def explains(self, name: str) -> bool:
+        """Return whether the layer's factors give autograd's derivative."""
+        factors, gradient = self.factors[name], self.gradients[name]
+        if factors is None:
+            return not gradient.any()
+        x, g = (t.reshape(t.shape[:3].numel(), -1) for t in factors)
+        if gradient.shape[1] > x.shape[1]:
+            x = F.pad(x, (0, 1), value=1.0)
+        got = g.T @ x
+        if got.shape != gradient.shape:
+            return False
+        tolerance = 10 * torch.finfo(got.dtype).eps ** 0.5
+        return bool((got - gradient).norm() <= tolerance * gradient.norm())
+
+
+def _passes(
+    batch: TemporalDifference,
+    layers: Mapping[str, nn.Module],
+    params: Mapping[str, Tensor],
+    check: bool,
+) -> tuple[list[_Pass], tuple[Tensor, Tensor]]:
+    """Run the minibatch; return the passes and its values, (m,) and (m, K)."""
+    if batch.bootstrap is None or isinstance(batch.bootstrap, Mapping):
+        both, only = _pass(batch.prediction, batch.module, batch.joined(), layers, params, check)
+        return [only], (both[: batch.size], both[batch.size :].reshape(batch.size, -1))
+    here, first = _pass(batch.prediction, batch.module, batch.samples, layers, params, check)
+    there, second = _pass(batch.bootstrap, batch.module, batch.samples, layers, params, check)
+    return [first, second], (here, there[:, None])
+
+
+def _pass(
+    function: Scalar,
+    module: nn.Module,
+    samples: Samples,
+    layers: Mapping[str, nn.Module],
+    params: Mapping[str, Tensor],
+    check: bool,
+) -> tuple[Tensor, _Pass]:
+    """Run `function` over M samples; return its values (M,) and the layers' factors."""
+    with torch.enable_grad(), _recorded(layers) as record:
+        values = evaluate(function, module, samples)
+        total = values.sum()
+    edges = [edge for calls in record.values() for _, edge in calls]
+    signals = iter(
+        torch.autograd.grad(total, edges, retain_graph=check, allow_unused=True) if edges else ()
+    )
+    factors = {}
+    for name, layer in layers.items():
+        calls = [(x, next(signals)) for x, _ in record[name]]
+        factors[name] = _factors(layer, calls, len(values))
+    return values.detach(), _Pass(factors, _gradients(total, layers, params) if check else {})
+
+
+def _gradients(
+    total: Tensor, layers: Mapping[str, nn.Module], params: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return autograd's derivative of `total` by each layer, (outputs, inputs)."""
+    result = {}
+    for name, layer in layers.items():
+        tensors = [cast(Tensor, layer.weight)]
+        if f"{name}bias" in params:
+            tensors.append(cast(Tensor, layer.bias))
+        grads = torch.autograd.grad(total, tensors, retain_graph=True, materialize_grads=True)
+        result[name] = torch.cat([columns(g) for g in grads], 1)
+    return result
+
+
+@contextmanager
+def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Any]]]]:
+    """Record each layer's inputs and the graph's edges to its outputs."""
+    record: dict[str, list[tuple[Tensor, Any]]] = {name: [] for name in layers}
+
+    def hook(name: str) -> Any:
+        def remember(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # The edge, not the tensor: the next layer may overwrite that in place.
+            edge = torch.autograd.graph.get_gradient_edge(output)
+            record[name].append((inputs[0].detach(), edge))
+
+        return remember
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _factors(
+    layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor | None]], m: int
+) -> tuple[Tensor, Tensor] | None:
+    """Return x (M, T1, T2, ...) and g (M, T1, T2, outputs) over all calls of a layer."""
+    found = []
+    for x, g in calls:
+        if g is None:
+            continue
+        if len(x) != m or len(g) != m:
+            return None  # The first axis is not that of the samples.
+        if isinstance(layer, nn.Conv2d):
+            found.append((_patches(layer, x), g.permute(0, 2, 3, 1)))
+        else:
+            found.append((_in_line(x, -1), _in_line(g, -1)))
+    if len(found) <= 1:
+        return found[0] if found else None
+    xs, gs = zip(*found, strict=True)
+    return torch.cat([_in_line(x, 3) for x in xs], 1), torch.cat([_in_line(g, 3) for g in gs], 1)
+
+
+def _in_line(tensor: Tensor, inner: int) -> Tensor:
+    """Return (M, ..., inner axes) as (M, T, 1, inner): all positions along one axis."""
+    axes = tensor.shape[inner:]
+    return tensor.reshape(len(tensor), -1, 1, axes.numel())
+
+
+def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return what lies under the kernel at each position of the output, a view (M, T1, T2, height,
+    width, channels).
+    """
+    total = [2 * p for p in layer.padding if isinstance(p, int)]
+    if layer.padding == "same":
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if any(total):
+        # "same" pads the right and lower side more where the total is odd.
+        x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
+    geometry = zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)
+    for axis, (kernel, dilation, stride) in enumerate(geometry, 2):
+        x = x.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    return x.permute(0, 2, 3, 4, 5, 1)
+
+
+def _stack(
+    m: int, j: int, passes: list[tuple[Tensor, Tensor] | None]
+) -> tuple[Tensor, Tensor] | None:
+    """Return one layer's factors as (m, J, T1, T2, ...) and (m, J, T1, T2, outputs)."""
+    used = [factors for factors in passes if factors is not None]
+    if not used:
+        return None
+    if len(passes) == 1:
+        x, g = used[0]
+        return _by_sample(x, m, j), _by_sample(g, m, j)
+    # A function of its own may have called the layer more or less often, or not at all.
+    lines = [[_in_line(x, 3), _in_line(g, 3)] for x, g in used]
+    positions = max(x.shape[1] for x, _ in lines)
+    empty = [t.new_zeros(m, 0, *t.shape[2:]) for t in lines[0]]
+    rest = iter(lines)
+    filled = [
+        [F.pad(t, (0, 0, 0, 0, 0, positions - t.shape[1])) for t in (next(rest) if p else empty)]
+        for p in passes
+    ]
+    return torch.stack([x for x, _ in filled], 1), torch.stack([g for _, g in filled], 1)
+
+
+def _by_sample(joined: Tensor, m: int, j: int) -> Tensor:
+    """Return (m + m K, ...) as (m, J, ...), without a copy if K <= 1."""
+    if j <= 2:
+        return joined.unflatten(0, (j, m)).transpose(0, 1)
+    later = joined[m:].unflatten(0, (m, j - 1))
+    return torch.cat([joined[:m, None], later], 1)
+
+
+def _scale(batch: TemporalDifference, like: Tensor) -> Tensor:
+    """Return (m, J): 1, and minus the discount of each bootstrap."""
+    ones = like.new_ones(batch.size, 1)
+    if batch.discount is None:
+        return ones
+    return torch.cat([ones, -batch.discount.to(like).reshape(batch.size, -1)], 1)
