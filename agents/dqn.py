@@ -6,13 +6,15 @@ with a* the greedy action of the target network Q̄ (Mnih et al. 2015, "Human-le
 deep reinforcement learning") or of the online network (van Hasselt et al. 2016, "Deep
 reinforcement learning with double Q-learning"). Options: n-step returns, the dueling network
 (Wang et al. 2016), a hard or exponentially averaged target, or no target network at all, where
-the bootstrap moves with every update.
+the bootstrap moves with every update. Several discrete choices side by side (MultiDiscrete) have
+action values each, see `agents.factored`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +23,11 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import UserError, require
+from agents import factored
+from errors import UserError, require, unknown
 from nets import ACTIVATIONS, mlp, torso
-from nets.bricks import Flat, is_image
+from nets.bricks import TORSOS, Flat
+from nets.glimpse import GlimpseCNN, glorot
 from optim.temporal_difference import TemporalDifference, wants_temporal_difference
 from training.agent import (
     LearningRate,
@@ -86,6 +90,12 @@ class Config:
     """Widths of the hidden layers (for images: behind the convolutions)."""
     activation: str = "relu"
     """Nonlinearity of the hidden layers."""
+    torso: str = "auto"
+    """Convolutions of images: nature, glimpse, or auto, which is glimpse below 36×36 pixels."""
+    torso_width: int = 16
+    """Channels of the glimpse torso's first layer (later ones have two and four times as many)."""
+    torso_depth: int = 0
+    """Extra layers of the glimpse torso."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
@@ -107,6 +117,8 @@ class Config:
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
         )
+        if self.torso not in TORSOS:
+            unknown("torso", self.torso, TORSOS)
 
 
 class QNetwork(nn.Module):
@@ -119,9 +131,10 @@ class QNetwork(nn.Module):
         hidden: Sequence[int],
         activation: str,
         dueling: bool,
+        make_torso: Callable[[spaces.Space], Any] = torso,
     ) -> None:
         super().__init__()
-        self.torso = torso(observation)
+        self.torso = make_torso(observation)
         sizes = (self.torso.width, *hidden)
         if dueling and isinstance(self.torso, Flat):
             # Vectors share all hidden layers but the last; images share the convolutions.
@@ -131,6 +144,8 @@ class QNetwork(nn.Module):
             self.shared = nn.Sequential()
         self.advantage = mlp((*sizes, actions), activation)
         self.value = mlp((*sizes, 1), activation) if dueling else None
+        if isinstance(self.torso, GlimpseCNN):
+            glorot(self)
 
     def forward(self, obs: Tensor) -> Tensor:
         """(B, *observation) → (B, A)."""
@@ -166,15 +181,16 @@ class DQN:
         envs = setup.envs
         self.updates_per_phase, self.steps_per_phase = _phase(config, envs.num_envs)
         observation, action = envs.single_observation_space, envs.single_action_space
-        if not isinstance(action, spaces.Discrete) or action.start != 0:
-            raise UserError(f"action space {action}: Q-learning accepts Discrete (from 0)")
-        self.actions = int(action.n)
+        self.heads = _heads(action, config.dueling)
+        self.actions, self.factored = sum(self.heads), isinstance(action, spaces.MultiDiscrete)
         self.stepper = Stepper(envs, setup.timers)
         self.network = self._make_network(observation)
         self.target = self._make_network(observation) if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
         self.optimizer = setup.make_optimizer(self._parameters)
+        if self.factored and wants_temporal_difference(self.optimizer):
+            raise UserError(f"--optim: action space {action} has no single temporal difference")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.memory = self._make_memory(observation, action)
         self.rng = np.random.default_rng((setup.seed, 1))
@@ -274,7 +290,8 @@ class DQN:
         with self.timers("act"):
             rate = self._epsilon()
             if rate >= 1:
-                actions = np.zeros(len(obs), dtype=np.int64)
+                shape = (len(obs), len(self.heads)) if self.factored else len(obs)
+                actions = np.zeros(shape, dtype=np.int64)
             else:
                 actions = self._greedy(obs, stepper.mask)
             self._explore(actions, stepper.mask, rate, self.rng)
@@ -309,18 +326,26 @@ class DQN:
         """Loss and mean prediction, 0-dim."""
         target = self._td_target(batch)
         prediction = self._prediction(batch)
-        return td_loss(prediction, target, self.config.loss), prediction.detach().mean()
+        loss = len(self.heads) * td_loss(prediction, target, self.config.loss)
+        return loss, prediction.detach().mean()
 
     def _prediction(self, batch: Batch) -> Tensor:
-        """Q(s, a): (m,)."""
+        """Q(s, a): (m,), or (m, K) of factored actions."""
+        if self.factored:
+            return factored.values(self.network(batch.obs), batch.action, self.heads)
         return self.network(batch.obs).gather(1, batch.action[:, None]).squeeze(1)
 
     @torch.no_grad()
     def _td_target(self, batch: Batch) -> Tensor:
-        """R + γⁿ (1 - terminated) Q̄(s', a*): (m,)."""
+        """R + γⁿ (1 - terminated) Q̄(s', a*): (m,), or (m, K) of factored actions."""
         next_q = self.target(batch.next_obs)
-        if self.config.double and self.target is not self.network:
-            chooser = self.network(batch.next_obs)
+        double = self.config.double and self.target is not self.network
+        chooser = self.network(batch.next_obs) if double else next_q
+        if self.factored:
+            best = factored.bootstrap(chooser, next_q, self.heads)
+            reward, discount = batch.reward[:, None], batch.discount[:, None]
+            return td_target(reward.expand_as(best), discount.expand_as(best), best)
+        if double:
             bootstrap = double_q_bootstrap(chooser, next_q, batch.next_mask)
         else:
             bootstrap = max_q_bootstrap(next_q, batch.next_mask)
@@ -368,15 +393,19 @@ class DQN:
     @torch.no_grad()
     def _greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         q = self.network(torch.from_numpy(obs).to(self.setup.device))
+        if self.factored:
+            return factored.greedy(q, self.heads).cpu().numpy()
         legal = None if mask is None else torch.from_numpy(mask).to(q.device)
         return _greedy_actions(q, legal).cpu().numpy()
 
     def _explore(
         self, actions: np.ndarray, mask: np.ndarray | None, rate: float, rng: np.random.Generator
     ) -> None:
-        """Replace actions (B,), in place, by uniform legal ones with probability `rate`."""
+        """Replace actions, in place, by uniform legal ones with probability `rate`."""
         explore = rng.random(len(actions)) < rate
-        if mask is None:
+        if self.factored:
+            uniform = rng.integers(self.heads, size=actions.shape)
+        elif mask is None:
             uniform = rng.integers(self.actions, size=len(actions))
         else:
             uniform = (rng.random(mask.shape) * mask).argmax(1)
@@ -387,19 +416,37 @@ class DQN:
 
     def _make_network(self, observation: spaces.Box) -> QNetwork:
         config = self.config
+        make_torso = partial(
+            torso, kind=config.torso, channels=config.torso_width, depth=config.torso_depth
+        )
         return QNetwork(
-            observation, self.actions, config.hidden, config.activation, config.dueling
+            observation,
+            self.actions,
+            config.hidden,
+            config.activation,
+            config.dueling,
+            make_torso,
         ).to(self.setup.device)
 
-    def _make_memory(
-        self, observation: spaces.Box, action: spaces.Discrete
-    ) -> Replay | FrameReplay:
+    def _make_memory(self, observation: spaces.Box, action: spaces.Space) -> Replay | FrameReplay:
         count, device = self.setup.envs.num_envs, self.setup.device
         capacity = self.config.buffer_size if self.setup.learning else count
-        if is_image(observation) and observation.shape[0] <= 16:
+        if self.setup.envs.stacked_frames:
             return FrameReplay(capacity, count, observation, action, device)
         masked = self.stepper.mask is not None
         return Replay(capacity, count, observation, action, device, masked)
+
+
+def _heads(action: spaces.Space, dueling: bool) -> tuple[int, ...]:
+    """Numbers of actions: one, or one for each choice of a MultiDiscrete space."""
+    if isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1:
+        require(not dueling, f"dueling=True: accepts Discrete actions, not {action}")
+        return tuple(action.nvec.tolist())
+    if not isinstance(action, spaces.Discrete) or action.start != 0:
+        raise UserError(
+            f"action space {action}: Q-learning accepts Discrete (from 0), MultiDiscrete"
+        )
+    return (int(action.n),)
 
 
 def _greedy_actions(q: Tensor, legal: Tensor | None) -> Tensor:

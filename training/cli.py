@@ -43,6 +43,8 @@ class RunConfig:
     """Environments stepped together."""
     env_options: tuple[str, ...] = ()
     """Options of the environment as KEY=VALUE, such as frameskip=4."""
+    eval_env_options: tuple[str, ...] = ()
+    """Options that differ in evaluation, such as split=test."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks live; auto takes CUDA for images when it is there, else the CPU."""
     threads: int = 0
@@ -73,12 +75,17 @@ class RunConfig:
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         for name in ("seed", "threads", "eval_every", "checkpoint_every"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must be ≥ 0")
-        for option in self.env_options:
-            require("=" in option, f"env_options={option!r}: must be KEY=VALUE")
+        for name in ("env_options", "eval_env_options"):
+            for option in getattr(self, name):
+                require("=" in option, f"{name}={option!r}: must be KEY=VALUE")
 
-    def environment(self) -> dict[str, Any]:
-        """`env_options` as keyword arguments, values read as TOML where they can be."""
-        return {key: _value(text) for key, _, text in (o.partition("=") for o in self.env_options)}
+    def environment(self, evaluation: bool = False) -> dict[str, Any]:
+        """`env_options` as keyword arguments, values read as TOML where they can be.
+
+        In evaluation those of `eval_env_options` come on top.
+        """
+        options = (*self.env_options, *(self.eval_env_options if evaluation else ()))
+        return {key: _value(text) for key, _, text in (o.partition("=") for o in options)}
 
 
 @dataclass(frozen=True)
