@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"errors", "envs", "optim", "nets", "training", "agents", "benchmarks"}
+OURS = {"errors", "envs", "optim", "nets", "training", "agents", "reproductions", "benchmarks"}
 SCRIPTS = {"train", "evaluate", "compare"}
 
 BELOW: dict[str, set[str]] = {
@@ -21,6 +21,7 @@ BELOW: dict[str, set[str]] = {
     "nets": {"errors"},
     "training": {"envs", "optim", "nets", "errors"},
     "agents": {"training", "envs", "optim", "nets", "errors"},
+    "reproductions": {"agents", "training", "envs", "optim", "nets", "errors"},
     "benchmarks": OURS | SCRIPTS,
 }
 
@@ -28,7 +29,18 @@ BELOW: dict[str, set[str]] = {
 # up in it; no agent's own module may be named anywhere in `training`.
 REGISTRY_READERS = {"training/cli.py", "training/build.py", "training/comparison.py"}
 
-OPTIONAL = ("rdkit", "torch_geometric", "music21", "wandb", "mujoco", "ale_py", "ray", "pettingzoo")
+OPTIONAL = (
+    "rdkit",
+    "torch_geometric",
+    "music21",
+    "wandb",
+    "mujoco",
+    "sklearn",
+    "scipy",
+    "ale_py",
+    "ray",
+    "pettingzoo",
+)
 
 
 def sources() -> list[Path]:
