@@ -155,6 +155,6 @@ def test_evaluation_can_be_on_other_images() -> None:
     words = "--agent dqn --env afterstate/Glimpse-v0 --env-options dataset=digits limit=10"
     run = parse([*words.split(), "--eval-env-options", "split=test", "limit=20"]).command.run
     assert run.environment() == {"dataset": "digits", "limit": 10}
-    assert run.environment(evaluation=True) == {"dataset": "digits", "limit": 20, "split": "test"}
-    made = envs.make_vector(run.env, 2, 0, **run.environment(evaluation=True))
+    assert run.evaluation_environment() == {"dataset": "digits", "limit": 20, "split": "test"}
+    made = envs.make_vector(run.env, 2, 0, **run.evaluation_environment())
     assert made.protocol["images"] == 20

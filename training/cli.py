@@ -79,13 +79,13 @@ class RunConfig:
             for option in getattr(self, name):
                 require("=" in option, f"{name}={option!r}: must be KEY=VALUE")
 
-    def environment(self, evaluation: bool = False) -> dict[str, Any]:
-        """`env_options` as keyword arguments, values read as TOML where they can be.
+    def environment(self) -> dict[str, Any]:
+        """`env_options` as keyword arguments, values read as TOML where they can be."""
+        return _keywords(self.env_options)
 
-        In evaluation those of `eval_env_options` come on top.
-        """
-        options = (*self.env_options, *(self.eval_env_options if evaluation else ()))
-        return {key: _value(text) for key, _, text in (o.partition("=") for o in options)}
+    def evaluation_environment(self) -> dict[str, Any]:
+        """The same for evaluation, where those of `eval_env_options` come on top."""
+        return _keywords((*self.env_options, *self.eval_env_options))
 
 
 @dataclass(frozen=True)
@@ -351,6 +351,10 @@ def _unknown_key(key: str, known: set[str], where: str) -> NoReturn:
 
 def _field_names(cls: type) -> set[str]:
     return {f.name for f in dataclasses.fields(cls)}
+
+
+def _keywords(options: Sequence[str]) -> dict[str, Any]:
+    return {key: _value(text) for key, _, text in (option.partition("=") for option in options)}
 
 
 def _docs(cls: type) -> list[str]:
