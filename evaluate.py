@@ -78,7 +78,7 @@ def _film(command: Any, policy: Any, folder: Path, seed: int, kind: str) -> Path
     from training.evaluation import film
 
     run = command.run
-    envs = make_vector(run.env, 1, seed, render=True, **run.environment())
+    envs = make_vector(run.env, 1, seed, render=True, **run.evaluation_environment())
     frames: list[Any] = list(film(policy, envs))
     rate = 15 if run.env.startswith("ALE/") else int(envs.metadata.get("render_fps", 30))
     envs.close()

@@ -42,6 +42,15 @@ AGENTS: dict[str, Entry] = {
     ),
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
+    "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "classifier": Entry(
+        "agents.supervised:Supervised", "supervised classification of the images of an environment"
+    ),
+    "regressor": Entry(
+        "agents.supervised:Supervised",
+        "supervised regression of the table of an environment",
+        {"task": "regression", "hidden": (64, 64, 64)},
+    ),
     "sb3-dqn": Entry("agents.sb3:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}),
     "sb3-ppo": Entry("agents.sb3:SB3", "stable-baselines3's PPO", {"algorithm": "ppo"}),
     "sb3-a2c": Entry("agents.sb3:SB3", "stable-baselines3's A2C", {"algorithm": "a2c"}),

@@ -6,28 +6,32 @@ with a* the greedy action of the target network Q̄ (Mnih et al. 2015, "Human-le
 deep reinforcement learning") or of the online network (van Hasselt et al. 2016, "Deep
 reinforcement learning with double Q-learning"). Options: n-step returns, the dueling network
 (Wang et al. 2016), a hard or exponentially averaged target, or no target network at all, where
-the bootstrap moves with every update.
+the bootstrap moves with every update. Several discrete choices side by side (MultiDiscrete) have
+action values each, see `agents.factored`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from agents import factored
 from diagnostics.action_values import fresh_memory, value_experience
 from diagnostics.examples import Experience
 from envs import ExactVector
-from errors import UserError, require
-from nets import ACTIVATIONS, mlp, torso
-from nets.bricks import Flat, is_image
+from errors import UserError, require, unknown
+from nets import ACTIVATIONS, torso
+from nets.bricks import TORSOS
+from nets.q_network import QNetwork
 from optim.temporal_difference import (
     HALF_SQUARE,
     TemporalDifference,
@@ -95,6 +99,12 @@ class Config:
     """Widths of the hidden layers (for images: behind the convolutions)."""
     activation: str = "relu"
     """Nonlinearity of the hidden layers."""
+    torso: str = "auto"
+    """Convolutions of images: nature, glimpse, or auto, which is glimpse below 36×36 pixels."""
+    torso_width: int = 16
+    """Channels of the glimpse torso's first layer (later ones have two and four times as many)."""
+    torso_depth: int = 0
+    """Extra layers of the glimpse torso."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
@@ -117,38 +127,8 @@ class Config:
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
         )
-
-
-class QNetwork(nn.Module):
-    """Action values (B, A); dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9)."""
-
-    def __init__(
-        self,
-        observation: spaces.Box,
-        actions: int,
-        hidden: Sequence[int],
-        activation: str,
-        dueling: bool,
-    ) -> None:
-        super().__init__()
-        self.torso = torso(observation)
-        sizes = (self.torso.width, *hidden)
-        if dueling and isinstance(self.torso, Flat):
-            # Vectors share all hidden layers but the last; images share the convolutions.
-            self.shared = mlp(sizes[:-1], activation, last=True)
-            sizes = sizes[-2:]
-        else:
-            self.shared = nn.Sequential()
-        self.advantage = mlp((*sizes, actions), activation)
-        self.value = mlp((*sizes, 1), activation) if dueling else None
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """(B, *observation) → (B, A)."""
-        features = self.shared(self.torso(obs))
-        advantage = self.advantage(features)
-        if self.value is None:
-            return advantage
-        return self.value(features) + advantage - advantage.mean(-1, keepdim=True)
+        if self.torso not in TORSOS:
+            unknown("torso", self.torso, TORSOS)
 
 
 def td_loss(prediction: Tensor, target: Tensor, loss: str) -> Tensor:
@@ -176,15 +156,16 @@ class DQN:
         envs = setup.envs
         self.updates_per_phase, self.steps_per_phase = _phase(config, envs.num_envs)
         observation, action = envs.single_observation_space, envs.single_action_space
-        if not isinstance(action, spaces.Discrete) or action.start != 0:
-            raise UserError(f"action space {action}: Q-learning accepts Discrete (from 0)")
-        self.actions = int(action.n)
+        self.heads = _heads(action, config.dueling)
+        self.actions, self.factored = sum(self.heads), isinstance(action, spaces.MultiDiscrete)
         self.stepper = Stepper(envs, setup.timers)
         self.network = self._make_network(observation)
         self.target = self._make_network(observation) if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
         self.optimizer = setup.make_optimizer(self._parameters)
+        if self.factored and wants_temporal_difference(self.optimizer):
+            raise UserError(f"--optim: action space {action} has no single temporal difference")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.memory = self._make_memory(observation, action)
         self.rng = np.random.default_rng((setup.seed, 1))
@@ -287,7 +268,8 @@ class DQN:
         with self.timers("act"):
             rate = self._epsilon()
             if rate >= 1:
-                actions = np.zeros(len(obs), dtype=np.int64)
+                shape = (len(obs), len(self.heads)) if self.factored else len(obs)
+                actions = np.zeros(shape, dtype=np.int64)
             else:
                 actions = self._greedy(obs, stepper.mask)
             self._explore(actions, stepper.mask, rate, self.rng)
@@ -343,19 +325,30 @@ class DQN:
         """Loss and mean prediction, 0-dim."""
         target = self._td_target(batch, next_q)
         prediction = self._prediction(batch)
-        return td_loss(prediction, target, self.config.loss), prediction.detach().mean()
+        loss = len(self.heads) * td_loss(prediction, target, self.config.loss)
+        return loss, prediction.detach().mean()
 
     def _prediction(self, batch: Batch) -> Tensor:
-        """Q(s, a): (m,)."""
+        """Q(s, a): (m,), or (m, K) of factored actions."""
+        if self.factored:
+            return factored.values(self.network(batch.obs), batch.action, self.heads)
         return self.network(batch.obs).gather(1, batch.action[:, None]).squeeze(1)
 
     @torch.no_grad()
     def _td_target(self, batch: Batch, next_q: Tensor | None = None) -> Tensor:
-        """R + γⁿ (1 - terminated) Q̄(s', a*): (m,); `next_q` is Q̄(s', ·) if it is known."""
+        """R + γⁿ (1 - terminated) Q̄(s', a*): (m,), or (m, K) of factored actions.
+
+        `next_q` is Q̄(s', ·) where it is known.
+        """
         if next_q is None:
             next_q = self.target(batch.next_obs)
-        if self.config.double and self.target is not self.network:
-            chooser = self.network(batch.next_obs)
+        double = self.config.double and self.target is not self.network
+        chooser = self.network(batch.next_obs) if double else next_q
+        if self.factored:
+            best = factored.bootstrap(chooser, next_q, self.heads)
+            reward, discount = batch.reward[:, None], batch.discount[:, None]
+            return td_target(reward.expand_as(best), discount.expand_as(best), best)
+        if double:
             bootstrap = double_q_bootstrap(chooser, next_q, batch.next_mask)
         else:
             bootstrap = max_q_bootstrap(next_q, batch.next_mask)
@@ -403,15 +396,19 @@ class DQN:
     @torch.no_grad()
     def _greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
         q = self.network(torch.from_numpy(obs).to(self.setup.device))
+        if self.factored:
+            return factored.greedy(q, self.heads).cpu().numpy()
         legal = None if mask is None else torch.from_numpy(mask).to(q.device)
         return _greedy_actions(q, legal).cpu().numpy()
 
     def _explore(
         self, actions: np.ndarray, mask: np.ndarray | None, rate: float, rng: np.random.Generator
     ) -> None:
-        """Replace actions (B,), in place, by uniform legal ones with probability `rate`."""
+        """Replace actions, in place, by uniform legal ones with probability `rate`."""
         explore = rng.random(len(actions)) < rate
-        if mask is None:
+        if self.factored:
+            uniform = rng.integers(self.heads, size=actions.shape)
+        elif mask is None:
             uniform = rng.integers(self.actions, size=len(actions))
         else:
             uniform = (rng.random(mask.shape) * mask).argmax(1)
@@ -422,17 +419,23 @@ class DQN:
 
     def _make_network(self, observation: spaces.Box) -> QNetwork:
         config = self.config
+        make_torso = partial(
+            torso, kind=config.torso, channels=config.torso_width, depth=config.torso_depth
+        )
         return QNetwork(
-            observation, self.actions, config.hidden, config.activation, config.dueling
+            observation,
+            self.actions,
+            config.hidden,
+            config.activation,
+            config.dueling,
+            make_torso,
         ).to(self.setup.device)
 
-    def _make_memory(
-        self, observation: spaces.Box, action: spaces.Discrete
-    ) -> Replay | FrameReplay:
+    def _make_memory(self, observation: spaces.Box, action: spaces.Space) -> Replay | FrameReplay:
         count, device = self.setup.envs.num_envs, self.setup.device
         capacity = self.config.buffer_size if self.setup.learning else count
         masked = self.stepper.mask is not None
-        if is_image(observation) and observation.shape[0] <= 16:
+        if self.setup.envs.stacked_frames:
             return FrameReplay(capacity, count, observation, action, device, masked)
         return Replay(capacity, count, observation, action, device, masked)
 
@@ -440,6 +443,7 @@ class DQN:
         self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0
     ) -> Experience:
         """For observers: the replay memory, or `steps` instants of the policy in `envs`."""
+        require(not self.factored, "diagnose: accepts one temporal difference per transition")
         memory = (
             self.memory if envs is None else fresh_memory(self.policy(False), envs, steps, self)
         )
@@ -447,6 +451,18 @@ class DQN:
 
 
 _DRAWN_BYTES = 16 * 2**20  # of observations that are sampled at once
+
+
+def _heads(action: spaces.Space, dueling: bool) -> tuple[int, ...]:
+    """Numbers of actions: one, or one for each choice of a MultiDiscrete space."""
+    if isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1:
+        require(not dueling, f"dueling=True: accepts Discrete actions, not {action}")
+        return tuple(action.nvec.tolist())
+    if not isinstance(action, spaces.Discrete) or action.start != 0:
+        raise UserError(
+            f"action space {action}: Q-learning accepts Discrete (from 0), MultiDiscrete"
+        )
+    return (int(action.n),)
 
 
 def _greedy_actions(q: Tensor, legal: Tensor | None) -> Tensor:

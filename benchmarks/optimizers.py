@@ -27,7 +27,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 import optim
-from agents.dqn import QNetwork
+from nets.q_network import QNetwork
 from optim.temporal_difference import Samples, TemporalDifference, wants_temporal_difference
 
 ACTIONS = 6

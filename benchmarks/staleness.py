@@ -23,7 +23,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.dqn import QNetwork
+from nets.q_network import QNetwork
 from optim.batched import semi_gradient
 from optim.corrected_momentum import CorrectedMomentum
 from optim.oracle_momentum import OracleMomentum

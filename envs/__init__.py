@@ -15,6 +15,21 @@ from errors import UserError, unknown
 
 __all__ = ["ExactVector", "check_id", "make_vector"]
 
+OURS: dict[str, str] = {
+    "afterstate/Glimpse-v0": "envs.glimpse:make",
+    "afterstate/Classification-v0": "envs.supervised:make_classification",
+    "afterstate/Regression-v0": "envs.supervised:make_regression",
+}
+"""Ids of our own environments, and what makes their cores."""
+
+for _id, _core in OURS.items():
+    gymnasium.register(
+        _id,
+        entry_point="envs.faces:CoreEnv",
+        vector_entry_point="envs.faces:CoreVector",
+        kwargs={"core": _core},
+    )
+
 
 def check_id(env_id: str) -> gymnasium.envs.registration.EnvSpec:
     """Return the registered spec of `env_id`, or raise a `UserError` with the nearest ids."""
@@ -38,7 +53,8 @@ def make_vector(
     """Make `num_envs` copies of `env_id` in one vector environment with exact state.
 
     Args:
-        env_id: any Gymnasium id; `ALE/…` games run in ale-py's native vector environment.
+        env_id: any Gymnasium id; `ALE/…` games run in ale-py's native vector environment,
+            `afterstate/…` on their batched cores.
         num_envs: batch size B.
         seed: every episode's seed is derived from it.
         render: keep RGB frames for `render()`.
@@ -52,6 +68,14 @@ def make_vector(
         from envs.atari import AtariVector
 
         return AtariVector(spec, num_envs, seed, render=render, **options)
+    if env_id in OURS:
+        from envs.faces import CoreVector
+
+        mode = "rgb_array" if render else None
+        envs = CoreVector(OURS[env_id], num_envs, seed, render_mode=mode, **options)
+        envs.spec = spec
+        envs.protocol = {"env": env_id, **envs.protocol}
+        return envs
     from envs.sync import SyncVector
 
     return SyncVector(spec, num_envs, seed, render=render, **options)

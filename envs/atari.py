@@ -53,6 +53,8 @@ class AtariVector(ExactVector):
         options: protocol settings that replace the id's own.
     """
 
+    stacked_frames = True
+
     def __init__(
         self,
         spec: gymnasium.envs.registration.EnvSpec,

@@ -30,11 +30,14 @@ class ExactVector(VectorEnv):
         seed: root of all episode seeds.
         resets: (B,) how many seeded resets each environment has had.
         last_obs: (B, *observation) what the latest `reset` or `step` returned.
+        stacked_frames: whether observations are stacks of frames, of which a step brings one, so
+            that a memory may keep each frame once.
         protocol: how scores are to be read (for Atari: the protocol card).
     """
 
     single_observation_space: spaces.Box
     observation_space: spaces.Box
+    stacked_frames = False
 
     def __init__(self, num_envs: int, seed: int) -> None:
         self.num_envs = num_envs

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from nets.bricks import NatureCNN, mlp, orthogonal, torso
+from nets.bricks import Flat, mlp, orthogonal, torso
 from nets.distributions import Distribution, distribution
 
 
@@ -35,7 +35,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.distribution: Distribution = distribution(action, log_std_init)
         self.torso = torso(observation)
-        self.shared = isinstance(self.torso, NatureCNN)
+        self.shared = not isinstance(self.torso, Flat)
         outputs = self.distribution.outputs
         if self.shared:
             self.features = nn.Sequential(self.torso, nn.Linear(self.torso.width, 512), nn.ReLU())

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from errors import UserError, unknown
+from nets.glimpse import GlimpseCNN, glorot
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -20,6 +21,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "silu": nn.SiLU,
 }
+
+
+TORSOS = ("auto", "nature", "glimpse")
 
 
 def activation(name: str) -> nn.Module:
@@ -119,16 +123,45 @@ class Flat(nn.Module):
         return observations.flatten(1) if observations.dim() > 2 else observations
 
 
-def torso(space: spaces.Space) -> NatureCNN | Flat:
+def torso(
+    space: spaces.Space, kind: str = "auto", channels: int = 16, depth: int = 0
+) -> NatureCNN | GlimpseCNN | Flat:
     """The parameter-light beginning an observation space asks for; `.width` is its output size.
 
-    Images (three axes of bytes) get the Nature CNN, everything else is flattened.
+    Images (three axes of bytes) get convolutions, everything else is flattened.
+
+    Args:
+        space: one observation's.
+        kind: for images, a key of `TORSOS`; auto takes the Nature CNN from 36×36 pixels on.
+        channels: capacity of the glimpse torso.
+        depth: extra layers of the glimpse torso.
     """
+    if kind not in TORSOS:
+        unknown("torso", kind, TORSOS)
     if not isinstance(space, spaces.Box) or space.shape is None:
         raise UserError(f"observation space {space}: accepted is Box")
-    if is_image(space):
-        return NatureCNN(space.shape)
-    return Flat(space.shape)
+    if not is_image(space):
+        return Flat(space.shape)
+    # Where the channels come first, the second axis is the height.
+    small = kind == "auto" and space.shape[0] <= 16 and min(space.shape[1:]) < 36
+    if kind == "glimpse" or small:
+        return GlimpseCNN(space.shape, channels, depth)
+    return NatureCNN(space.shape)
+
+
+def tower(
+    space: spaces.Space,
+    outputs: int,
+    hidden: Sequence[int],
+    nonlinearity: str,
+    convolutions: tuple[str, int, int] = ("auto", 16, 0),
+) -> nn.Sequential:
+    """(B, *observation) → (B, outputs): a torso of some kind, channels and depth, then an MLP."""
+    beginning = torso(space, *convolutions)
+    whole = nn.Sequential(beginning, mlp((beginning.width, *hidden, outputs), nonlinearity))
+    if isinstance(beginning, GlimpseCNN):
+        glorot(whole)
+    return whole
 
 
 def is_image(space: spaces.Space) -> bool:

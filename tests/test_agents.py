@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from agents import dqn
 from envs import make_vector
+from nets.q_network import QNetwork
 from problems import A2C, DQN, PPO, Minefield, build, parameters
 from training.evaluation import evaluate
 
@@ -135,7 +136,7 @@ def test_observations_in_double_precision_are_learned_from(name: str) -> None:
 
 
 def test_a_network_in_double_precision_keeps_observations_so() -> None:
-    network = dqn.QNetwork(spaces.Box(-1, 1, (3,)), 2, (4,), "tanh", dueling=True).double()
+    network = QNetwork(spaces.Box(-1, 1, (3,)), 2, (4,), "tanh", dueling=True).double()
     obs = torch.randn(5, 3, dtype=torch.float64)
     assert network.torso(obs) is obs
     assert network(obs.float()).dtype == torch.float64

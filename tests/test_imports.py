@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"errors", "envs", "optim", "nets", "training", "diagnostics", "agents", "benchmarks"}
+OURS = {
+    "errors",
+    "envs",
+    "optim",
+    "nets",
+    "training",
+    "diagnostics",
+    "agents",
+    "benchmarks",
+    "reproductions",
+}
 SCRIPTS = {"train", "evaluate", "compare"}
 
 BELOW: dict[str, set[str]] = {
@@ -22,6 +32,7 @@ BELOW: dict[str, set[str]] = {
     "training": {"envs", "optim", "nets", "errors"},
     "diagnostics": {"training", "envs", "optim", "nets", "errors"},
     "agents": {"training", "diagnostics", "envs", "optim", "nets", "errors"},
+    "reproductions": {"agents", "training", "diagnostics", "envs", "optim", "nets", "errors"},
     "benchmarks": OURS | SCRIPTS,
 }
 
@@ -29,7 +40,18 @@ BELOW: dict[str, set[str]] = {
 # up in it; no agent's own module may be named anywhere in `training`.
 REGISTRY_READERS = {"training/cli.py", "training/build.py", "training/comparison.py"}
 
-OPTIONAL = ("rdkit", "torch_geometric", "music21", "wandb", "mujoco", "ale_py", "ray", "pettingzoo")
+OPTIONAL = (
+    "rdkit",
+    "torch_geometric",
+    "music21",
+    "wandb",
+    "mujoco",
+    "sklearn",
+    "scipy",
+    "ale_py",
+    "ray",
+    "pettingzoo",
+)
 
 
 def sources() -> list[Path]:

@@ -43,6 +43,8 @@ class RunConfig:
     """Environments stepped together."""
     env_options: tuple[str, ...] = ()
     """Options of the environment as KEY=VALUE, such as frameskip=4."""
+    eval_env_options: tuple[str, ...] = ()
+    """Options that differ in evaluation, such as split=test."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks live; auto takes CUDA for images when it is there, else the CPU."""
     threads: int = 0
@@ -82,12 +84,17 @@ class RunConfig:
         require(
             self.diagnose_samples >= 2, f"diagnose_samples={self.diagnose_samples}: must be ≥ 2"
         )
-        for option in self.env_options:
-            require("=" in option, f"env_options={option!r}: must be KEY=VALUE")
+        for name in ("env_options", "eval_env_options"):
+            for option in getattr(self, name):
+                require("=" in option, f"{name}={option!r}: must be KEY=VALUE")
 
     def environment(self) -> dict[str, Any]:
         """`env_options` as keyword arguments, values read as TOML where they can be."""
-        return {key: _value(text) for key, _, text in (o.partition("=") for o in self.env_options)}
+        return _keywords(self.env_options)
+
+    def evaluation_environment(self) -> dict[str, Any]:
+        """The same for evaluation, where those of `eval_env_options` come on top."""
+        return _keywords((*self.env_options, *self.eval_env_options))
 
 
 @dataclass(frozen=True)
@@ -354,6 +361,10 @@ def _unknown_key(key: str, known: set[str], where: str) -> NoReturn:
 
 def _field_names(cls: type) -> set[str]:
     return {f.name for f in dataclasses.fields(cls)}
+
+
+def _keywords(options: Sequence[str]) -> dict[str, Any]:
+    return {key: _value(text) for key, _, text in (option.partition("=") for option in options)}
 
 
 def _docs(cls: type) -> list[str]:

@@ -275,7 +275,7 @@ def score(command: Command, policy: Policy, episodes: int, seed: int | None = No
     """Evaluate a policy on fresh environments with seeds apart from those of training."""
     run = command.run
     root = run.seed + SEED_OFFSET if seed is None else seed
-    envs = make_vector(run.env, min(episodes, 10), root, **run.environment())
+    envs = make_vector(run.env, min(episodes, 10), root, **run.evaluation_environment())
     try:
         return evaluate(policy, envs, episodes)
     finally:

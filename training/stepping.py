@@ -51,6 +51,13 @@ class Stepper:
         self._ended: list[tuple[float, int]] = []
         self.exact = True
 
+    def restart(self) -> None:
+        """Give up all running episodes and begin fresh ones."""
+        self.obs, infos = self.envs.reset()
+        self.mask = infos.get("action_mask")
+        self._return[:] = 0
+        self._length[:] = 0
+
     def step(self, actions: np.ndarray) -> Transition:
         """Act once in every environment.
 

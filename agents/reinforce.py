@@ -1,0 +1,277 @@
+"""REINFORCE (Williams 1992, "Simple statistical gradient-following algorithms").
+
+    ∇J = E[Σ_t G(S_t) ∇ log π(A_t | S_t)]
+
+on whole episodes of the current policy, without a value function or any bootstrap. Each of the B
+environments plays the same number of episodes for an update: taking whatever ends first would
+prefer short episodes and bias the estimate. What is played beyond them while others finish counts
+as environment steps but is not learned from, as it would be no fair sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from errors import UserError, require, unknown
+from nets import ACTIVATIONS
+from nets.bricks import TORSOS, tower
+from nets.distributions import Distribution, distribution
+from optim.temporal_difference import wants_temporal_difference
+from training.agent import (
+    LearningRate,
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    optimizer_state,
+)
+from training.gradients import clip_gradients
+from training.returns import discounted_return
+from training.stepping import Stepper
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; one episode an environment and update, as in the plain algorithm."""
+
+    episodes_per_env: int = 1
+    """Episodes that each environment plays for an update."""
+    gamma: float = 1.0
+    """Discount of one step, in [0, 1]."""
+    returns: Literal["to-go", "episode"] = "to-go"
+    """What weighs an action: the return from there on, or that of its whole episode."""
+    entropy_coefficient: float = 1e-4
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 0.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    hidden: tuple[int, ...] = (64,)
+    """Widths of the hidden layers (for images: behind the convolutions)."""
+    activation: str = "leaky_relu"
+    """Nonlinearity of the hidden layers."""
+    torso: str = "auto"
+    """Convolutions of images: nature, glimpse, or auto, which is glimpse below 36×36 pixels."""
+    torso_width: int = 16
+    """Channels of the glimpse torso's first layer (later ones have two and four times as many)."""
+    torso_depth: int = 0
+    """Extra layers of the glimpse torso."""
+    log_std_init: float = 0.0
+    """Initial log standard deviation of continuous actions."""
+
+    def __post_init__(self) -> None:
+        good = self.episodes_per_env >= 1
+        require(good, f"episodes_per_env={self.episodes_per_env}: must be ≥ 1")
+        require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
+        for name in ("entropy_coefficient", "max_grad_norm"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name}={value}: must be ≥ 0")
+        for name, known in (("activation", ACTIVATIONS), ("torso", TORSOS)):
+            if getattr(self, name) not in known:
+                unknown(name, getattr(self, name), known)
+
+
+class PolicyNetwork(nn.Module):
+    """Distribution parameters (B, P) of observations; outputs of one torso and perceptron."""
+
+    def __init__(self, observation: spaces.Box, action: spaces.Space, config: Config) -> None:
+        super().__init__()
+        self.distribution: Distribution = distribution(action, config.log_std_init)
+        self.outputs = tower(
+            observation,
+            self.distribution.outputs,
+            config.hidden,
+            config.activation,
+            (config.torso, config.torso_width, config.torso_depth),
+        )
+
+    def forward(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, *observation), legal actions (B, A) → (B, P)."""
+        return self.distribution.parameters_of(self.outputs(obs), mask)
+
+
+def policy_gradient_loss(log_prob: Tensor, return_: Tensor, episodes: int) -> Tensor:
+    """-Σ G log π over the steps (m,) of some whole episodes, by episode: 0-dim.
+
+    Its gradient is an unbiased estimate of that of minus the expected return.
+    """
+    return -(return_ * log_prob).sum() / episodes
+
+
+def episode_return(return_to_go: Tensor, ended: Tensor) -> Tensor:
+    """At every step (T, B) the return from its episode's first step on."""
+    begins = torch.ones_like(ended)
+    begins[1:] = ended[:-1]
+    rows = torch.arange(len(ended), device=ended.device)[:, None]
+    first = torch.where(begins, rows, 0).cummax(0).values
+    return return_to_go.gather(0, first)
+
+
+class Episodes(NamedTuple):
+    """The steps (m, …) of the episodes to learn from."""
+
+    obs: Tensor
+    mask: Tensor | None
+    action: Tensor
+    return_: Tensor
+
+
+class REINFORCE:
+    """Plays whole episodes in B environments, then takes one gradient step."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        require(not setup.compile, "compile=True: batches of episodes have no fixed shape")
+        envs = setup.envs
+        self.network = PolicyNetwork(
+            envs.single_observation_space, envs.single_action_space, config
+        ).to(setup.device)
+        self.optimizer = setup.make_optimizer(self.network.parameters())
+        if wants_temporal_difference(self.optimizer):
+            raise UserError("--optim: REINFORCE has no temporal differences; dqn and ddqn have")
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        self.stepper = Stepper(envs, setup.timers)
+        self.generator = generator(setup.seed, 1, setup.device)
+        self.named_parameters = self.network.named_parameters
+        self._ended: list[tuple[float, int]] = []
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far, those not learned from included."""
+        return self.stepper.steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.stepper.exact
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """Play the episodes and take one gradient step."""
+        config = self.config
+        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        batch = self._play()
+        with self.timers("learn"):
+            parameters = self.network(batch.obs, batch.mask)
+            log_prob, entropy = self.network.distribution.log_prob_entropy(parameters, batch.action)
+            episodes = config.episodes_per_env * self.setup.envs.num_envs
+            policy_loss = policy_gradient_loss(log_prob, batch.return_, episodes)
+            loss = policy_loss - config.entropy_coefficient * entropy.mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            if config.max_grad_norm > 0:
+                clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+            self.optimizer.step()
+        return {
+            "policy_loss": policy_loss.detach(),
+            "entropy": entropy.detach().mean(),
+            "learned_steps": float(len(batch.return_)),
+            "lr": rate,
+        }
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The most probable action, or a sample from a generator of its own."""
+        own = generator(self.setup.seed, 3, self.setup.device)
+
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            return self._to_env(self._act(obs, mask, None if deterministic else own))
+
+        return act
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(return, length) of the episodes learned from since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def policy_state(self) -> dict[str, Any]:
+        """The network."""
+        return {"network": self.network.state_dict()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take the network back."""
+        self.network.load_state_dict(state["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer, environments and generator."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "stepper": self.stepper.state_dict(),
+            "generator": self.generator.get_state(),
+            "ended": [list(episode) for episode in self._ended],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.stepper.load_state_dict(state["stepper"])
+        self.generator.set_state(state["generator"])
+        self._ended = [(value, length) for value, length in state["ended"]]
+
+    def _play(self) -> Episodes:
+        """Fresh episodes everywhere, until each environment has finished its share."""
+        stepper, wanted = self.stepper, self.config.episodes_per_env
+        stepper.restart()
+        finished = np.zeros(self.setup.envs.num_envs, dtype=np.int64)
+        rows: list[tuple[Any, ...]] = []
+        while (finished < wanted).any():
+            obs, mask = stepper.obs, stepper.mask
+            with self.timers("act"):
+                action = self._act(obs, mask, self.generator)
+            step = stepper.step(self._to_env(action))
+            ends = (step.terminated, step.truncated)
+            rows.append((obs, mask, action.cpu(), step.reward, *ends, finished < wanted))
+            finished += step.terminated | step.truncated
+        with self.timers("store"):
+            return self._episodes(rows)
+
+    def _episodes(self, rows: list[tuple[Any, ...]]) -> Episodes:
+        """The rows (obs, mask, action, reward, terminated, truncated, used), one a step."""
+        obs, mask, action, *numbers = zip(*rows, strict=True)
+        reward, terminated, truncated, used = (torch.from_numpy(np.stack(each)) for each in numbers)
+        reward = reward.float()
+        return_ = discounted_return(reward, terminated, truncated, self.config.gamma)
+        if self.config.returns == "episode":
+            return_ = episode_return(return_, terminated | truncated)
+        self._note(reward, terminated | truncated, used)
+        device = self.setup.device
+        return Episodes(
+            torch.from_numpy(np.stack(obs))[used].to(device),
+            None if mask[0] is None else torch.from_numpy(np.stack(mask))[used].to(device),
+            torch.stack(action)[used].to(device),
+            return_[used].to(device),
+        )
+
+    def _note(self, reward: Tensor, ended: Tensor, used: Tensor) -> None:
+        """Remember returns and lengths of the episodes that are learned from."""
+        nothing = torch.zeros_like(ended)
+        total = episode_return(discounted_return(reward, ended, nothing, 1.0), ended)
+        steps = episode_return(
+            discounted_return(torch.ones_like(reward), ended, nothing, 1.0), ended
+        )
+        last = ended & used
+        pairs = zip(total[last].tolist(), steps[last].tolist(), strict=True)
+        self._ended += [(value, int(length)) for value, length in pairs]
+
+    @torch.no_grad()
+    def _act(
+        self, obs: np.ndarray, mask: np.ndarray | None, random: torch.Generator | None
+    ) -> Tensor:
+        """Samples, or the most probable actions without a generator: (B, *action)."""
+        rows = torch.from_numpy(obs).to(self.setup.device)
+        legal = None if mask is None else torch.from_numpy(mask).to(self.setup.device)
+        chances, parameters = self.network.distribution, self.network(rows, legal)
+        if random is None:
+            return chances.mode(parameters)
+        return chances.sample(parameters, chances.noise(parameters.shape[:1], random))
+
+    def _to_env(self, action: Tensor) -> np.ndarray:
+        space, chosen = self.setup.envs.single_action_space, action.cpu().numpy()
+        return np.clip(chosen, space.low, space.high) if isinstance(space, spaces.Box) else chosen

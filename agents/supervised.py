@@ -1,0 +1,173 @@
+"""Supervised learning in the same harness, to compare with (Bengio 2022, section 3.2.2.2).
+
+Classifiers minimise the cross-entropy of the labels, regressors the squared error, on random
+minibatches of the examples behind `afterstate/Classification-v0` or `afterstate/Regression-v0`.
+Steps are samples seen. Evaluation plays the environment, whose mean return is the accuracy, or
+minus the mean squared error; `--eval-env-options split=test` makes it that of the test examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional as F
+
+from envs import supervised
+from envs.faces import CoreVector
+from errors import UserError, require, unknown
+from nets import ACTIVATIONS
+from nets.bricks import TORSOS, tower
+from optim.temporal_difference import wants_temporal_difference
+from training.agent import (
+    LearningRate,
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    maybe_compile,
+    optimizer_state,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the defaults are those of the published experiments' code."""
+
+    task: Literal["classification", "regression"] = "classification"
+    """What the targets are."""
+    batch_size: int = 32
+    """Samples per gradient step, drawn uniformly with replacement."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    hidden: tuple[int, ...] = (64,)
+    """Widths of the hidden layers (for images: behind the convolutions)."""
+    activation: str = "leaky_relu"
+    """Nonlinearity of the hidden layers."""
+    torso: str = "auto"
+    """Convolutions of images: nature, glimpse, or auto, which is glimpse below 36×36 pixels."""
+    torso_width: int = 16
+    """Channels of the glimpse torso's first layer (later ones have two and four times as many)."""
+    torso_depth: int = 0
+    """Extra layers of the glimpse torso."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, f"batch_size={self.batch_size}: must be ≥ 1")
+        for name, known in (("activation", ACTIVATIONS), ("torso", TORSOS)):
+            if getattr(self, name) not in known:
+                unknown(name, getattr(self, name), known)
+
+
+def loss_and_score(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and accuracy (or minus the squared error), 0-dim, of outputs (m, O)."""
+    if target.is_floating_point():
+        loss = F.mse_loss(outputs, target)
+        return loss, -loss.detach()
+    loss = F.cross_entropy(outputs, target)
+    return loss, (outputs.detach().argmax(1) == target).float().mean()
+
+
+class Supervised:
+    """Learns the examples of an environment without acting in it."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        core = _examples(setup, config.task)
+        self.inputs, self.targets = core.inputs.to(setup.device), core.targets.to(setup.device)
+        space = core.single_action_space
+        outputs = int(space.n) if isinstance(space, spaces.Discrete) else int(space.shape[0])  # type: ignore[index]
+        self.network = tower(
+            core.single_observation_space,
+            outputs,
+            config.hidden,
+            config.activation,
+            (config.torso, config.torso_width, config.torso_depth),
+        ).to(setup.device)
+        self.optimizer = setup.make_optimizer(self.network.parameters())
+        if wants_temporal_difference(self.optimizer):
+            raise UserError("--optim: supervised learning has no temporal differences")
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        self.generator = generator(setup.seed, 1)
+        self.named_parameters = self.network.named_parameters
+        self.exact, self._steps = True, 0
+        self._loss = maybe_compile(self._loss_and_score, setup.compile)
+
+    @property
+    def steps(self) -> int:
+        """Samples seen so far."""
+        return self._steps
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """One gradient step."""
+        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        with self.timers("learn"):
+            size = (self.config.batch_size,)
+            drawn = torch.randint(len(self.inputs), size, generator=self.generator)
+            drawn = drawn.to(self.setup.device)
+            loss, score = self._loss(
+                self.inputs.index_select(0, drawn), self.targets.index_select(0, drawn)
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self._steps += self.config.batch_size
+        return {"loss": loss.detach(), "score": score, "lr": rate}
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The most probable class, or the prediction; there is nothing to sample."""
+        space = self.setup.envs.single_action_space
+
+        @torch.no_grad()
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            outputs = self.network(torch.from_numpy(obs).to(self.setup.device)).cpu()
+            if isinstance(space, spaces.Box):
+                return outputs.numpy().clip(space.low, space.high)
+            return outputs.argmax(1).numpy()
+
+        return act
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """None: nothing is played."""
+        return []
+
+    def policy_state(self) -> dict[str, Any]:
+        """The network."""
+        return {"network": self.network.state_dict()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take the network back."""
+        self.network.load_state_dict(state["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer, generator and counter."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "generator": self.generator.get_state(),
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self._steps = state["steps"]
+
+    def _loss_and_score(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return loss_and_score(self.network(inputs), target)
+
+
+def _examples(setup: Setup, task: str) -> supervised.Supervised:
+    """The examples behind the environments, which must be of the right kind."""
+    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
+    if isinstance(core, supervised.Supervised) and core.classification == (task[0] == "c"):
+        return core
+    spec = setup.envs.spec
+    wanted = f"afterstate/{task.capitalize()}-v0"
+    raise UserError(f"--env {spec.id if spec else '?'}: supervised {task} accepts {wanted}")

@@ -1,0 +1,126 @@
+"""Environment steps per second of our batched environments, by face.
+
+    python -m benchmarks.environments --env afterstate/Glimpse-v0 --batch 1 256 1024 --threads 2
+
+Three faces of the same rules take turns: the core with autoreset (tensors stay where they are),
+the vector face (numpy, with infos) and Gymnasium's own `SyncVectorEnv` over single environments,
+which is what an environment without a batched core would be. Actions are drawn beforehand. Beside
+the wall clock stands the process's own CPU time, which says what a busy machine hides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+
+import envs
+from envs.faces import CoreVector, advance
+from errors import UserError, require
+from training.cli import RunConfig, fail
+
+_SYNC_LIMIT = 64  # single environments are slow enough to be measured with few
+
+
+def core_face(vector: CoreVector, actions: Any) -> Callable[[], None]:
+    """One step of the core with autoreset."""
+    core = vector.core
+    chosen = torch.as_tensor(actions, device=core.device)
+    random = torch.Generator(core.device).manual_seed(0)
+    states = [core.reset(vector.num_envs, random)]
+
+    def step() -> None:
+        states[0] = advance(core, states[0], chosen, random).state
+
+    return step
+
+
+def vector_face(vector: Any, actions: Any) -> Callable[[], None]:
+    """One step of a vector environment."""
+    vector.reset(seed=0)
+
+    def step() -> None:
+        vector.step(actions)
+
+    return step
+
+
+def measure(step: Callable[[], None], batch: int, seconds: float) -> dict[str, float]:
+    """Environment steps per second of wall clock and of CPU time, after a warm-up."""
+    for _ in range(5):
+        step()
+    count, wall, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < seconds:
+        step()
+        count += batch
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return {
+        "per_second": count / (time.perf_counter() - wall),
+        "per_cpu_second": count / (time.process_time() - cpu),
+    }
+
+
+def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Step functions by face."""
+    vector = CoreVector(envs.OURS[env_id], batch, device=device, **options)
+    vector.action_space.seed(0)
+    actions = vector.action_space.sample()
+    found = {"core": core_face(vector, actions), "vector": vector_face(vector, actions)}
+    if batch <= _SYNC_LIMIT:
+        singles = gymnasium.make_vec(
+            env_id,
+            num_envs=batch,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
+            **options,
+        )
+        found["SyncVectorEnv"] = vector_face(singles, actions)
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    chosen = _parser().parse_args(argv)
+    torch.set_num_threads(chosen.threads)
+    rows: list[dict[str, Any]] = []
+    print(f"{os.cpu_count()} cores, {chosen.threads} torch threads, {chosen.device}")
+    print(f"{'batch':>6s} {'face':14s} {'steps/s':>10s} {'per CPU second':>15s}")
+    try:
+        require(chosen.env in envs.OURS, f"--env {chosen.env}: accepted are {', '.join(envs.OURS)}")
+        options = RunConfig(env_options=tuple(chosen.env_options)).environment()
+        for batch in chosen.batch:
+            for name, step in faces(chosen.env, batch, chosen.device, options).items():
+                row = {"batch": batch, "face": name, **measure(step, batch, chosen.seconds)}
+                rows.append(row)
+                rates = f"{row['per_second']:10.0f} {row['per_cpu_second']:15.0f}"
+                print(f"{batch:6d} {name:14s} {rates}", flush=True)
+    except UserError as problem:
+        fail(problem, "benchmarks.environments")
+    if chosen.out:
+        Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks.environments", description=__doc__)
+    parser.add_argument("--env", default="afterstate/Glimpse-v0")
+    parser.add_argument("--env-options", nargs="*", default=[], help="KEY=VALUE")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 64, 256, 1024])
+    parser.add_argument("--seconds", type=float, default=2.0, help="per face and batch")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--out", default="", help="also write a JSON file")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Published figures and tables, each in a module of its own."""
