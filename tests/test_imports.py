@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"errors", "envs", "optim", "nets", "training", "agents", "benchmarks"}
-SCRIPTS = {"train", "evaluate", "compare"}
+OURS = {"errors", "envs", "optim", "nets", "training", "agents", "benchmarks", "reproductions"}
+SCRIPTS = {"train", "evaluate", "compare", "reproduce"}
 
 BELOW: dict[str, set[str]] = {
     "errors": set(),
@@ -21,6 +21,7 @@ BELOW: dict[str, set[str]] = {
     "nets": {"errors"},
     "training": {"envs", "optim", "nets", "errors"},
     "agents": {"training", "envs", "optim", "nets", "errors"},
+    "reproductions": OURS - {"benchmarks"},
     "benchmarks": OURS | SCRIPTS,
 }
 
@@ -102,6 +103,8 @@ def test_every_exception_is_needed(path: str) -> None:
         ("training/build.py", "from agents import ppo"),
         ("training/loop.py", "import train"),
         ("agents/new.py", "from benchmarks import throughput"),
+        ("reproductions/new.py", "from benchmarks import throughput"),
+        ("reproductions/new.py", "import reproduce"),
         ("evaluate.py", "from train import main"),
     ],
 )
@@ -109,7 +112,7 @@ def test_the_rule_sees_an_upward_import(path: str, code: str) -> None:
     assert len(violations(path, code)) == 1
 
 
-@pytest.mark.parametrize("module", ["envs", "agents", "training.cli", "optim"])
+@pytest.mark.parametrize("module", ["envs", "agents", "training.cli", "optim", "reproductions"])
 def test_importing_loads_no_optional_package(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     command = [sys.executable, "-c", code]
