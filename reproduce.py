@@ -36,6 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--scale", default="quick", metavar="SCALE", help="quick or full (quick)")
     add("--out", type=Path, metavar="DIR", help="where the result goes (reproduced/NAME-SCALE)")
     add("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (the reproduction's own)")
+    add("--threads", type=int, default=1, metavar="N", help="threads; more seldom help (1)")
     add("--check", action="store_true", help="exit with 1 if anything disagrees")
     return parser.parse_args(argv)
 
@@ -56,10 +57,15 @@ def run(options: argparse.Namespace) -> bool:
     seeds = found.seeds[options.scale] if options.seeds is None else options.seeds
     # Every claim rests on a test between two groups: one run has no spread.
     require(seeds >= 2, f"--seeds {seeds}: must be at least 2")
+    require(options.threads >= 1, f"--threads {options.threads}: must be at least 1")
     out = options.out or Path("reproduced") / f"{found.name}-{options.scale}"
+
+    import torch
 
     from reproductions import report as reports
 
+    # The products of small networks are over before a second thread has woken up.
+    torch.set_num_threads(options.threads)
     reports.prepare(out)
     job = reports.Job(options.scale, seeds, out, say=lambda line: print(line, flush=True))
     answer = found.reproduce(job)

@@ -81,7 +81,7 @@ def load(job: Job, name: str) -> Buffer:
 
 
 def _claims(name: str, runs: dict[str, Array], full: bool) -> list[Row]:
-    """ "Very similar results" to Mountain Car: the oracle and the corrections beat momentum."""
+    """Published as very similar to Mountain Car: the oracle and the corrections beat momentum."""
     figure = FIGURES[name][0]
     return [
         lower(

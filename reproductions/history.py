@@ -5,11 +5,18 @@ Source: E. Bengio, PhD thesis, eq. 4.6 and section 4.3.2.2.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from reproductions.networks import Stack
 from reproductions.problems import Batch
+
+
+def window(beta: float) -> int:
+    """Minibatches that momentum is taken to remember, 2 / (1 - beta)."""
+    return math.ceil(round(2 / (1 - beta), 9))
 
 
 class History:

@@ -27,15 +27,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reproductions import updates
-from reproductions.history import History, per_sample, semi_gradient
+from reproductions.history import History, per_sample, semi_gradient, window
 from reproductions.networks import Stack
-from reproductions.problems import Batch, Problem, window
+from reproductions.problems import Batch, Problem
 from reproductions.updates import Averages, Correction
 
 Array = NDArray[np.float64]
 
-MEMBERS = 8
-"""Members whose pass over many inputs is made in one call."""
+CACHED = 100_000
+"""Numbers in a layer's activations up to which several members share a pass: more would no longer
+stay in a processor's cache, fewer would be all overhead."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +172,23 @@ class Learner:
         weight = self.history.weight(self.setting.beta).repeat_interleave(self.setting.size)
         weight = (scale * weight).to(self.theta)
         parts = []
-        # A few members at a time: their activations then stay in the processor's cache.
-        for start in range(0, len(self.theta), MEMBERS):
-            part = slice(start, start + MEMBERS)
+        share = self._share(2 * past.inputs.shape[1])
+        for start in range(0, len(self.theta), share):
+            part = slice(start, start + share)
             theta, few = self.theta[part], Batch(*(p[part] for p in past if p is not None))
             parts.append(semi_gradient(self.stack, theta, few, weight, None))
         return torch.cat(parts)
+
+    def _share(self, inputs: int) -> int:
+        """Members that pass over so many inputs in one call."""
+        return max(1, CACHED // (inputs * max(self.stack.sizes)))
 
     def errors(self) -> Tensor:
         """Mean squared error (E,) to the right values."""
         inputs, values = self.setting.problem.evaluation()
         found = [
             ((self.stack.values(theta, inputs.expand(len(theta), -1, -1)) - values) ** 2).mean(1)
-            for theta in self.theta.split(MEMBERS)
+            for theta in self.theta.split(self._share(len(values)))
         ]
         return torch.cat(found)
 

@@ -10,7 +10,6 @@ Source: E. Bengio, PhD thesis, sections 4.3.1 (regression) and 4.3.2.1 (Mountain
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -64,7 +63,7 @@ class Grid:
 
     phi_u(s) = exp(-sum_k ((s_k - u_k) / d_k)^2) with d_k = sqrt(variance) range_k / side: the
     width is in units of the spacing of the grid. (The thesis gives two other formulas, which
-    contradict each other and this one; this is what its code does, with the velocity scaled too.)
+    contradict each other and this one, its code this one, with all features doubled.)
     """
 
     side: int
@@ -222,8 +221,3 @@ class Buffer:
     def evaluation(self) -> tuple[Tensor, Tensor]:
         """The answer."""
         return self.answer
-
-
-def window(beta: float) -> int:
-    """Minibatches that momentum is taken to remember, 2 / (1 - beta)."""
-    return math.ceil(round(2 / (1 - beta), 9))

@@ -8,7 +8,8 @@ says whether they agree within a tolerance that was fixed beforehand. The folder
     cells/          the finished parts of the work, so that interrupted work goes on
 
 A finished part is found again by a digest of everything that decided it; one that differs in
-anything, the seeds included, is computed anew.
+anything, the seeds included, is computed anew. The code itself is not part of that digest: new code
+wants a new folder.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from optim.corrected_momentum import CorrectedMomentum
 from optim.momentum import Momentum
 from optim.temporal_difference import TemporalDifference, per_sample_gradients
 from reproductions import mountain_car, updates
-from reproductions.history import History, per_sample, semi_gradient
+from reproductions.history import History, per_sample, semi_gradient, window
 from reproductions.networks import Stack
 from reproductions.policy_evaluation import (
     DIAGONAL,
@@ -28,7 +28,7 @@ from reproductions.policy_evaluation import (
     Setting,
     run,
 )
-from reproductions.problems import Batch, Grid, MountainCar, Sines, window
+from reproductions.problems import Batch, Grid, MountainCar, Sines
 from reproductions.updates import Averages, Correction
 
 SIZES = (2, 5, 4, 1)
