@@ -119,7 +119,8 @@ class Learner:
             return part.to(self.theta).repeat(rates, *[1] * (part.ndim - 1))
 
         truth = None if batch.truth is None else expanded(batch.truth)
-        return Batch(*(expanded(part) for part in batch[:4]), truth)
+        inputs, reward, discount, next_inputs = (expanded(part) for part in batch[:4])
+        return Batch(inputs, reward, discount, next_inputs, truth)
 
     def remember(self, batch: Batch) -> None:
         """Keep the minibatch (E, m, ...), if anybody is going to look back at it."""
