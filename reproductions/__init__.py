@@ -1,1 +1,57 @@
-"""Published figures and tables, each in a module of its own."""
+"""Published figures and tables by name.
+
+A reproduction is a module with three things: `TITLE` (a line that says what is reproduced),
+`SEEDS` (how many, by scale) and `reproduce(job) -> Report`. `reproduce.py` does the rest. Nothing
+here imports the modules: a list of names is no reason to load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from errors import unknown
+
+if TYPE_CHECKING:
+    from reproductions.report import Job, Report
+
+SCALES = ("quick", "full")
+_MODULES = {
+    "acrobot-cartpole": "reproductions.acrobot_cartpole",
+    "cosine": "reproductions.cosine",
+    "frozen-targets": "reproductions.frozen_targets",
+    "generalisation-gap": "reproductions.generalisation_gap",
+    "layers": "reproductions.layers",
+    "mountain-car-iid": "reproductions.mountain_car_iid",
+    "mountain-car-online": "reproductions.mountain_car_online",
+    "polynomial": "reproductions.polynomial",
+    "rbf-drift": "reproductions.rbf_drift",
+    "regression": "reproductions.regression",
+}
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One published figure or table, or a few that belong together."""
+
+    name: str
+    title: str
+    """What is reproduced, and where it was published."""
+    seeds: Mapping[str, int]
+    """Seeds at each scale."""
+    reproduce: Callable[[Job], Report]
+
+
+def names() -> list[str]:
+    """Return the name of every reproduction."""
+    return sorted(_MODULES)
+
+
+def get(name: str) -> Reproduction:
+    """Return the reproduction called `name`; `UserError` if there is none."""
+    if name not in _MODULES:
+        unknown("reproduction", name, names())
+    module = importlib.import_module(_MODULES[name])
+    return Reproduction(name, module.TITLE, module.SEEDS, module.reproduce)

@@ -8,6 +8,9 @@ capacities. Then two things are measured: the function interference
 (for REINFORCE the mean of outputs), and the gap: performance on the training images minus
 performance on unseen ones. Reported is how log ρ̄ and the gap correlate.
 
+At full scale the images are those of the folder given: SVHN or CIFAR-10. The quick scale draws
+glyphs of its own.
+
 Source: E. Bengio, PhD thesis, section 3.2.2.3; what it leaves open (steps, rates) is from its
 published code. Performance is accuracy for classifiers and the mean greedy return for agents;
 "solved within 20 steps", which the code reports, is kept beside it, but guessing at random
@@ -16,36 +19,39 @@ already solves 0.88 of the episodes.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
 
+from diagnostics.examples import Examples
+from diagnostics.interference import function_interference, pair_mean
 from envs.glimpse import Glimpse, make
 from envs.supervised import Supervised, make_classification
-from errors import unknown
+from errors import require
+from reproductions.report import Job, Report, Row
 from training.agent import Agent, Policy
 from training.build import build
 from training.cli import parse
+from training.curves import COLOURS
 
-Head = Callable[[Tensor], Tensor]
-HEADS: dict[str, Head] = {"max": lambda outputs: outputs.amax(-1), "mean": lambda o: o.mean(-1)}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Interference and the generalisation gap: thesis figures 3.4, 3.5, 3.6 and 3.16"
+SEEDS = {"quick": 2, "full": 3}
 EXAMPLES = {"classifier": 96, "dqn": 128, "reinforce": 128}
 _IMAGES = 1000  # most images that a performance is measured on
 
 
 @dataclass(frozen=True)
-class Scale:
+class Plan:
     """Which runs are made.
 
     Attributes:
@@ -53,43 +59,47 @@ class Scale:
         sizes: numbers of training images n_T.
         widths: capacities n_h.
         depths: extra layers n_L.
-        seeds: how many.
         learners: flags of `train.py` by agent.
+        folder: where the data set's published files are.
     """
 
     dataset: str
     sizes: tuple[int, ...]
     widths: tuple[int, ...]
     depths: tuple[int, ...]
-    seeds: int
     learners: Mapping[str, Sequence[str]]
+    folder: str = ""
 
 
-_FULL_LEARNERS = {
-    "classifier": ("--steps", "32000"),
-    "dqn": ("--steps", "200000"),
-    "reinforce": ("--steps", "200000"),
-}
 _QUICK_DQN = (
     "--steps 6000 --num-envs 2 --train-every 2 --batch-size 64 --learning-starts 500 "
     "--buffer-size 6000 --optim.lr 1e-3"
 )
-_SIZES = (20, 100, 250, 500, 1000, 5000, 10000, 50000)
-SCALES = {
-    "quick": Scale(
-        "small-glyphs",
-        (20, 100, 500),
-        (4, 8),
-        (0, 1),
-        2,
+QUICK = Plan(
+    "small-glyphs",
+    (20, 100, 500),
+    (4, 8),
+    (0, 1),
+    {"classifier": ("--steps", "16000"), "dqn": _QUICK_DQN.split()},
+)
+
+
+def full_plan(folder: str) -> Plan:
+    """The published runs, on the images whose files are in `folder`."""
+    require(folder != "", "generalisation-gap at full scale: needs --folder with SVHN or CIFAR-10")
+    svhn = (Path(folder).expanduser() / "train_32x32.mat").exists()
+    return Plan(
+        "svhn" if svhn else "cifar10",
+        (20, 100, 250, 500, 1000, 5000, 10000, 50000),
+        (8, 16, 32) if svhn else (16, 32, 64),
+        (0, 1, 2, 3),
         {
-            "classifier": ("--steps", "16000"),
-            "dqn": _QUICK_DQN.split(),
+            "classifier": ("--steps", "32000"),
+            "dqn": ("--steps", "200000"),
+            "reinforce": ("--steps", "200000"),
         },
-    ),
-    "full": Scale("svhn", _SIZES, (8, 16, 32), (0, 1, 2, 3), 3, _FULL_LEARNERS),
-    "full-cifar10": Scale("cifar10", _SIZES, (16, 32, 64), (0, 1, 2, 3), 3, _FULL_LEARNERS),
-}
+        folder,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,25 +127,15 @@ class Run:
         return float(np.log(max(self.interference, 1e-12)))
 
 
-def function_interference(network: nn.Module, inputs: Tensor, head: Head, chunk: int = 8) -> float:
-    """Mean of ∇f(u)·∇f(v) over the pairs of different inputs (N, …).
+def interference(network: nn.Module, inputs: Tensor, mean: bool = False) -> float:
+    """ρ̄ of a network with outputs (A,) over pairs of inputs (N, …); of their mean or their max."""
 
-    Needs no N × N matrix: the pairs sum to ‖Σ_u ∇f(u)‖² - Σ_u ‖∇f(u)‖².
-    """
-    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    def head(call: Callable[[Tensor], Tensor], sample: Mapping[str, Tensor]) -> Tensor:
+        outputs = call(sample["inputs"])
+        return outputs.mean() if mean else outputs.max()
 
-    def value(of: dict[str, Tensor], one: Tensor) -> Tensor:
-        return head(functional_call(network, of, (one[None],)))[0]
-
-    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    squares = 0.0
-    for part in inputs.split(chunk):
-        gradients = vmap(grad(value), (None, 0))(parameters, part)
-        for name, rows in gradients.items():
-            squares += rows.double().square().sum().item()
-            total[name] += rows.double().sum(0)
-    whole = sum(each.square().sum().item() for each in total.values())
-    return (whole - squares) / (len(inputs) * (len(inputs) - 1))
+    examples = Examples(network, {"inputs": inputs}, prediction=head, target=head)
+    return pair_mean(function_interference(examples, examples)).item()
 
 
 def play(policy: Policy, core: Glimpse) -> tuple[dict[str, float], Tensor]:
@@ -214,10 +214,9 @@ def measure(
     draw = torch.Generator().manual_seed(seed)
     chosen = inputs[torch.randperm(len(inputs), generator=draw)[: EXAMPLES[learner]]]
     device = agent.setup.device
-    head = HEADS["mean" if learner == "reinforce" else "max"]
-    interference = function_interference(network, (chosen.float() / 255).to(device), head)
+    rho = interference(network, (chosen.float() / 255).to(device), mean=learner == "reinforce")
     count = sum(p.numel() for p in network.parameters())
-    return Run(learner, size, width, depth, seed, count, interference, scores, test)
+    return Run(learner, size, width, depth, seed, count, rho, scores, test)
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
@@ -228,38 +227,39 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def interval(x: ArrayLike, y: ArrayLike, resamples: int = 2000) -> tuple[float, float]:
-    """90 % bootstrap interval of the correlation."""
+    """95 % bootstrap interval of the correlation."""
     a, b, rng = np.asarray(x, float), np.asarray(y, float), np.random.default_rng(0)
     drawn = rng.integers(len(a), size=(resamples, len(a)))
-    low, high = np.quantile([pearson(a[rows], b[rows]) for rows in drawn], [0.05, 0.95])
+    low, high = np.quantile([pearson(a[rows], b[rows]) for rows in drawn], [0.025, 0.975])
     return float(low), float(high)
 
 
-def claims(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The published statements beside what the runs say: one row each."""
-    found = []
+def claims(runs: Sequence[Run]) -> list[Row]:
+    """The published statements beside what the runs say."""
+    rows = []
     for learner in dict.fromkeys(run.learner for run in runs):
         ours = [run for run in runs if run.learner == learner]
-        sizes = sorted({run.size for run in ours})
-        for size in sizes:
-            some = [run for run in ours if run.size == size]
-            published = _SIGNS[learner] if size == sizes[-1] else "-"
-            found.append(_row(learner, f"n_T = {size}", "figure 3.4", published, some))
-        overall = {"classifier": "above 0.9"}.get(learner, "-")
-        found.append(_row(learner, "all sizes", "figure 3.5", overall, ours))
-        x, y = np.log([run.size for run in ours]), [run.gap for run in ours]
-        driven = "-" if learner == "reinforce" else "below -0.91"
-        found.append(_correlation(f"{learner}: log n_T, gap", "figure 3.6", driven, x, y))
-        x = np.log([run.parameters for run in ours])
-        y = [run.log_interference for run in ours]
-        capacity = {"classifier": "positive", "dqn": "negative"}.get(learner, "-")
-        found.append(
-            _correlation(f"{learner}: log parameters, log ρ̄", "figure 3.16", capacity, x, y)
-        )
-    return found
+        largest = max(run.size for run in ours)
+        some = [run for run in ours if run.size == largest]
+        rho, gap = _columns(some)
+        if learner in _SIGNS:
+            where = f"{learner}: log ρ̄, gap, n_T = {largest}"
+            rows.append(_row(where, "figure 3.4", _SIGNS[learner], rho, gap))
+        rho, gap = _columns(ours)
+        if learner == "classifier":
+            where = f"{learner}: log ρ̄, gap, all sizes"
+            rows.append(_row(where, "figure 3.5", "above 0.9", rho, gap))
+        if learner in _SIGNS:
+            sizes = np.log([run.size for run in ours])
+            where = f"{learner}: log n_T, gap"
+            rows.append(_row(where, "figure 3.6", "below -0.91", sizes, gap))
+            counts = np.log([run.parameters for run in ours])
+            where = f"{learner}: log parameters, log ρ̄"
+            rows.append(_row(where, "figure 3.16", _SIGNS[learner], counts, rho))
+    return rows
 
 
-_SIGNS = {"classifier": "positive", "dqn": "negative", "reinforce": "-"}
+_SIGNS = {"classifier": "positive", "dqn": "negative"}
 _AGREES: dict[str, Callable[[float], bool]] = {
     "positive": lambda r: r > 0,
     "negative": lambda r: r < 0,
@@ -268,78 +268,53 @@ _AGREES: dict[str, Callable[[float], bool]] = {
 }
 
 
-def _row(
-    learner: str, where: str, source: str, published: str, runs: Sequence[Run]
-) -> dict[str, Any]:
-    x, y = [run.log_interference for run in runs], [run.gap for run in runs]
-    return _correlation(f"{learner}: log ρ̄, gap, {where}", source, published, x, y)
+def _columns(runs: Sequence[Run]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Log ρ̄ and gap (n,) of runs."""
+    return np.array([run.log_interference for run in runs]), np.array([run.gap for run in runs])
 
 
-def _correlation(
-    quantity: str, source: str, published: str, x: ArrayLike, y: ArrayLike
-) -> dict[str, Any]:
-    """Fields as in a row of a reproduction's report; `agrees` is None without a published value."""
+def _row(quantity: str, source: str, published: str, x: ArrayLike, y: ArrayLike) -> Row:
     measured, (low, high) = pearson(x, y), interval(x, y)
-    return {
-        "quantity": f"r({quantity})",
-        "published": published,
-        "source": source,
-        "measured": measured,
-        "low": low,
-        "high": high,
-        "tolerance": published,
-        "agrees": _AGREES[published](measured) if published in _AGREES else None,
-    }
+    agrees = _AGREES[published](measured)
+    return Row(f"r({quantity})", published, source, measured, low, high, published, agrees)
 
 
-def reproduce(
-    scale: str = "quick",
-    seeds: int = 0,
-    folder: str = "",
-    note: Callable[[str], None] = lambda _: None,
-) -> tuple[list[dict[str, Any]], list[Run]]:
-    """All runs of a scale, and the rows about them.
+def reproduce(job: Job) -> Report:
+    """Make every run that is not there yet and set them beside the published claims."""
+    plan = full_plan(job.folder) if job.full else QUICK
+    settings = itertools.product(plan.sizes, plan.widths, plan.depths, range(job.seeds))
+    runs = [_run(job, plan, learner, *setting) for setting in settings for learner in plan.learners]
 
-    Args:
-        scale: quick (minutes on two cores), full (SVHN) or full-cifar10, both from `folder`.
-        seeds: how many; 0 takes the scale's.
-        folder: the data set's published files.
-        note: called with a line after every run.
-    """
-    if scale not in SCALES:
-        unknown("scale", scale, SCALES)
-    plan, runs = SCALES[scale], []
-    settings = itertools.product(plan.sizes, plan.widths, plan.depths, range(seeds or plan.seeds))
-    for (size, width, depth, seed), (learner, flags) in itertools.product(
-        settings, plan.learners.items()
-    ):
-        run = measure(learner, plan.dataset, size, width, depth, seed, flags, folder)
-        runs.append(run)
-        note(
-            f"{learner} n_T={size} n_h={width} n_L={depth} seed={seed}: "
-            f"ρ̄ {run.interference:.4g}, gap {run.gap:.3f}"
-        )
-    return claims(runs), runs
+    def draw(figure: Figure) -> None:
+        for axes, learner in zip(
+            np.atleast_1d(figure.subplots(1, len(plan.learners))), plan.learners, strict=True
+        ):
+            for size, colour in zip(plan.sizes, itertools.cycle(COLOURS)):
+                rho, gap = _columns([r for r in runs if (r.learner, r.size) == (learner, size)])
+                axes.scatter(rho, gap, color=colour, s=14, label=f"n_T = {size}")
+            axes.set(title=learner, xlabel="log ρ̄", ylabel="train - test performance")
+            axes.legend()
+
+    return Report(claims(runs), draw)
 
 
-def main(argv: list[str]) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="reproductions.generalisation_gap", description=__doc__)
-    parser.add_argument("--scale", default="quick", choices=sorted(SCALES))
-    parser.add_argument("--seeds", type=int, default=0)
-    parser.add_argument("--folder", default="")
-    parser.add_argument("--out", default="", help="also write a JSON file")
-    chosen = parser.parse_args(argv)
-    rows, runs = reproduce(chosen.scale, chosen.seeds, chosen.folder, print)
-    for row in rows:
-        agrees = {True: "agrees", False: "DIFFERS", None: ""}[row["agrees"]]
-        where = f"{row['measured']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
-        print(f"{row['quantity']:52s} {where:22s} {row['published']:12s} {agrees}")
-    if chosen.out:
-        content = {"rows": rows, "runs": [asdict(run) for run in runs]}
-        Path(chosen.out).write_text(json.dumps(content, indent=1) + "\n")
-    return 0
+def _run(job: Job, plan: Plan, learner: str, size: int, width: int, depth: int, seed: int) -> Run:
+    """The run of one setting, made unless it is there."""
+    setting = (learner, plan.dataset, size, width, depth, seed, plan.learners[learner])
 
+    def work() -> dict[str, Any]:
+        run = measure(*setting, plan.folder)
+        scores = [[each[name] for name in sorted(run.train)] for each in (run.train, run.test)]
+        return {
+            "names": np.array(sorted(run.train)),
+            "scores": np.array(scores),
+            "numbers": np.array([run.parameters, run.interference]),
+        }
 
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    found = job.cell(f"{learner}-n{size}-h{width}-l{depth}-s{seed}", setting, work)
+    train_, test = (
+        {str(k): v for k, v in zip(found["names"], row.tolist(), strict=True)}
+        for row in found["scores"]
+    )
+    count, rho = found["numbers"].tolist()
+    return Run(learner, size, width, depth, seed, int(count), rho, train_, test)

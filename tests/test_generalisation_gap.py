@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import envs
 from envs.glimpse import Glimpse
 from errors import UserError
 from reproductions import generalisation_gap as gap
+from reproductions import report
 from training.cli import parse
 
 TINY_DQN = "--steps 60 --learning-starts 20 --buffer-size 100 --batch-size 8"
@@ -24,7 +26,7 @@ def test_interference_of_a_linear_model_is_that_of_its_features() -> None:
     features = torch.cat([inputs, torch.ones(9, 1)], 1)
     gram = features @ features.T
     by_hand = (gram.sum() - gram.trace()) / (9 * 8)
-    measured = gap.function_interference(network, inputs, gap.HEADS["max"], chunk=4)
+    measured = gap.interference(network, inputs)
     assert measured == pytest.approx(by_hand.item(), rel=1e-5)
 
 
@@ -32,16 +34,16 @@ def test_interference_of_a_deep_network_is_the_mean_over_pairs() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     inputs = torch.randn(7, 4)
-    for name, head in gap.HEADS.items():
+    for mean in (False, True):
         rows = []
         for one in inputs:
             network.zero_grad()
-            value = network(one).max() if name == "max" else network(one).mean()
+            value = network(one).mean() if mean else network(one).max()
             gradients = torch.autograd.grad(value, list(network.parameters()))
             rows.append(torch.cat([g.flatten() for g in gradients]))
         pairs = [rows[i] @ rows[j] for i in range(7) for j in range(7) if i != j]
         expected = torch.stack(pairs).mean().item()
-        measured = gap.function_interference(network, inputs, head, chunk=3)
+        measured = gap.interference(network, inputs, mean)
         assert measured == pytest.approx(expected, rel=1e-4)
 
 
@@ -100,48 +102,56 @@ def runs(slope: float) -> list[gap.Run]:
 
 
 def test_claims_are_held_against_the_runs() -> None:
-    rows = {row["quantity"]: row for row in gap.claims(runs(slope=1.0))}
-    assert rows["r(classifier: log ρ̄, gap, n_T = 500)"]["agrees"] is True
-    assert rows["r(dqn: log ρ̄, gap, n_T = 500)"]["agrees"] is True
-    assert rows["r(classifier: log ρ̄, gap, n_T = 20)"]["agrees"] is None
-    assert rows["r(dqn: log n_T, gap)"]["measured"] < -0.91
-    assert rows["r(dqn: log parameters, log ρ̄)"]["agrees"] is True
-    assert rows["r(classifier: log ρ̄, gap, all sizes)"]["agrees"] is False
-    wrong = {row["quantity"]: row for row in gap.claims(runs(slope=-1.0))}
-    assert wrong["r(dqn: log parameters, log ρ̄)"]["agrees"] is False
+    rows = {row.quantity: row for row in gap.claims(runs(slope=1.0))}
+    assert rows["r(classifier: log ρ̄, gap, n_T = 500)"].agrees
+    assert rows["r(dqn: log ρ̄, gap, n_T = 500)"].agrees
+    assert rows["r(dqn: log n_T, gap)"].measured < -0.91
+    assert rows["r(dqn: log parameters, log ρ̄)"].agrees
+    assert not rows["r(classifier: log ρ̄, gap, all sizes)"].agrees
+    wrong = {row.quantity: row for row in gap.claims(runs(slope=-1.0))}
+    assert not wrong["r(dqn: log parameters, log ρ̄)"].agrees
 
 
-def test_a_tiny_pass_trains_and_measures_every_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_pass_trains_and_measures_every_learner(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     flags = {
         "classifier": ("--steps", "320"),
         "dqn": TINY_DQN.split(),
         "reinforce": ("--steps", "60", "--num-envs", "4"),
     }
-    tiny = dataclasses.replace(
-        gap.SCALES["quick"], sizes=(8,), widths=(2, 3), depths=(1,), seeds=1, learners=flags
-    )
-    monkeypatch.setitem(gap.SCALES, "quick", tiny)
+    tiny = dataclasses.replace(gap.QUICK, sizes=(8,), widths=(2, 3), depths=(1,), learners=flags)
+    monkeypatch.setattr(gap, "QUICK", tiny)
     monkeypatch.setattr(gap, "EXAMPLES", dict.fromkeys(flags, 5))
     monkeypatch.setattr(gap, "_IMAGES", 40)
-    notes: list[str] = []
-    rows, made = gap.reproduce("quick", note=notes.append)
-    assert [run.learner for run in made] == [*flags] * 2
-    assert len(notes) == 6
-    assert len(rows) == 3 * 4
-    for run in made:
-        assert run.interference > 0
-        assert run.gap == run.train["performance"] - run.test["performance"]
-    again = gap.measure("dqn", "small-glyphs", 8, 2, 1, 0, flags["dqn"])
-    assert again == made[1]
-    with pytest.raises(UserError, match="unknown scale 'fast'"):
-        gap.reproduce("fast")
+    made: list[str] = []
+    report.prepare(tmp_path)
+    job = report.Job("quick", 1, tmp_path, say=made.append)
+    first = gap.reproduce(job)
+    assert [line.split("-")[0] for line in made] == [*flags] * 2
+    assert len(first.rows) == 4 + 3
+    assert gap.reproduce(job).rows == first.rows
+    assert len(made) == 6  # the second time, everything was there
+    report.write(first, job, "generalisation-gap", gap.TITLE)
+    assert (tmp_path / "figure.png").exists()
+    run = gap.measure("dqn", "small-glyphs", 8, 2, 1, 0, flags["dqn"])
+    assert run.interference > 0
+    assert run.gap == run.train["performance"] - run.test["performance"]
+    assert run == gap.measure("dqn", "small-glyphs", 8, 2, 1, 0, flags["dqn"])
 
 
-def test_full_scale_settings_are_those_published() -> None:
-    for name, widths in (("full", (8, 16, 32)), ("full-cifar10", (16, 32, 64))):
-        plan = gap.SCALES[name]
-        assert (plan.widths, plan.depths, plan.seeds) == (widths, (0, 1, 2, 3), 3)
+def test_full_scale_settings_are_those_published(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--folder"):
+        gap.full_plan("")
+    cifar10 = gap.full_plan(str(tmp_path))
+    (tmp_path / "train_32x32.mat").touch()
+    svhn = gap.full_plan(str(tmp_path))
+    assert (cifar10.dataset, cifar10.widths) == ("cifar10", (16, 32, 64))
+    assert (svhn.dataset, svhn.widths) == ("svhn", (8, 16, 32))
+    for plan in (svhn, cifar10):
+        assert plan.depths == (0, 1, 2, 3)
         assert plan.sizes == (20, 100, 250, 500, 1000, 5000, 10000, 50000)
+    assert gap.SEEDS["full"] == 3
     command = parse(["--agent", "dqn", "--env", "afterstate/Glimpse-v0"]).command
     assert (command.agent.gamma, command.agent.batch_size, command.optimizer.lr) == (
         0.9,

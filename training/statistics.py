@@ -12,6 +12,7 @@ A score that is NaN makes every statistic NaN, rather than being trimmed away si
 from __future__ import annotations
 
 import functools
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -37,6 +38,15 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Welch(NamedTuple):
+    """A difference of means, the ends of its confidence interval, and the two-sided p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
 
 
 class Profile(NamedTuple):
@@ -168,6 +178,28 @@ def probability_of_improvement(
     return Estimate(float(value / len(of_x)), low, high)
 
 
+def welch(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Welch:
+    """Welch's t-test (1947) of whether two samples `(n,)` and `(m,)` have the same mean.
+
+    Variances may differ. Two samples without any spread have p = 1 if equal and 0 if not; an
+    infinite score makes everything NaN, so decide first what a failed run is worth.
+    """
+    (a,), (b,) = _tasks({"": x}).values(), _tasks({"": y}).values()
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"welch needs two scores a side, got {len(a)} and {len(b)}")
+    _refuse_nan(a)
+    _refuse_nan(b)
+    difference = float(a.mean() - b.mean())
+    parts = np.array([a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
+    error = float(np.sqrt(parts.sum()))
+    if error == 0:
+        return Welch(difference, difference, difference, float(difference == 0))
+    freedom = float(parts.sum() ** 2 / (parts**2 / [len(a) - 1, len(b) - 1]).sum())
+    reach = _t_quantile(1 - confidence, freedom) * error
+    p = _t_tails(difference / error, freedom)
+    return Welch(difference, difference - reach, difference + reach, p)
+
+
 def summary(scores: ArrayLike, rng: np.random.Generator) -> dict[str, float]:
     """Describe a sample of scores `(n,)` in JSON numbers.
 
@@ -285,3 +317,49 @@ def _refuse_nan(runs: Array) -> None:
     # A comparison with NaN is false: a failed run would count as a loss or, worse, as nothing.
     if np.isnan(runs).any():
         raise ValueError("scores contain NaN")
+
+
+def _t_tails(t: float, freedom: float) -> float:
+    """P(|T| >= |t|) for Student's t: I_x(freedom / 2, 1 / 2) at x = freedom / (freedom + t^2)."""
+    return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def _t_quantile(tails: float, freedom: float) -> float:
+    """The t >= 0 with P(|T| >= t) = tails, by bisection."""
+    low, high = 0.0, 1.0
+    while _t_tails(high, freedom) > tails:
+        low, high = high, 2 * high
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_tails(middle, freedom) > tails else (low, middle)
+    return (low + high) / 2
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """Regularised incomplete beta function I_x(a, b), by its continued fraction.
+
+    Abramowitz and Stegun 26.5.8, evaluated from the front (Lentz); below x = (a + 1) / (a + b + 2)
+    it converges in a few dozen terms, and I_x(a, b) = 1 - I_{1-x}(b, a) serves the rest.
+    """
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(1 - x, b, a)
+    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    front = math.exp(scale + a * math.log(x) + b * math.log1p(-x)) / a
+    upper, lower, fraction = 1.0, 0.0, 1.0
+    for term in range(1000):
+        m = term // 2
+        if term == 0:
+            factor = 1.0
+        elif term % 2:
+            factor = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            factor = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        lower = 1 / (1 + factor * lower)
+        upper = 1 + factor / upper
+        fraction *= upper * lower
+        if abs(upper * lower - 1) < 1e-15:
+            break
+    # The fraction is of 1 + ..., its first term the one of factor 1.
+    return front * (fraction - 1)

@@ -1,0 +1,186 @@
+"""Policy evaluation on Mountain Car from independent transitions: figures 4.3 and 4.5 to 4.8.
+
+Source: E. Bengio, PhD thesis, sections 4.3.2.1 and 4.3.3.3. The loss is delta^2, as in its
+published code; `full` has the derivative of that loss, `full-half` half of it, as the code has.
+
+The full correction at its consistent scale is unstable at the largest published learning rate
+(it is stable only while |1 - lr lambda| < 1 for the eigenvalues lambda of the averaged
+derivative), so the rows come for both scales.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reproductions.policy_evaluation import (
+    DIAGONAL,
+    FULL,
+    FULL_HALF,
+    MOMENTUM,
+    ORACLE,
+    Setting,
+)
+from reproductions.pooled import NAMES, curves, different, lower, pool, train, untrained
+from reproductions.problems import MountainCar
+from reproductions.report import Job, Report, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+TITLE = "Mountain Car policy evaluation, independent transitions: thesis figures 4.3, 4.5-4.8"
+SEEDS = {"quick": 10, "full": 10}
+METHODS = {
+    "momentum": MOMENTUM,
+    "oracle": ORACLE,
+    "full": FULL,
+    "full-half": FULL_HALF,
+    "diagonal": DIAGONAL,
+}
+RATES = (0.5, 0.1, 0.05)
+BETAS_OF_GRID = (0.9, 0.99)
+BETAS = (0.8, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999)
+MANY_RATES = (0.5, 0.4, 0.3, 0.2, 0.1, 0.075, 0.05, 0.025, 0.01, 0.005, 0.001)
+SIZES = (1, 4, 16, 64)
+STEPS = 5000
+# Methods whose cost does not grow with 1 / (1 - beta), for the sweeps at the quick scale.
+CHEAP = ("momentum", "full", "diagonal")
+
+
+def reproduce(job: Job) -> Report:
+    """Train everything that is not trained yet and set it beside the published claims."""
+    worst = untrained(MountainCar())
+    main = {name: _grid(job, name, worst) for name in METHODS}
+    longer = {name: _longer(job, name, worst) for name in METHODS}
+    names = list(METHODS) if job.full else list(CHEAP)
+    sizes = {name: _sizes(job, name, worst) for name in names}
+    betas = {name: _betas(job, name, worst) for name in names}
+    rates = {name: _rates(job, name, worst) for name in names}
+    last = {name: runs[:, -1] for name, runs in main.items()}
+    rows = [
+        *_differences(last, job.full),
+        *_convergence(longer, job.full),
+        _small_batches(sizes["diagonal"], job.full),
+        *_u_shape("β", BETAS, betas, "4.7", job.full),
+        *_u_shape("learning rate", MANY_RATES, rates, "4.8", job.full),
+    ]
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 5)
+        step = np.arange(250, STEPS + 1, 250)
+        curves(panels[0], step, main)
+        panels[0].set(title="4.3", xlabel="step", ylabel="MSE to $V^\\pi$")
+        count = next(iter(longer.values())).shape[1]
+        curves(panels[1], np.arange(1, count + 1) * 1000, longer)
+        panels[1].set(title="4.5", xlabel="step")
+        curves(panels[2], np.array(SIZES), sizes)
+        panels[2].set(title="4.6", xlabel="minibatch", xscale="log")
+        curves(panels[3], 1 - np.array(BETAS), betas)
+        panels[3].set(title="4.7", xlabel="1 - β", xscale="log")
+        curves(panels[4], np.array(MANY_RATES), rates)
+        panels[4].set(title="4.8", xlabel="learning rate", xscale="log")
+        for panel in panels:
+            panel.set_yscale("log")
+        panels[0].legend(fontsize="small")
+
+    return Report(rows, draw, inches=(17.0, 3.6))
+
+
+def setting(method: str, hidden: int, beta: float, size: int, lrs: tuple[float, ...]) -> Setting:
+    """One cell: three hidden layers, 5000 steps."""
+    return Setting(MountainCar(), (hidden,) * 3, METHODS[method], beta, size, lrs, STEPS)
+
+
+def _grid(job: Job, method: str, worst: float) -> Array:
+    """Losses (runs, T) over the grid of figure 4.3."""
+    hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4,))
+    cells = [
+        setting(method, h, beta, size, RATES)
+        for h in hidden
+        for beta in BETAS_OF_GRID
+        for size in sizes
+    ]
+    return pool([train(job, method, cell, worst) for cell in cells])
+
+
+def _longer(job: Job, method: str, worst: float) -> Array:
+    """Losses (runs, T), once every 1000 steps."""
+    hidden, size, lrs, steps = (32, 16, RATES, 50_000) if job.full else (8, 4, (0.1, 0.05), 20_000)
+    cell = replace(setting(method, hidden, 0.9, size, lrs), steps=steps, every=1000)
+    return pool([train(job, method, cell, worst)])
+
+
+def _sizes(job: Job, method: str, worst: float) -> Array:
+    """Final losses (runs, minibatch sizes)."""
+    hidden = 16 if job.full else 8
+    cells = [setting(method, hidden, 0.9, size, (0.1, 0.05)) for size in SIZES]
+    return np.stack([pool([train(job, method, cell, worst)])[:, -1] for cell in cells], axis=1)
+
+
+def _betas(job: Job, method: str, worst: float) -> Array:
+    """Final losses (runs, betas), minibatches of 4."""
+    hidden = 16 if job.full else 8
+    cells = [setting(method, hidden, beta, 4, (0.1, 0.05)) for beta in BETAS]
+    return np.stack([pool([train(job, method, cell, worst)])[:, -1] for cell in cells], axis=1)
+
+
+def _rates(job: Job, method: str, worst: float) -> Array:
+    """Final losses (seeds, learning rates), minibatches of 4."""
+    cell = setting(method, 32 if job.full else 8, 0.9, 4, MANY_RATES)
+    return train(job, method, cell, worst)[..., -1].T
+
+
+def _differences(last: dict[str, Array], full: bool) -> list[Row]:
+    """Figure 4.3: all methods differ; that the corrections help is said in the text."""
+    source = "figure 4.3, section 4.3.2.1"
+    rows = []
+    for first in ("oracle", "full", "full-half", "diagonal"):
+        quantity = f"4.3: loss of {NAMES[first]} less that of μ at step 5k"
+        rows.append(lower(quantity, source, last[first], last["momentum"], full))
+    for first, second in (
+        ("oracle", "full"),
+        ("oracle", "full-half"),
+        ("oracle", "diagonal"),
+        ("full", "diagonal"),
+        ("full-half", "diagonal"),
+    ):
+        quantity = f"4.3: loss of {NAMES[first]} less that of {NAMES[second]} at step 5k"
+        rows.append(different(quantity, source, last[first], last[second], full))
+    return rows
+
+
+def _convergence(longer: dict[str, Array], full: bool) -> list[Row]:
+    """Figure 4.5: everything goes on towards the value function after step 5k."""
+    rows = []
+    for name, runs in longer.items():
+        quantity = f"4.5: loss of {NAMES[name]} at the last step less that at step 5k"
+        rows.append(lower(quantity, "figure 4.5", runs[:, -1], runs[:, 4], full))
+    return rows
+
+
+def _small_batches(losses: Array, full: bool) -> Row:
+    """Figure 4.6: minibatches of 1 degrade the diagonal correction significantly."""
+    quantity = "4.6: loss of μ̂ diag with minibatches of 16 less that with 1"
+    one, sixteen = (losses[:, SIZES.index(size)] for size in (1, 16))
+    return lower(quantity, "figure 4.6, section 4.3.2.1", sixteen, one, full)
+
+
+def _u_shape(
+    what: str, values: tuple[float, ...], found: dict[str, Array], figure: str, full: bool
+) -> list[Row]:
+    """The best value has lower losses than both ends of the sweep."""
+    rows = []
+    for name, losses in found.items():
+        best = int(losses.mean(0).argmin())
+        for end in (0, len(values) - 1):
+            quantity = (
+                f"{figure} (U-shaped): loss of {NAMES[name]} at the best {what}, "
+                f"{values[best]:g}, less that at {values[end]:g}"
+            )
+            rows.append(lower(quantity, f"figure {figure}", losses[:, best], losses[:, end], full))
+    return rows
