@@ -36,7 +36,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser("compare.py", None, __doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add("--agent", nargs="+", default=[], metavar="NAME", help="agents to compare")
-    text = f"optimizers to compare; {DEFAULT_OPTIMIZER!r} is each agent's own (default)"
+    text = (
+        f"optimizers to compare, NAME or NAME:KEY=VALUE,…; {DEFAULT_OPTIMIZER!r} is each agent's "
+        "own (default)"
+    )
     add("--optim", nargs="+", default=[DEFAULT_OPTIMIZER], metavar="NAME", help=text)
     add("--env", nargs="+", default=[], metavar="ID", help="environments to train on")
     add("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (5)")
@@ -81,7 +84,7 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
     seeds = options.seed_list or range(options.seeds)
     cells = comparisons.grid(options.agent, options.optim, options.env, seeds)
     steps = [] if options.steps is None else ["--steps", str(options.steps)]
-    name = "-".join(dict.fromkeys([*options.agent, *options.optim]))
+    name = "-".join(dict.fromkeys([*options.agent, *options.optim])).replace(":", "-")
     out = (options.out or Path("comparisons") / name).resolve()
     flags = [*steps, *options.extra]
     comparison = comparisons.prepare(out, cells, flags, options.episodes, command)

@@ -27,7 +27,7 @@ parser = argparse.ArgumentParser()
 for flag in "agent env optim run-dir wandb resume fail wait steps threads".split():
     parser.add_argument("--" + flag)
 parser.add_argument("--seed", type=int, default=0)
-a = parser.parse_args()
+a, _ = parser.parse_known_args()
 folder = pathlib.Path(a.resume or a.run_dir)
 with open(folder.parent.parent / "calls.txt", "a") as calls:
     calls.write(("resume " if a.resume else "fresh ") + folder.name + chr(10))
@@ -307,6 +307,12 @@ def test_default_optimizer_and_several_agents(commands):
     ("words", "expected"),
     [
         ("--agent dqnn --env CartPole-v1", "unknown agent 'dqnn': did you mean"),
+        (
+            "--agent dqn --env CartPole-v1 --optim sgd:lt=1",
+            "unknown option of sgd 'lt': did you mean lr",
+        ),
+        ("--agent dqn --env CartPole-v1 --optim sgd:lr", "accepted is NAME or NAME:KEY=VALUE"),
+        ("--agent dqn --env CartPole-v1 --optim default:lr=1", "'default' takes no options"),
         ("--agent dqn --env CartPole-v1 --optim adm", "unknown optimizer 'adm': did you mean"),
         ("--agent dqn --env CartPol-v1", "unknown environment 'CartPol-v1'"),
         ("--agent dqn --env CartPole-v1 --seeds 0", "--seeds 0: must be at least 1"),
@@ -407,3 +413,16 @@ def test_many_methods_are_told_apart_by_colour_and_line(tmp_path):
     assert len({(style["color"], style["linestyle"]) for style in styles}) == 12
     curves.draw_curves({"e": methods}, {"e": "eval/mean"}, tmp_path / "many.png")
     assert (tmp_path / "many.png").exists()
+
+
+def test_options_of_an_optimizer_are_a_method_of_its_own(commands):
+    optims = "corrected-momentum:correction=diagonal corrected-momentum:correction=kronecker,lr=0.5"
+    assert call(commands, optims=optims, seeds=1) == 0
+    assert [row["optim"] for row in rows("results.csv")] == optims.split()
+    names = [
+        "dqn.corrected-momentum-correction-diagonal.CartPole-v1.0",
+        "dqn.corrected-momentum-correction-kronecker-lr-0.5.CartPole-v1.0",
+    ]
+    assert sorted(p.name for p in Path("out/runs").iterdir()) == names
+    words = "--optim corrected-momentum --optim.correction kronecker --optim.lr 0.5"
+    assert words in Path(f"out/logs/{names[1]}.log").read_text()

@@ -13,9 +13,11 @@ The last line is made of the others, at any time again.
 from __future__ import annotations
 
 import csv
+import inspect
 import itertools
 import json
 import os
+import re
 import shlex
 import sys
 import tomllib
@@ -47,13 +49,28 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return f"{self.agent}.{self.optim}.{self.env.replace('/', '-')}.{self.seed}"
+        optim, env = (re.sub(r"[:,=/]", "-", text) for text in (self.optim, self.env))
+        return f"{self.agent}.{optim}.{env}.{self.seed}"
 
     @property
     def flags(self) -> list[str]:
         """What tells `train.py` to make this run."""
-        optim = [] if self.optim == DEFAULT_OPTIMIZER else ["--optim", self.optim]
+        name, options = read_optimizer(self.optim)
+        optim = [] if name == DEFAULT_OPTIMIZER else ["--optim", name]
+        optim += [word for key, value in options.items() for word in (f"--optim.{key}", value)]
         return ["--agent", self.agent, "--env", self.env, *optim, "--seed", str(self.seed)]
+
+
+def read_optimizer(text: str) -> tuple[str, dict[str, str]]:
+    """Name and options of NAME or NAME:KEY=VALUE,KEY=VALUE."""
+    name, _, options = text.partition(":")
+    pairs = [option.partition("=") for option in options.split(",") if option]
+    for key, equals, value in pairs:
+        require(
+            bool(key and equals and value),
+            f"--optim {text!r}: accepted is NAME or NAME:KEY=VALUE,KEY=VALUE",
+        )
+    return name, {key: value for key, _, value in pairs}
 
 
 @dataclass(frozen=True)
@@ -87,8 +104,15 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
         if agent not in (known := agent_registry.names()):
             unknown("agent", agent, known)
     for optim in optims:
-        if optim not in (known := [DEFAULT_OPTIMIZER, *optimizers.names()]):
-            unknown("optimizer", optim, known)
+        name, options = read_optimizer(optim)
+        if name not in (known := [DEFAULT_OPTIMIZER, *optimizers.names()]):
+            unknown("optimizer", name, known)
+        if options:
+            require(name != DEFAULT_OPTIMIZER, f"--optim {optim!r}: {name!r} takes no options")
+            known = list(inspect.signature(optimizers.config_class(name)).parameters)
+            for key in options:
+                if key.replace("-", "_") not in known:
+                    unknown(f"option of {name}", key, known)
     for env in envs:
         environments.check_id(env)
 
@@ -179,6 +203,7 @@ class Run:
         found["seed"] = config.get("run", {}).get("seed")
         for key, value in found.items():
             wanted = getattr(self.cell, key)
+            wanted = read_optimizer(wanted)[0] if key == "optim" else wanted
             if value not in (None, wanted) and wanted != DEFAULT_OPTIMIZER:
                 raise UserError(f"{self.folder} holds a run with {key} {value!r}, not {wanted!r}")
 
