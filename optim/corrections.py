@@ -21,7 +21,7 @@ from torch import Tensor
 from errors import UserError
 from optim.batched import curvatures
 from optim.configs import Correction, Rest
-from optim.layers import LayerDerivatives
+from optim.layers import LayerDerivatives, Product
 from optim.temporal_difference import Rows, TemporalDifference, per_sample_gradients
 
 State: TypeAlias = MutableMapping[Any, Any]
@@ -126,7 +126,7 @@ class Diagonal:
     def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
         self.params, self.state = params, state
         self._derivatives = LayerDerivatives()
-        self._taken: dict[int, Tensor] = {}
+        self._taken: list[list[Tensor | Product]] = [[] for _ in params]
 
     def check(self) -> None:
         """Every parameter suits."""
@@ -143,10 +143,8 @@ class Diagonal:
             batch, {n: self.params[i] for n, i in index.items()}, total
         )
         for layer in found:
-            for name, part in zip(layer.names, layer.split(layer.diagonal(weight)), strict=True):
-                i = index[name]
-                part = part.reshape(self.params[i].shape)
-                self._taken[i] = self._taken[i] + part if i in self._taken else part
+            for name, part in zip(layer.names, layer.diagonal(weight), strict=True):
+                self._taken[index[name]].append(part)
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta * d."""
@@ -155,13 +153,19 @@ class Diagonal:
 
     def average(self, betas: list[float]) -> None:
         """Average what was taken into zeta."""
-        for i, (p, beta) in enumerate(zip(self.params, betas, strict=True)):
-            zeta = self.state[p]["zeta"]
-            if i in self._taken:
-                zeta.lerp_(self._taken[i], 1 - beta)
-            else:
+        for p, beta, taken in zip(self.params, betas, self._taken, strict=True):
+            zeta, scale = self.state[p]["zeta"], beta
+            for part in taken:
+                if isinstance(part, Product):
+                    part.added_to(zeta, scale, 1 - beta)
+                elif scale == beta:
+                    zeta.lerp_(part.view_as(zeta), 1 - beta)
+                else:
+                    zeta.add_(part.view_as(zeta), alpha=1 - beta)
+                scale = 1.0
+            if not taken:
                 zeta.mul_(beta)
-        self._taken = {}
+            taken.clear()
 
 
 class Matrices:

@@ -76,7 +76,7 @@ class Kronecker:
                     taken.moments = [old + new for old, new in pairs]
                 self._taken[i] = taken
             else:
-                part = layer.diagonal(weight)
+                (part,) = layer.diagonal(weight)
                 self._diagonal[i] = self._diagonal[i] + part if i in self._diagonal else part
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:

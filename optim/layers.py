@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -52,6 +52,23 @@ def uncolumns(matrix: Tensor, shape: torch.Size) -> Tensor:
         return matrix.reshape(*matrix.shape[:-2], *shape)
     out, channels, height, width = shape
     return matrix.reshape(*matrix.shape[:-2], out, height, width, channels).movedim(-1, -3)
+
+
+class Product(NamedTuple):
+    """A matrix as two factors, left^T right: it need not be written out to be added."""
+
+    left: Tensor
+    """(k, outputs)"""
+    right: Tensor
+    """(k, inputs)"""
+
+    def added_to(self, matrix: Tensor, beta: float, alpha: float) -> None:
+        """Make `matrix`, in place, beta matrix + alpha left^T right."""
+        matrix.addmm_(self.left.T, self.right, beta=beta, alpha=alpha)
+
+
+_CACHED = 2**20
+"""Numbers of written-out patches that are worked on at once."""
 
 
 @dataclass(frozen=True)
@@ -118,19 +135,33 @@ class Layer:
         a = (later.mT @ x[:, 1:].flatten(1, 2)).add_(b)
         return (a, b), (bias + later.sum(1), bias)
 
-    def diagonal(self, weight: Tensor) -> Tensor:
-        """Return sum_i weight_i a_i * b_i, (outputs, inputs)."""
-        if self.positions == 1:
+    def diagonal(self, weight: Tensor) -> list[Tensor | Product]:
+        """Return sum_i weight_i a_i * b_i by weight and bias, in their shapes."""
+        product: Tensor | Product
+        if self.positions == 1 and len(self.shape) == 2:
             # g x^T * h y^T = (g * h) (x * y)^T: a matrix product over samples, no rows.
-            x, g = (t[:, :, 0] for t in self.factors())
+            x, g = (t.flatten(2) for t in (self.x, self.g))
             left = g * g[:, :1] * (self.scale * weight[:, None])[..., None]
-            return left.flatten(0, 1).T @ (x * x[:, :1]).flatten(0, 1)
+            product = Product(left.flatten(0, 1), (x * x[:, :1]).flatten(0, 1))
+            biases = left.sum((0, 1))
+        else:
+            # A few samples at a time: their patches, written out, stay in the cache.
+            per_sample = self.x.shape[1] * self.positions * self.x.shape[4:].numel()
+            count = max(1, _CACHED // per_sample)
+            parts = [t.split(count) for t in (self.x, self.g, self.scale, weight)]
+            sums = [
+                replace(self, x=x, g=g, scale=scale)._products(w)
+                for x, g, scale, w in zip(*parts, strict=True)
+            ]
+            matrix, biases = (sum(each[1:], each[0]) for each in zip(*sums, strict=True))
+            product = uncolumns(matrix, self.shape)
+        return [product] if self.bias is None else [product, biases]
+
+    def _products(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sum_i weight_i a_i * b_i by way of the rows, (outputs, inputs) and (outputs,)."""
         (a, b), bias = self._weight_rows()
         product = a.square() if a is b else a.mul_(b)
-        result = (weight @ product.flatten(1)).view(product.shape[1:])
-        if self.bias is None:
-            return result
-        return torch.cat([result, (weight @ (bias[0] * bias[1]))[:, None]], 1)
+        return (weight @ product.flatten(1)).view(product.shape[1:]), weight @ (bias[0] * bias[1])
 
     def split(self, matrix: Tensor) -> list[Tensor]:
         """Return a matrix (..., outputs, inputs) as weight and bias, in their shapes."""
@@ -158,9 +189,9 @@ class Rows:
         """Return a and b of each sample."""
         return self.a, self.b
 
-    def diagonal(self, weight: Tensor) -> Tensor:
+    def diagonal(self, weight: Tensor) -> list[Tensor]:
         """Return sum_i weight_i a_i * b_i, of the parameter's shape."""
-        return (weight @ (self.a * self.b).flatten(1)).view(self.a.shape[1:])
+        return [(weight @ (self.a * self.b).flatten(1)).view(self.a.shape[1:])]
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Return the tensor as that of the only parameter."""
