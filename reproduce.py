@@ -5,7 +5,8 @@
 
 Prints each published claim beside what was measured and whether they agree, and writes
 `result.json` and `figure.png` to DIR. `quick` fits two cores in ten minutes, `full` is the
-published scale. With --check, disagreement is exit code 1. The same command again goes on where
+published scale. With --check, disagreement of a required
+row is exit code 1. The same command again goes on where
 it was interrupted.
 """
 
@@ -74,9 +75,12 @@ def run(options: argparse.Namespace) -> bool:
     answer = found.reproduce(job)
     reports.write(answer, job, found.name, found.title)
     agreeing = sum(row.agrees for row in answer.rows)
+    required = [row.agrees for row in answer.rows if row.required]
     print(f"\n{found.title}\n\n{reports.table(answer.rows)}\n")
     print(f"{agreeing} of {len(answer.rows)} agree; {job.seconds:.0f} s; {out / 'result.json'}")
-    return agreeing == len(answer.rows)
+    if len(required) < len(answer.rows):
+        print(f"required: {sum(required)} of {len(required)}; the others are shown beside them")
+    return all(required)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -59,6 +60,7 @@ def test_result_and_figure_are_written(fake, tmp_path, capsys):
             "high": 1.5,
             "tolerance": "within 0.5",
             "agrees": True,
+            "required": True,
         }
     ]
     assert (result["scale"], result["seeds"], result["agrees"]) == ("quick", 3, True)
@@ -73,6 +75,18 @@ def test_check_fails_where_a_row_disagrees(fake, tmp_path, capsys):
     assert command(tmp_path) == 0
     assert command(tmp_path, "--check") == 1
     assert "DISAGREES" in capsys.readouterr().out
+
+
+def test_check_does_not_ask_for_rows_that_are_only_shown(fake, tmp_path, monkeypatch, capsys):
+    shown = dataclasses.replace(row(), agrees=False, required=False)
+    answer = Report([row(), shown], lambda figure: None)
+    monkeypatch.setattr(fake, "reproduce", lambda job: answer)
+    assert command(tmp_path, "--check") == 0
+    out = capsys.readouterr().out
+    assert "disagrees  loss" in out
+    assert "1 of 2 agree" in out
+    assert "required: 1 of 1" in out
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["agrees"] is True
 
 
 def test_finished_parts_are_not_done_again(fake, tmp_path):
