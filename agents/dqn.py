@@ -34,6 +34,7 @@ from nets.bricks import TORSOS
 from nets.q_network import QNetwork
 from optim.temporal_difference import (
     HALF_SQUARE,
+    DifferentiatesTemporalDifference,
     TemporalDifference,
     huber,
     wants_temporal_difference,
@@ -171,7 +172,6 @@ class DQN:
         self.rng = np.random.default_rng((setup.seed, 1))
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
-        self._observes = wants_temporal_difference(self.optimizer)
         self._loss = maybe_compile(self._loss_and_values, setup.compile)
         self._target_version = 0
         transition_bytes = 2 * observation.dtype.itemsize * prod(observation.shape)
@@ -308,18 +308,30 @@ class DQN:
                 yield Batch(*rows), values
 
     def _learn(self, batch: Batch, next_q: Tensor | None) -> tuple[Tensor, Tensor]:
-        config = self.config
-        loss, value = self._loss(batch, next_q)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = clip_gradients(self._parameters, config.max_grad_norm)
-        if self._observes:
-            self.optimizer.observe(self._temporal_difference(batch, norm))  # type: ignore[attr-defined]
-        self.optimizer.step()
+        config, optimizer = self.config, self.optimizer
+        optimizer.zero_grad()
+        if isinstance(optimizer, DifferentiatesTemporalDifference):
+            prediction, error = optimizer.backward(self._temporal_difference(batch, next_q))
+            loss, value = td_loss(error, torch.zeros_like(error), config.loss), prediction.mean()
+            optimizer.rescale(self._clipped())
+        else:
+            loss, value = self._loss(batch, next_q)
+            loss.backward()
+            factor = self._clipped()
+            if wants_temporal_difference(optimizer):
+                weight = factor.expand_as(batch.reward)
+                optimizer.observe(self._temporal_difference(batch, next_q, weight))
+        optimizer.step()
         self.updates += 1
         if config.target == "ema":
             self._move_target()
         return loss.detach(), value
+
+    def _clipped(self) -> Tensor:
+        """Clip the gradients; by what factor."""
+        limit = self.config.max_grad_norm
+        norm = clip_gradients(self._parameters, limit)
+        return (limit / (norm + 1e-6)).clamp(max=1.0) if limit > 0 else torch.ones_like(norm)
 
     def _loss_and_values(self, batch: Batch, next_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss and mean prediction, 0-dim."""
@@ -355,16 +367,15 @@ class DQN:
         return td_target(batch.reward, batch.discount, bootstrap)
 
     @torch.no_grad()
-    def _temporal_difference(self, batch: Batch, norm: Tensor) -> TemporalDifference:
+    def _temporal_difference(
+        self, batch: Batch, next_q: Tensor | None, weight: Tensor | None = None
+    ) -> TemporalDifference:
         """The minibatch for an optimizer that knows that targets move.
 
         Without a target network the bootstrap is the prediction at (s', a*). With one it does
-        not move with the parameters. The derivative of the gradient is scaled as the gradient
-        (of this norm) was when it was clipped.
+        not move with the parameters. `weight` (m,): the factor by which the gradient was clipped.
         """
-        weight, bootstrap = torch.ones_like(batch.reward), None
-        if self.config.max_grad_norm > 0:
-            weight = weight * (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        bootstrap = None
         if self.target is self.network:
             greedy = _greedy_actions(self.network(batch.next_obs), batch.next_mask)
             bootstrap = {"obs": batch.next_obs, "action": greedy}
@@ -375,7 +386,7 @@ class DQN:
             bootstrap=bootstrap,
             discount=None if bootstrap is None else batch.discount,
             weight=weight,
-            target=self._td_target(batch) if bootstrap is None else batch.reward,
+            target=self._td_target(batch, next_q) if bootstrap is None else batch.reward,
             loss=huber() if self.config.loss == "huber" else HALF_SQUARE,
         )
 

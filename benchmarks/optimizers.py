@@ -3,7 +3,8 @@
     python -m benchmarks.optimizers --rounds 15 --batch 32
 
 One step is what a training run does: the bootstrap, forward, backward, the optimizer's part
-(taking in the minibatch and stepping). All optimizers take turns, one step each, in one process
+(taking in the minibatch and stepping; those that see temporal differences find the gradient in the
+same pass). All optimizers take turns, one step each, in one process
 on the same network (Mnih et al. 2015, 1.7 million parameters) and data, so that whatever else
 the machine does falls on all of them. Reported are medians over rounds, the ratio to Adam's
 whole step of the same round (median and quartiles), the optimizer's part alone, and what it keeps
@@ -28,7 +29,12 @@ from torch import Tensor
 
 import optim
 from nets.q_network import QNetwork
-from optim.temporal_difference import Samples, TemporalDifference, wants_temporal_difference
+from optim.temporal_difference import (
+    DifferentiatesTemporalDifference,
+    Samples,
+    TemporalDifference,
+    wants_temporal_difference,
+)
 
 ACTIONS = 6
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,28 +68,35 @@ class Learner:
         self.discount = torch.full((batch,), 0.99, device=device)
 
     def gradient(self) -> Tensor:
-        """Bootstrap, forward and backward; returns the greedy next actions."""
+        """Bootstrap and, where the optimizer does not do it, forward and backward; returns the
+        greedy next actions.
+        """
         with torch.no_grad():
             next_value, greedy = self.network(self.next_obs).max(1)
-        value = self.network(self.obs).gather(1, self.action[:, None])[:, 0]
         self.optimizer.zero_grad()
-        (0.5 * (value - self.discount * next_value) ** 2).mean().backward()
+        if not isinstance(self.optimizer, DifferentiatesTemporalDifference):
+            value = self.network(self.obs).gather(1, self.action[:, None])[:, 0]
+            (0.5 * (value - self.discount * next_value) ** 2).mean().backward()
         return greedy
 
     def step(self, greedy: Tensor) -> None:
         """The optimizer's part."""
-        if wants_temporal_difference(self.optimizer):
-            self.optimizer.observe(
-                TemporalDifference(
-                    self.network,
-                    {"obs": self.obs, "action": self.action},
-                    q_value,
-                    {"obs": self.next_obs, "action": greedy},
-                    self.discount,
-                    target=torch.zeros_like(self.discount),
-                )
-            )
+        if isinstance(self.optimizer, DifferentiatesTemporalDifference):
+            self.optimizer.backward(self.temporal_difference(greedy))
+        elif wants_temporal_difference(self.optimizer):
+            self.optimizer.observe(self.temporal_difference(greedy))
         self.optimizer.step()
+
+    def temporal_difference(self, greedy: Tensor) -> TemporalDifference:
+        """The minibatch."""
+        return TemporalDifference(
+            self.network,
+            {"obs": self.obs, "action": self.action},
+            q_value,
+            {"obs": self.next_obs, "action": greedy},
+            self.discount,
+            target=torch.zeros_like(self.discount),
+        )
 
     def kept(self) -> int:
         """Numbers that the optimizer keeps."""

@@ -29,6 +29,7 @@ from optim.configs import Correction, Motion, Rest
 from optim.corrections import Blocks, Diagonal, Form, Matrices, Options, joint_beta
 from optim.foreach import decay_weights, descend, evaluate
 from optim.kronecker import Kronecker
+from optim.layers import SemiGradient
 from optim.low_rank import LowRank
 from optim.memory import check_memory
 from optim.temporal_difference import TemporalDifference
@@ -118,13 +119,38 @@ class CorrectedMomentum(torch.optim.Optimizer):
     @torch.no_grad()
     def observe(self, batch: TemporalDifference) -> None:
         """Take in the derivatives of one minibatch, at the present parameters."""
+        self._take(batch, None)
+
+    @torch.no_grad()
+    def backward(self, batch: TemporalDifference) -> tuple[Tensor, Tensor]:
+        """Observe a minibatch and add its semi-gradient to `grad`, all in one pass.
+
+        In the place of `loss.backward()` and `observe`, which cost one forward and backward pass
+        more. Returns predictions and errors, (m,) each.
+        """
+        loss = SemiGradient()
+        names = self._take(batch, loss)
+        for p, name in zip(self._params(), names, strict=True):
+            if name in loss.gradients:
+                gradient = loss.gradients[name].view_as(p)
+                p.grad = gradient if p.grad is None else p.grad + gradient
+        return loss.prediction, loss.error
+
+    @torch.no_grad()
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was observed since the last step, as the gradient was (by clipping)."""
+        self._form().rescale(factor)
+
+    def _take(self, batch: TemporalDifference, loss: SemiGradient | None) -> list[str]:
+        """Take in a minibatch; return the names of this optimizer's parameters in its module."""
         known = {id(p): name for name, p in batch.parameters().items()}
         names = [known.get(id(p), "") for p in self._params()]
         if not any(names):
             raise ValueError("observe: the module has no trainable parameter of this optimizer")
         for part in batch.split(self.defaults["chunk_size"] or batch.size):
-            self._form().take(part, names, batch.size)
+            self._form().take(part, names, batch.size, loss)
         self._observed = True
+        return names
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

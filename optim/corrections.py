@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from optim.batched import curvatures
+from optim.batched import curvatures, values
 from optim.configs import Correction, Rest
-from optim.layers import LayerDerivatives, Product
+from optim.layers import LayerDerivatives, Product, SemiGradient
 from optim.temporal_difference import Rows, TemporalDifference, per_sample_gradients
 
 State: TypeAlias = MutableMapping[Any, Any]
@@ -52,8 +52,13 @@ class Form(Protocol):
     def create(self) -> None:
         """Put zeta = 0 into the state."""
 
-    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
-        """Take in (a part of) a minibatch of `total` samples."""
+    def take(
+        self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
+    ) -> None:
+        """Take in (a part of) a minibatch of `total` samples; its gradient goes into `loss`."""
+
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was taken since the last step."""
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d, in the shapes of the parameters; d may be overwritten."""
@@ -96,15 +101,28 @@ def one_kind(params: Sequence[Tensor], correction: str) -> None:
 
 
 def weighted_rows(
-    batch: TemporalDifference, names: Sequence[str], params: Sequence[Tensor], total: int
+    batch: TemporalDifference,
+    names: Sequence[str],
+    params: Sequence[Tensor],
+    total: int,
+    loss: SemiGradient | None = None,
 ) -> tuple[Rows, Rows, Tensor]:
-    """Return the rows a and b by the named parameters, and the weights (m,) of their products."""
+    """Return the rows a and b by the named parameters, and the weights (m,) of their products.
+
+    The gradient is added to `loss`.
+    """
     named = {name: p for name, p in zip(names, params, strict=True) if name}
     if not named:
         return {}, {}, torch.zeros(0)
     a, b = per_sample_gradients(batch, named)
     like = next(iter(b.values()))
-    return a, b, (like.new_ones(batch.size) / total * curvatures(batch)).to(like)
+    of = None
+    if loss is not None:
+        of = values(batch)
+        factor = loss.see(batch, of, total)
+        for name, rows in b.items():
+            loss.add(name, torch.tensordot(factor.to(rows), rows, 1))
+    return a, b, (like.new_ones(batch.size) / total * curvatures(batch, of)).to(like)
 
 
 def joined_rows(rows: Rows, names: Sequence[str], params: Sequence[Tensor], m: int) -> Tensor:
@@ -136,15 +154,23 @@ class Diagonal:
         for p in self.params:
             self.state[p]["zeta"] = torch.zeros_like(p)
 
-    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+    def take(
+        self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
+    ) -> None:
         """Add sum_i weight_i a_i * b_i."""
         index = {name: i for i, name in enumerate(names) if name}
         found, weight = self._derivatives(
-            batch, {n: self.params[i] for n, i in index.items()}, total
+            batch, {n: self.params[i] for n, i in index.items()}, total, loss
         )
         for layer in found:
             for name, part in zip(layer.names, layer.diagonal(weight), strict=True):
                 self._taken[index[name]].append(part)
+
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was taken since the last step."""
+        for taken in self._taken:
+            for part in taken:
+                (part.left if isinstance(part, Product) else part).mul_(factor)
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta * d."""
@@ -202,11 +228,13 @@ class Matrices:
         for i in self.diagonal:
             self.state[self.params[i]]["zeta"] = torch.zeros_like(self.params[i])
 
-    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+    def take(
+        self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
+    ) -> None:
         """Keep the rows, (m, n) each: less than a second n x n matrix while m < n / 2."""
         wanted = [i for group in self.groups for i in group] + self.diagonal
         some = [names[i] for i in wanted], [self.params[i] for i in wanted]
-        a, b, weight = weighted_rows(batch, *some, total)
+        a, b, weight = weighted_rows(batch, *some, total, loss)
         if not b:
             return
         for group, taken in zip(self.groups, self._rows, strict=True):
@@ -217,6 +245,14 @@ class Matrices:
                 product = (a[names[i]] * b[names[i]]).flatten(1)
                 part = (weight @ product).view(self.params[i].shape)
                 self._taken[i] = self._taken[i] + part if i in self._taken else part
+
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was taken since the last step."""
+        for taken in self._rows:
+            for _, b in taken:
+                b.mul_(factor)
+        for part in self._taken.values():
+            part.mul_(factor)
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""
@@ -272,13 +308,20 @@ class Blocks:
         first = self.params[0]
         self.state[first]["zeta"] = first.new_zeros(self.count, self.k, self.k)
 
-    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+    def take(
+        self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
+    ) -> None:
         """Add the blocks of sum_i weight_i a_i b_i^T."""
-        a, b, weight = weighted_rows(batch, names, self.params, total)
+        a, b, weight = weighted_rows(batch, names, self.params, total, loss)
         blocks_a = self._blocks(joined_rows(a, names, self.params, batch.size))
         blocks_b = self._blocks(joined_rows(b, names, self.params, batch.size) * weight[:, None])
         z = blocks_a.movedim(0, -1) @ blocks_b.movedim(0, 1)
         self._taken = z if self._taken is None else self._taken + z
+
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was taken since the last step."""
+        if self._taken is not None:
+            self._taken.mul_(factor)
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optim.corrections import Names, Options, State
-from optim.layers import Layer, LayerDerivatives, columns, uncolumns
+from optim.layers import Layer, LayerDerivatives, SemiGradient, columns, uncolumns
 from optim.temporal_difference import TemporalDifference
 
 KEYS = ("inputs", "outputs", "mass", "next_inputs", "next_outputs", "next_mass")
@@ -60,11 +60,13 @@ class Kronecker:
     def create(self) -> None:
         """The factors are made when a layer is first seen: only then is its kind known."""
 
-    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+    def take(
+        self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
+    ) -> None:
         """Add up the factors of the minibatch."""
         index = {name: i for i, name in enumerate(names) if name}
         found, weight = self._derivatives(
-            batch, {n: self.params[i] for n, i in index.items()}, total
+            batch, {n: self.params[i] for n, i in index.items()}, total, loss
         )
         for layer in found:
             i = index[layer.names[0]]
@@ -78,6 +80,13 @@ class Kronecker:
             else:
                 (part,) = layer.diagonal(weight)
                 self._diagonal[i] = self._diagonal[i] + part if i in self._diagonal else part
+
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was taken since the last step: zeta is linear in all factors over the mass."""
+        for taken in self._taken.values():
+            torch._foreach_mul_(taken.moments, factor)
+        for part in self._diagonal.values():
+            part.mul_(factor)
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""

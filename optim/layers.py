@@ -25,8 +25,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
-from optim.batched import curvatures, evaluate
+from optim.batched import curvatures, error, evaluate
 from optim.temporal_difference import (
     Samples,
     Scalar,
@@ -198,6 +199,41 @@ class Rows:
         return [tensor]
 
 
+class SemiGradient:
+    """Collects, part by part, the gradient of a minibatch's loss, its target held constant."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensor] = {}
+        """Parameter name -> its gradient."""
+        self._predictions: list[Tensor] = []
+        self._errors: list[Tensor] = []
+
+    def see(self, batch: TemporalDifference, of: tuple[Tensor, Tensor], total: int) -> Tensor:
+        """Note the values of a part of a minibatch of `total`; return the factors (m,) of the
+        derivatives of its predictions in the gradient.
+        """
+        errors = error(batch, *of)
+        self._predictions.append(of[0])
+        self._errors.append(errors)
+        slope = batch.loss.slope(errors) / total
+        return slope if batch.weight is None else slope * batch.weight
+
+    def add(self, name: str, gradient: Tensor) -> None:
+        """Add to a parameter's gradient."""
+        old = self.gradients.get(name)
+        self.gradients[name] = gradient if old is None else old + gradient
+
+    @property
+    def prediction(self) -> Tensor:
+        """(m,)"""
+        return torch.cat(self._predictions)
+
+    @property
+    def error(self) -> Tensor:
+        """Prediction minus target, (m,)."""
+        return torch.cat(self._errors)
+
+
 class LayerDerivatives:
     """Finds the derivatives of minibatches; remembers of each module which layers it may trust."""
 
@@ -205,12 +241,16 @@ class LayerDerivatives:
         self._trusted: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
     def __call__(
-        self, batch: TemporalDifference, params: Mapping[str, Tensor], total: int
+        self,
+        batch: TemporalDifference,
+        params: Mapping[str, Tensor],
+        total: int,
+        loss: SemiGradient | None = None,
     ) -> tuple[list[Layer | Rows], Tensor]:
         """Return the derivatives by `params` and the weights (m,) of their products in Z.
 
         `total` is the size of the minibatch that `batch` is a part of. Parameters that the
-        values do not depend on may be missing from the result.
+        values do not depend on may be missing from the result. The gradient is added to `loss`.
         """
         module = plain(batch.module)
         layers = {n: layer for n, layer in _supported(module).items() if f"{n}weight" in params}
@@ -223,7 +263,13 @@ class LayerDerivatives:
             self._trusted[module] = set(layers)
         scale = _scale(batch, of[0])
         found: list[Layer | Rows] = []
+        factor = None if loss is None else loss.see(batch, of, total)
         for name in layers:
+            if loss is not None:
+                assert factor is not None
+                for kind, gradient in passes[0].weighted(name, layers[name], factor):
+                    if name + kind in params:
+                        loss.add(name + kind, gradient)
             factors = _stack(batch.size, scale.shape[1], [p.factors[name] for p in passes])
             if factors is not None:
                 bias = f"{name}bias" if f"{name}bias" in params else None
@@ -234,6 +280,10 @@ class LayerDerivatives:
         if rest:
             a, b = per_sample_gradients(batch, rest)
             found += [Rows(name, a[name], b[name]) for name in rest]
+            if loss is not None:
+                assert factor is not None
+                for name in rest:
+                    loss.add(name, torch.tensordot(factor.to(b[name]), b[name], 1))
         return found, torch.full_like(of[0], 1 / total) * curvatures(batch, of)
 
 
@@ -257,6 +307,24 @@ class _Pass:
     """Per layer x (M, T1, T2, ...) and g (M, T1, T2, outputs); None if it was not used."""
     gradients: dict[str, Tensor]
     """Per layer autograd's derivative of the sum of all values, (outputs, inputs), for a check."""
+    calls: dict[str, list[tuple[Tensor, Tensor]]]
+    """Per layer its inputs, and the derivatives by its outputs, of each time it was used."""
+
+    def weighted(self, name: str, layer: nn.Module, factor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the derivatives of the first values times `factor` (m,), by weight and bias."""
+        m, weight = len(factor), cast(Tensor, layer.weight)
+        for x, g in self.calls[name]:
+            x, g = x[:m], g[:m] * factor.to(g).view(-1, *[1] * (g.ndim - 1))
+            if isinstance(layer, nn.Conv2d):
+                gradient = conv2d_weight(
+                    _padded(layer, x), weight.shape, g, layer.stride, 0, layer.dilation
+                )
+                axes: tuple[int, ...] = (0, 2, 3)
+            else:
+                gradient = g.reshape(-1, g.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+                axes = tuple(range(g.ndim - 1))
+            yield "weight", gradient
+            yield "bias", g.sum(axes)
 
     def explains(self, name: str) -> bool:
         """Return whether the layer's factors give autograd's derivative."""
@@ -304,11 +372,13 @@ def _pass(
     signals = iter(
         torch.autograd.grad(total, edges, retain_graph=check, allow_unused=True) if edges else ()
     )
-    factors = {}
+    calls, factors = {}, {}
     for name, layer in layers.items():
-        calls = [(x, next(signals)) for x, _ in record[name]]
-        factors[name] = _factors(layer, calls, len(values))
-    return values.detach(), _Pass(factors, _gradients(total, layers, params) if check else {})
+        both = [(x, next(signals)) for x, _ in record[name]]
+        calls[name] = [(x, g) for x, g in both if g is not None]
+        factors[name] = _factors(layer, calls[name], len(values))
+    gradients = _gradients(total, layers, params) if check else {}
+    return values.detach(), _Pass(factors, gradients, calls)
 
 
 def _gradients(
@@ -347,13 +417,11 @@ def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[tuple[
 
 
 def _factors(
-    layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor | None]], m: int
+    layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], m: int
 ) -> tuple[Tensor, Tensor] | None:
     """Return x (M, T1, T2, ...) and g (M, T1, T2, outputs) over all calls of a layer."""
     found = []
     for x, g in calls:
-        if g is None:
-            continue
         if len(x) != m or len(g) != m:
             return None  # The first axis is not that of the samples.
         if isinstance(layer, nn.Conv2d):
@@ -376,16 +444,22 @@ def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Return what lies under the kernel at each position of the output, a view (M, T1, T2, height,
     width, channels).
     """
-    total = [2 * p for p in layer.padding if isinstance(p, int)]
-    if layer.padding == "same":
-        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    if any(total):
-        # "same" pads the right and lower side more where the total is odd.
-        x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
+    x = _padded(layer, x)
     geometry = zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)
     for axis, (kernel, dilation, stride) in enumerate(geometry, 2):
         x = x.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
     return x.permute(0, 2, 3, 4, 5, 1)
+
+
+def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the layer's input with the zeros that it adds."""
+    total = [2 * p for p in layer.padding if isinstance(p, int)]
+    if layer.padding == "same":
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if not any(total):
+        return x
+    # "same" pads the right and lower side more where the total is odd.
+    return F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
 
 
 def _stack(

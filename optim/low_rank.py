@@ -21,7 +21,7 @@ from torch import Tensor
 
 from errors import UserError
 from optim.corrections import Names, Options, State, joint_beta, one_kind
-from optim.layers import Layer, LayerDerivatives, Rows, columns, uncolumns
+from optim.layers import Layer, LayerDerivatives, Rows, SemiGradient, columns, uncolumns
 from optim.memory import available_memory, readable
 from optim.temporal_difference import TemporalDifference
 
@@ -54,11 +54,13 @@ class LowRank:
         first = self.params[0]
         self.state[first].update(shares=first.new_zeros(0, 0), age=0)
 
-    def take(self, batch: TemporalDifference, names: Names, total: int) -> None:
+    def take(
+        self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
+    ) -> None:
         """Keep the rows of the minibatch."""
         index = {name: i for i, name in enumerate(names) if name}
         found, weight = self._derivatives(
-            batch, {n: self.params[i] for n, i in index.items()}, total
+            batch, {n: self.params[i] for n, i in index.items()}, total, loss
         )
         kept = {}
         for layer in found:
@@ -67,6 +69,11 @@ class LowRank:
             bias = layer.bias if isinstance(layer, Layer) else None
             self._biases[i] = -1 if bias is None else index[bias]
         self._taken.append((kept, weight))
+
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was taken since the last step."""
+        for _, weight in self._taken:
+            weight.mul_(factor)
 
     def shift(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""

@@ -25,6 +25,9 @@ evaluates old minibatches anew (`optim/oracle_momentum.py`) also needs the part 
 does not move, here `target=reward`, and the `loss`, here `huber()`. A target that is made of K
 later states, such as the lambda-return, has K bootstraps: see `bootstrap` and `lambda_discounts`.
 
+Where the optimizer can (`DifferentiatesTemporalDifference`), `optimizer.backward(minibatch)` does
+the work of the first line, too, with one pass less through the network.
+
 `prediction` is written for ONE sample: no batch dimension in what it is given, none in what it
 returns (a scalar). `call` is the module as a pure function of its parameters; it too takes and
 returns tensors without batch dimension (the module itself sees a batch of one, so flattening
@@ -218,6 +221,17 @@ class ObservesTemporalDifference(Protocol):
 
     def observe(self, batch: TemporalDifference) -> None:
         """Take in one minibatch; several between two steps add up, as gradients do."""
+
+
+@runtime_checkable
+class DifferentiatesTemporalDifference(ObservesTemporalDifference, Protocol):
+    """One that can take in a minibatch and find its gradient in the same pass."""
+
+    def backward(self, batch: TemporalDifference) -> tuple[Tensor, Tensor]:
+        """Observe, and add the semi-gradient to `grad`; return predictions and errors, (m,)."""
+
+    def rescale(self, factor: Tensor) -> None:
+        """Scale what was observed since the last step, as the gradient was."""
 
 
 def wants_temporal_difference(optimizer: object) -> TypeGuard[ObservesTemporalDifference]:
