@@ -27,9 +27,9 @@ from torch import Tensor
 from errors import unknown
 from optim.configs import Correction, Motion, Rest
 from optim.corrections import Blocks, Diagonal, Form, Matrices, Options, joint_beta
+from optim.derivatives import SemiGradient
 from optim.foreach import decay_weights, descend, evaluate
 from optim.kronecker import Kronecker
-from optim.layers import SemiGradient
 from optim.low_rank import LowRank
 from optim.memory import check_memory
 from optim.temporal_difference import TemporalDifference

@@ -21,7 +21,8 @@ from torch import Tensor
 from errors import UserError
 from optim.batched import curvatures, values
 from optim.configs import Correction, Rest
-from optim.layers import LayerDerivatives, Product, SemiGradient
+from optim.derivatives import LayerDerivatives, SemiGradient
+from optim.layers import Product
 from optim.temporal_difference import Rows, TemporalDifference, per_sample_gradients
 
 State: TypeAlias = MutableMapping[Any, Any]

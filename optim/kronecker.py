@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optim.corrections import Names, Options, State
-from optim.layers import Layer, LayerDerivatives, SemiGradient, columns, uncolumns
+from optim.derivatives import LayerDerivatives, SemiGradient
+from optim.layers import Layer, columns, uncolumns
 from optim.temporal_difference import TemporalDifference
 
 KEYS = ("inputs", "outputs", "mass", "next_inputs", "next_outputs", "next_mass")

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from errors import UserError
 from optim.corrections import Names, Options, State, joint_beta, one_kind
-from optim.layers import Layer, LayerDerivatives, Rows, SemiGradient, columns, uncolumns
+from optim.derivatives import LayerDerivatives, SemiGradient
+from optim.layers import Layer, Rows, columns, uncolumns
 from optim.memory import available_memory, readable
 from optim.temporal_difference import TemporalDifference
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from optim.batched import curvatures, semi_gradient, values
-from optim.layers import Layer, LayerDerivatives, Product, Rows
+from optim.derivatives import LayerDerivatives
+from optim.layers import Layer, Product, Rows
 from optim.temporal_difference import (
     LOG_LIKELIHOOD,
     TemporalDifference,
