@@ -264,6 +264,9 @@ class CoreVector(ExactVector):
         device = self.core.device
         saved = {name: value.clone().to(device) for name, value in state["state"].items()}
         blank = self.core.reset(self.num_envs, torch.Generator(device))
+        if saved.keys() != set(blank._fields):  # of another version of the core
+            self.reset()
+            return False
         self.state = blank._replace(**saved)
         try:
             self.last_obs = _array(self.core.observe(self.state))

@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reproductions.policy_evaluation import (
-    DIAGONAL,
-    FULL,
-    FULL_HALF,
-    MOMENTUM,
-    ORACLE,
-    Setting,
-)
+from reproductions.policy_evaluation import METHODS, Setting
 from reproductions.pooled import NAMES, curves, different, lower, pool, train, untrained
 from reproductions.problems import MountainCar
 from reproductions.report import Job, Report, Row
@@ -35,13 +28,6 @@ Array = NDArray[np.float64]
 
 TITLE = "Mountain Car policy evaluation, independent transitions: thesis figures 4.3, 4.5-4.8"
 SEEDS = {"quick": 10, "full": 10}
-METHODS = {
-    "momentum": MOMENTUM,
-    "oracle": ORACLE,
-    "full": FULL,
-    "full-half": FULL_HALF,
-    "diagonal": DIAGONAL,
-}
 RATES = (0.5, 0.1, 0.05)
 BETAS_OF_GRID = (0.9, 0.99)
 BETAS = (0.8, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from reproductions.policy_evaluation import DIAGONAL, FULL, FULL_HALF, MOMENTUM, ORACLE, Setting
+from reproductions.policy_evaluation import METHODS, Setting
 from reproductions.pooled import NAMES, alike, curves, different, lower, pool, train, untrained
 from reproductions.problems import MountainCar
 from reproductions.report import Job, Report, Row
@@ -32,13 +32,6 @@ Array = NDArray[np.float64]
 
 TITLE = "Mountain Car policy evaluation, online: thesis figure 4.4"
 SEEDS = {"quick": 10, "full": 50}
-METHODS = {
-    "momentum": MOMENTUM,
-    "oracle": ORACLE,
-    "full": FULL,
-    "full-half": FULL_HALF,
-    "diagonal": DIAGONAL,
-}
 PUBLISHED_RATES = (0.005, 0.001, 0.0005)
 BETAS = (0.9, 0.99)
 STEPS, EVERY = 20_000, 1000

@@ -70,6 +70,13 @@ ORACLE = Method("oracle")
 FULL = Method("corrected")
 FULL_HALF = Method("corrected", derivative_scale=0.5)
 DIAGONAL = Method("corrected", (0, 0), diagonal=True)
+METHODS = {
+    "momentum": MOMENTUM,
+    "oracle": ORACLE,
+    "full": FULL,
+    "full-half": FULL_HALF,
+    "diagonal": DIAGONAL,
+}
 
 
 @dataclass(frozen=True)
