@@ -6,6 +6,10 @@ Three faces of the same rules take turns: the core with autoreset (tensors stay 
 the vector face (numpy, with infos) and Gymnasium's own `SyncVectorEnv` over single environments,
 which is what an environment without a batched core would be. Actions are drawn beforehand. Beside
 the wall clock stands the process's own CPU time, which says what a busy machine hides.
+
+A game of two has a fourth face, the game itself with autoreset and both chairs free, whose rate is
+in joint steps. With `--peer PYTHON`, an interpreter that has jaxmarl, that package's coin game
+takes its turn too.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,19 +28,19 @@ import gymnasium
 import torch
 
 import envs
-from envs.faces import CoreVector, advance
+from envs.faces import Core, CoreVector, advance
+from envs.two_player import Versus
 from errors import UserError, require
 from training.cli import RunConfig, fail
 
 _SYNC_LIMIT = 64  # single environments are slow enough to be measured with few
 
 
-def core_face(vector: CoreVector, actions: Any) -> Callable[[], None]:
-    """One step of the core with autoreset."""
-    core = vector.core
+def core_face(core: Core, actions: Any) -> Callable[[], None]:
+    """One step of a core, or of a game of two, with autoreset."""
     chosen = torch.as_tensor(actions, device=core.device)
     random = torch.Generator(core.device).manual_seed(0)
-    states = [core.reset(vector.num_envs, random)]
+    states = [core.reset(len(chosen), random)]
 
     def step() -> None:
         states[0] = advance(core, states[0], chosen, random).state
@@ -74,7 +79,11 @@ def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict
     vector = CoreVector(envs.OURS[env_id], batch, device=device, **options)
     vector.action_space.seed(0)
     actions = vector.action_space.sample()
-    found = {"core": core_face(vector, actions), "vector": vector_face(vector, actions)}
+    found = {"core": core_face(vector.core, actions), "vector": vector_face(vector, actions)}
+    if isinstance(vector.core, Versus):
+        game: Any = vector.core.game
+        joint = torch.randint(int(game.single_action_space.n), (batch, 2), device=device)
+        found["game"] = core_face(game, joint)
     if batch <= _SYNC_LIMIT:
         singles = gymnasium.make_vec(
             env_id,
@@ -85,6 +94,16 @@ def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict
         )
         found["SyncVectorEnv"] = vector_face(singles, actions)
     return found
+
+
+def peer(python: str, batch: int, seconds: float) -> dict[str, float]:
+    """The rates of jaxmarl's coin game, measured by another interpreter."""
+    script = Path(__file__).with_name("jaxmarl_coin_game.py")
+    command = [python, str(script), "--batch", str(batch), "--seconds", str(seconds)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    require(run.returncode == 0, f"--peer {python}: {run.stderr.strip()[-300:]}")
+    found = json.loads(run.stdout.splitlines()[-1])
+    return {key: found[key] for key in ("per_second", "per_cpu_second")}
 
 
 def main(argv: list[str]) -> int:
@@ -98,8 +117,14 @@ def main(argv: list[str]) -> int:
         require(chosen.env in envs.OURS, f"--env {chosen.env}: accepted are {', '.join(envs.OURS)}")
         options = RunConfig(env_options=tuple(chosen.env_options)).environment()
         for batch in chosen.batch:
-            for name, step in faces(chosen.env, batch, chosen.device, options).items():
-                row = {"batch": batch, "face": name, **measure(step, batch, chosen.seconds)}
+            found = {
+                name: measure(step, batch, chosen.seconds)
+                for name, step in faces(chosen.env, batch, chosen.device, options).items()
+            }
+            if chosen.peer:
+                found["jaxmarl"] = peer(chosen.peer, batch, chosen.seconds)
+            for name, speed in found.items():
+                row: dict[str, Any] = {"batch": batch, "face": name, **speed}
                 rows.append(row)
                 rates = f"{row['per_second']:10.0f} {row['per_cpu_second']:15.0f}"
                 print(f"{batch:6d} {name:14s} {rates}", flush=True)
@@ -118,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=2.0, help="per face and batch")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--peer", default="", help="an interpreter with jaxmarl")
     parser.add_argument("--out", default="", help="also write a JSON file")
     return parser
 

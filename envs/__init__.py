@@ -19,8 +19,14 @@ OURS: dict[str, str] = {
     "afterstate/Glimpse-v0": "envs.glimpse:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
+    "afterstate/CoinGame-v0": "envs.coin_game:make",
 }
 """Ids of our own environments, and what makes their cores."""
+
+GAMES: dict[str, str] = {
+    "afterstate/CoinGame-v0": "envs.coin_game:CoinGame",
+}
+"""Of those that are games of two: what makes the game itself, with both chairs free."""
 
 for _id, _core in OURS.items():
     gymnasium.register(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCALES = ("quick", "full")
 _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
+    "brs-ipd": "reproductions.brs_ipd",
     "cosine": "reproductions.cosine",
     "frozen-targets": "reproductions.frozen_targets",
     "generalisation-gap": "reproductions.generalisation_gap",

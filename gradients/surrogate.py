@@ -1,0 +1,36 @@
+"""The surrogate loss of stochastic computation graphs: right once, wrong when differentiated again.
+
+    SL = Σ_w log p(w) ⊥Q̂_w + Σ_c c,        Q̂_w = Σ of the sampled costs downstream of w
+
+Its gradient is the score-function estimator. But the costs in Q̂ are stopped, so a second derivative
+loses a cross term; of two players whose log-probabilities add up, the mixed second derivative is
+nothing at all, and learning with opponent awareness turns into naive learning. It stands here for
+that contrast and for methods of first order.
+
+Source: the DiCE slides (theorem and corollary of J. Schulman et al. 2015, "Gradient estimation
+using stochastic computation graphs").
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from errors import require
+from gradients.dice import average, powers
+
+
+def surrogate_graph(log_probs: Tensor, costs: Tensor, influence: Tensor) -> Tensor:
+    """SL of any graph; arguments and result as those of `dice_graph`."""
+    good = influence.shape == (len(log_probs), len(costs))
+    require(good, f"influence: {tuple(influence.shape)}, must be (nodes, costs)")
+    downstream = influence.to(costs.dtype) @ costs.detach()
+    return (log_probs * downstream).sum(0) + costs.sum(0)
+
+
+def surrogate_return(
+    log_probs: Tensor, rewards: Tensor, discount: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
+    """SL of episodes; arguments as those of `dice_return`. Its value is not the return's."""
+    discounted = powers(rewards, discount) * rewards.detach()
+    to_go = discounted.flip(0).cumsum(0).flip(0)
+    return average((log_probs * to_go + discounted).sum(0), weights)
