@@ -40,6 +40,10 @@ AGENTS: dict[str, Entry] = {
         {"double": True},
         preset="dqn",
     ),
+    "dau": Entry("agents.dau:DAU", "deep advantage updating (Tallec et al. 2019)"),
+    "ddpg": Entry(
+        "agents.ddpg:DDPG", "deep deterministic policy gradients (Lillicrap et al. 2016)"
+    ),
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),

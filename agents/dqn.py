@@ -7,7 +7,8 @@ deep reinforcement learning") or of the online network (van Hasselt et al. 2016,
 reinforcement learning with double Q-learning"). Options: n-step returns, the dueling network
 (Wang et al. 2016), a hard or exponentially averaged target, or no target network at all, where
 the bootstrap moves with every update. Several discrete choices side by side (MultiDiscrete) have
-action values each, see `agents.factored`.
+action values each, see `agents.factored`. In environments with a clock `time` puts it into
+physical time, as the baseline of Deep Advantage Updating (`training.physical_time`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,10 +29,12 @@ from agents import factored
 from diagnostics.action_values import fresh_memory, value_experience
 from diagnostics.examples import Experience
 from envs import ExactVector
+from envs.clock import clock_of
 from errors import UserError, require, unknown
 from nets import ACTIVATIONS, torso
 from nets.bricks import TORSOS
 from nets.q_network import QNetwork
+from optim.physical_time import per_second
 from optim.temporal_difference import (
     HALF_SQUARE,
     DifferentiatesTemporalDifference,
@@ -48,7 +51,9 @@ from training.agent import (
     maybe_compile,
     optimizer_state,
 )
+from training.exploration import Noise, NoiseConfig
 from training.gradients import clip_gradients
+from training.physical_time import scale
 from training.replay import Batch, FrameReplay, Replay
 from training.returns import double_q_bootstrap, max_q_bootstrap, td_target
 from training.stepping import Stepper
@@ -106,6 +111,18 @@ class Config:
     """Channels of the glimpse torso's first layer (later ones have two and four times as many)."""
     torso_depth: int = 0
     """Extra layers of the glimpse torso."""
+    layer_norm: bool = False
+    """Normalise the hidden layers behind the torso before every nonlinearity."""
+    time: Literal["steps", "scaled", "unscaled"] = "steps"
+    """Count steps; or gamma, rewards and rates per second, by dt or by reference_step."""
+    reference_step: float = 0.01
+    """Seconds that unscaled learners believe a step to last."""
+    exploration: Literal["epsilon", "ou", "white"] = "epsilon"
+    """Uniform actions now and then, or noise on the values: coherent (ou) or not (white)."""
+    kappa: float = 7.5
+    """Rate at which coherent noise returns to 0, per second."""
+    sigma: float = 1.5
+    """Diffusion of coherent noise, per square root of a second."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
@@ -121,6 +138,9 @@ class Config:
             self.buffer_size >= self.batch_size,
             f"buffer_size={self.buffer_size}: must be ≥ batch_size={self.batch_size}",
         )
+        step = self.reference_step
+        require(0 < step <= 1, f"reference_step={step}: must be in (0, 1] seconds")
+        NoiseConfig(self.exploration, self.kappa, self.sigma)
         require(self.max_grad_norm >= 0, f"max_grad_norm={self.max_grad_norm}: must be ≥ 0")
         require(len(self.hidden) >= 1, "hidden=(): needs at least one layer")
         require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
@@ -165,11 +185,19 @@ class DQN:
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
         self.optimizer = setup.make_optimizer(self._parameters)
+        self.discount, self.step_reward = config.gamma, 1.0
+        if config.time != "steps":
+            dt = clock_of(envs).dt
+            self.discount, self.step_reward = scale(
+                config.time, dt, config.gamma, config.reference_step
+            )
+            per_second(self.optimizer, self.step_reward)
         if self.factored and wants_temporal_difference(self.optimizer):
             raise UserError(f"--optim: action space {action} has no single temporal difference")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.memory = self._make_memory(observation, action)
         self.rng = np.random.default_rng((setup.seed, 1))
+        self.noise = self._make_noise(envs.num_envs, stream=4)
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
         self._loss = maybe_compile(self._loss_and_values, setup.compile)
@@ -203,14 +231,24 @@ class DQN:
     def policy(self, deterministic: bool = True) -> Policy:
         """Greedy policy, or ε-greedy at the run's final exploration with its own generator."""
         rng = None if deterministic else np.random.default_rng((self.setup.seed, 3))
+        noise: list[Noise] = []
 
         def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            if rng is not None and self.noise is not None:
+                if not noise:
+                    noise.append(cast(Noise, self._make_noise(len(obs), stream=5)))
+                return self._greedy(obs, mask, noise[0])
             actions = self._greedy(obs, mask)
             if rng is not None:
                 self._explore(actions, mask, self.config.epsilon_end, rng)
             return actions
 
         return act
+
+    def learned_reward(self, reward: np.ndarray) -> np.ndarray:
+        """What is learned from raw rewards (B,): clipped if so wanted, and per step of time."""
+        clipped = np.clip(reward, -1, 1) if self.config.clip_rewards else reward
+        return clipped * self.step_reward
 
     def pop_episodes(self) -> list[tuple[float, int]]:
         """(return, length) of episodes that ended since the last call."""
@@ -245,6 +283,8 @@ class DQN:
             "updates": self.updates,
             "target_version": self._target_version,
         }
+        if self.noise is not None:
+            state["noise"] = self.noise.state_dict()
         if self.target is not self.network:
             state["target"] = self.target.state_dict()
         return state
@@ -259,6 +299,8 @@ class DQN:
         self.stepper.load_state_dict(state["stepper"])
         self.rng.bit_generator.state = state["rng"]
         self.sampling.set_state(state["sampling"])
+        if self.noise is not None:
+            self.noise.load_state_dict(state["noise"])
         self.updates = state["updates"]
         self._target_version = state["target_version"]
 
@@ -267,7 +309,10 @@ class DQN:
         obs = stepper.obs
         with self.timers("act"):
             rate = self._epsilon()
-            if rate >= 1:
+            if self.noise is not None:
+                actions = self._greedy(obs, stepper.mask, self.noise)
+                rate = 0.0
+            elif rate >= 1:
                 shape = (len(obs), len(self.heads)) if self.factored else len(obs)
                 actions = np.zeros(shape, dtype=np.int64)
             else:
@@ -275,11 +320,10 @@ class DQN:
             self._explore(actions, stepper.mask, rate, self.rng)
         step = stepper.step(actions)
         with self.timers("store"):
-            reward = np.clip(step.reward, -1, 1) if self.config.clip_rewards else step.reward
             self.memory.add(
                 obs,
                 actions,
-                reward,
+                self.learned_reward(step.reward),
                 step.terminated,
                 step.truncated,
                 step.next_obs,
@@ -298,7 +342,7 @@ class DQN:
         while left > 0:
             count = min(left, self._updates_per_draw)
             left -= count
-            drawn = self.memory.sample(count * size, self.sampling, config.gamma, n=config.n_step)
+            drawn = self.memory.sample(count * size, self.sampling, self.discount, n=config.n_step)
             next_q: Sequence[Tensor | None] = [None] * count
             if config.target == "hard":
                 with torch.no_grad():
@@ -405,8 +449,13 @@ class DQN:
             self._target_version = version
 
     @torch.no_grad()
-    def _greedy(self, obs: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    def _greedy(
+        self, obs: np.ndarray, mask: np.ndarray | None, noise: Noise | None = None
+    ) -> np.ndarray:
+        """Best legal actions (B,), of values that `noise` perturbs."""
         q = self.network(torch.from_numpy(obs).to(self.setup.device))
+        if noise is not None:
+            q = q + noise()
         if self.factored:
             return factored.greedy(q, self.heads).cpu().numpy()
         legal = None if mask is None else torch.from_numpy(mask).to(q.device)
@@ -440,7 +489,17 @@ class DQN:
             config.activation,
             config.dueling,
             make_torso,
+            config.layer_norm,
         ).to(self.setup.device)
+
+    def _make_noise(self, count: int, stream: int) -> Noise | None:
+        """Noise on the values of `count` environments, if that is how they are explored."""
+        config = self.config
+        if config.exploration == "epsilon":
+            return None
+        random = generator(self.setup.seed, stream, self.setup.device)
+        noise = NoiseConfig(config.exploration, config.kappa, config.sigma)
+        return Noise(noise, (count, self.actions), clock_of(self.setup.envs).dt, random)
 
     def _make_memory(self, observation: spaces.Box, action: spaces.Space) -> Replay | FrameReplay:
         count, device = self.setup.envs.num_envs, self.setup.device

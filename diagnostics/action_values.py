@@ -20,7 +20,8 @@ from training.stepping import Stepper
 def value_experience(agent: Any, memory: Replay | FrameReplay) -> Experience:
     """The learner's own loss on transitions of `memory`.
 
-    `agent` is one with `network`, `target`, `optimizer`, `setup` and the config of Q-learning.
+    `agent` is one with `network`, `target`, `optimizer`, `setup`, `discount`, `learned_reward` and
+    the config of Q-learning.
     """
     config = agent.config
     return Experience(
@@ -32,7 +33,7 @@ def value_experience(agent: Any, memory: Replay | FrameReplay) -> Experience:
         times=memory.times(config.n_step),
         capacity=max(0, memory.ring.length - config.n_step + 1),
         num_envs=memory.num_envs,
-        at=lambda index: _examples(agent, memory.at(index, config.gamma, config.n_step)),
+        at=lambda index: _examples(agent, memory.at(index, agent.discount, config.n_step)),
         ended=memory.ended,
         hidden=last_hidden(agent.network.torso, agent.network.shared, agent.network.advantage),
         continuous=isinstance(memory, Replay) and memory.ring.fields["obs"].is_floating_point(),
@@ -54,9 +55,14 @@ def fresh_memory(policy: Policy, envs: ExactVector, steps: int, agent: Any) -> R
         obs = stepper.obs
         actions = policy(obs, stepper.mask)
         step = stepper.step(actions)
-        reward = step.reward.clip(-1, 1) if agent.config.clip_rewards else step.reward
         memory.add(
-            obs, actions, reward, step.terminated, step.truncated, step.next_obs, step.next_mask
+            obs,
+            actions,
+            agent.learned_reward(step.reward),
+            step.terminated,
+            step.truncated,
+            step.next_obs,
+            step.next_mask,
         )
     return memory
 

@@ -20,6 +20,13 @@ OURS: dict[str, str] = {
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
     "afterstate/CoinGame-v0": "envs.coin_game:make",
+    "afterstate/Pendulum-v0": "envs.classic_control:make_pendulum",
+    "afterstate/CartPole-v0": "envs.classic_control:make_cart_pole",
+    "afterstate/Pusher-v0": "envs.closed_forms:make_pusher",
+    "afterstate/LQ1-v0": "envs.closed_forms:make_lq1",
+    "afterstate/LQR1-v0": "envs.closed_forms:make_lqr1",
+    "afterstate/Hill-v0": "envs.closed_forms:make_hill",
+    "afterstate/Sine-v0": "envs.closed_forms:make_sine",
 }
 """Ids of our own environments, and what makes their cores."""
 
@@ -35,6 +42,18 @@ for _id, _core in OURS.items():
         vector_entry_point="envs.faces:CoreVector",
         kwargs={"core": _core},
     )
+
+
+REFINED: dict[str, str] = {
+    "afterstate/BipedalWalker-v0": "BipedalWalker-v3",
+    "afterstate/HalfCheetah-v0": "HalfCheetah-v5",
+    "afterstate/Ant-v0": "Ant-v5",
+}
+"""Ids of Gymnasium's environments at any time step; `afterstate/TimeStep-v0` takes others."""
+
+gymnasium.register("afterstate/TimeStep-v0", entry_point="envs.time_step:make")
+for _id, _base in REFINED.items():
+    gymnasium.register(_id, entry_point="envs.time_step:make", kwargs={"base": _base})
 
 
 def check_id(env_id: str) -> gymnasium.envs.registration.EnvSpec:

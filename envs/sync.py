@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
+from envs.clock import Clock
 from envs.vector import Arrays, ExactVector
 from errors import UserError
 
@@ -46,6 +47,11 @@ class SyncVector(ExactVector):
         self.metadata = {**self.envs[0].metadata, **self.metadata}
         self.render_mode = "rgb_array" if render else None
         self.protocol = {"env": spec.id, "max_episode_steps": spec.max_episode_steps}
+        # Gymnasium's own environments have pygame's clock under this name.
+        named = self.envs[0].has_wrapper_attr("clock")
+        clock = self.envs[0].get_wrapper_attr("clock") if named else None
+        if isinstance(clock, Clock):
+            self.clock, self.protocol = clock, {"env": spec.id, **clock.protocol()}
         self._as_python = isinstance(self.single_action_space, spaces.Discrete)
         self._actions: list[list[Any]] = [[] for _ in range(num_envs)]
         self._masks: np.ndarray | None = None

@@ -17,6 +17,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from envs.clock import Clock
+
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
@@ -33,11 +35,13 @@ class ExactVector(VectorEnv):
         stacked_frames: whether observations are stacks of frames, of which a step brings one, so
             that a memory may keep each frame once.
         protocol: how scores are to be read (for Atari: the protocol card).
+        clock: seconds and steps, of environments whose time step can be chosen.
     """
 
     single_observation_space: spaces.Box
     observation_space: spaces.Box
     stacked_frames = False
+    clock: Clock | None = None
 
     def __init__(self, num_envs: int, seed: int) -> None:
         self.num_envs = num_envs

@@ -33,18 +33,26 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def mlp(sizes: Sequence[int], nonlinearity: str = "relu", last: bool = False) -> nn.Sequential:
+def mlp(
+    sizes: Sequence[int],
+    nonlinearity: str = "relu",
+    last: bool = False,
+    layer_norm: bool = False,
+) -> nn.Sequential:
     """Linear layers of the given sizes with a nonlinearity between them.
 
     Args:
         sizes: input, hidden and output widths.
         nonlinearity: a key of `ACTIVATIONS`.
         last: also put the nonlinearity after the last layer.
+        layer_norm: normalise before every nonlinearity.
     """
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(inputs, outputs))
         if last or index < len(sizes) - 2:
+            if layer_norm:
+                layers.append(nn.LayerNorm(outputs))
             layers.append(activation(nonlinearity))
     return nn.Sequential(*layers)
 

@@ -23,18 +23,19 @@ class QNetwork(nn.Module):
         activation: str,
         dueling: bool,
         make_torso: Callable[[spaces.Space], Any] = torso,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.torso = make_torso(observation)
         sizes = (self.torso.width, *hidden)
         if dueling and isinstance(self.torso, Flat):
             # Vectors share all hidden layers but the last; images share the convolutions.
-            self.shared = mlp(sizes[:-1], activation, last=True)
+            self.shared = mlp(sizes[:-1], activation, last=True, layer_norm=layer_norm)
             sizes = sizes[-2:]
         else:
             self.shared = nn.Sequential()
-        self.advantage = mlp((*sizes, actions), activation)
-        self.value = mlp((*sizes, 1), activation) if dueling else None
+        self.advantage = mlp((*sizes, actions), activation, layer_norm=layer_norm)
+        self.value = mlp((*sizes, 1), activation, layer_norm=layer_norm) if dueling else None
         if isinstance(self.torso, GlimpseCNN):
             glorot(self)
 

@@ -43,6 +43,12 @@ _PIXELS = (
     "--train-every 4 --target-update-every 80"
 )
 
+_PHYSICAL = (
+    "--steps 4000 --num-envs 4 --seed 2 --eval-episodes 2 --eval-every 2000 --log-every 400 "
+    "--checkpoint-every 800 --hidden 16 16 --batch-size 16 --gradient-steps 5 --buffer-size 1000 "
+    "--normalise-observations"
+)
+
 CASES = {
     "dqn-cartpole": f"--agent dqn {_CARTPOLE} {_VALUES} --steps 4000",
     "ddqn-cartpole": f"--agent ddqn {_CARTPOLE} {_VALUES} --steps 4000 --dueling --n-step 3 "
@@ -51,6 +57,15 @@ CASES = {
     "--batch-size 32 --epochs 4 --hidden 16 --normalise-observations --normalise-rewards",
     "a2c-cartpole": f"--agent a2c {_CARTPOLE} --steps 8000 --num-envs 4 --hidden 16 "
     "--normalise-observations --normalise-rewards",
+    "dau-pendulum": f"--agent dau --env afterstate/Pendulum-v0 {_PHYSICAL} --env-options dt=0.05 "
+    "time_limit=1.5",
+    "dau-pusher": f"--agent dau --env afterstate/Pusher-v0 {_PHYSICAL} --env-options dt=0.05 "
+    "time_limit=1.5 actions=discrete",
+    "ddpg-pendulum": f"--agent ddpg --env afterstate/Pendulum-v0 {_PHYSICAL} --tau 0.9 "
+    "--env-options dt=0.05 time_limit=1.5",
+    "dqn-ou": f"--agent dqn --env afterstate/CartPole-v0 --optim rmsprop {_VALUES} --steps 4000 "
+    "--train-every 8 --time scaled --exploration ou --layer-norm --env-options dt=0.05 "
+    "time_limit=1.5 --eval-episodes 2 --eval-every 2000 --log-every 400 --checkpoint-every 800",
     "dqn-breakout": f"--agent dqn {_BREAKOUT} {_PIXELS}",
     "ddqn-breakout": f"--agent ddqn {_BREAKOUT} {_PIXELS} --n-step 2",
     "ppo-breakout": f"--agent ppo {_BREAKOUT} --steps 480 --rollout-steps 20 --batch-size 20 "

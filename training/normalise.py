@@ -39,17 +39,22 @@ class RunningMoments:
 
 
 class ObservationNormaliser:
-    """Centres and scales observations, clipped at ±`clip` standard deviations."""
+    """Centres and scales observations, clipped at ±`clip` standard deviations.
 
-    def __init__(self, shape: Sequence[int], clip: float = 10.0) -> None:
+    Variances below `floor` count as `floor`: what hardly varies is not blown up.
+    """
+
+    def __init__(self, shape: Sequence[int], clip: float = 10.0, floor: float = 0.0) -> None:
         self.moments = RunningMoments(shape)
-        self.clip = clip
+        self.clip, self.floor = clip, floor
 
     def __call__(self, obs: np.ndarray, update: bool = False) -> np.ndarray:
         """Normalised float32 observations (B, *shape); `update` learns from them first."""
         if update:
             self.moments.update(obs)
-        scaled = (obs - self.moments.mean) / np.sqrt(self.moments.var + 1e-8)
+        scaled = (obs - self.moments.mean) / np.sqrt(
+            np.maximum(self.moments.var, self.floor) + 1e-8
+        )
         return np.clip(scaled, -self.clip, self.clip).astype(np.float32)
 
 
