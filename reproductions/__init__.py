@@ -23,13 +23,18 @@ _MODULES = {
     "brs-ipd": "reproductions.brs_ipd",
     "cosine": "reproductions.cosine",
     "frozen-targets": "reproductions.frozen_targets",
+    "gain-profiles": "reproductions.gain_profiles",
     "generalisation-gap": "reproductions.generalisation_gap",
+    "interference-evolution": "reproductions.interference_evolution",
     "layers": "reproductions.layers",
     "mountain-car-iid": "reproductions.mountain_car_iid",
     "mountain-car-online": "reproductions.mountain_car_online",
     "polynomial": "reproductions.polynomial",
     "rbf-drift": "reproductions.rbf_drift",
     "regression": "reproductions.regression",
+    "sign-variance": "reproductions.sign_variance",
+    "singular-values": "reproductions.singular_values",
+    "td-lambda": "reproductions.td_lambda",
 }
 
 

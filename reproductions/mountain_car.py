@@ -14,15 +14,27 @@ published code, and the only discount that fits its value network.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
+import gymnasium
 import torch
+from gymnasium.envs.classic_control import MountainCarEnv
+from gymnasium.wrappers import TransformReward
 from torch import Tensor
 
 LOW, HIGH = (-1.2, -0.07), (0.6, 0.07)
 REWARD = -0.1
 GAMMA = 0.95
+ID = "afterstate/MountainCarTenth-v0"
+"""Gymnasium's environment with that reward."""
+gymnasium.register(ID, entry_point="reproductions.mountain_car:make", max_episode_steps=200)
 LONGEST = 1000
 """Steps after which an episode that has not ended is an error: the longest takes 172."""
+
+
+def make(**options: Any) -> gymnasium.Env:
+    """Gymnasium's Mountain Car with a reward of -0.1 a step."""
+    return TransformReward(MountainCarEnv(**options), lambda reward: -REWARD * reward)  # type: ignore[operator]
 
 
 def uniform(*shape: int, generator: torch.Generator) -> Tensor:
@@ -32,10 +44,14 @@ def uniform(*shape: int, generator: torch.Generator) -> Tensor:
     return low + unit * (high - low)
 
 
-def step(states: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the policy from states (..., 2): the next states and who arrived (...)."""
+def step(states: Tensor, push: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
+    """One step from states (..., 2): the next states and who arrived (...).
+
+    `push` is -1 (left), 0 or 1 (right), Gymnasium's action less 1; None: the policy's.
+    """
     position, velocity = states.unbind(-1)
-    push = torch.where(velocity < 0, -1.0, 1.0)
+    if push is None:
+        push = torch.where(velocity < 0, -1.0, 1.0)
     velocity = velocity + 0.001 * push - 0.0025 * torch.cos(3 * position)
     velocity = velocity.clamp(LOW[1], HIGH[1])
     position = (position + velocity).clamp(LOW[0], HIGH[0])
