@@ -47,6 +47,7 @@ AGENTS: dict[str, Entry] = {
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"
     ),

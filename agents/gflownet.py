@@ -1,0 +1,311 @@
+"""Generative flow networks (Bengio et al. 2021; E. Bengio 2022, chapter 5).
+
+Build objects x with probability R(x)^β / Z. The steps of all constructions are a graph; a network
+learns flows through it that start with Z, drain R(x)^β at every x, and lose nothing in between.
+Following edges in proportion to their flow then samples as wanted.
+
+What is learned and from which condition is `--loss`: the flows themselves (fm), or a policy with
+state flows (db, subtb), with log Z alone (tb) or with neither (modified-db, log-variance). All may
+learn from any constructions, so exploration needs no correction: log-probabilities are always
+computed anew from what was built.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from agents.gflownet_batches import Batches
+from agents.gflownet_config import Config
+from envs.building import Building
+from envs.construction import Construction, Table, tabulate
+from envs.faces import CoreVector
+from errors import UserError, require
+from nets.flow_network import FlowNetwork
+from optim.temporal_difference import wants_temporal_difference
+from training.agent import (
+    LearningRate,
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    optimizer_state,
+)
+from training.estimates import Estimates, distinct, policy_table, with_parents
+from training.gradients import clip_gradients
+from training.objectives import OBJECTIVES, WITH_FLOWS, Batch, Penalty
+from training.trajectories import Trajectories
+from training.visits import Visits, distance
+
+__all__ = ["Config", "GFlowNet"]
+
+_DENSE = 4  # states per trajectory up to which the network is asked about all of a table
+
+
+class GFlowNet:
+    """Builds objects with the current policy and takes one gradient step, by turns."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        require(not setup.compile, "compile=True: batches of constructions have no fixed shape")
+        self.rules = construction(setup, config)
+        self.table = self.rules if isinstance(self.rules, Table) else None
+        _require_a_match(config, self.rules)
+        self.network = self._make_network()
+        self.log_z = nn.Parameter(torch.tensor(config.log_z, device=setup.device))
+        self.target = copy.deepcopy(self.network) if config.target != "none" else None
+        self.optimizer = self._make_optimizer()
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        self.generator = generator(setup.seed, 1, setup.device)
+        self.batches = Batches(self.rules, config, self.generator)
+        self.visits = Visits(self.rules, config.window, config.reward_exponent)
+        self.exact, self._steps, self.updates = True, 0, 0
+        self._ended: list[Tensor] = []  # (k, 2): R and length
+        self._exact: dict[str, float] = {}
+        few = self.table is not None and self.table.size <= _DENSE * config.batch_size
+        self._dense = few
+
+    @property
+    def steps(self) -> int:
+        """Edges constructed so far (offline: learned from)."""
+        return self._steps
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """Build a batch, learn from it and from what is remembered."""
+        config = self.config
+        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        whole = self._estimates(None) if self._dense else None
+        if config.offline == "none":
+            with self.timers("act"):
+                progress = (self.steps, self.setup.total_steps)
+                fresh = self.batches.build(self._look, whole, progress)
+                self._note(fresh)
+                mixed = self.batches.mix(fresh, self._look)
+            with self.timers("learn"):
+                scalars, penalty = self._learn(mixed.paths, whole)
+            self.batches.remember(mixed, penalty.by_trajectory())
+        else:
+            paths = self.batches.from_fixed_set()
+            self._steps += int(paths.length.sum())
+            with self.timers("learn"):
+                scalars, _ = self._learn(paths, whole)
+        self.updates += 1
+        if config.exact_every and (self.updates - 1) % config.exact_every == 0:
+            with self.timers("exact"):
+                self._exact = {**self.evaluate(), **self.visits.metrics()}
+        return {**scalars, "lr": rate, **self._exact}
+
+    def evaluate(self) -> dict[str, float]:
+        """How far the policy's own distribution over objects is from R^β / Z; exact on a table."""
+        if self.table is None:
+            return {}
+        _, found = self.table.reach(policy_table(self.table, self.network))
+        truth = self.table.log_partition(self.config.reward_exponent)
+        named = distance(found, self.visits.target, self.table)
+        estimate = float(self.log_z_estimate())
+        if math.isnan(estimate):
+            return named
+        return {**named, "log_z": estimate, "log_z_error": abs(estimate - truth)}
+
+    @torch.no_grad()
+    def log_z_estimate(self) -> Tensor:
+        """What the network says log Z is, 0-dim; NaN for an objective that does not say."""
+        root = torch.tensor([self.rules.root], device=self.rules.device)
+        return self._log_z_of(self._look(root))
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The most probable action, or a sample of P_F from a generator of its own."""
+        own = generator(self.setup.seed, 3, self.setup.device)
+
+        @torch.no_grad()
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            logits = self.network(torch.from_numpy(obs).to(self.setup.device)).forward
+            if mask is not None:
+                legal = torch.from_numpy(mask).to(self.setup.device)
+                logits = logits.masked_fill(~legal, -1e30)
+            if deterministic:
+                return logits.argmax(1).cpu().numpy()
+            return torch.multinomial(logits.softmax(1), 1, generator=own)[:, 0].cpu().numpy()
+
+        return act
+
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """The network and log Z."""
+        return [*self.network.named_parameters(), ("log_z", self.log_z)]
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(R, edges) of the objects built since the last call."""
+        ended, self._ended = self._ended, []
+        return [(reward, int(length)) for part in ended for reward, length in part.tolist()]
+
+    def policy_state(self) -> dict[str, Any]:
+        """The network."""
+        return {"network": self.network.state_dict()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take the network back."""
+        self.network.load_state_dict(state["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, log Z, target, optimizer, memory, counters and generator."""
+        nothing = torch.zeros((0, 2), dtype=torch.float64)
+        return {
+            "network": self.network.state_dict(),
+            "log_z": self.log_z.detach().clone(),
+            "target": {} if self.target is None else self.target.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "generator": self.generator.get_state(),
+            "visits": self.visits.state_dict(),
+            "batches": self.batches.state_dict(),
+            "steps": self._steps,
+            "updates": self.updates,
+            "exact": dict(self._exact),
+            "ended": torch.cat([nothing, *(part.cpu() for part in self._ended)]),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        with torch.no_grad():
+            self.log_z.copy_(state["log_z"])
+        if self.target is not None:
+            self.target.load_state_dict(state["target"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.visits.load_state_dict(state["visits"])
+        self.batches.load_state_dict(state["batches"])
+        self._steps, self.updates = state["steps"], state["updates"]
+        self._exact, self._ended = dict(state["exact"]), [state["ended"]]
+
+    def _learn(
+        self, paths: Trajectories, whole: Estimates | None
+    ) -> tuple[dict[str, float | Tensor], Penalty]:
+        """One gradient step."""
+        config = self.config
+        at = whole if whole is not None else self._estimates(self._needed(paths))
+        reward_at = (config.reward_exponent * self.rules.log_reward(at.everything)).float()
+        batch = Batch(paths, at, reward_at, self.log_z, self._frozen(at))
+        penalty = OBJECTIVES[config.loss](batch, config.rules)
+        loss = penalty.loss(config.rules)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if config.max_grad_norm > 0:
+            clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+        self.optimizer.step()
+        self._move_target()
+        return {"loss": loss.detach()}, penalty
+
+    def _needed(self, paths: Trajectories) -> Tensor:
+        """States that the objective looks at: (u,)."""
+        if self.config.loss == "fm" and self.config.backward != "tree":
+            return with_parents(self.rules, paths.state)
+        return distinct(self.rules, paths.state)
+
+    def _estimates(self, states: Tensor | None) -> Estimates:
+        return Estimates(self.rules, self.network, states, self.config.backward)
+
+    @torch.no_grad()
+    def _look(self, states: Tensor) -> Estimates:
+        return self._estimates(states)
+
+    @torch.no_grad()
+    def _frozen(self, at: Estimates) -> Estimates | None:
+        """What the target network says at the same states."""
+        if self.target is None:
+            return None
+        return Estimates(self.rules, self.target, at.states, self.config.backward)
+
+    @torch.no_grad()
+    def _move_target(self) -> None:
+        """An average moves a little at each step, a copy all the way now and then."""
+        if self.target is None:
+            return
+        pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
+        if self.config.target == "ema":
+            for old, new in pairs:
+                old.lerp_(new, 1 - self.config.target_decay)
+        elif (self.updates + 1) % self.config.target_period == 0:
+            for old, new in pairs:
+                old.copy_(new)
+
+    def _log_z_of(self, at: Estimates) -> Tensor:
+        """Log Z according to estimates at the root."""
+        loss, root = self.config.loss, torch.tensor(self.rules.root, device=self.rules.device)
+        if loss == "tb":
+            return self.log_z.detach()
+        if loss == "fm":
+            return at.log_outflow(root)
+        reward = self.config.reward_exponent * self.rules.log_reward(root[None])[0]
+        if loss == "modified-db":
+            return reward - at.log_stop(root)
+        if loss in WITH_FLOWS:
+            return at.log_flow(root) + (reward if loss.startswith("fl-") else 0.0)
+        return torch.tensor(math.nan)
+
+    def _note(self, fresh: Trajectories) -> None:
+        """Count what was built."""
+        self._steps += int(fresh.length.sum())
+        objects = fresh.objects
+        self.visits.add(objects)
+        reward = self.rules.log_reward(objects).exp()
+        self._ended.append(torch.stack([reward, fresh.length.double()], 1))
+
+    def _make_network(self) -> FlowNetwork:
+        config, rules = self.config, self.rules
+        return FlowNetwork(
+            rules.width,
+            rules.actions,
+            rules.in_degree if config.backward == "learned" else 0,
+            config.loss in WITH_FLOWS,
+            config.hidden,
+            config.activation,
+            config.separate_backward,
+        ).to(self.setup.device)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if self.config.loss == "tb":
+            groups.append({"params": [self.log_z], "lr": self.config.lr_log_z})
+        optimizer = self.setup.make_optimizer(groups)  # type: ignore[arg-type]
+        if wants_temporal_difference(optimizer):
+            raise UserError("--optim: flow networks have no temporal differences; dqn has")
+        return optimizer
+
+
+def construction(setup: Setup, config: Config) -> Construction:
+    """The rules behind the environments, written down as a table where that is possible."""
+    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
+    if not isinstance(core, Building):
+        spec = setup.envs.spec
+        raise UserError(
+            f"--env {spec.id if spec else '?'}: gflownet builds objects; accepted are "
+            "afterstate/HyperGrid-v0 and other constructions"
+        )
+    here, there = core.device.type, setup.device.type
+    require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
+    if core.rules.enumerable:
+        return tabulate(core.rules, config.exact_parents)
+    return core.rules
+
+
+def _require_a_match(config: Config, rules: Construction) -> None:
+    """What of the config does not fit the construction."""
+    root = torch.tensor([rules.root], device=rules.device)
+    require(
+        config.loss != "modified-db" or bool(rules.legal(root)[0, -1]),
+        "loss='modified-db': needs every state to allow stopping, which the empty one does not",
+    )
+    require(
+        config.offline != "uniform-objects" or isinstance(rules, Table),
+        "offline='uniform-objects': needs a construction that can be enumerated",
+    )
+    require(
+        config.exact_parents or isinstance(rules, Table),
+        "exact_parents=False: needs a construction that can be enumerated",
+    )
