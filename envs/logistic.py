@@ -12,8 +12,16 @@ Source: T. Cooijmans, PhD thesis (2024), equation 6.5.1, after A. Letcher (2018)
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
+
+from envs.differentiable import simultaneous_gradient
+from envs.two_player import Against, JointStep
+from errors import require, unknown
 
 DIVISOR = 10_000.0
 RADIUS = 8.0
@@ -44,3 +52,107 @@ class LogisticGame:
     def features(self, x: Tensor) -> Tensor:
         """Policies in units of ten."""
         return x / 10
+
+
+class State(NamedTuple):
+    """Running pairs of policies."""
+
+    x: Tensor  # (B, 2) float64
+    rounds: Tensor  # (B,) int64
+
+
+class LogisticMetaGame:
+    """`afterstate/LogisticGame-v0`: to learn is to act; each step changes both policies.
+
+    ## Action space
+    `Box(-1, 1, (1,), float32)`: what is added to one's own policy.
+
+    ## Observation space
+    `Box(-inf, inf, (2,), float32)`: both policies, one's own first.
+
+    ## Rewards
+    Each player's return at the new pair of policies.
+
+    ## Starting state
+    Uniform in [−8, 8]².
+
+    ## Episode end
+    Truncated after `horizon` (200) updates.
+
+    ## Opponents
+    `opponent`: naive (default), which follows its own gradient with step size `lr`, or still.
+
+    ## Version history
+    v0: first version.
+    """
+
+    def __init__(self, horizon: int = 200, device: str | torch.device = "cpu") -> None:
+        require(horizon >= 1, f"horizon={horizon}: must be ≥ 1")
+        self.game, self.horizon, self.device = LogisticGame(), horizon, torch.device(device)
+        self.single_observation_space: spaces.Box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.single_action_space: spaces.Space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.protocol: dict[str, Any] = {"horizon": horizon}
+
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+        """`n` pairs; `x`: (2,) or (n, 2) places them."""
+        if "x" in options:
+            x = torch.as_tensor(options["x"], dtype=torch.float64, device=self.device)
+            x = x.expand(n, 2).clone()
+        else:
+            x = self.game.draw(n, generator or torch.Generator(self.device)).squeeze(-1)
+        return State(x, torch.zeros(n, dtype=torch.int64, device=self.device))
+
+    def step(
+        self, state: State, actions: tuple[Tensor, Tensor], generator: torch.Generator | None = None
+    ) -> JointStep:
+        """Both change their policies, by (B, 1) each."""
+        x = state.x + torch.cat(actions, -1).clamp(-1, 1).double()
+        rounds = state.rounds + 1
+        never = torch.zeros_like(rounds, dtype=torch.bool)
+        return JointStep(
+            State(x, rounds), self.game.value(x.unsqueeze(-1)), never, rounds >= self.horizon
+        )
+
+    def observe(self, state: State, player: int) -> Tensor:
+        """(B, 2) float32, one's own policy first."""
+        return (state.x.flip(-1) if player else state.x).float()
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Updates made."""
+        return {"rounds": state.rounds}
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """The plane [−10, 10]²: both players' returns as colours, and where the pair is."""
+        axis = torch.linspace(-10, 10, 100, dtype=torch.float64)
+        grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
+        colour = (self.game.value(grid.unsqueeze(-1)).numpy() + 4) / 8
+        picture = np.stack((colour[..., 0], colour.mean(-1), colour[..., 1]), -1)
+        picture = (picture.clip(0, 1) * 255).astype(np.uint8)
+        frames = []
+        for first, second in state.x.clamp(-10, 10).tolist():
+            frame = picture.copy()
+            row, column = round((10 - second) * 4.95), round((first + 10) * 4.95)
+            frame[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 255
+            frames.append(frame.repeat(2, 0).repeat(2, 1))
+        return frames
+
+
+class _Naive:
+    """Follows its own gradient."""
+
+    def __init__(self, game: LogisticGame, lr: float) -> None:
+        self.game, self.lr = game, lr
+
+    def act(self, state: State, generator: torch.Generator | None) -> Tensor:
+        return self.lr * simultaneous_gradient(self.game, state.x.unsqueeze(-1))[:, 1]
+
+
+def make(
+    opponent: str = "naive", lr: float = 1.0, horizon: int = 200, device: str = "cpu"
+) -> Against:
+    """The game against an opponent; arguments as in `LogisticMetaGame`."""
+    require(lr >= 0, f"lr={lr}: must be ≥ 0")
+    if opponent not in ("naive", "still"):
+        unknown("opponent", opponent, ("naive", "still"))
+    core = LogisticMetaGame(horizon, device)
+    return Against(core, _Naive(core.game, lr if opponent == "naive" else 0.0), opponent)
