@@ -56,6 +56,8 @@ AGENTS: dict[str, Entry] = {
         "supervised regression of the table of an environment",
         {"task": "regression", "hidden": (64, 64, 64)},
     ),
+    "cola": Entry("agents.cola:COLA", "consistent opponent-learning awareness (Willi et al. 2022)"),
+    "meva": Entry("agents.meva:MeVa", "meta-value learning on an exact game (Cooijmans 2024)"),
     "sb3-dqn": Entry("agents.sb3:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}),
     "sb3-ppo": Entry("agents.sb3:SB3", "stable-baselines3's PPO", {"algorithm": "ppo"}),
     "sb3-a2c": Entry("agents.sb3:SB3", "stable-baselines3's A2C", {"algorithm": "a2c"}),

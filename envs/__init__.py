@@ -13,7 +13,7 @@ import gymnasium
 from envs.vector import ExactVector
 from errors import UserError, unknown
 
-__all__ = ["ExactVector", "check_id", "make_vector"]
+__all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
 
 OURS: dict[str, str] = {
     "afterstate/Glimpse-v0": "envs.glimpse:make",
@@ -28,13 +28,14 @@ OURS: dict[str, str] = {
     "afterstate/LQR1-v0": "envs.closed_forms:make_lqr1",
     "afterstate/Hill-v0": "envs.closed_forms:make_hill",
     "afterstate/Sine-v0": "envs.closed_forms:make_sine",
+    "afterstate/IPD-v0": "envs.iterated:make_ipd",
+    "afterstate/MatchingPennies-v0": "envs.iterated:make_matching_pennies",
+    "afterstate/Chicken-v0": "envs.iterated:make_chicken",
+    "afterstate/StagHunt-v0": "envs.iterated:make_stag_hunt",
+    "afterstate/MatrixGame-v0": "envs.iterated:make_matrix_game",
+    "afterstate/LogisticGame-v0": "envs.logistic:make",
 }
 """Ids of our own environments, and what makes their cores."""
-
-GAMES: dict[str, str] = {
-    "afterstate/CoinGame-v0": "envs.coin_game:CoinGame",
-}
-"""Of those that are games of two: what makes the game itself, with both chairs free."""
 
 for _id, _core in OURS.items():
     gymnasium.register(
@@ -105,6 +106,33 @@ def make_vector(
     from envs.sync import SyncVector
 
     return SyncVector(spec, num_envs, seed, render=render, **options)
+
+
+def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -> Any:
+    """Make one of our games as a PettingZoo `ParallelEnv`, both seats played from outside.
+
+    Args:
+        env_id: a game, such as afterstate/IPD-v0.
+        render_mode: None or "rgb_array".
+        options: keyword arguments of the game.
+
+    Raises:
+        UserError: not a game of two, pettingzoo missing, or an odd option.
+    """
+    from envs.faces import resolve
+
+    check_id(env_id)
+    core = resolve(OURS[env_id], options) if env_id in OURS else None
+    game: Any = getattr(core, "game", None)
+    if getattr(game, "players", None) is None:
+        raise UserError(f"environment {env_id!r}: is no game of two players")
+    try:
+        from envs.parallel import Parallel
+    except ModuleNotFoundError as problem:
+        raise UserError(
+            f"environment {env_id!r}: needs {problem.name} (pip install 'afterstate[games]')"
+        ) from problem
+    return Parallel(game, render_mode, env_id)
 
 
 def _is_atari_game(spec: gymnasium.envs.registration.EnvSpec) -> bool:

@@ -85,7 +85,7 @@ class CoinGame:
         ways = [(row + down) % size * size + (column + right) % size for down, right in MOVES]
         self._moves = torch.as_tensor(np.stack(ways, 1).ravel(), device=self.device)
 
-    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
         """`n` fresh games."""
         cells = torch.randint(self.count, (n, 2), generator=generator, device=self.device)
         owner = torch.randint(2, (n,), generator=generator, device=self.device)

@@ -1,7 +1,4 @@
-"""Games of two as PettingZoo parallel environments.
-
-    from envs.parallel import parallel_env
-    env = parallel_env("afterstate/CoinGame-v0", size=3)
+"""Games of two as PettingZoo parallel environments: what `envs.make_parallel` makes.
 
 Needs the `games` extra; nothing else imports this module.
 """
@@ -13,16 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from pettingzoo import ParallelEnv
 
-import envs
-from envs.faces import resolve
 from envs.two_player import TwoPlayer
-from errors import UserError, unknown
-
-try:
-    from pettingzoo import ParallelEnv
-except ImportError as problem:
-    raise UserError("pettingzoo is not installed: pip install 'afterstate[games]'") from problem
+from errors import UserError
 
 
 class Parallel(ParallelEnv):
@@ -52,18 +43,19 @@ class Parallel(ParallelEnv):
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-        """Start a game; there are no options."""
+        """Start a game; `options` are the game's own."""
         if seed is not None:
             self.generator.manual_seed(seed)
         self.agents = list(self.possible_agents)
-        self.game_state = self.game.reset(1, self.generator)
+        self.game_state = self.game.reset(1, self.generator, **(options or {}))
         return self._observe(), self._infos()
 
     def step(self, actions: dict[str, Any]) -> tuple[dict, dict, dict, dict, dict]:
         """Both act; dicts by player of observation, reward, terminated, truncated, info."""
         if not self.agents:
             return {}, {}, {}, {}, {}
-        pair = torch.tensor([[int(actions[each]) for each in self.agents]], device=self.game.device)
+        both = np.stack([np.asarray(actions[each]) for each in self.agents])
+        pair = torch.as_tensor(both[None], device=self.game.device)
         after = self.game.step(self.game_state, pair, self.generator)
         self.game_state = after.state
         results = self._observe(), dict(zip(self.agents, after.reward[0].tolist(), strict=True))
@@ -99,11 +91,3 @@ class Parallel(ParallelEnv):
     def _infos(self) -> dict[str, dict[str, Any]]:
         info = {key: value[0].tolist() for key, value in self.game.info(self.game_state).items()}
         return {each: dict(info) for each in self.agents}
-
-
-def parallel_env(env_id: str, render_mode: str | None = None, **options: Any) -> Parallel:
-    """A game of `envs.GAMES` for PettingZoo; `UserError` for an unknown id or option."""
-    if env_id not in envs.GAMES:
-        unknown("game", env_id, envs.GAMES)
-    game: Any = resolve(envs.GAMES[env_id], options)
-    return Parallel(game, render_mode, env_id)

@@ -40,12 +40,12 @@ class TwoPlayer(Protocol):
     single_action_space: spaces.Space
     protocol: dict[str, Any]
 
-    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
-        """`n` fresh games."""
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+        """`n` fresh games; options are the game's own."""
         ...
 
     def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
-        """Both act, (B, 2); rewards are (B, 2)."""
+        """Both act, (B, 2, *action); rewards are (B, 2)."""
         ...
 
     def observe(self, state: State) -> Tensor:
@@ -73,7 +73,7 @@ class Player(Protocol):
     def act(
         self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Actions (B,) and the next memory (B, width) of whoever sits on `seat`, 0 or 1."""
+        """Actions (B, *action) and the next memory (B, width) of whoever sits on `seat`, 0 or 1."""
         ...
 
 
@@ -110,13 +110,13 @@ class Versus:
         self.protocol = {"seat": seat, **game.protocol}
         self._state = _state_type((*game.state_type._fields, "memory"))
 
-    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
         """`n` fresh games, the opponent without memories."""
         memory = torch.zeros(n, self.opponent.width, device=self.device)
-        return self._state(*self.game.reset(n, generator), memory)
+        return self._state(*self.game.reset(n, generator, **options), memory)
 
     def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
-        """Act (B,); the opponent acts at the same time."""
+        """Act (B, *action); the opponent acts at the same time."""
         game = self._game(state)
         theirs, memory = self.opponent.act(game, 1 - self.seat, state.memory, generator)
         pair = (actions, theirs) if self.seat == 0 else (theirs, actions)

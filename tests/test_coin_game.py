@@ -260,11 +260,9 @@ def test_checkers_pass_the_single_face(options: dict[str, Any]) -> None:
 def test_pettingzoo_checks_the_parallel_face() -> None:
     from pettingzoo.test import parallel_api_test, parallel_seed_test
 
-    from envs.parallel import parallel_env
-
-    parallel_api_test(parallel_env(ID), num_cycles=200)
-    parallel_seed_test(lambda: parallel_env(ID, size=4), num_cycles=100)
-    env = parallel_env(ID, render_mode="rgb_array", horizon=2)
+    parallel_api_test(envs.make_parallel(ID), num_cycles=200)
+    parallel_seed_test(lambda: envs.make_parallel(ID, size=4), num_cycles=100)
+    env = envs.make_parallel(ID, render_mode="rgb_array", horizon=2)
     env.reset(seed=0)
     assert env.state().shape == (72,)
     env.step({"red": 0, "blue": 1})
@@ -365,11 +363,9 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 
 
 def test_bad_games_and_render_modes_are_refused() -> None:
-    from envs.parallel import parallel_env
-
     with pytest.raises(UserError, match="CoinGame"):
-        parallel_env("afterstate/CoinGam-v0")
+        envs.make_parallel("afterstate/CoinGam-v0")
     with pytest.raises(UserError, match="human"):
-        parallel_env(ID, render_mode="human")
+        envs.make_parallel(ID, render_mode="human")
     with pytest.raises(UserError, match="size=6"):
         Oracle(CoinGame(6))

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 OURS = {
     "errors",
     "envs",
+    "games",
     "optim",
     "gradients",
     "nets",
@@ -28,12 +29,22 @@ SCRIPTS = {"train", "evaluate", "compare", "reproduce"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "envs": {"errors"},
+    "games": {"envs", "nets", "errors"},
     "optim": {"errors"},
     "gradients": {"errors"},
     "nets": {"errors"},
     "training": {"envs", "optim", "gradients", "nets", "errors"},
     "diagnostics": {"training", "envs", "optim", "gradients", "nets", "errors"},
-    "agents": {"training", "diagnostics", "envs", "optim", "gradients", "nets", "errors"},
+    "agents": {
+        "training",
+        "diagnostics",
+        "games",
+        "envs",
+        "optim",
+        "gradients",
+        "nets",
+        "errors",
+    },
     "reproductions": OURS - {"benchmarks"},
     "benchmarks": OURS | SCRIPTS,
 }
@@ -140,7 +151,7 @@ def test_the_rule_sees_an_upward_import(path: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["envs", "agents", "training.cli", "optim", "diagnostics", "reproductions"]
+    "module", ["envs", "games", "agents", "training.cli", "optim", "diagnostics", "reproductions"]
 )
 def test_importing_loads_no_optional_package(module: str) -> None:
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"

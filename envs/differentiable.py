@@ -1,0 +1,61 @@
+"""Differentiable games: what every learning rule, tournament and meta-value needs of a game.
+
+A game maps the parameters of two policies to the two players' exact returns, with tensors that can
+be differentiated to any order. Parameters are (…, 2, n): any leading axes (models, pairs), the
+player, and n numbers. Returns are maximised.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Game(Protocol):
+    """Two policies in, two returns out.
+
+    Attributes:
+        parameters: n, the numbers that one policy is.
+        symmetric: whether the game is the same from both seats: f₁(x₁, x₂) = f₂(x₂, x₁).
+    """
+
+    parameters: int
+    symmetric: bool
+
+    def value(self, x: Tensor) -> Tensor:
+        """Returns (…, 2) of the policies (…, 2, n)."""
+        ...
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Initial policies (count, 2, n) as the published experiments draw them, float64."""
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """What a network should see of the parameters: (…, n) of about unit size."""
+        ...
+
+
+def returns(game: Game, own: Tensor, other: Tensor, player: int) -> Tensor:
+    """The returns (…,) of `player`, who plays `own` (…, n) against `other` (…, n)."""
+    pair = (own, other) if player == 0 else (other, own)
+    return game.value(torch.stack(pair, -2))[..., player]
+
+
+def simultaneous_gradient(game: Game, x: Tensor) -> Tensor:
+    """Each player's gradient of its own return by its own policy: (…, 2, n), no graph."""
+    x = x.detach()
+    with torch.enable_grad():
+        own = x.clone().requires_grad_()
+        # Row i of `pairs` varies player i alone, so one backward pass serves both players.
+        pairs = torch.stack(
+            (
+                torch.stack((own[..., 0, :], x[..., 1, :]), -2),
+                torch.stack((x[..., 0, :], own[..., 1, :]), -2),
+            )
+        )
+        value = game.value(pairs)
+        total = value[0, ..., 0].sum() + value[1, ..., 1].sum()
+        (slope,) = torch.autograd.grad(total, own)
+    return slope
