@@ -70,7 +70,7 @@ class Config:
     """Updates k in a stretch that is learned from."""
     flip_probability: float = 1 / 16
     """Chance that a unit's sign is flipped while exploring; 0 explores by the model's own rule."""
-    lambda_: float = 0.9
+    td_lambda: float = 0.9
     """λ of the returns that are learned."""
     inertia: float = 0.99
     """Share ρ of the target network that is kept at each update; 0 has no target network."""
@@ -90,14 +90,14 @@ class Config:
         for name in ("gamma", "inertia"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name}={value}: must be in [0, 1)")
-        for name in ("lambda_", "flip_probability"):
+        for name in ("td_lambda", "flip_probability"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
         whole = self.trajectory >= 0 and self.trajectory % self.stride == 0
         require(whole, f"trajectory={self.trajectory}: must be a multiple of stride={self.stride}")
-        plain = self.lambda_ == 0 and self.inertia == 0
+        plain = self.td_lambda == 0 and self.inertia == 0
         good = not self.full_gradient or plain
-        require(good, "full_gradient=True: needs lambda_=0 and inertia=0")
+        require(good, "full_gradient=True: needs td_lambda=0 and inertia=0")
 
 
 class _QuantileHuber(torch.autograd.Function):
@@ -374,7 +374,7 @@ class MeVa:
                 followed = self.target if config.inertia > 0 else self.network
                 bootstrap = self._values(followed, visited[1:], gamma)
             predicted = self._values(self.network, visited[:-1], gamma)
-        target = targets(config.formulation, returns, bootstrap, gamma, config.lambda_)
+        target = targets(config.formulation, returns, bootstrap, gamma, config.td_lambda)
         # Models are added, pairs and players averaged: each model learns as if it were alone.
         loss = quantile_huber(predicted, target).mean((0, 2, 3)).sum()
         self.optimizer.zero_grad()
