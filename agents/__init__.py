@@ -48,6 +48,13 @@ AGENTS: dict[str, Entry] = {
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
     "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
+    "brs": Entry("agents.brs:BRS", "best response shaping on the coin game (Cooijmans 2023)"),
+    "brs-sp": Entry(
+        "agents.brs:BRS",
+        "best response shaping with self-play and reward sharing",
+        {"self_play": True, "shared_luck": True, "buffer_size": 512},
+        preset="brs",
+    ),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"
     ),

@@ -99,15 +99,24 @@ class CoinGame:
             blank.double(),
         )
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
-        """Both move (B, 2), then coins are paid and come back; rewards (B, 2)."""
+    def step(
+        self,
+        state: State,
+        actions: Tensor,
+        generator: torch.Generator | None = None,
+        luck: Tensor | None = None,
+    ) -> Step:
+        """Both move (B, 2), then coins are paid and come back; rewards (B, 2).
+
+        `luck` (B,) in [0, 1), drawn if it is not given, decides where a taken coin comes back.
+        """
         cells = self._moves.take(state.cells * len(MOVES) + actions)
         # By columns, because operations along an axis of two are slow.
         red, blue = ((column == state.coin).long() for column in cells.unbind(1))
         picked = torch.stack((red << state.owner, blue << 1 - state.owner), 1)
         reward = torch.stack((red - (picked[:, 1] & 2), blue - (picked[:, 0] & 2)), 1).double()
         taken = red | blue
-        coin = torch.where(taken > 0, self._free(cells, generator), state.coin)
+        coin = torch.where(taken > 0, self._free(cells, generator, luck), state.coin)
         steps = state.steps + 1
         truncated = steps >= self.horizon
         after = State(cells, coin, state.owner ^ taken, steps, picked, state.score + reward)
@@ -136,14 +145,17 @@ class CoinGame:
         rows = zip(*(field.tolist() for field in state), strict=True)
         return [frame(self.size, self.horizon, *row) for row in rows]
 
-    def _free(self, cells: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _free(
+        self, cells: Tensor, generator: torch.Generator | None, luck: Tensor | None = None
+    ) -> Tensor:
         """A cell (B,) drawn uniformly from those where no player of (B, 2) is."""
         red, blue = cells.unbind(1)
         low, high = torch.minimum(red, blue), torch.maximum(red, blue)
         apart = (high != low).long()
         free = self.count - 1 - apart
-        drawn = torch.rand(len(cells), generator=generator, device=self.device)
-        cell = (drawn * free).long()  # below `free`: a float32 in [0, 1) times at most 1023
+        if luck is None:
+            luck = torch.rand(len(cells), generator=generator, device=self.device)
+        cell = (luck * free).long()  # below `free`: a float32 in [0, 1) times at most 1023
         cell += cell >= low
         return cell + (cell >= high) * apart
 
