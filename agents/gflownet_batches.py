@@ -27,6 +27,9 @@ Look = Callable[[Tensor], Estimates]
 """Estimates, without gradient, at states (u,) that increase (or at more states)."""
 
 
+_MANY = 32
+
+
 class Mixed(NamedTuple):
     """What to learn from, and where it comes from."""
 
@@ -74,8 +77,11 @@ class Batches:
         def cumulative(states: Tensor) -> Tensor:
             if ready is not None:
                 return ready.index_select(0, states)
-            at = look(distinct(self.rules, states))
-            return behaviour(at, config.sharpness, chance).index_select(0, at.rows(states))
+            # Few constructions rarely meet, and finding out where they do takes time as well.
+            once = states if len(states) < _MANY else distinct(self.rules, states)
+            at = look(once)
+            sums = behaviour(at, config.sharpness, chance)
+            return sums if once is states else sums.index_select(0, at.rows(states))
 
         return forward(self.rules, cumulative, config.batch_size, self.generator)
 
