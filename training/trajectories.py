@@ -31,26 +31,21 @@ class Trajectories(NamedTuple):
 
 
 def forward(
-    rules: Construction,
-    cumulative: Callable[[Tensor], Tensor],
-    count: int,
-    generator: torch.Generator,
+    rules: Construction, cumulative: Callable[[Tensor], Tensor], draws: Tensor
 ) -> Trajectories:
-    """Build `count` objects.
+    """Build B objects.
 
     Args:
         rules: of the construction.
         cumulative: for states (m,) the running sums (m, A) of the probabilities of actions, 1 at
             the end; asked only for states with legal actions.
-        count: B.
-        generator: what decides the actions.
+        draws: (horizon, B) uniform on [0, 1), which decide the actions.
     """
-    stop, device = rules.actions - 1, rules.device
-    draws = torch.rand((rules.horizon, count, 1), generator=generator, device=device)
+    stop, device, count = rules.actions - 1, rules.device, draws.shape[1]
     alive = torch.arange(count, device=device)
     now = torch.full((count,), rules.root, device=device)
     length, states, actions = torch.zeros_like(now), [now], []
-    for draw in draws:
+    for draw in draws[..., None]:
         whole = len(alive) == count
         taken = (cumulative(now) <= (draw if whole else draw.index_select(0, alive))).sum(1)
         now = rules.child(now, taken)
@@ -66,6 +61,11 @@ def forward(
             if len(keep) == 0:
                 break
     return Trajectories(torch.stack(states), torch.stack(actions), length)
+
+
+def uniform_draws(rules: Construction, count: int, generator: torch.Generator) -> Tensor:
+    """What `forward` needs for `count` objects: (horizon, count)."""
+    return torch.rand((rules.horizon, count), generator=generator, device=rules.device)
 
 
 def running_sum(probability: Tensor) -> Tensor:
