@@ -63,7 +63,7 @@ class GFlowNet:
         self.optimizer = self._make_optimizer()
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.generator = generator(setup.seed, 1, setup.device)
-        self.batches = Batches(self.rules, config, self.generator)
+        self.batches = Batches(self.rules, config, self.network, self.generator)
         self.visits = Visits(self.rules, config.window, config.reward_exponent)
         self.exact, self._steps, self.updates = True, 0, 0
         self._ended: list[Tensor] = []  # (k, 2): R and length

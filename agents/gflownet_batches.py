@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from agents.gflownet_config import Config
-from envs.construction import Construction, Parents
+from envs.construction import Construction, Parents, Table
+from nets.flow_network import FlowNetwork
 from training.agent import remaining
 from training.estimates import Estimates, distinct
+from training.table_sampler import TableSampler
 from training.trajectories import (
     Memory,
     Trajectories,
@@ -21,10 +23,14 @@ from training.trajectories import (
     join,
     running_sum,
     uniform,
+    uniform_draws,
 )
 
 Look = Callable[[Tensor], Estimates]
 """Estimates, without gradient, at states (u,) that increase (or at more states)."""
+
+
+_MANY = 32
 
 
 class Mixed(NamedTuple):
@@ -42,11 +48,20 @@ class Batches:
     Args:
         rules: of the construction.
         config: hyperparameters.
+        network: whose policy builds.
         generator: decides everything random here.
     """
 
-    def __init__(self, rules: Construction, config: Config, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        rules: Construction,
+        config: Config,
+        network: FlowNetwork,
+        generator: torch.Generator,
+    ) -> None:
         self.rules, self.config, self.generator = rules, config, generator
+        on_cpu = isinstance(rules, Table) and rules.device.type == "cpu"
+        self.sampler = TableSampler(cast(Table, rules), network) if on_cpu else None
         self.memory: Memory | None = None
         stop = rules.actions - 1
         if config.replay != "none":
@@ -74,10 +89,16 @@ class Batches:
         def cumulative(states: Tensor) -> Tensor:
             if ready is not None:
                 return ready.index_select(0, states)
-            at = look(distinct(self.rules, states))
-            return behaviour(at, config.sharpness, chance).index_select(0, at.rows(states))
+            # Few constructions rarely meet, and finding out where they do takes time as well.
+            once = states if len(states) < _MANY else distinct(self.rules, states)
+            at = look(once)
+            sums = behaviour(at, config.sharpness, chance)
+            return sums if once is states else sums.index_select(0, at.rows(states))
 
-        return forward(self.rules, cumulative, config.batch_size, self.generator)
+        draws = uniform_draws(self.rules, config.batch_size, self.generator)
+        if self.sampler is not None and ready is None:
+            return self.sampler.forward(draws, config.sharpness, chance)
+        return forward(self.rules, cumulative, draws)
 
     def mix(self, fresh: Trajectories, look: Look) -> Mixed:
         """The new trajectories, or their edges, and as many remembered ones as are wanted."""
@@ -138,7 +159,7 @@ class Batches:
         """The trajectories of offline learning."""
         rules, count = self.rules, self.config.offline_size
         if self.config.offline == "random-policy":
-            return forward(rules, uniform(rules), count, self.generator)
+            return forward(rules, uniform(rules), uniform_draws(rules, count, self.generator))
         objects = rules.objects  # type: ignore[attr-defined]  # a table, as the agent has checked
         drawn = torch.randint(len(objects), (count,), generator=self.generator, device=rules.device)
         return backward(rules, objects[drawn], self.generator)

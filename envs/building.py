@@ -78,7 +78,7 @@ class Building:
         number = rules.child(state.number, torch.where(allowed, actions, stop))
         stopped = allowed & (actions == stop)
         steps = state.steps + 1
-        over = stopped | ~rules.legal(number).any(1)
+        over = stopped | rules.finished(number)
         reward = torch.where(over, rules.log_reward(number).exp(), 0.0)
         truncated = (steps >= self.max_steps) & ~over
         return Step(State(number, steps, stopped), reward, over, truncated)

@@ -65,6 +65,10 @@ class Construction(Protocol):
         """Where legal actions (m,) lead: (m,); stop leads to the state itself."""
         ...
 
+    def finished(self, states: Tensor) -> Tensor:
+        """Which objects are complete, having no legal action: (m,) bool."""
+        ...
+
     def parents(self, states: Tensor) -> Parents:
         """The edges into states."""
         ...
@@ -166,6 +170,10 @@ class Table:
     def child(self, states: Tensor, actions: Tensor) -> Tensor:
         """(m,)."""
         return self._child.view(-1).index_select(0, states * self.actions + actions)
+
+    def finished(self, states: Tensor) -> Tensor:
+        """(m,) bool."""
+        return self.complete.index_select(0, states)
 
     def parents(self, states: Tensor) -> Parents:
         """(m, K) each."""

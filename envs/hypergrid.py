@@ -99,6 +99,12 @@ class HyperGrid:
         """(m,)."""
         return states + self._strides[actions]
 
+    def finished(self, states: Tensor) -> Tensor:
+        """(m,) bool."""
+        if self.rule == "edge":
+            return (self.cells(states) == self.height - 1).any(1)
+        return torch.zeros_like(states, dtype=torch.bool)
+
     def parents(self, states: Tensor) -> Parents:
         """Edge k raised coordinate k; under the edge rule a finished cell is nobody's parent."""
         cells = self.cells(states)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from agents.gflownet_batches import behaviour
 from envs.construction import Flows, Table, tabulate
 from envs.hypergrid import HyperGrid
-from nets.flow_network import FlowOutputs
+from nets.flow_network import FlowNetwork, FlowOutputs
 from training.estimates import Estimates
 from training.flows import (
     detailed_balance,
@@ -22,6 +23,7 @@ from training.flows import (
     trajectory_balance,
 )
 from training.objectives import OBJECTIVES, Batch, Penalty, Rules
+from training.table_sampler import TableSampler
 from training.trajectories import (
     Memory,
     Trajectories,
@@ -30,6 +32,7 @@ from training.trajectories import (
     forward,
     join,
     uniform,
+    uniform_draws,
 )
 
 
@@ -102,7 +105,8 @@ def penalty(
 
 
 def sample(table: Table, count: int = 64, seed: int = 0) -> Trajectories:
-    return forward(table, uniform(table), count, torch.Generator().manual_seed(seed))
+    draws = uniform_draws(table, count, torch.Generator().manual_seed(seed))
+    return forward(table, uniform(table), draws)
 
 
 # Exact flows
@@ -343,6 +347,26 @@ def test_sampling_forwards_and_backwards_follows_the_edges(graph: str) -> None:
     singles = edges(both)
     assert len(singles.length) == int(both.length.sum())
     assert torch.equal(table.child(singles.state[0], singles.action[0]), singles.state[1])
+
+
+def test_sampling_in_numpy_builds_the_same_objects() -> None:
+    table = tabulate(HyperGrid(3, 6, "exit_only", reward="cosine"))
+    torch.manual_seed(0)
+    network = FlowNetwork(table.width, table.actions, 0, True, (32, 16), "tanh")
+    sampler = TableSampler(table, network)
+    draws = uniform_draws(table, 100, torch.Generator().manual_seed(0))
+    for sharpness, random in ((1.0, 0.0), (3.0, 0.2)):
+
+        def cumulative(states: Tensor) -> Tensor:
+            at = Estimates(table, network, states, "uniform")
+            return behaviour(at, sharpness, random)  # noqa: B023
+
+        expected = forward(table, cumulative, draws)
+        found = sampler.forward(draws, sharpness, random)
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    with torch.no_grad():
+        network.trunk[-1].bias[3] = 50.0  # the policy always stops at once
+    assert sampler.forward(draws, 1.0, 0.0).length.tolist() == [1] * 100
 
 
 def test_frequencies_of_forward_sampling_are_exact_probabilities() -> None:

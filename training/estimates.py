@@ -7,6 +7,7 @@ network is therefore asked once for each state, and everything else is a look-up
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,7 +44,11 @@ class Estimates:
         self.legal = rules.legal(self.everything)
         self.log_edges = outputs.forward.masked_fill(~self.legal, _ILLEGAL)
         self._backward, self._flow = outputs.backward, outputs.flow
-        self._policy: Tensor | None = None
+
+    @cached_property
+    def open(self) -> Tensor:
+        """Which states have legal actions: (u,) bool."""
+        return ~self.rules.finished(self.everything)
 
     def rows(self, states: Tensor) -> Tensor:
         """Where states of any shape stand."""
@@ -53,12 +58,10 @@ class Estimates:
         """Entries of `log_edges` for edges of any shape."""
         return _pick(self.log_edges, self.rows(states), actions)
 
-    @property
+    @cached_property
     def log_policy(self) -> Tensor:
         """Log P_F (u, A)."""
-        if self._policy is None:
-            self._policy = self.log_edges.log_softmax(1)
-        return self._policy
+        return self.log_edges.log_softmax(1)
 
     def log_forward(self, states: Tensor, actions: Tensor) -> Tensor:
         """Log P_F of edges of any shape."""
@@ -67,7 +70,7 @@ class Estimates:
     def log_stop(self, states: Tensor) -> Tensor:
         """Log P_F(stop | s) of states of any shape; 0 where an object is complete."""
         rows = self.rows(states)
-        return torch.where(self.legal.any(1)[rows], self.log_policy[:, -1][rows], 0.0)
+        return torch.where(_look(self.open, rows), _look(self.log_policy[:, -1], rows), 0.0)
 
     def log_flow(self, states: Tensor) -> Tensor:
         """The output for the log flow of states of any shape."""
@@ -88,9 +91,13 @@ class Estimates:
         stop = actions == self.rules.actions - 1
         if self.backward == "tree":
             return torch.zeros(len(states), dtype=self.log_edges.dtype, device=states.device)
+        if self.backward == "uniform":
+            edges = self.rules.parents(self.everything).real.sum(1).clamp(min=1)
+            log_each = -edges.to(self.log_edges.dtype).log()
+            return torch.where(stop, 0.0, _look(log_each, self.rows(children)))
         parents = self.rules.parents(children)
         found = self.log_parents(children, parents)
-        taken = slot(parents, states, actions) if self.backward == "learned" else stop.long() * 0
+        taken = slot(parents, states, actions)
         return torch.where(stop, 0.0, found.gather(1, taken[:, None]).squeeze(1))
 
     def log_inflow(self, children: Tensor) -> Tensor:

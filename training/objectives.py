@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ class Rules:
     leaf_weight: float = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """Trajectories with what the network and the reward say about them.
 
@@ -60,21 +61,31 @@ class Batch:
     log_z: Tensor
     frozen: Estimates | None = None
 
-    @property
+    @cached_property
+    def rows(self) -> Tensor:
+        """Where the states stand among the estimates: (T+1, B)."""
+        return self.at.rows(self.paths.state)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Which rows are edges: (T, B)."""
+        return self.paths.valid
+
+    @cached_property
     def stop(self) -> Tensor:
         """Which edges stop: (T, B)."""
-        return (self.paths.action == self.at.rules.actions - 1) & self.paths.valid
+        return (self.paths.action == self.at.rules.actions - 1) & self.valid
 
-    @property
+    @cached_property
     def final(self) -> Tensor:
         """Which edges are the last ones of their trajectory, and end in an object: (T, B)."""
-        complete = ~self.at.legal.any(1)[self.at.rows(self.paths.state[1:])]
-        return (self.stop | complete) & self.paths.valid
+        complete = ~self.at.open[self.rows[1:]]
+        return (self.stop | complete) & self.valid
 
     @property
     def log_reward(self) -> Tensor:
         """Log R^β of the objects: (B,)."""
-        return self.reward_at[self.at.rows(self.paths.objects)]
+        return self.reward_at[self.rows[-1]]
 
     def log_forward(self) -> Tensor:
         """(T, B)."""
@@ -91,7 +102,7 @@ class Batch:
 
         Looking forward, the network gives log F(s) - log R(s), for rewards of any state.
         """
-        rows = self.at.rows(self.paths.state)
+        rows = self.rows
         flow = self.at.log_flow(self.paths.state)
         if looking_forward:
             flow = flow + self.reward_at[rows]
@@ -132,9 +143,9 @@ def fm(batch: Batch, rules: Rules) -> Penalty:
     else:
         log_in = torch.where(stop, own, at.log_inflow(children))
     ahead = at if batch.frozen is None else batch.frozen
-    log_out = torch.where(final, batch.reward_at[at.rows(children)], ahead.log_outflow(children))
+    log_out = torch.where(final, batch.reward_at[batch.rows[1:]], ahead.log_outflow(children))
     residual = flow_matching(log_in, log_out, rules.log_epsilon)
-    return _of_edges(residual, paths.valid, final, rules)
+    return _of_edges(residual, batch.valid, final, rules)
 
 
 def db(batch: Batch, rules: Rules) -> Penalty:
@@ -150,17 +161,17 @@ def fl_db(batch: Batch, rules: Rules) -> Penalty:
 def modified_db(batch: Batch, rules: Rules) -> Penalty:
     """Detailed balance where every state may stop."""
     paths, at = batch.paths, batch.at
-    reward = batch.reward_at[at.rows(paths.state)]
+    reward = batch.reward_at[batch.rows]
     residual = modified_detailed_balance(
         reward, batch.log_forward(), batch.log_backward(), at.log_stop(paths.state)
     )
-    return _of_edges(residual, paths.valid & ~batch.stop, batch.final, rules)
+    return _of_edges(residual, batch.valid & ~batch.stop, batch.final, rules)
 
 
 def tb(batch: Batch, rules: Rules) -> Penalty:
     """Trajectory balance."""
     residual = trajectory_balance(
-        batch.log_z, batch.log_forward(), batch.log_backward(), batch.log_reward, batch.paths.valid
+        batch.log_z, batch.log_forward(), batch.log_backward(), batch.log_reward, batch.valid
     )
     return Penalty(REGRESSIONS[rules.regression](residual), None, None)
 
@@ -168,7 +179,7 @@ def tb(batch: Batch, rules: Rules) -> Penalty:
 def log_var(batch: Batch, rules: Rules) -> Penalty:
     """Trajectory balance without a parameter for log Z."""
     residual = log_variance(
-        batch.log_forward(), batch.log_backward(), batch.log_reward, batch.paths.valid
+        batch.log_forward(), batch.log_backward(), batch.log_reward, batch.valid
     )
     return Penalty(REGRESSIONS[rules.regression](residual), None, None)
 
@@ -205,7 +216,7 @@ def _detailed(batch: Batch, rules: Rules, looking_forward: bool) -> Penalty:
         target = Batch(batch.paths, batch.frozen, batch.reward_at, batch.log_z)
         reached = target.log_flow(looking_forward)[1:]
     residual = detailed_balance(flow, batch.log_forward(), batch.log_backward(), reached)
-    return _of_edges(residual, batch.paths.valid, batch.final, rules)
+    return _of_edges(residual, batch.valid, batch.final, rules)
 
 
 def _pieces(batch: Batch, rules: Rules, looking_forward: bool) -> Penalty:

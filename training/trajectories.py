@@ -31,46 +31,41 @@ class Trajectories(NamedTuple):
 
 
 def forward(
-    rules: Construction,
-    cumulative: Callable[[Tensor], Tensor],
-    count: int,
-    generator: torch.Generator,
+    rules: Construction, cumulative: Callable[[Tensor], Tensor], draws: Tensor
 ) -> Trajectories:
-    """Build `count` objects.
+    """Build B objects.
 
     Args:
         rules: of the construction.
         cumulative: for states (m,) the running sums (m, A) of the probabilities of actions, 1 at
             the end; asked only for states with legal actions.
-        count: B.
-        generator: what decides the actions.
+        draws: (horizon, B) uniform on [0, 1), which decide the actions.
     """
-    stop = rules.actions - 1
-    draws = torch.rand((rules.horizon, count), generator=generator, device=rules.device)
-    state = torch.full((count,), rules.root, device=rules.device)
-    running = torch.ones(count, dtype=torch.bool, device=rules.device)
-    states, actions, length = [state], [], torch.zeros_like(state)
-    for draw in draws:
-        action = choose(cumulative, state, running, draw, stop)
-        state = torch.where(running, rules.child(state, action), state)
-        length += running
-        running = running & (action != stop) & rules.legal(state).any(1)
-        states.append(state)
-        actions.append(action)
-        if not running.any():
-            break
+    stop, device, count = rules.actions - 1, rules.device, draws.shape[1]
+    alive = torch.arange(count, device=device)
+    now = torch.full((count,), rules.root, device=device)
+    length, states, actions = torch.zeros_like(now), [now], []
+    for draw in draws[..., None]:
+        whole = len(alive) == count
+        taken = (cumulative(now) <= (draw if whole else draw.index_select(0, alive))).sum(1)
+        now = rules.child(now, taken)
+        # What has ended repeats its object, and stops.
+        states.append(now if whole else states[-1].index_copy(0, alive, now))
+        blank = torch.full_like(length, stop)
+        actions.append(taken if whole else blank.index_copy_(0, alive, taken))
+        going = (taken != stop) & ~rules.finished(now)
+        length.index_fill_(0, alive, len(actions))
+        if not going.all():
+            keep = going.nonzero().squeeze(1)
+            alive, now = alive.index_select(0, keep), now.index_select(0, keep)
+            if len(keep) == 0:
+                break
     return Trajectories(torch.stack(states), torch.stack(actions), length)
 
 
-def choose(
-    cumulative: Callable[[Tensor], Tensor], state: Tensor, running: Tensor, draw: Tensor, stop: int
-) -> Tensor:
-    """Actions (B,) by inverting the distribution function at `draw`; stop where nothing runs."""
-    if bool(running.all()):
-        return (cumulative(state) <= draw[:, None]).sum(1)
-    rows = running.nonzero().squeeze(1)
-    found = (cumulative(state[rows]) <= draw[rows, None]).sum(1)
-    return torch.full_like(state, stop).index_copy_(0, rows, found)
+def uniform_draws(rules: Construction, count: int, generator: torch.Generator) -> Tensor:
+    """What `forward` needs for `count` objects: (horizon, count)."""
+    return torch.rand((rules.horizon, count), generator=generator, device=rules.device)
 
 
 def running_sum(probability: Tensor) -> Tensor:
@@ -99,7 +94,7 @@ def backward(
         log_backward: log P_B (m, K) of the edges into states (m,); default: all alike.
     """
     stop, count = rules.actions - 1, len(objects)
-    kept = rules.legal(objects).any(1)
+    kept = ~rules.finished(objects)
     state = objects
     # Backwards in time: `states[j]` is j edges before the end (after the stop edge, if any).
     states, actions = [objects], []

@@ -1,0 +1,172 @@
+"""Time of a training iteration of `gflownet`, beside torchgfn, and how well both have learned.
+
+    python -m benchmarks.gflownet --peer VENV/bin/python --dimensions 2 4 --loss tb fm
+
+The peer runs in a Python of its own (`pip install torchgfn "numpy<2"`). Both learners live for the
+whole measurement and take turns of a few iterations: same grid (exit_only, the peer's rule), same
+network, batch, optimizer and threads. An iteration samples a batch on-policy and takes a gradient
+step. Beside the wall clock stands processor time, which says what a busy machine hides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.gflownet import GFlowNet
+from errors import UserError, require
+from training.build import build
+from training.cli import fail, parse
+
+_PEER = Path(__file__).with_name("torchgfn_peer.py")
+
+
+class Ours:
+    """Our learner, with the exact evaluation left out of the time."""
+
+    def __init__(self, loss: str, dimensions: int, chosen: argparse.Namespace) -> None:
+        words = ["--agent", "gflownet", "--env", "afterstate/HyperGrid-v0", "--loss", loss]
+        words += ["--batch-size", str(chosen.batch), "--exact-every", "0", "--optim.lr", "1e-3"]
+        words += ["--threads", str(chosen.threads), "--seed", str(chosen.seed), "--env-options"]
+        words += [f"dimensions={dimensions}", f"height={chosen.height}", "rule=exit_only"]
+        agent = build(parse(words).command)
+        assert isinstance(agent, GFlowNet)
+        self.agent = agent
+
+    def run(self, iterations: int) -> list[float]:
+        """Seconds of wall clock and of processor time."""
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in range(iterations):
+            self.agent.iterate()
+        return [time.perf_counter() - wall, time.process_time() - processor]
+
+    def total_variation(self) -> float:
+        """Exact."""
+        return self.agent.evaluate()["tv"]
+
+
+class Theirs:
+    """The peer's process."""
+
+    def __init__(self, loss: str, dimensions: int, chosen: argparse.Namespace) -> None:
+        numbers = (dimensions, chosen.height, chosen.batch, chosen.seed, chosen.threads)
+        command = [chosen.peer, str(_PEER), loss, *map(str, numbers)]
+        pipe: Any = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self._answer()
+
+    def run(self, iterations: int) -> list[float]:
+        """Seconds of wall clock and of processor time, by the peer's own clock."""
+        return self._ask(str(iterations))
+
+    def total_variation(self) -> float:
+        """Exact."""
+        return float(self._ask("tv"))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _ask(self, question: str) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        require(line != "", "--peer: it ended; its own message stands above")
+        return json.loads(line)
+
+
+def compare(loss: str, dimensions: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Let both take turns until the trajectories are done; milliseconds an iteration, and TV."""
+    learners: dict[str, Any] = {"ours": Ours(loss, dimensions, chosen)}
+    if chosen.peer:
+        learners["torchgfn"] = Theirs(loss, dimensions, chosen)
+    times: dict[str, list[list[float]]] = {name: [] for name in learners}
+    updates = chosen.trajectories // chosen.batch
+    for turn in range(max(2, updates // chosen.turn)):
+        for name, learner in learners.items():
+            spent = learner.run(chosen.turn)
+            if turn > 0:  # the first one warms up
+                times[name].append([1000 * each / chosen.turn for each in spent])
+    row: dict[str, Any] = {"loss": loss, "dimensions": dimensions, "height": chosen.height}
+    row |= {"batch": chosen.batch, "threads": chosen.threads, "updates": updates}
+    for name, learner in learners.items():
+        wall, processor = zip(*times[name], strict=True)
+        row[name] = {
+            "wall_ms": statistics.median(wall),
+            "cpu_ms": statistics.median(processor),
+            "tv": learner.total_variation(),
+        }
+        if isinstance(learner, Theirs):
+            learner.close()
+    return row
+
+
+def report(row: dict[str, Any]) -> str:
+    """The row in words."""
+    lines = [f"{row['loss']} {row['dimensions']}-D H={row['height']}, batch {row['batch']}"]
+    for name in ("ours", "torchgfn"):
+        if name in row:
+            it = row[name]
+            lines.append(
+                f"  {name:9s} {it['wall_ms']:8.2f} ms wall {it['cpu_ms']:8.2f} ms processor an "
+                f"iteration; exact TV {it['tv']:.4f} after {row['updates']} updates"
+            )
+    if "torchgfn" in row:
+        ratios = [row["torchgfn"][key] / row["ours"][key] for key in ("wall_ms", "cpu_ms")]
+        lines.append(f"  ratio     {ratios[0]:8.2f}    wall {ratios[1]:8.2f}    processor")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line; returns the exit code."""
+    chosen = _parser().parse_args(argv)
+    torch.set_num_threads(chosen.threads)
+    rows = []
+    try:
+        require(
+            not chosen.peer or Path(chosen.peer).exists(),
+            f"--peer {chosen.peer!r}: is not there; accepted is a Python with torchgfn",
+        )
+        for dimensions in chosen.dimensions:
+            for loss in chosen.loss:
+                rows.append(compare(loss, dimensions, chosen))
+                print(report(rows[-1]), flush=True)
+    except UserError as problem:
+        fail(problem, "benchmarks.gflownet")
+    if chosen.out:
+        Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks.gflownet", description=__doc__)
+    parser.add_argument("--peer", default="", help="a Python with torchgfn; default: ours alone")
+    parser.add_argument("--loss", nargs="+", default=["tb", "fm"], choices=("tb", "fm"))
+    parser.add_argument("--dimensions", nargs="+", type=int, default=[2, 4])
+    parser.add_argument("--height", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--trajectories", type=int, default=32_000)
+    parser.add_argument("--turn", type=int, default=5, help="iterations before the other's turn")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="", help="JSON file for the rows")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
