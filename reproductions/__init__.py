@@ -21,6 +21,8 @@ SCALES = ("quick", "full")
 _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
     "cosine": "reproductions.cosine",
+    "dau-pendulum": "reproductions.dau_pendulum",
+    "dau-pusher": "reproductions.dau_pusher",
     "frozen-targets": "reproductions.frozen_targets",
     "generalisation-gap": "reproductions.generalisation_gap",
     "layers": "reproductions.layers",
