@@ -22,6 +22,8 @@ _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
     "brs-ipd": "reproductions.brs_ipd",
     "cosine": "reproductions.cosine",
+    "dau-pendulum": "reproductions.dau_pendulum",
+    "dau-pusher": "reproductions.dau_pusher",
     "frozen-targets": "reproductions.frozen_targets",
     "gain-profiles": "reproductions.gain_profiles",
     "generalisation-gap": "reproductions.generalisation_gap",
