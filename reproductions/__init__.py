@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCALES = ("quick", "full")
 _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
+    "atari-policy-evaluation": "reproductions.atari_policy_evaluation",
     "cosine": "reproductions.cosine",
     "frozen-targets": "reproductions.frozen_targets",
     "gain-profiles": "reproductions.gain_profiles",
@@ -31,6 +32,7 @@ _MODULES = {
     "polynomial": "reproductions.polynomial",
     "rbf-drift": "reproductions.rbf_drift",
     "regression": "reproductions.regression",
+    "sensitivity": "reproductions.sensitivity",
     "sign-variance": "reproductions.sign_variance",
     "singular-values": "reproductions.singular_values",
     "td-lambda": "reproductions.td_lambda",

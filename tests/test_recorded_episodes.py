@@ -15,9 +15,8 @@ from errors import UserError
 from nets.padded import padded_cnn, small_cnn
 from optim.configs import AdamConfig, CorrectedAdamConfig, SGDConfig
 from reproductions import mountain_car, recorded, replayed
-from reproductions.gain_profiles import q_learning
 from reproductions.recorded import Recorded
-from reproductions.replayed import Learner, OneStep, Table, nearby_gain
+from reproductions.replayed import Learner, OneStep, Table, nearby_gain, q_learning
 from reproductions.td_lambda import targets
 from training import checkpoint
 from training.build import build
@@ -238,9 +237,9 @@ def test_published_networks_have_the_published_numbers_of_parameters():
 
 
 def test_episodes_that_never_end_by_themselves_are_an_error(monkeypatch):
-    monkeypatch.setattr(recorded, "PATIENCE", 5)
+    monkeypatch.setattr(recorded, "PATIENCE", (5, 0))
     envs = recorded.make_vector("Pendulum-v1", 1, 0)
-    with pytest.raises(UserError, match="hardly any episode ends"):
+    with pytest.raises(UserError, match="Pendulum-v1: hardly any episode ends"):
         recorded.record(lambda obs, mask: np.zeros((1, 1), np.float32), envs, 100, 0.9)
 
 
