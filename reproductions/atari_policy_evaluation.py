@@ -54,6 +54,7 @@ TITLE = "Policy evaluation from Atari frames: thesis figures 4.16 and 4.18"
 SEEDS = {"quick": 2, "full": 20}
 STAND_IN = "ALE/MsPacman-v5"
 GAMMA = 0.99
+_FULL = "atari-policy-evaluation at full scale"
 TEST_SEED = 1_000
 """Distance between the seeds of the episodes to learn from and of those to test on."""
 
@@ -172,7 +173,7 @@ def _error(learner: Learner, test: Recorded) -> float:
 def reproduce(job: Job) -> Report:
     """Train everything that is not trained yet and set it beside the published claims."""
     plan = FULL if job.full else QUICK
-    player = expert(job.folder, TITLE) if job.full or job.folder else None
+    player = expert(job.folder, _FULL) if job.full or job.folder else None
     who = f"the Q-learner of {job.folder}" if player else f"random actions on {STAND_IN}"
     job.say(f"policy: {who}")
     losses: dict[str, list[Array]] = {}

@@ -295,7 +295,8 @@ def test_published_errors_on_frames_agree_and_reversed_ones_do_not():
 
 
 @pytest.mark.parametrize(
-    "module", [gain_profiles, td_lambda, singular_values, interference_evolution]
+    "module",
+    [gain_profiles, td_lambda, singular_values, interference_evolution, atari_policy_evaluation],
 )
 def test_full_scales_ask_for_the_run_of_an_expert(module, tmp_path):
     with pytest.raises(UserError, match="--folder"):
