@@ -21,6 +21,7 @@ SCALES = ("quick", "full")
 _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
     "brs-ipd": "reproductions.brs_ipd",
+    "atari-policy-evaluation": "reproductions.atari_policy_evaluation",
     "cosine": "reproductions.cosine",
     "dau-pendulum": "reproductions.dau_pendulum",
     "dau-pusher": "reproductions.dau_pusher",
@@ -38,6 +39,7 @@ _MODULES = {
     "polynomial": "reproductions.polynomial",
     "rbf-drift": "reproductions.rbf_drift",
     "regression": "reproductions.regression",
+    "sensitivity": "reproductions.sensitivity",
     "sign-variance": "reproductions.sign_variance",
     "singular-values": "reproductions.singular_values",
     "td-lambda": "reproductions.td_lambda",

@@ -18,31 +18,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from diagnostics import gain
 from diagnostics.observer import View
-from nets.padded import padded_cnn
-from nets.q_network import QNetwork
 from optim.configs import AdamConfig, MomentumConfig, OptimizerConfig, RMSpropConfig, SGDConfig
 from reproductions import mountain_car
 from reproductions.recorded import Expert, Recorded, expert, mountain_car_record
 from reproductions.recorded import mountain_car_values as exact_values
-from reproductions.replayed import Learner, Table, nearby_gain
+from reproductions.replayed import Learner, Table, nearby_gain, network, q_learning
 from reproductions.report import Job, Report, Row
 from reproductions.rows import signed
 from training.agent import generator
 from training.build import build
 from training.cli import parse
 from training.curves import COLOURS
-from training.replay import FrameReplay
 from training.returns import max_q_bootstrap, td_target
 from training.statistics import bootstrap_interval
 
@@ -72,7 +69,7 @@ class Plan:
     Attributes:
         steps: recorded steps.
         updates: of regressions and of Q-learning from recorded steps.
-        every: updates between measurements.
+        every: one update in so many is measured.
         renewed: updates between copies to the frozen network.
         control: environment steps of learning to act, one update every four.
         acting: the optimizers that also learn to act.
@@ -155,31 +152,6 @@ def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
     return Subject(recorded, values, one_step)
 
 
-def network(recorded: Recorded, seed: int, outputs: int = 0) -> nn.Module:
-    """An untrained network of action values, or with so many outputs.
-
-    Two hidden layers of 64, or for frames the published convolutions.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        outputs = outputs or recorded.actions
-        if isinstance(recorded.memory, FrameReplay):
-            made: nn.Module = padded_cnn(outputs, channels=recorded.observation.shape[0])
-        else:
-            made = QNetwork(recorded.observation, outputs, (64, 64), "leaky_relu", False)
-    return made.to(recorded.action.device)
-
-
-def q_learning(recorded: Recorded) -> Callable[[nn.Module], Tensor]:
-    """One-step targets of all steps, from the values of a network."""
-
-    def make(frozen: nn.Module) -> Tensor:
-        following = max_q_bootstrap(recorded.evaluate(frozen, successors=True))
-        return td_target(recorded.reward, recorded.discount, following)
-
-    return make
-
-
 def learner(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) -> Learner:
     """A learner of one objective with one optimizer."""
     recorded = of.recorded
@@ -198,26 +170,40 @@ def profile(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) 
     made = learner(of, objective, plan, optimizer, seed)
     measured = None if objective == "batch" else of.one_step
     curves = []
+    chosen = instants(plan, seed)
     for update in range(plan.updates):
         index = made.draw(made.batch_size)
-        if update % plan.every:
-            made.learn(index)
-        else:
+        if update in chosen:
             total, count = nearby_gain(made, index, measured)
             curves.append(total.double() / count)
+        else:
+            made.learn(index)
     return torch.stack(curves).cpu().numpy()
+
+
+def instants(plan: Plan, seed: int) -> set[int]:
+    """Which updates are measured: a random one of each `every`.
+
+    At even intervals too many of them would be the first ones after the frozen network was renewed,
+    whose gains are like no others.
+    """
+    rng = np.random.default_rng((seed, 6))
+    starts = np.arange(0, plan.updates - plan.every + 1, plan.every)
+    return set((starts + rng.integers(plan.every, size=len(starts))).tolist())
 
 
 def control(plan: Plan, optimizer: str, seed: int, env: str = mountain_car.ID) -> dict[str, Array]:
     """Learn to act: the gain at each measurement (M, 61), and the last layer's singular values."""
     agent: Any = _agent(plan, optimizer, seed, env)
-    curves, updates = [], 0
+    # At most one update every four steps; before the first, there may be hardly any experience.
+    chosen = instants(dataclasses.replace(plan, updates=plan.control // 4), seed) - {0}
+    curves = []
     while agent.steps < plan.control:
         agent.iterate()
-        if agent.updates < updates + plan.every:
+        if agent.updates not in chosen:
             continue
-        updates = agent.updates
-        view = View(agent.experience(), agent.experience, generator(seed, updates), 32)
+        chosen.remove(agent.updates)
+        view = View(agent.experience(), agent.experience, generator(seed, agent.updates), 32)
         found = gain.measure(view).profiles["offset"]
         curve = torch.full((len(OFFSETS),), torch.nan, dtype=torch.float64)
         curve[found.x.cpu() + 30] = found.curves["gain"].double().cpu()
@@ -264,7 +250,8 @@ def reproduce(job: Job) -> Report:
         second.set(title="3.8")
         third.set(title="3.9, batch", yscale="symlog")
         third.set_yscale("symlog", linthresh=1e-3)
-        image = np.nanmean(np.stack(runs["control", "adam"]), 0).T
+        shortest = min(len(curves) for curves in runs["control", "adam"])
+        image = np.nanmean([curves[:shortest] for curves in runs["control", "adam"]], 0).T
         image[30] = np.nan
         largest = float(np.nanquantile(abs(image), 0.98))
         fourth.imshow(image, aspect="auto", cmap="RdBu", vmin=-largest, vmax=largest)

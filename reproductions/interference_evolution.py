@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from diagnostics.evolution import evolution
 from nets.bricks import mlp
 from optim.configs import AdamConfig, OptimizerConfig, SGDConfig
-from reproductions import gain_profiles
+from reproductions import replayed
 from reproductions.gain_profiles import Subject
 from reproductions.recorded import (
     Expert,
@@ -77,14 +77,14 @@ class Plan:
     optimizer: OptimizerConfig
 
 
-QUICK = Plan(3000, 1500, 25, 8, 200, SGDConfig(lr=1e-2))
+QUICK = Plan(3000, 600, 30, 8, 100, SGDConfig(lr=1e-2))
 FULL = Plan(500_000, 100_000, 1000, 32, 10_000, AdamConfig(lr=1e-4, weight_decay=1e-4))
 
 
 def network(recorded: Recorded, seed: int, frames: bool) -> nn.Module:
     """State values of a 2-16-16-1 perceptron, or action values of frames."""
     if frames:
-        return gain_profiles.network(recorded, seed)
+        return replayed.network(recorded, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return mlp((2, 16, 16, 1), "leaky_relu")

@@ -67,15 +67,18 @@ def bounded(losses: ArrayLike, worst: float) -> Array:
     return np.minimum(np.nan_to_num(np.asarray(losses, np.float64), nan=worst), worst)
 
 
-def lower(quantity: str, source: str, first: Array, second: Array, full: bool) -> Row:
-    """A row for the published "the first has a lower loss, p < 0.001"; runs (n,), paired."""
+def lower(
+    quantity: str, source: str, first: Array, second: Array, full: bool, level: float = 0.001
+) -> Row:
+    """A row for the published "the first has a lower loss, p < level"; runs (n,), paired."""
     value, low, high = paired(first, second)
     p = welch(first, second).p
     if full:
-        text, agrees = f"below zero with Welch p < 0.001 (p = {p:.2g})", value < 0 and p < 0.001
+        text = f"below zero with Welch p < {level:g} (p = {p:.2g})"
+        agrees = value < 0 and p < level
     else:
         text, agrees = f"the interval is below zero (Welch p = {p:.2g})", high < 0
-    return Row(quantity, "lower, p < 0.001", source, value, low, high, text, agrees)
+    return Row(quantity, f"lower, p < {level:g}", source, value, low, high, text, agrees)
 
 
 def different(

@@ -33,8 +33,9 @@ EPSILON = 0.05
 """Share of random actions among those recorded."""
 AT_ONCE = 1024
 """Observations that pass through a network together."""
-PATIENCE = 50
-"""How many times the steps asked for are played before giving up on episodes that never end."""
+PATIENCE = (50, 20_000)
+"""So many times the steps asked for, and at least so many, are played before giving up on episodes
+that never end."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ def record(
     running: list[list[_Step]] = [[] for _ in range(envs.num_envs)]
     kept: list[_Step] = []
     while len(kept) < steps:
-        if stepper.steps > PATIENCE * steps:
-            raise UserError(f"{envs.spec}: hardly any episode ends by itself")
+        if stepper.steps > max(PATIENCE[0] * steps, PATIENCE[1]):
+            raise UserError(f"{envs.protocol.get('env')}: hardly any episode ends by itself")
         obs = stepper.obs
         actions = policy(obs, stepper.mask)
         step = stepper.step(actions)
@@ -233,12 +234,18 @@ class Expert:
     device: torch.device
     envs: Callable[[int, int], ExactVector]
 
-    def record(self, steps: int, seed: int, num_envs: int = 8) -> Recorded:
-        """Episodes of its policy, with random actions now and then; signs of rewards."""
+    def record(
+        self, steps: int, seed: int, num_envs: int = 8, gamma: float | None = None
+    ) -> Recorded:
+        """Episodes of its policy, with random actions now and then; signs of rewards.
+
+        `gamma` replaces its discount.
+        """
         envs = self.envs(num_envs, seed)
         actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]
         policy = explored(self.policy, actions, seed)
-        return record(policy, envs, steps, self.gamma, signs=True, device=self.device)
+        gamma = self.gamma if gamma is None else gamma
+        return record(policy, envs, steps, gamma, signs=True, device=self.device)
 
 
 def expert(folder: str, name: str) -> Expert:

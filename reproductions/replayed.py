@@ -24,6 +24,8 @@ from diagnostics.examples import Examples, Experience, Params, last_hidden
 from diagnostics.gain import pointwise_gain
 from diagnostics.interference import OFFSETS
 from diagnostics.observer import View
+from nets.padded import padded_cnn
+from nets.q_network import QNetwork
 from optim.configs import OptimizerConfig
 from optim.temporal_difference import (
     Call,
@@ -33,7 +35,7 @@ from optim.temporal_difference import (
 )
 from reproductions.recorded import Recorded
 from training.agent import generator
-from training.replay import Batch
+from training.replay import Batch, FrameReplay
 from training.returns import max_q_bootstrap, td_target
 
 MINIBATCH = 32
@@ -109,6 +111,31 @@ class OneStep:
         else:
             bootstrap = max_q_bootstrap(following)
         return td_target(batch.reward, batch.discount, bootstrap)
+
+
+def network(recorded: Recorded, seed: int, outputs: int = 0) -> nn.Module:
+    """An untrained network of action values, or with so many outputs.
+
+    Two hidden layers of 64, or for frames the published convolutions.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        outputs = outputs or recorded.actions
+        if isinstance(recorded.memory, FrameReplay):
+            made: nn.Module = padded_cnn(outputs, channels=recorded.observation.shape[0])
+        else:
+            made = QNetwork(recorded.observation, outputs, (64, 64), "leaky_relu", False)
+    return made.to(recorded.action.device)
+
+
+def q_learning(recorded: Recorded) -> Callable[[nn.Module], Tensor]:
+    """One-step targets of all steps, from the values of a network."""
+
+    def make(frozen: nn.Module) -> Tensor:
+        following = max_q_bootstrap(recorded.evaluate(frozen, successors=True))
+        return td_target(recorded.reward, recorded.discount, following)
+
+    return make
 
 
 class Learner:

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from diagnostics.interference import measure_stiffness
 from diagnostics.spectrum import singular_values
 from optim.configs import AdamConfig
-from reproductions import gain_profiles
-from reproductions.gain_profiles import NEAR, OFFSETS, near
+from reproductions import gain_profiles, replayed
+from reproductions.gain_profiles import NEAR, OFFSETS, instants, near
 from reproductions.generalisation_gap import pearson
 from reproductions.recorded import Expert, Recorded, expert, mountain_car_record
 from reproductions.replayed import Learner, Table, nearby_gain
@@ -82,17 +82,18 @@ def train(recorded: Recorded, plan: Plan, lambda_: float, seed: int) -> dict[str
     not measured, and at the end the `singular` values of the last hidden layer.
     """
     runs, table = plan.runs, Table(targets(recorded, lambda_), plan.runs.renewed)
-    network = gain_profiles.network(recorded, seed, outputs=1)
+    network = replayed.network(recorded, seed, outputs=1)
     made = Learner(network, recorded, table, plan.optimizer, seed)
     gains, cosines = [], []
     late = {runs.updates - 1 - k * runs.updates // (2 * STIFFNESS) for k in range(STIFFNESS)}
+    chosen = instants(runs, seed)
     for update in range(runs.updates):
         index = made.draw(made.batch_size)
-        if update % runs.every:
-            made.learn(index)
-        else:
+        if update in chosen:
             total, count = nearby_gain(made, index)
             gains.append(total.double() / count)
+        else:
+            made.learn(index)
         if update in late:
             found = measure_stiffness(made.view(WINDOWS, seed + update)).profiles["offset"]
             curve = torch.full((len(OFFSETS),), torch.nan, dtype=torch.float64)
@@ -153,9 +154,10 @@ def reproduce(job: Job) -> Report:
             figure.subplots(1, 2), ("cosine", "gain"), ("3.12", "3.13"), strict=True
         ):
             for lambda_, seeds in runs.items():
-                mean = np.mean([np.nanmean(found[key], 0) for found in seeds], 0)
-                shown = np.isfinite(mean) & (OFFSETS != 0)
-                axes.plot(OFFSETS[shown], mean[shown], marker=".", label=f"λ = {lambda_:g}")
+                table = np.concatenate([found[key] for found in seeds])
+                shown = np.isfinite(table).any(0) & (OFFSETS != 0)
+                mean = np.nanmean(table[:, shown], 0)
+                axes.plot(OFFSETS[shown], mean, marker=".", label=f"λ = {lambda_:g}")
             axes.set(title=title, xlabel="distance in time", ylabel=key)
             axes.legend(fontsize="small")
 

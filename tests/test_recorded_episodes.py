@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import gymnasium
 import numpy as np
 import pytest
@@ -15,9 +17,8 @@ from errors import UserError
 from nets.padded import padded_cnn, small_cnn
 from optim.configs import AdamConfig, CorrectedAdamConfig, SGDConfig
 from reproductions import mountain_car, recorded, replayed
-from reproductions.gain_profiles import q_learning
 from reproductions.recorded import Recorded
-from reproductions.replayed import Learner, OneStep, Table, nearby_gain
+from reproductions.replayed import Learner, OneStep, Table, nearby_gain, q_learning
 from reproductions.td_lambda import targets
 from training import checkpoint
 from training.build import build
@@ -153,6 +154,35 @@ def test_a_regression_of_distinct_states_gains_at_the_updated_one_only():
     assert count.nonzero()[:, 0].tolist() == list(range(23, 43))
 
 
+def test_gains_of_steps_that_are_not_there_or_of_another_episode_do_not_count():
+    record = chain([20, 20])
+    network = nn.Linear(record.size, 1)  # the bias is shared: everything moves
+    made = Learner(network, record, Table(lambda _: record.returns()), SGDConfig(lr=0.3), 0)
+    total, count = nearby_gain(made, torch.tensor([7]))
+    assert torch.equal(total != 0, count > 0)
+    assert count.nonzero()[:, 0].tolist() == list(range(23, 43))
+    both, counts = nearby_gain(made, torch.tensor([7, 35]))
+    assert counts[30] == 2
+    assert both[30] != 0
+    assert counts.sum() == 40
+
+
+def test_correcting_optimizers_are_shown_what_moves_the_target():
+    record = chain([6], np.arange(6.0), actions=3)
+    network, index = tabular(record, 3), torch.arange(6)
+    values = torch.cat([network.weight.detach().T[1:], torch.zeros(1, 3)])
+    following = {True: record.next_action, False: values.argmax(1)}
+    for sarsa in (True, False):
+        made = Learner(network, record, OneStep(sarsa=sarsa), SGDConfig(), 0)
+        shown = made._temporal_difference(record.at(index), index)
+        assert torch.equal(shown.discount, record.discount)
+        assert torch.equal(shown.bootstrap["action"], following[sarsa])
+        assert torch.equal(shown.bootstrap["obs"], record.at(index).next_obs)
+    for still in (OneStep(every=5), OneStep(rate=0.1), Table(lambda _: record.returns())):
+        made = Learner(network, record, still, SGDConfig(), 0)
+        assert made._temporal_difference(record.at(index), index).bootstrap is None
+
+
 def test_bootstrapping_from_the_network_itself_moves_the_predecessors_loss():
     record, lr = chain([20]), 0.3
     network = tabular(record)
@@ -201,20 +231,24 @@ def test_sarsa_bootstraps_from_the_recorded_action_and_q_learning_from_the_best(
         torch.testing.assert_close(delta, prediction - expected)
 
 
-def test_corrected_adam_without_displacement_memory_is_adam():
-    # beta 0 forgets at once: nothing is stale, and both take the same steps.
+def test_corrected_adam_without_derivatives_is_adam():
     record = chain([12], np.random.default_rng(0).normal(size=12), actions=2)
-    networks = []
-    for config in (
-        AdamConfig(lr=0.05, beta1=0.0),
-        CorrectedAdamConfig(lr=0.05, beta=0.0),
-    ):
+
+    def trained(config, weight):
         network = tabular(record, 2)
         made = Learner(network, record, OneStep(sarsa=True), config, 3)
+        shown = made._temporal_difference
+        made._temporal_difference = lambda batch, index: dataclasses.replace(
+            shown(batch, index), weight=torch.full((4,), weight)
+        )
         for _ in range(20):
             made.learn(made.draw(4))
-        networks.append(network.weight.detach())
-    torch.testing.assert_close(*networks)
+        return network.weight.detach()
+
+    adam = trained(AdamConfig(lr=0.05, beta1=0.9), 1.0)
+    corrected = CorrectedAdamConfig(lr=0.05, beta=0.9)
+    torch.testing.assert_close(trained(corrected, 0.0), adam)
+    assert not torch.allclose(trained(corrected, 1.0), adam, rtol=1e-3)
 
 
 def test_alternating_values_have_the_errors_of_rising_ones_but_not_their_signs():
@@ -238,9 +272,9 @@ def test_published_networks_have_the_published_numbers_of_parameters():
 
 
 def test_episodes_that_never_end_by_themselves_are_an_error(monkeypatch):
-    monkeypatch.setattr(recorded, "PATIENCE", 5)
+    monkeypatch.setattr(recorded, "PATIENCE", (5, 0))
     envs = recorded.make_vector("Pendulum-v1", 1, 0)
-    with pytest.raises(UserError, match="hardly any episode ends"):
+    with pytest.raises(UserError, match="Pendulum-v1: hardly any episode ends"):
         recorded.record(lambda obs, mask: np.zeros((1, 1), np.float32), envs, 100, 0.9)
 
 
