@@ -51,7 +51,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 TITLE = "Gain by distance in time, regressions and Q-learning: thesis figures 3.7-3.9 and 3.11"
-SEEDS = {"quick": 3, "full": 10}
+SEEDS = {"quick": 2, "full": 10}
 REGRESSIONS = ("reg", "td*", "mc")
 OBJECTIVES = (*REGRESSIONS, "batch")
 OFFSETS = np.arange(-30, 31)
