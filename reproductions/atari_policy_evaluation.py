@@ -95,7 +95,7 @@ def methods(factor: float) -> dict[str, OptimizerConfig]:
     }
 
 
-QUICK = Plan(1500, 300, 100, 25, 50, 0, methods(10))
+QUICK = Plan(1000, 300, 40, 10, 20, 0, methods(10))
 FULL = Plan(100_000, 10_000, 500_000, 2500, 2500, 64, methods(1))
 
 

@@ -31,7 +31,7 @@ from torch.func import functional_call, grad
 
 from diagnostics.examples import Params
 from diagnostics.sensitivity import gini, sizes, unrolled
-from errors import require
+from errors import UserError, require
 from nets.bricks import mlp
 from optim.temporal_difference import Samples
 from reproductions.report import Job, Report, Row
@@ -109,8 +109,7 @@ def _idx(folder: Path, name: str, kind: str) -> NDArray[np.uint8]:
             raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
             require(raw[:4] == magic, f"{path}: is not a file of MNIST's {kind}")
             return np.frombuffer(raw[header:], np.uint8)
-    require(False, f"--folder {str(folder)!r}: has no {name} or {name}.gz")
-    raise AssertionError
+    raise UserError(f"--folder {str(folder)!r}: has no {name} or {name}.gz")
 
 
 def dataset(plan: Plan, labels: str, inputs: str, seed: int) -> Samples:

@@ -69,14 +69,14 @@ class Plan:
 
 
 _QUICK_FLAGS = (
-    "--preset none --num-envs 4 --loss mse --learning-starts 200 --buffer-size 4000 "
+    "--preset none --num-envs 4 --loss mse --learning-starts 200 --buffer-size 2400 "
     "--train-every 4 --target-update-every 400 --epsilon-fraction 0.3 --epsilon-end 0.05"
 )
 QUICK = Plan(
     "CartPole-v1",
-    4000,
+    2400,
     (3e-5, 1e-3, 5e-3),
-    (16, 64, 128),
+    (16, 64),
     2,
     tuple(_QUICK_FLAGS.split()),
 )

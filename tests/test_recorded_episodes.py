@@ -16,13 +16,11 @@ from diagnostics.derivatives import errors
 from errors import UserError
 from nets.padded import padded_cnn, small_cnn
 from optim.configs import AdamConfig, CorrectedAdamConfig, SGDConfig
+from recordings import run_folder
 from reproductions import mountain_car, recorded, replayed
 from reproductions.recorded import Recorded
 from reproductions.replayed import Learner, OneStep, Table, nearby_gain, q_learning
 from reproductions.td_lambda import targets
-from training import checkpoint
-from training.build import build
-from training.cli import dump_toml, parse
 from training.replay import Replay
 
 GAMMA = 0.9
@@ -282,16 +280,6 @@ def test_episodes_that_never_end_by_themselves_are_an_error(monkeypatch):
 def test_a_folder_without_a_run_is_an_error(folder, tmp_path):
     with pytest.raises(UserError, match="--folder"):
         recorded.expert(folder and str(tmp_path / folder), "name")
-
-
-def run_folder(folder, agent):
-    """What `train.py` leaves of a run of no steps, as far as a policy needs it."""
-    command = parse(["--agent", agent, "--env", "CartPole-v1"]).command
-    made = build(command, learning=False)
-    folder.mkdir()
-    (folder / "config.toml").write_text(dump_toml(command.tables()))
-    checkpoint.save(folder / "policy", 0, {"policy": made.policy_state()}, command.identity())
-    return made
 
 
 def test_a_trained_q_learner_is_recorded_and_another_kind_refused(tmp_path):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import types
 
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 
 from errors import UserError
+from recordings import frames, run_folder
 from reproductions import (
     atari_policy_evaluation,
     gain_profiles,
@@ -333,23 +332,6 @@ def test_tiny_passes_through_sensitivity_and_sign_variance(tmp_path, monkeypatch
         assert len(finished(module, tmp_path / module.__name__)) == count
 
 
-def frames(lengths, seed):
-    """Episodes of random stacks of frames, each of which has one that the one before had not."""
-    rng = np.random.default_rng(seed)
-    kept = []
-    for length in lengths:
-        film = rng.integers(256, size=(length + 4, 84, 84), dtype=np.uint8)
-        for t in range(length):
-            last = film[t + 1 : t + 5] if t == length - 1 else None
-            kept.append(recorded._Step(film[t : t + 4], t % 3, float(t % 2), last))
-    game = types.SimpleNamespace(
-        stacked_frames=True,
-        single_observation_space=spaces.Box(0, 255, (4, 84, 84), np.uint8),
-        single_action_space=spaces.Discrete(3),
-    )
-    return recorded._keep(kept, game, 0.99, torch.device("cpu")), kept
-
-
 def test_stacks_of_frames_are_recorded_in_order():
     record, kept = frames((5, 7), 0)
     everything = record.at(torch.arange(record.size))
@@ -391,3 +373,35 @@ def test_a_game_is_recorded_at_random():
     assert record.actions == 9
     assert record.terminated.any()
     assert set(record.reward.tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_a_tiny_pass_at_full_scale_follows_the_expert(tmp_path, monkeypatch):
+    run_folder(tmp_path / "run", "dqn")
+    monkeypatch.setattr(gain_profiles, "FULL", TINY)
+    monkeypatch.setattr(gain_profiles, "_CONTROL_FULL", gain_profiles._CONTROL)
+    asked = job(tmp_path / "out", 1, "full", str(tmp_path / "run"))
+    assert len(gain_profiles.reproduce(asked).rows) == 12
+    player = recorded.expert(str(tmp_path / "run"), "name")
+    of = gain_profiles.subject(TINY, 0, player)
+    best = of.recorded.evaluate(player.network, successors=True).max(1).values
+    torch.testing.assert_close(of.one_step, of.recorded.reward + of.recorded.discount * best)
+    taken = of.recorded.evaluate(player.network).gather(1, of.recorded.action[:, None])[:, 0]
+    torch.testing.assert_close(of.values, taken)
+
+
+def test_a_tiny_pass_at_full_scale_learns_from_the_experts_frames(tmp_path, monkeypatch):
+    plan = dataclasses.replace(atari_policy_evaluation.FULL, updates=1, every=1, renewed=1, width=2)
+    monkeypatch.setattr(atari_policy_evaluation, "FULL", plan)
+    asked = []
+
+    class Player:
+        def record(self, steps, seed, gamma):
+            asked.append((steps, seed, gamma))
+            return frames((5, 7), seed)[0]
+
+    monkeypatch.setattr(atari_policy_evaluation, "expert", lambda folder, name: Player())
+    found = atari_policy_evaluation.reproduce(job(tmp_path, 2, "full", "runs/one"))
+    assert len(found.rows) == 3
+    assert sorted(asked)[:2] == [(10_000, 1000, 0.99), (10_000, 1001, 0.99)]
+    assert sorted(asked)[2:] == [(100_000, 0, 0.99), (100_000, 1, 0.99)]
+    assert "the Q-learner of runs/one" in found.rows[0].quantity
