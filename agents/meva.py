@@ -140,6 +140,7 @@ def meta_gradient(
     gamma: Tensor,
     formulation: str = "u",
     flips: Tensor | None = None,
+    naive: Tensor | None = None,
 ) -> Tensor:
     """What followers of the meta-value do: (S, B, 2, n), each player's own gradient.
 
@@ -150,6 +151,7 @@ def meta_gradient(
         gamma: meta-discounts (S, B, 2).
         formulation: "u": of (1 − γ) f + γ U; "v": of V.
         flips: signs (S, B, 2, width).
+        naive: the game's own simultaneous gradient at x, where it is known already.
     """
     with torch.enable_grad():
         own = x.detach().clone().requires_grad_()
@@ -159,7 +161,9 @@ def meta_gradient(
         (slope,) = torch.autograd.grad(total, own)
     if formulation == "v":
         return slope
-    return slope + (1 - gamma).unsqueeze(-1) * simultaneous_gradient(game, x)
+    if naive is None:
+        naive = simultaneous_gradient(game, x)
+    return slope + (1 - gamma).unsqueeze(-1) * naive
 
 
 def targets(
@@ -334,10 +338,11 @@ class MeVa:
     def _direction(
         self, network: MetaValueNetwork, x: Tensor, gamma: Tensor, flips: Tensor | None = None
     ) -> Tensor:
-        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips)
+        known = simultaneous_gradient(self.game, x) if self.config.opponent == "naive" else None
+        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips, known)
         if self._rule is None:
             return step
-        theirs = self._rule(self.game, x, 1)
+        theirs = self._rule(self.game, x, 1) if known is None else known[..., 1, :]
         return torch.stack((step[..., 0, :], theirs), -2)
 
     def _follow(self, x: Tensor, gamma: Tensor, flips: Tensor | None = None) -> Tensor:

@@ -55,8 +55,8 @@ GAMMAS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 ALPHAS = (0.0, 1.0, 5.0, 10.0)
 _QUICK_MEVA = ["--blocks", "0", "--batch-size", "64"]
 _QUICK_COLA = ["--blocks", "0", "--batch-size", "128"]
-_MEVA_LOOPS = {"quick": 400, "full": 1000}
-_COLA_STEPS = {"quick": 3000, "full": 10001}
+_MEVA_LOOPS = {"quick": 300, "full": 1000}
+_COLA_STEPS = {"quick": 2000, "full": 10001}
 _GRID_SOURCE = "figure 6.2b; counts: own reference"
 
 
@@ -156,12 +156,12 @@ def reproduce(job: Job) -> Report:
     rows += _cola_rows(cola.mean(-1), error)
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(3, 7).flat
-        for each, (title, cells) in zip(axes, pictures.items(), strict=True):
+        for index, (title, cells) in enumerate(pictures.items()):
+            axes = figure.add_subplot(-(-len(pictures) // 7), 7, index + 1)
             # The first player's policy runs to the right.
-            each.imshow(cells.reshape(SIDE, SIDE).T, "gray", origin="lower", vmin=0, vmax=1)
-            each.set_title(title, fontsize=8)
-            each.set_axis_off()
+            axes.imshow(cells.reshape(SIDE, SIDE).T, "gray", origin="lower", vmin=0, vmax=1)
+            axes.set_title(title, fontsize=8)
+            axes.set_axis_off()
 
     return Report(rows, draw, (11.0, 5.4))
 
