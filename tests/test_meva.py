@@ -212,7 +212,7 @@ class Hill:
 
 @pytest.mark.slow
 def test_curvature_of_a_learned_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.meva.game_of", lambda setup: Hill())
+    monkeypatch.setattr("agents.meva.game_behind", lambda envs: Hill())
     logistic = "afterstate/LogisticGame-v0"
     flags = ("--width", 32, "--blocks", 0, "--quantiles", 1, "--batch-size", 64, "--stride", 10)
     learner = agent(*flags, "--threads", 1, env=logistic, small=False)
