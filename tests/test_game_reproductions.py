@@ -23,14 +23,15 @@ def job(path: Path, seeds: int = 2) -> Job:
 
 @pytest.mark.parametrize(("name", "alpha", "white"), [("naive", 0.0, 427), ("lola", 1.0, 445)])
 def test_basins_of_exact_rules(tmp_path: Path, name: str, alpha: float, white: int) -> None:
-    cells = logistic_basins.exact(job(tmp_path), name, alpha)
-    row = logistic_basins._count_row(name, alpha, white, cells)
+    cells, tie = logistic_basins.exact(job(tmp_path), name, alpha)
+    row = logistic_basins._count_row(name, alpha, white, cells, tie)
+    assert tie.sum() == 29
     assert row.agrees
     if name == "naive":
         assert row.low == 406  # everything above the anti-diagonal and nothing below it
     else:
         assert row.measured == white
-    wrong = logistic_basins._count_row(name, alpha, int(row.low) - 1, cells)
+    wrong = logistic_basins._count_row(name, alpha, int(row.low) - 1, cells, tie)
     assert not wrong.agrees
 
 
