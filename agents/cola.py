@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.meva import game_of
-from envs.differentiable import Game, returns
+from envs.differentiable import Game, game_behind, returns
 from envs.logistic import LogisticGame
 from errors import UserError, require
 from nets.meta_value import MetaValueNetwork
@@ -81,7 +80,7 @@ class COLA:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for cola, which differentiates twice")
-        self.game = game_of(setup)
+        self.game = game_behind(setup.envs)
         if not self.game.symmetric:
             raise UserError("--env: cola shares one network between seats, which must be alike")
         n = self.game.parameters
@@ -122,7 +121,7 @@ class COLA:
         """ĝ (…, 2, n) at policies (…, 2, n); `alpha` replaces the configured one."""
         chosen = self.config.alpha if alpha is None else alpha
         flat = x.reshape(1, -1, *x.shape[-2:])
-        share = torch.full(flat.shape[:-1], chosen / self.config.largest_alpha)
+        share = torch.full(flat.shape[:-1], chosen / self.config.largest_alpha, device=x.device)
         return self.network(self.game.features(flat).float(), share).to(x.dtype).view_as(x)
 
     def policy(self, deterministic: bool = True) -> Policy:
@@ -131,8 +130,8 @@ class COLA:
             raise UserError("cola: is evaluated on afterstate/LogisticGame-v0 alone")
 
         def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            x = torch.from_numpy(obs).double().view(len(obs), 2, -1)
-            return self.direction(x)[:, 0].clamp(-1, 1).float().numpy()
+            x = torch.from_numpy(obs).to(self.setup.device).double().view(len(obs), 2, -1)
+            return self.direction(x)[:, 0].clamp(-1, 1).float().cpu().numpy()
 
         return act
 

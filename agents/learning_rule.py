@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.meva import game_of
+from envs.differentiable import game_behind
+from envs.iterated import memory_one
 from envs.matrix_games import MatrixGame
 from errors import require
 from games import rules
@@ -58,7 +59,7 @@ class LearningRule:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for exact games")
-        self.game = game_of(setup)
+        self.game = game_behind(setup.envs)
         self.rules = (rules.rule(config.rule, config.imagined), self._opponent())
         draw = generator(setup.seed, 1, setup.device)
         self.x = self.game.draw(config.pairs, draw)
@@ -81,14 +82,8 @@ class LearningRule:
         """How the first pair's first player plays; in other games, the update that it makes."""
         if not isinstance(self.game, MatrixGame):
             return self._update
-        chance, own = self.game.features(self.x[0, 0]), generator(self.setup.seed, 3)
-
-        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            plays_a = torch.from_numpy(obs).double() @ chance
-            drawn = 0.5 if deterministic else torch.rand(plays_a.shape, generator=own)
-            return (plays_a < drawn).long().numpy()
-
-        return act
+        own = None if deterministic else generator(self.setup.seed, 3)
+        return memory_one(self.game.features(self.x[0, 0]), own)
 
     def pop_episodes(self) -> list[tuple[float, int]]:
         """None: nothing is played."""
@@ -122,6 +117,6 @@ class LearningRule:
         return rules.rule(name, self.config.imagined)
 
     def _update(self, obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        x = torch.from_numpy(obs).double().view(len(obs), 2, -1)
+        x = torch.from_numpy(obs).to(self.setup.device).double().view(len(obs), 2, -1)
         step = self.config.lr * self.rules[0](self.game, x, 0)
-        return step.clamp(-1, 1).float().numpy()
+        return step.clamp(-1, 1).float().cpu().numpy()

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.differentiable import Game, simultaneous_gradient
-from envs.faces import CoreVector
+from envs.differentiable import Game, game_behind, simultaneous_gradient
+from envs.iterated import memory_one
 from envs.matrix_games import MatrixGame
 from errors import UserError, require
 from games import rules
@@ -106,15 +106,16 @@ class _QuantileHuber(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, predicted: Tensor, target: Tensor) -> Tensor:
         count = predicted.shape[-1]
-        error = target.unsqueeze(-2) - predicted.unsqueeze(-1)
-        middle = (torch.arange(count, dtype=error.dtype, device=error.device) + 0.5) / count
+        middle = (torch.arange(count, dtype=predicted.dtype, device=predicted.device) + 0.5) / count
         middle = middle.unsqueeze(-1)
-        weight = torch.where(error < 0, 1 - middle, middle)
+        error = target.unsqueeze(-2) - predicted.unsqueeze(-1)
         clipped = error.clamp(-1, 1)
-        slope = clipped * weight.div_(target.shape[-1])
+        # |τ − [e < 0]| without a branch.
+        weight = torch.addcmul(middle, (error < 0).to(error.dtype), 1 - 2 * middle)
+        slope = weight.mul_(clipped).div_(target.shape[-1])
         ctx.save_for_backward(-slope.sum(-1), slope.sum(-2))
         # Huber's function of e is c (e − c/2), with c the clipped e.
-        return (slope * error.sub_(clipped, alpha=0.5)).sum((-1, -2))
+        return slope.mul_(error.sub_(clipped, alpha=0.5)).sum((-1, -2))
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,6 +141,7 @@ def meta_gradient(
     gamma: Tensor,
     formulation: str = "u",
     flips: Tensor | None = None,
+    naive: Tensor | None = None,
 ) -> Tensor:
     """What followers of the meta-value do: (S, B, 2, n), each player's own gradient.
 
@@ -150,6 +152,7 @@ def meta_gradient(
         gamma: meta-discounts (S, B, 2).
         formulation: "u": of (1 − γ) f + γ U; "v": of V.
         flips: signs (S, B, 2, width).
+        naive: the game's own simultaneous gradient at x, where it is known already.
     """
     with torch.enable_grad():
         own = x.detach().clone().requires_grad_()
@@ -159,7 +162,9 @@ def meta_gradient(
         (slope,) = torch.autograd.grad(total, own)
     if formulation == "v":
         return slope
-    return slope + (1 - gamma).unsqueeze(-1) * simultaneous_gradient(game, x)
+    if naive is None:
+        naive = simultaneous_gradient(game, x)
+    return slope + (1 - gamma).unsqueeze(-1) * naive
 
 
 def targets(
@@ -193,7 +198,7 @@ class MeVa:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for meva, which differentiates as it plays")
-        self.game = game_of(setup)
+        self.game = game_behind(setup.envs)
         probe = torch.zeros(2, self.game.parameters, dtype=torch.float64)
         self.network = MetaValueNetwork(
             config.models,
@@ -204,8 +209,8 @@ class MeVa:
             shared_seats=self.game.symmetric and config.opponent == "self",
         ).to(setup.device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
-        learned = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = setup.make_optimizer(learned)
+        self._learned = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = setup.make_optimizer(self._learned)
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: meva learns from trajectories of policies, not transitions")
         self.generator = generator(setup.seed, 1, setup.device)
@@ -249,9 +254,8 @@ class MeVa:
 
         `gamma` replaces the configured meta-discount.
         """
-        discount = torch.full(
-            x.shape[:-1], self.config.gamma if gamma is None else gamma, dtype=x.dtype
-        )
+        chosen = self.config.gamma if gamma is None else gamma
+        discount = torch.full(x.shape[:-1], chosen, dtype=x.dtype, device=x.device)
         followed = self.target if self.config.inertia > 0 else self.network
         return self._direction(followed, x, discount)
 
@@ -269,16 +273,9 @@ class MeVa:
         own = generator(self.setup.seed, 3)
         if not isinstance(self.game, MatrixGame):
             return self._update
-        x = self.game.draw(1, own).expand(self.config.models, -1, -1, -1)
+        x = self.game.draw(1, own).to(self.setup.device).expand(self.config.models, -1, -1, -1)
         learned = self.learn_policies(x, self.config.evaluation_updates)[0, 0, 0]
-        chance = self.game.features(learned)
-
-        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            plays_a = torch.from_numpy(obs).double() @ chance
-            drawn = 0.5 if deterministic else torch.rand(plays_a.shape, generator=own)
-            return (plays_a < drawn).long().numpy()
-
-        return act
+        return memory_one(self.game.features(learned), None if deterministic else own)
 
     def pop_episodes(self) -> list[tuple[float, int]]:
         """None: values are exact, nothing is played."""
@@ -334,25 +331,24 @@ class MeVa:
     def _direction(
         self, network: MetaValueNetwork, x: Tensor, gamma: Tensor, flips: Tensor | None = None
     ) -> Tensor:
-        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips)
+        known = simultaneous_gradient(self.game, x) if self.config.opponent == "naive" else None
+        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips, known)
         if self._rule is None:
             return step
-        theirs = self._rule(self.game, x, 1)
+        theirs = self._rule(self.game, x, 1) if known is None else known[..., 1, :]
         return torch.stack((step[..., 0, :], theirs), -2)
 
     def _follow(self, x: Tensor, gamma: Tensor, flips: Tensor | None = None) -> Tensor:
         """The next k updates: x⁰ … xᵏ (k + 1, S, B, 2, n)."""
-        self.network.requires_grad_(False)
+        for parameter in self._learned:
+            parameter.requires_grad_(False)  # nothing need be kept for their derivatives
         visited = [x]
         for _ in range(self.config.stride):
             step = self._direction(self.network, visited[-1], gamma, flips)
             visited.append(visited[-1] + self.config.alpha * step)
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_("seat_" not in name or not self._shared())
+        for parameter in self._learned:
+            parameter.requires_grad_(True)
         return torch.stack(visited)
-
-    def _shared(self) -> bool:
-        return self.game.symmetric and self.config.opponent == "self"
 
     def _values(self, network: MetaValueNetwork, visited: Tensor, gamma: Tensor) -> Tensor:
         """Quantiles (K, S, B, 2, M) of policies (K, S, B, 2, n), in one call."""
@@ -388,21 +384,7 @@ class MeVa:
 
     def _update(self, obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """The first player's update (B, n) of the pairs it sees (B, 2 n)."""
-        x = torch.from_numpy(obs).double().view(1, len(obs), 2, -1)
+        x = torch.from_numpy(obs).to(self.setup.device).double().view(1, len(obs), 2, -1)
         x = x.expand(self.config.models, -1, -1, -1)
         step = self.config.alpha * self.direction(x)[0, :, 0]
-        return step.clamp(-1, 1).float().numpy()
-
-
-def game_of(setup: Setup) -> Game:
-    """The differentiable game behind the environments; `UserError` if there is none."""
-    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
-    game = getattr(getattr(core, "game", None), "game", None)
-    if game is None:
-        spec = setup.envs.spec
-        raise UserError(
-            f"--env {spec.id if spec else '?'}: has no exact returns to learn from; accepted are "
-            "afterstate/IPD-v0, MatchingPennies-v0, Chicken-v0, StagHunt-v0, MatrixGame-v0 and "
-            "LogisticGame-v0"
-        )
-    return game
+        return step.clamp(-1, 1).float().cpu().numpy()

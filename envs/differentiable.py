@@ -12,6 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from envs.faces import CoreVector
+from envs.vector import ExactVector
+from errors import UserError
+
 
 class Game(Protocol):
     """Two policies in, two returns out.
@@ -59,3 +63,16 @@ def simultaneous_gradient(game: Game, x: Tensor) -> Tensor:
         total = value[0, ..., 0].sum() + value[1, ..., 1].sum()
         (slope,) = torch.autograd.grad(total, own)
     return slope
+
+
+def game_behind(envs: ExactVector) -> Game:
+    """The exact game that environments play; `UserError` if there is none."""
+    core = envs.core if isinstance(envs, CoreVector) else None
+    game = getattr(getattr(core, "game", None), "game", None)
+    if game is None:
+        raise UserError(
+            f"--env {envs.spec.id if envs.spec else '?'}: has no exact returns to learn from; "
+            "accepted are afterstate/IPD-v0, MatchingPennies-v0, Chicken-v0, StagHunt-v0, "
+            "MatrixGame-v0 and LogisticGame-v0"
+        )
+    return game

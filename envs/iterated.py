@@ -5,6 +5,7 @@ The exact values of what is played here, and the strategies by name, are in `env
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,6 +133,23 @@ class MemoryOne:
             return plays_b, memory
         drawn = torch.rand(len(plays_b), generator=generator, device=plays_b.device)
         return (drawn < plays_b).long(), memory
+
+
+def memory_one(
+    chance: Tensor, generator: torch.Generator | None = None
+) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """Actions (B,) for one-hot observations (B, 5), by probabilities of A (5,).
+
+    Drawn by `generator`; without one, what is more probable.
+    """
+    chance = chance.detach().cpu().double()
+
+    def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        plays_a = torch.from_numpy(obs).double() @ chance
+        drawn = 0.5 if generator is None else torch.rand(plays_a.shape, generator=generator)
+        return (plays_a < drawn).long().numpy()
+
+    return act
 
 
 def make_matrix_game(

@@ -63,8 +63,8 @@ class Table:
     source: str
 
 
-QUICK = ["--width", "64", "--blocks", "0", "--quantiles", "16", "--batch-size", "64"]
-"""The published network has twice the width, a residual block and four times the quantiles."""
+QUICK = ["--width", "64", "--blocks", "0", "--quantiles", "16", "--batch-size", "32"]
+"""Published: twice the width, a residual block, four times the quantiles, four times the pairs."""
 
 
 def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array]:
@@ -101,7 +101,9 @@ def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
             if (loop + 1) % 10 == 0:
                 ours, theirs = np.mean(course[-10:], 0)
                 job.say(f"meva-{opponent} {loop + 1}/{loops}: {ours:.2f}, {theirs:.2f}")
-        parameters = {f"parameter/{k}": v.numpy() for k, v in agent.target.state_dict().items()}
+        parameters = {
+            f"parameter/{k}": v.cpu().numpy() for k, v in agent.target.state_dict().items()
+        }
         return {"returns": evaluate(agent, pairs), "course": np.array(course), **parameters}
 
     return job.cell(f"meva-{opponent}", identity, work)
@@ -110,8 +112,8 @@ def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
 def evaluate(agent: MeVa, pairs: int) -> Array:
     """Mean final returns (models, 2) of `pairs` pairs for each model."""
     start = agent.game.draw(pairs, torch.Generator().manual_seed(0))
-    x = start.expand(agent.config.models, -1, -1, -1)
-    return agent.game.value(agent.learn_policies(x, UPDATES)).mean(1).numpy()
+    x = start.to(agent.setup.device).expand(agent.config.models, -1, -1, -1)
+    return agent.game.value(agent.learn_policies(x, UPDATES)).mean(1).cpu().numpy()
 
 
 def reproduce(job: Job, table: Table) -> Report:

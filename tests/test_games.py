@@ -17,6 +17,8 @@ from envs.iterated import make_chicken, make_ipd, make_matching_pennies, make_ma
 from envs.logistic import make as make_logistic
 from envs.matrix_games import PAYOFFS, STRATEGIES, discounted_value, finite_value, strategy
 from errors import UserError
+from training.build import build
+from training.cli import parse
 
 GAMES = (
     "afterstate/IPD-v0",
@@ -187,6 +189,35 @@ def test_games_end_at_their_discount() -> None:
         now = advance(core, state, torch.zeros(5000, dtype=torch.int64), random)
         state, ended = now.state, ended + len(now.ended)
     assert abs(ended / 100_000 - 0.1) < 4 * (0.09 / 100_000) ** 0.5
+
+
+BEST_RESPONSE = {
+    "dqn": "--steps 5000 --num-envs 8 --learning-starts 200 --train-every 8 --buffer-size 6000 "
+    "--batch-size 64 --hidden 32 --optim.lr 3e-3 --target-update-every 200 --epsilon-fraction 0.6",
+    "ppo": "--steps 5120 --num-envs 8 --rollout-steps 64 --hidden 32 --optim.lr 3e-3",
+    "sb3-ppo": "--steps 16384 --num-envs 8",
+}
+
+
+@pytest.mark.parametrize("name", ["dqn", "ppo", pytest.param("sb3-ppo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("opponent", "reply"), [("tit-for-tat", 0), ("always-cooperate", 1)])
+def test_learners_find_the_best_response(name: str, opponent: str, reply: int) -> None:
+    options = ("--threads", "1", "--env-options", f"opponent={opponent}")
+    words = ["--agent", name, "--env", "afterstate/IPD-v0", *BEST_RESPONSE[name].split(), *options]
+    learner = build(parse(words).command)
+    while learner.steps < learner.setup.total_steps:
+        learner.iterate()
+    learned = learner.policy(True)(np.eye(5, dtype=np.float32), None)
+    # What it does at first, and after its own usual move has met the opponent's A.
+    assert learned[0] == reply
+    assert learned[3 if reply else 1] == reply
+    # Among all 32 deterministic policies none does better.
+    game, q = make_ipd().game.game, strategy(opponent, torch.zeros(2, 4), 0.96)  # type: ignore[attr-defined]
+    every = 1 - torch.cartesian_prod(*[torch.arange(2)] * 5).double()
+    pairs = torch.stack((every, q.expand(32, 5)), 1)
+    mine = torch.stack((1 - torch.as_tensor(learned).double(), q))
+    best = game.value_of(pairs)[:, 0].max()
+    torch.testing.assert_close(game.value_of(mine)[0], best)
 
 
 @pytest.mark.parametrize(

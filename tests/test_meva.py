@@ -212,11 +212,12 @@ class Hill:
 
 @pytest.mark.slow
 def test_curvature_of_a_learned_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.meva.game_of", lambda setup: Hill())
+    monkeypatch.setattr("agents.meva.game_behind", lambda envs: Hill())
     logistic = "afterstate/LogisticGame-v0"
     flags = ("--width", 32, "--blocks", 0, "--quantiles", 1, "--batch-size", 64, "--stride", 10)
-    learner = agent(*flags, "--threads", 1, env=logistic, small=False)
-    for _ in range(1500):
+    flags += ("--optim.lr", "3e-3", "--threads", 1)
+    learner = agent(*flags, env=logistic, small=False)
+    for _ in range(600):
         learner.iterate()
     x = torch.linspace(-1.5, 1.5, 31, dtype=torch.float64).view(1, 31, 1, 1).expand(1, 31, 2, 1)
     for gamma, curvature in ((0.5, 0.554958), (0.9, 0.220608)):

@@ -1,0 +1,113 @@
+"""The tables and basins of learning rules, end to end at a scale of seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import reproductions
+from games import tournament
+from games.rules import rule
+from reproductions import logistic_basins, meva_chicken, meva_imp, meva_ipd, meva_tables, report
+from reproductions.report import Job
+
+
+def job(path: Path, seeds: int = 2) -> Job:
+    report.prepare(path)
+    return Job("quick", seeds, path, say=lambda text: None)
+
+
+@pytest.mark.parametrize(("name", "alpha", "white"), [("naive", 0.0, 427), ("lola", 1.0, 445)])
+def test_basins_of_exact_rules(tmp_path: Path, name: str, alpha: float, white: int) -> None:
+    cells, tie = logistic_basins.exact(job(tmp_path), name, alpha)
+    row = logistic_basins._count_row(name, alpha, white, cells, tie)
+    assert tie.sum() == 29
+    assert row.agrees
+    if name == "naive":
+        assert row.low == 406  # everything above the anti-diagonal and nothing below it
+    else:
+        assert row.measured == white
+    wrong = logistic_basins._count_row(name, alpha, int(row.low) - 1, cells, tie)
+    assert not wrong.agrees
+
+
+def test_a_diverged_pair_is_black() -> None:
+    start = torch.tensor([[[1.0], [1.0]], [[2.0], [2.0]]])
+    nowhere = torch.tensor([0.0, torch.nan])[:, None, None]
+    assert logistic_basins.follow(lambda x: x * nowhere, start).tolist() == [True, False]
+
+
+def test_claims_about_shares() -> None:
+    shares = np.array([[0.5, 0.5], [0.6, 0.5], [0.7, 0.7], [0.9, 0.8], [1.0, 0.99], [1.0, 1.0]])
+    rows = logistic_basins._share_rows(shares)
+    assert all(row.agrees for row in rows)
+    shares[4, 1] = 0.98
+    assert [row.agrees for row in logistic_basins._share_rows(shares)].count(False) == 1
+    shares[3] = 0.2
+    assert not logistic_basins._share_rows(shares)[0].agrees
+
+
+def test_basins_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logistic_basins, "WHITE", {("naive", 0.0): 427})
+    monkeypatch.setattr(logistic_basins, "UPDATES", 2)
+    monkeypatch.setattr(logistic_basins, "_MEVA_LOOPS", {"quick": 1})
+    monkeypatch.setattr(logistic_basins, "_COLA_STEPS", {"quick": 2})
+    small = ["--width", "8", "--batch-size", "2"]
+    monkeypatch.setattr(logistic_basins, "_QUICK_MEVA", small)
+    monkeypatch.setattr(logistic_basins, "_QUICK_COLA", small)
+    answer = logistic_basins.reproduce(job(tmp_path))
+    assert len(answer.rows) == 1 + 1 + len(logistic_basins.GAMMAS) + 2
+    report.write(answer, job(tmp_path), "logistic-basins", logistic_basins.TITLE)
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_tables_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meva_tables, "UPDATES", 3)
+    monkeypatch.setattr(meva_tables, "PAIRS", {"quick": 8})
+    monkeypatch.setattr(meva_tables, "MODEL_PAIRS", {"quick": 4})
+    small = ["--width", "8", "--quantiles", "3", "--batch-size", "4", "--trajectory", "10"]
+    monkeypatch.setattr(meva_tables, "QUICK", small)
+    table = replace(meva_imp.TABLE, loops={"naive": 2, "self": 1, "lola": 1})
+    work = job(tmp_path)
+    answer = meva_tables.reproduce(work, table)
+    assert [row.quantity for row in answer.rows] == [
+        *("naive against naive", "naive against lola", "lola against naive"),
+        *("lola against lola", "meva against naive", "naive against meva"),
+        *("meva against meva", "meva against lola", "lola against meva"),
+    ]
+    by_name = {row.quantity: row.measured for row in answer.rows}
+    for pair in ("naive against lola", "meva against naive", "meva against lola"):
+        first, second = pair.split(" against ")
+        # A zero-sum game: what one gains the other loses.
+        assert abs(by_name[pair] + by_name[f"{second} against {first}"]) < 1e-6
+    report.write(answer, work, "meva-imp", meva_imp.TITLE)
+    again = meva_tables.learned(job(tmp_path), table, "naive")
+    assert again["course"].shape == (2, 2)
+    assert again["returns"].shape == (2, 2)
+
+
+def test_published_cells() -> None:
+    for module in (meva_ipd, meva_imp, meva_chicken):
+        cells = module.TABLE.cells
+        names = ("naive", "lola", "meva")
+        assert set(cells) == {(a, b) for a in names for b in names}
+    assert {"meva-ipd", "meva-imp", "meva-chicken", "logistic-basins"} <= set(reproductions.names())
+
+
+def test_head_to_head_from_the_same_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    game = meva_tables.build(meva_tables._command(meva_ipd.TABLE, "naive", 1)).game  # type: ignore[attr-defined]
+    naive, lola = rule("naive", 25.0), rule("lola", 25.0)
+    before = tournament.returns(game, (naive, lola), 2000, 25.0, updates=0)
+    torch.testing.assert_close(before, tournament.returns(game, (lola, lola), 2000, 25.0, 0))
+    assert before.shape == (2000, 2)
+    found = tournament.table(game, ["naive", "lola"], 25.0, pairs=64, updates=20)
+    after = tournament.returns(game, (naive, lola), 64, 25.0, updates=20).mean(0).tolist()
+    assert [found["naive", "lola"], found["lola", "naive"]] == after
+    assert tournament.main(["--pairs", "4", "--updates", "1"]) == 0
+    assert "lola" in capsys.readouterr().out
+    assert tournament.main(["--game", "go"]) == 2
+    assert "unknown payoff 'go'" in capsys.readouterr().err
