@@ -25,6 +25,7 @@ _MODULES = {
     "frozen-targets": "reproductions.frozen_targets",
     "generalisation-gap": "reproductions.generalisation_gap",
     "layers": "reproductions.layers",
+    "lola-dice": "reproductions.lola_dice",
     "mountain-car-iid": "reproductions.mountain_car_iid",
     "mountain-car-online": "reproductions.mountain_car_online",
     "polynomial": "reproductions.polynomial",
