@@ -59,6 +59,11 @@ class Config:
     """Past agents that the detective learns from."""
     noise: float = 0.1
     """Standard deviation of the noise on their parameters."""
+    shaping_learning_rate: float = 0.0
+    """Learning rate of the agent's second term; 0 takes the policy's.
+
+    Adam brings any gradient to full size, so while the detective does not react yet this term
+    stirs the agent with noise at its whole rate."""
     detective_learning_rate: float = 3e-4
     """Learning rate of the detective's policy."""
     value_learning_rate: float = 3e-4
@@ -77,7 +82,7 @@ class Config:
         check("gamma gae_lambda", lambda value: 0 <= value <= 1, "in [0, 1]")
         check("hidden question_samples question_steps buffer_size", lambda value: value >= 1, "≥ 1")
         check(
-            "noise entropy_coefficient detective_entropy_coefficient",
+            "noise entropy_coefficient detective_entropy_coefficient shaping_learning_rate",
             lambda value: value >= 0,
             "≥ 0",
         )
@@ -207,7 +212,7 @@ class BRS:
         config = self.config
         plan: dict[str, tuple[nn.Parameter, float | None]] = {
             "agent": (self.agent, None),
-            "shaping": (self.agent, None),
+            "shaping": (self.agent, config.shaping_learning_rate or None),
             "sharing": (self.agent, None),
             "agent_value": (self.agent, config.value_learning_rate),
             "detective": (self.detective, config.detective_learning_rate),
