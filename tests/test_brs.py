@@ -176,6 +176,21 @@ def test_terms_reach_only_whom_they_are_for() -> None:
     assert torch.equal(before, agent.agent)
 
 
+def test_all_gradients_are_taken_before_any_step() -> None:
+    agent: BRS = build()
+    vector = agent.agent
+
+    def losses() -> dict[str, Tensor]:
+        return {"agent": vector.square().sum(), "shaping": vector.pow(3).sum()}
+
+    expected = {
+        name: torch.autograd.grad(loss, vector)[0].clone() for name, loss in losses().items()
+    }
+    found = agent._step(**losses())
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient)
+
+
 def test_the_detective_hears_nothing_of_the_agent_but_the_answers() -> None:
     """Without questions its first actions are the same for all agents (that play alike so far)."""
     net = Networks(CoinGame(), 6, Questions(2, 2, 1.0, False))
