@@ -59,6 +59,11 @@ class Config:
     """Past agents that the detective learns from."""
     noise: float = 0.1
     """Standard deviation of the noise on their parameters."""
+    shaping_learning_rate: float = 0.0
+    """Learning rate of the agent's second term; 0 takes the policy's.
+
+    Adam brings any gradient to full size, so while the detective does not react yet this term
+    stirs the agent with noise at its whole rate."""
     detective_learning_rate: float = 3e-4
     """Learning rate of the detective's policy."""
     value_learning_rate: float = 3e-4
@@ -77,7 +82,7 @@ class Config:
         check("gamma gae_lambda", lambda value: 0 <= value <= 1, "in [0, 1]")
         check("hidden question_samples question_steps buffer_size", lambda value: value >= 1, "≥ 1")
         check(
-            "noise entropy_coefficient detective_entropy_coefficient",
+            "noise entropy_coefficient detective_entropy_coefficient shaping_learning_rate",
             lambda value: value >= 0,
             "≥ 0",
         )
@@ -135,8 +140,7 @@ class BRS:
         advantage, value_loss = self._judge(record, 1)
         bonus = self.config.detective_entropy_coefficient * record.entropies[..., 1].mean()
         loss = -(advantage * record.log_probs[..., 1]).mean() - bonus
-        self._step("detective", loss, retain=True)
-        self._step("detective_value", value_loss)
+        self._step(detective=loss, detective_value=value_loss)
         return {
             "detective_return": record.rewards[..., 1].sum(0).mean(),
             "detective_entropy": record.entropies[..., 1].detach().mean(),
@@ -150,10 +154,7 @@ class BRS:
         bonus = self.config.entropy_coefficient * record.entropies[..., 0].mean()
         own = -(advantage * record.log_probs[..., 0]).mean() - bonus
         shaping = -(advantage * record.log_probs[..., 1]).mean()
-        gradients = [self._gradient("agent", loss) for loss in (own, shaping, value_loss)]
-        names = ("agent", "shaping", "agent_value")
-        for name, gradient in zip(names, gradients, strict=True):
-            self._apply(name, gradient)
+        gradients = self._step(agent=own, shaping=shaping, agent_value=value_loss)
         total = record.rewards.sum(0)
         self._ended += [(value, self.game.horizon) for value in total[:, 0].tolist()]
         picked = record.picked
@@ -162,8 +163,8 @@ class BRS:
             "opponent_return": total[:, 1].mean(),
             "agent_entropy": record.entropies[..., 0].detach().mean(),
             "agent_value_loss": value_loss.detach(),
-            "gradient_norm": gradients[0].norm(),
-            "shaping_gradient_norm": gradients[1].norm(),
+            "gradient_norm": gradients["agent"].norm(),
+            "shaping_gradient_norm": gradients["shaping"].norm(),
             "agent_takes_the_other_s": (picked[..., 0] == 2).double().mean(),
             "detective_takes_the_other_s": (picked[..., 1] == 2).double().mean(),
         }
@@ -176,7 +177,7 @@ class BRS:
         advantage, _ = self._judge(record, 0)
         own, other = record.log_probs.unbind(2)
         objective = self_play_return(own, other, advantage) / self.game.horizon
-        self._step("sharing", -objective)
+        self._step(sharing=-objective)
         return {"self_play_return": record.rewards.sum(0).mean()}
 
     def _play(self, agents: Tensor, detective: Tensor) -> Record:
@@ -207,7 +208,7 @@ class BRS:
         config = self.config
         plan: dict[str, tuple[nn.Parameter, float | None]] = {
             "agent": (self.agent, None),
-            "shaping": (self.agent, None),
+            "shaping": (self.agent, config.shaping_learning_rate or None),
             "sharing": (self.agent, None),
             "agent_value": (self.agent, config.value_learning_rate),
             "detective": (self.detective, config.detective_learning_rate),
@@ -224,19 +225,20 @@ class BRS:
             raise UserError("--optim: brs has no temporal differences; dqn and ddqn have")
         return made
 
-    def _gradient(self, name: str, loss: Tensor, retain: bool = True) -> Tensor:
-        (parameter,) = self.optimizers[name].param_groups[0]["params"]
-        (found,) = torch.autograd.grad(loss, parameter, retain_graph=retain)
-        return found
+    def _step(self, **losses: Tensor) -> dict[str, Tensor]:
+        """The gradients of all losses first, since a step changes what they are taken at."""
+        gradients = {}
+        for name, loss in losses.items():
+            (gradients[name],) = torch.autograd.grad(loss, self._of(name), retain_graph=True)
+        for name, gradient in gradients.items():
+            self._of(name).grad = gradient
+            self.optimizers[name].step()
+            self._of(name).grad = None
+        return gradients
 
-    def _apply(self, name: str, gradient: Tensor) -> None:
-        (parameter,) = self.optimizers[name].param_groups[0]["params"]
-        parameter.grad = gradient
-        self.optimizers[name].step()
-        parameter.grad = None
-
-    def _step(self, name: str, loss: Tensor, retain: bool = False) -> None:
-        self._apply(name, self._gradient(name, loss, retain))
+    def _of(self, name: str) -> nn.Parameter:
+        """The vector that an optimizer moves."""
+        return self.optimizers[name].param_groups[0]["params"][0]
 
     def _push(self) -> None:
         self.past[self.pushed % len(self.past)] = self.agent.detach()[0]

@@ -22,7 +22,7 @@ _SWAPPED = torch.tensor([0, 1, 3, 2, 4])  # what the other player calls the five
 
 
 class Episodes(NamedTuple):
-    """B episodes of T rounds."""
+    """B episodes of T rounds; of S pairs of policies at once, (S, B) stands for B."""
 
     log_probs: Tensor  # (2, T, B): of each player's own actions, with gradients to the policies
     rewards: Tensor  # (2, T, B)
@@ -33,14 +33,15 @@ class Episodes(NamedTuple):
 def sample(
     policies: Tensor, payoff: Tensor, rounds: int, count: int, generator: torch.Generator
 ) -> Episodes:
-    """Play `count` games of two policies (2, 5) with a payoff (2, 4)."""
-    chance = policies.detach().sigmoid()
-    noise = torch.rand(rounds, 2, count, generator=generator, dtype=chance.dtype)
-    state = torch.zeros(count, dtype=torch.int64)
+    """Play `count` games of each pair of policies (2, 5) or (S, 2, 5), with a payoff (2, 4)."""
+    chance = policies.detach().sigmoid().movedim(-2, 0)  # (2, …, 5)
+    shape = (*chance.shape[:-1], count)
+    noise = torch.rand(rounds, *shape, generator=generator, dtype=chance.dtype)
+    state = torch.zeros(shape[1:], dtype=torch.int64)
     seen, chosen = [], []
     for t in range(rounds):
         views = torch.stack((state, _SWAPPED[state]))
-        second = (noise[t] >= chance.gather(1, views)).long()  # 0 is A, 1 is B
+        second = (noise[t] >= chance.gather(-1, views)).long()  # 0 is A, 1 is B
         seen.append(views)
         chosen.append(second)
         state = 1 + 2 * second[0] + second[1]
@@ -75,10 +76,17 @@ def expected_return(policies: Tensor, payoff: Tensor, rounds: int, discount: flo
 def _episodes(
     policies: Tensor, payoff: Tensor, views: Tensor, chosen: Tensor, weights: Tensor
 ) -> Episodes:
-    """Log-probabilities and rewards of what was chosen (2, T, B) where it was seen (2, T, B)."""
-    require(policies.shape == (2, 5), f"policies: {tuple(policies.shape)}, must be (2, 5)")
+    """Log-probabilities and rewards of what was chosen (2, T, …, B) where it was seen."""
+    good = policies.dim() in (2, 3) and policies.shape[-2:] == (2, 5)
+    require(good, f"policies: {tuple(policies.shape)}, must be (2, 5) or (S, 2, 5)")
     require(payoff.shape == (2, 4), f"payoff: {tuple(payoff.shape)}, must be (2, 4)")
-    logits = policies.gather(1, views.flatten(1)).view(views.shape)
+    logits = look_up(policies.movedim(-2, 0), views)
     log_probs = F.logsigmoid(torch.where(chosen == 0, logits, -logits))
     rewards = payoff.to(policies.dtype)[:, 2 * chosen[0] + chosen[1]]
     return Episodes(log_probs, rewards, views, weights)
+
+
+def look_up(tables: Tensor, states: Tensor) -> Tensor:
+    """Entries (2, T, …, B) of tables (2, …, 5) for states (2, T, …, B)."""
+    rows = states.movedim(1, -2)  # (2, …, T, B)
+    return tables.gather(-1, rows.flatten(-2)).view(rows.shape).movedim(-2, 1)

@@ -34,6 +34,7 @@ _MODULES = {
     "meva-chicken": "reproductions.meva_chicken",
     "meva-imp": "reproductions.meva_imp",
     "meva-ipd": "reproductions.meva_ipd",
+    "lola-dice": "reproductions.lola_dice",
     "mountain-car-iid": "reproductions.mountain_car_iid",
     "mountain-car-online": "reproductions.mountain_car_online",
     "polynomial": "reproductions.polynomial",
