@@ -23,12 +23,14 @@ _MODULES = {
     "cosine": "reproductions.cosine",
     "frozen-targets": "reproductions.frozen_targets",
     "generalisation-gap": "reproductions.generalisation_gap",
+    "hypergrid-exact": "reproductions.hypergrid_exact",
     "layers": "reproductions.layers",
     "mountain-car-iid": "reproductions.mountain_car_iid",
     "mountain-car-online": "reproductions.mountain_car_online",
     "polynomial": "reproductions.polynomial",
     "rbf-drift": "reproductions.rbf_drift",
     "regression": "reproductions.regression",
+    "toy-molecules": "reproductions.toy_molecules",
 }
 
 
