@@ -44,6 +44,10 @@ AGENTS: dict[str, Entry] = {
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
     "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
+    "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
+    "random": Entry(
+        "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
+    ),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"
     ),
