@@ -57,8 +57,8 @@ class Walker:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.grid = _grid(setup)
         require(self.grid.enumerable, "metropolis and random: need a grid that can be enumerated")
-        self.table = tabulate(self.grid)
-        self.visits = Visits(self.table, config.window, config.reward_exponent)
+        self.table: Table = tabulate(self.grid)
+        self.visits: Visits = Visits(self.table, config.window, config.reward_exponent)
         self.generator = generator(setup.seed, 1, self.table.device)
         self.now = torch.full((config.chains,), self.table.root, device=self.table.device)
         states = torch.arange(self.table.size, device=self.table.device)

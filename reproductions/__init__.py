@@ -23,6 +23,7 @@ _MODULES = {
     "cosine": "reproductions.cosine",
     "frozen-targets": "reproductions.frozen_targets",
     "generalisation-gap": "reproductions.generalisation_gap",
+    "hypergrid-baselines": "reproductions.hypergrid_baselines",
     "hypergrid-exact": "reproductions.hypergrid_exact",
     "layers": "reproductions.layers",
     "mountain-car-iid": "reproductions.mountain_car_iid",
