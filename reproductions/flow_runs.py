@@ -164,7 +164,7 @@ def tabular_flow_matching(table: Table, exponent: float, seed: int) -> tuple[flo
         value.backward()
         return value
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     policy = free.detach().masked_fill(~legal, -1e30).log_softmax(1)
     gap = (table.reach(policy)[1] - table.distribution(exponent)).abs().sum() / 2
     return float(loss().detach()), float(gap)
