@@ -25,6 +25,7 @@ _MODULES = {
     "generalisation-gap": "reproductions.generalisation_gap",
     "hypergrid-baselines": "reproductions.hypergrid_baselines",
     "hypergrid-exact": "reproductions.hypergrid_exact",
+    "hypergrid-offline": "reproductions.hypergrid_offline",
     "layers": "reproductions.layers",
     "mountain-car-iid": "reproductions.mountain_car_iid",
     "mountain-car-online": "reproductions.mountain_car_online",
