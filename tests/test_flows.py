@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.gflownet_batches import behaviour
+from envs.building import Building
 from envs.construction import Flows, Table, tabulate
 from envs.hypergrid import HyperGrid
 from nets.flow_network import FlowNetwork, FlowOutputs
@@ -358,6 +359,17 @@ def test_sampling_in_numpy_builds_the_same_objects() -> None:
     with torch.no_grad():
         network.trunk[-1].bias[3] = 50.0  # the policy always stops at once
     assert sampler.forward(draws, 1.0, 0.0).length.tolist() == [1] * 100
+
+
+def test_an_illegal_stop_changes_nothing() -> None:
+    table = tree(0)  # only leaves are objects
+    core = Building(table, {})
+    state = core.reset(2)
+    stop = torch.tensor([table.actions - 1, 0])
+    step = core.step(state, stop)
+    assert step.state.number.tolist() == [0, int(table._child[0, 0])]
+    assert not step.terminated.any()
+    assert step.reward.tolist() == [0, 0]
 
 
 def test_frequencies_of_forward_sampling_are_exact_probabilities() -> None:
