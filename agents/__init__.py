@@ -53,6 +53,11 @@ AGENTS: dict[str, Entry] = {
         "agents.brs:BRS",
         "best response shaping with self-play and reward sharing",
         {"self_play": True, "shared_luck": True, "buffer_size": 512},
+        preset="brs",
+    ),
+    "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
+    "random": Entry(
+        "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
     ),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"

@@ -38,7 +38,7 @@ class Mixed(NamedTuple):
 
     paths: Trajectories  # new ones (if any), then remembered ones
     new: Trajectories  # to be remembered
-    log_reward: Tensor  # of what the new ones became
+    log_reward: Tensor | None  # of what the new ones became, where there is a memory
     places: Tensor | None  # in memory, of the remembered ones
 
 
@@ -103,10 +103,12 @@ class Batches:
     def mix(self, fresh: Trajectories, look: Look) -> Mixed:
         """The new trajectories, or their edges, and as many remembered ones as are wanted."""
         config, memory = self.config, self.memory
+        if memory is None:
+            return Mixed(fresh, fresh, None, None)
         new, log_reward = fresh, config.reward_exponent * self.rules.log_reward(fresh.objects)
         if config.replay == "transitions":
             new, log_reward = edges(fresh), log_reward[fresh.valid.nonzero(as_tuple=True)[1]]
-        if memory is None or len(memory) == 0 or config.replay_share == 0:
+        if len(memory) == 0 or config.replay_share == 0:
             return Mixed(new, new, log_reward, None)
         count, share = len(new.length), config.replay_share
         if share < 1:
@@ -120,7 +122,7 @@ class Batches:
 
     def remember(self, mixed: Mixed, penalty: Tensor) -> None:
         """Keep what is new, and note what remembered ones cost now: (B,) of `mixed.paths`."""
-        if self.memory is None:
+        if self.memory is None or mixed.log_reward is None:
             return
         priority = mixed.log_reward
         if self.config.replay_priority == "loss":

@@ -74,8 +74,9 @@ class Building:
         """Add something, or stop. Actions are (B,)."""
         rules = self.rules
         allowed = rules.legal(state.number).gather(1, actions[:, None]).squeeze(1)
-        stop = torch.full_like(actions, rules.actions - 1)
-        number = rules.child(state.number, torch.where(allowed, actions, stop))
+        stop = rules.actions - 1
+        child = rules.child(state.number, torch.where(allowed, actions, stop))
+        number = torch.where(allowed, child, state.number)
         stopped = allowed & (actions == stop)
         steps = state.steps + 1
         over = stopped | rules.finished(number)

@@ -73,6 +73,10 @@ class Construction(Protocol):
         """The edges into states."""
         ...
 
+    def edges_into(self, states: Tensor) -> Tensor:
+        """How many edges lead into states: (m,) int64."""
+        ...
+
     def log_reward(self, states: Tensor) -> Tensor:
         """Log R (m,) float64 of the objects that the states are."""
         ...
@@ -160,6 +164,7 @@ class Table:
         count = int(order.max()) + 1 if len(order) else 0
         self._by_level = [(order == each).nonzero().squeeze(1) for each in range(count)]
         self._parents = self._into(multiplicity)
+        self._edges_into = self._parents.real.sum(1)
         self.in_degree = self._parents.real.shape[1]
         self.mode_count = int(self._modes[self.objects].max()) + 1
 
@@ -178,6 +183,10 @@ class Table:
     def parents(self, states: Tensor) -> Parents:
         """(m, K) each."""
         return Parents(*(each.index_select(0, states) for each in self._parents))
+
+    def edges_into(self, states: Tensor) -> Tensor:
+        """(m,) int64."""
+        return self._edges_into.index_select(0, states)
 
     def log_reward(self, states: Tensor) -> Tensor:
         """(m,) float64."""

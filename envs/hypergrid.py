@@ -116,6 +116,10 @@ class HyperGrid:
         axes = torch.arange(self.dimensions, device=self.device).expand_as(cells)
         return Parents(torch.where(real, states[:, None] - self._strides[:-1], 0), axes, real)
 
+    def edges_into(self, states: Tensor) -> Tensor:
+        """(m,) int64."""
+        return self.parents(states).real.sum(1)
+
     def log_reward(self, states: Tensor) -> Tensor:
         """(m,) float64."""
         return REWARDS[self.reward](self.cells(states), self.land).log()

@@ -29,6 +29,9 @@ _MODULES = {
     "gain-profiles": "reproductions.gain_profiles",
     "generalisation-gap": "reproductions.generalisation_gap",
     "interference-evolution": "reproductions.interference_evolution",
+    "hypergrid-baselines": "reproductions.hypergrid_baselines",
+    "hypergrid-exact": "reproductions.hypergrid_exact",
+    "hypergrid-offline": "reproductions.hypergrid_offline",
     "layers": "reproductions.layers",
     "logistic-basins": "reproductions.logistic_basins",
     "meva-chicken": "reproductions.meva_chicken",
@@ -44,6 +47,7 @@ _MODULES = {
     "sign-variance": "reproductions.sign_variance",
     "singular-values": "reproductions.singular_values",
     "td-lambda": "reproductions.td_lambda",
+    "toy-molecules": "reproductions.toy_molecules",
 }
 
 

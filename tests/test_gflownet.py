@@ -259,7 +259,11 @@ def test_a_run_writes_its_metrics_and_resumes(tmp_path: Path) -> None:
             ("dimensions=9", "height=20"),
             "needs a construction that can be enumerated",
         ),
-        (("--optim", "corrected-momentum"), (), "flow networks have no temporal differences"),
+        (
+            ("--optim", "corrected-momentum", "--optim.correction", "diagonal"),
+            (),
+            "flow networks have no temporal differences",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(

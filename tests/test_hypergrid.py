@@ -283,6 +283,13 @@ def test_the_vector_face_keeps_its_contract(options: dict[str, Any]) -> None:
     assert ended > 5
 
 
+def test_a_learner_that_knows_no_masks_can_train() -> None:
+    from stable_baselines3 import PPO
+
+    env = gymnasium.make(GRID, rule="exit_only")
+    PPO("MlpPolicy", env, n_steps=64, batch_size=32, seed=0, device="cpu").learn(128)
+
+
 def test_illegal_actions_change_nothing_and_end_in_truncation() -> None:
     vector = CoreVector("envs.hypergrid:make", 1, rule="exit_only", height=3, reward="sparse")
     vector.reset()

@@ -70,6 +70,9 @@ CASES = {
     "ddqn-breakout": f"--agent ddqn {_BREAKOUT} {_PIXELS} --n-step 2",
     "ppo-breakout": f"--agent ppo {_BREAKOUT} --steps 480 --rollout-steps 20 --batch-size 20 "
     "--epochs 2",
+    "gflownet-grid": "--agent gflownet --env afterstate/HyperGrid-v0 --steps 6000 --hidden 16 "
+    "--batch-size 4 --loss subtb --backward learned --replay trajectories --eval-episodes 2 "
+    "--eval-every 2048 --log-every 512 --checkpoint-every 512",
     "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 480",
 }
 

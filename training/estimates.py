@@ -44,6 +44,12 @@ class Estimates:
         self.legal = rules.legal(self.everything)
         self.log_edges = outputs.forward.masked_fill(~self.legal, _ILLEGAL)
         self._backward, self._flow = outputs.backward, outputs.flow
+        self._places: Tensor | None = None
+        if states is not None and isinstance(rules, Table):
+            # One look-up instead of a search, where there are not too many states.
+            order = torch.arange(len(states), device=rules.device)
+            self._places = torch.zeros(rules.size, dtype=torch.int64, device=rules.device)
+            self._places.index_copy_(0, states, order)
 
     @cached_property
     def open(self) -> Tensor:
@@ -52,7 +58,11 @@ class Estimates:
 
     def rows(self, states: Tensor) -> Tensor:
         """Where states of any shape stand."""
-        return states if self.states is None else torch.searchsorted(self.states, states)
+        if self.states is None:
+            return states
+        if self._places is None:
+            return torch.searchsorted(self.states, states)
+        return _look(self._places, states)
 
     def log_edges_of(self, states: Tensor, actions: Tensor) -> Tensor:
         """Entries of `log_edges` for edges of any shape."""
@@ -92,7 +102,7 @@ class Estimates:
         if self.backward == "tree":
             return torch.zeros(len(states), dtype=self.log_edges.dtype, device=states.device)
         if self.backward == "uniform":
-            edges = self.rules.parents(self.everything).real.sum(1).clamp(min=1)
+            edges = self.rules.edges_into(self.everything).clamp(min=1)
             log_each = -edges.to(self.log_edges.dtype).log()
             return torch.where(stop, 0.0, _look(log_each, self.rows(children)))
         parents = self.rules.parents(children)

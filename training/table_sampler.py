@@ -7,10 +7,14 @@ own. The draws are the same, so both give the same constructions but for roundin
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from envs.construction import Table
 from nets.flow_network import FlowNetwork
@@ -25,7 +29,8 @@ class TableSampler:
     def __init__(self, table: Table, network: FlowNetwork) -> None:
         states = torch.arange(table.size)
         legal = table.legal(states)
-        self.trunk, self.features = network.trunk, table.features(states).numpy()
+        self.features = table.features(states).numpy()
+        self.layers = [_plain(module) for module in network.trunk]
         self.legal = legal.numpy()
         self.penalty = np.where(self.legal, np.float32(0), np.float32(-1e30))
         everything = (states[:, None], torch.arange(table.actions)[None])
@@ -71,15 +76,30 @@ class TableSampler:
     def _sums_once(
         self, states: NDArray[np.int64], sharpness: float, random: float
     ) -> NDArray[np.float64]:
-        with torch.no_grad():
-            outputs = self.trunk(torch.from_numpy(self.features[states])).numpy()
-        logits = outputs[:, : self.stop + 1]
+        x = torch.from_numpy(self.features.take(states, 0))
+        for layer in self.layers:
+            x = layer(x)
+        logits = x.numpy()[:, : self.stop + 1]
         if sharpness != 1:
             logits = logits * np.float32(sharpness)
-        logits = logits + self.penalty[states]
-        weights = np.exp(logits - logits.max(1, keepdims=True))
+        logits = logits + self.penalty.take(states, 0)
+        logits -= logits.max(1, keepdims=True)
+        weights = np.exp(logits, out=logits)
         if random > 0:
             legal = self.legal[states]
-            weights /= weights.sum(1, keepdims=True)
+            weights = weights / weights.sum(1, keepdims=True)
             weights = (1 - random) * weights + random * legal / legal.sum(1, keepdims=True)
         return weights.cumsum(1, dtype=np.float64)
+
+
+def _plain(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A layer as a function of tensors, without gradients and without a module's overhead.
+
+    It shares the module's parameters: what an optimizer does to them counts at once.
+    """
+    if isinstance(module, nn.Linear):
+        weight, bias = module.weight.detach().t(), module.bias.detach()
+        return lambda x: torch.addmm(bias, x, weight)
+    if isinstance(module, nn.LeakyReLU):
+        return partial(F.leaky_relu_, negative_slope=module.negative_slope)
+    return module

@@ -212,6 +212,11 @@ class Memory:
             self.state[: longest + 1, places], self.action[:longest, places], self.length[places]
         ), places
 
+    def everything(self) -> Trajectories:
+        """All that is remembered."""
+        size = len(self)
+        return Trajectories(self.state[:, :size], self.action[:, :size], self.length[:size])
+
     def highest(self) -> float:
         """The highest log-priority; 0 while there is none."""
         return float(self.priority[: len(self)].max()) if len(self) else 0.0
