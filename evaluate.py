@@ -65,6 +65,16 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
         "protocol": agent.setup.envs.protocol,
         "versions": provenance()["versions"],
     }
+    clock = agent.setup.envs.clock
+    if clock is not None:
+        report["scaled_return"] = summary["mean"] * clock.return_scale
+        report["train_hours"] = clock.hours(loaded.step)
+    if options.portrait:
+        from training.portraits import pendulum_portrait, require_pendulum
+
+        require_pendulum(agent)
+        pendulum_portrait(agent).save(folder / "portrait.png")
+        report["portrait"] = str(folder / "portrait.png")
     write_json(folder / "evaluation.json", report)
     if options.video:
         report["video"] = str(_film(command, policy, folder, seed, options.video))
@@ -103,6 +113,11 @@ def _table(report: dict[str, Any]) -> str:
         f"  median    {report['median']:.2f}",
         f"  IQM       {report['iqm']:.2f}  [{iqm_low:.2f}, {iqm_high:.2f}]",
     ]
+    if "scaled_return" in report:
+        hours = f"after {report['train_hours']:.3g} physical hours"
+        lines.append(f"  scaled    {report['scaled_return']:.2f}  {hours}")
+    if "portrait" in report:
+        lines.append(f"  portrait  {report['portrait']}")
     if "video" in report:
         lines.append(f"  video     {report['video']}")
     return "\n".join(lines)
@@ -118,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--video", nargs="?", const="mp4", choices=("mp4", "gif"), help="film one episode"
     )
+    parser.add_argument("--portrait", action="store_true", help="draw a pendulum's phase portrait")
     return parser
 
 

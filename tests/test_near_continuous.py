@@ -359,3 +359,28 @@ def test_faces_of_a_core_agree_on_time() -> None:
     env.reset(seed=0)
     times = [env.step(np.zeros(1, np.float32))[4]["time"] for _ in range(5)]
     assert times == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_gymnasium_makes_vectors_of_cores() -> None:
+    made: Any = gymnasium.make_vec(
+        "afterstate/Pendulum-v0", 256, vectorization_mode="vector_entry_point", dt=0.01
+    )
+    obs, _ = made.reset(seed=1)
+    assert obs.shape == (256, 3)
+    assert made.clock == Clock(0.01, 0.05, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "message"),
+    [
+        ("afterstate/TimeStep-v0", {}, "base"),
+        ("afterstate/TimeStep-v0", {"base": "Nope-v3"}, "'Nope-v3'"),
+        ("afterstate/TimeStep-v0", {"base": "CartPole-v1", "speed": 1}, "speed"),
+        ("afterstate/TimeStep-v0", {"base": "CartPole-v1", "dt": -1}, r"dt=-1.*> 0"),
+    ],
+)
+def test_mistakes_about_simulators_are_told(
+    env_id: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        envs.make_vector(env_id, 1, 0, **options)

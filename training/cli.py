@@ -55,6 +55,8 @@ class RunConfig:
     """Environment steps between evaluations; 0 evaluates only at the end."""
     eval_episodes: int = 10
     """Episodes per evaluation, on seeds of their own."""
+    portraits: bool = False
+    """At every evaluation, draw value and policy of a pendulum over angle and speed."""
     checkpoint_every: int = 10_000
     """Environment steps between checkpoints; 0 saves only at the end."""
     log_every: int = 1_000

@@ -19,6 +19,7 @@ from training.agent import Agent, Policy
 from training.cli import Command
 from training.evaluation import SEED_OFFSET, Scores, evaluate
 from training.logging import Logger
+from training.portraits import pendulum_portrait, require_pendulum
 from training.progress import Progress
 from training.run import write_json
 
@@ -103,6 +104,8 @@ class Loop:
         """Train; always leaves `summary.json` behind, whatever happens."""
         self.logger = logger
         run = self.command.run
+        if run.portraits:
+            require_pendulum(self.agent)
         try:
             if self.observers is not None:
                 self.observers.open(logger)
@@ -186,13 +189,15 @@ class Loop:
         summary = statistics.summary(scores.returns, np.random.default_rng(0))
         self.evaluation = {"episodes": len(scores.returns), **summary}
         kept = ("mean", "median", "iqm", "std")
-        self.logger.scalars(
-            self.agent.steps,
-            {
-                **{f"eval/{key}": summary[key] for key in kept},
-                "eval/length": float(scores.lengths.mean()),
-            },
-        )
+        scalars = {f"eval/{key}": summary[key] for key in kept}
+        scalars["eval/length"] = float(scores.lengths.mean())
+        clock = self.agent.setup.envs.clock
+        if clock is not None:
+            scalars["eval/scaled_return"] = summary["mean"] * clock.return_scale
+        self.logger.scalars(self.agent.steps, scalars)
+        if self.command.run.portraits:
+            path = self.folder / "portraits" / f"step-{self.agent.steps:012d}.png"
+            pendulum_portrait(self.agent).save(path)
 
     def _checkpoint(self, last: bool) -> None:
         """Save everything for resuming, and the small part that evaluation needs."""

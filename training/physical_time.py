@@ -130,6 +130,7 @@ class Explorer:
     def __init__(self, setup: Setup, config: PhysicalConfig) -> None:
         self.setup, self.config, self.timers = setup, config, setup.timers
         envs = setup.envs
+        require(not setup.compile, "compile=True: the gradient by actions cannot be compiled")
         self.clock = clock_of(envs)
         dt = self.clock.dt
         self.scale = scale(config.time, dt, config.gamma, config.reference_step)

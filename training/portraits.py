@@ -14,6 +14,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from errors import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -44,16 +46,19 @@ class Portrait:
         """Write both images as one picture."""
         from matplotlib.figure import Figure
 
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure = Figure(figsize=(6, 3), layout="constrained")
         self.draw(*figure.subplots(1, 2))
         figure.savefig(path, dpi=120)
 
 
-def shows_pendulum(agent: Any) -> bool:
-    """Whether portraits can be made: an agent with `values`, in an environment like a pendulum."""
+def require_pendulum(agent: Any) -> None:
+    """`UserError` unless portraits can be made: a pendulum, and an agent that has `values`."""
     spec = agent.setup.envs.spec
-    pendulum = spec is not None and "Pendulum-v" in spec.id
-    return pendulum and callable(getattr(agent, "values", None))
+    name = spec.id if spec is not None else "?"
+    require("Pendulum-v" in name, f"portraits of {name!r}: accepted are pendulums")
+    known = callable(getattr(agent, "values", None))
+    require(known, "portraits: accepted are agents that know values, dau and ddpg")
 
 
 def pendulum_portrait(agent: Any) -> Portrait:
