@@ -33,7 +33,10 @@ DQN = ("--agent", "dqn", "--env", "CartPole-v1")
 # Arguments, and what the one line must say: the value and what would have been accepted.
 MISTAKES: dict[str, tuple[str, list[str]]] = {
     "agent": ("--agent dqnn --env CartPole-v1", ["agent 'dqnn'", "did you mean dqn", "ppo"]),
-    "no agent": ("--env CartPole-v1", ["--agent is missing", "a2c, classifier, ddqn, dqn, ppo"]),
+    "no agent": (
+        "--env CartPole-v1",
+        ["--agent is missing", "a2c, ", "classifier, ddqn, dqn, ppo"],
+    ),
     "no env": ("--agent dqn", ["--env is missing", "CartPole-v1"]),
     "env": ("--agent dqn --env CartPool-v1", ["'CartPool-v1'", "did you mean CartPole-v1"]),
     "game": ("--agent dqn --env ALE/Breakot-v5", ["'ALE/Breakot-v5'", "ALE/Breakout-v5"]),
