@@ -53,7 +53,6 @@ AGENTS: dict[str, Entry] = {
         "agents.brs:BRS",
         "best response shaping with self-play and reward sharing",
         {"self_play": True, "shared_luck": True, "buffer_size": 512},
-        preset="brs",
     ),
     "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
     "random": Entry(

@@ -318,7 +318,7 @@ def test_ray_interruption_lets_commands_save(tmp_path):
     pytest.importorskip("ray")
     process = start_driver(tmp_path, "ray")
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == "interrupted\n"
     assert {p.read_text() for p in tmp_path.glob("*.saved")} == {"1"}
