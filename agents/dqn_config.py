@@ -1,0 +1,104 @@
+"""Hyperparameters of deep Q-learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from errors import require, unknown
+from nets import ACTIVATIONS
+from nets.bricks import TORSOS
+from training.exploration import NoiseConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the defaults are those of Mnih et al. 2015, in environment steps."""
+
+    gamma: float = 0.99
+    """Discount of one step, in [0, 1]."""
+    double: bool = False
+    """Let the online network choose the action that the target network values."""
+    dueling: bool = False
+    """Split the network into a state value and action advantages."""
+    n_step: int = 1
+    """Steps of reward before the bootstrap."""
+    target: Literal["hard", "ema", "none"] = "hard"
+    """Target network: copied now and then, averaged exponentially, or none."""
+    target_update_every: int = 10_000
+    """Environment steps between copies of a hard target."""
+    target_rate: float = 0.005
+    """Share of the online network that an averaged target takes in per gradient step."""
+    loss: Literal["huber", "mse"] = "huber"
+    """Huber loss with threshold 1, or half the squared error."""
+    buffer_size: int = 1_000_000
+    """Transitions in the replay memory."""
+    batch_size: int = 32
+    """Transitions per gradient step."""
+    learning_starts: int = 50_000
+    """Environment steps before learning."""
+    train_every: int = 4
+    """Environment steps between learning phases."""
+    gradient_steps: int = 1
+    """Gradient steps per learning phase."""
+    epsilon_start: float = 1.0
+    """Exploration at the beginning: probability of a random action."""
+    epsilon_end: float = 0.1
+    """Exploration at the end."""
+    epsilon_fraction: float = 0.02
+    """Share of all steps over which exploration falls linearly."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    max_grad_norm: float = 10.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    clip_rewards: bool = False
+    """Learn from rewards clipped to [-1, 1] (scores stay raw)."""
+    hidden: tuple[int, ...] = (512,)
+    """Widths of the hidden layers (for images: behind the convolutions)."""
+    activation: str = "relu"
+    """Nonlinearity of the hidden layers."""
+    torso: str = "auto"
+    """Convolutions of images: nature, glimpse, or auto, which is glimpse below 36×36 pixels."""
+    torso_width: int = 16
+    """Channels of the glimpse torso's first layer (later ones have two and four times as many)."""
+    torso_depth: int = 0
+    """Extra layers of the glimpse torso."""
+    layer_norm: bool = False
+    """Normalise the hidden layers behind the torso before every nonlinearity."""
+    time: Literal["steps", "scaled", "unscaled"] = "steps"
+    """Count steps; or gamma, rewards and rates per second, by dt or by reference_step."""
+    reference_step: float = 0.01
+    """Seconds that unscaled learners believe a step to last."""
+    exploration: Literal["epsilon", "ou", "white"] = "epsilon"
+    """Uniform actions now and then, or noise on the values: coherent (ou) or not (white)."""
+    kappa: float = 7.5
+    """Rate at which coherent noise returns to 0, per second."""
+    sigma: float = 1.5
+    """Diffusion of coherent noise, per square root of a second."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
+        for name in ("n_step", "target_update_every", "batch_size", "train_every"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        require(self.gradient_steps >= 1, f"gradient_steps={self.gradient_steps}: must be ≥ 1")
+        require(self.learning_starts >= 0, f"learning_starts={self.learning_starts}: must be ≥ 0")
+        require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
+        for name in ("epsilon_start", "epsilon_end", "epsilon_fraction"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
+        require(
+            self.buffer_size >= self.batch_size,
+            f"buffer_size={self.buffer_size}: must be ≥ batch_size={self.batch_size}",
+        )
+        step = self.reference_step
+        require(0 < step <= 1, f"reference_step={step}: must be in (0, 1] seconds")
+        NoiseConfig(self.exploration, self.kappa, self.sigma)
+        require(self.max_grad_norm >= 0, f"max_grad_norm={self.max_grad_norm}: must be ≥ 0")
+        require(len(self.hidden) >= 1, "hidden=(): needs at least one layer")
+        require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
+        require(
+            self.activation in ACTIVATIONS,
+            f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
+        )
+        if self.torso not in TORSOS:
+            unknown("torso", self.torso, TORSOS)
