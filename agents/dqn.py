@@ -51,7 +51,7 @@ from training.agent import (
     optimizer_state,
 )
 from training.exploration import Noise, NoiseConfig
-from training.gradients import clip_gradients
+from training.gradients import clip_factor, clip_gradients
 from training.physical_time import scale
 from training.replay import Batch, FrameReplay, Replay
 from training.returns import double_q_bootstrap, max_q_bootstrap, td_target
@@ -280,8 +280,7 @@ class DQN:
     def _clipped(self) -> Tensor:
         """Clip the gradients; by what factor."""
         limit = self.config.max_grad_norm
-        norm = clip_gradients(self._parameters, limit)
-        return (limit / (norm + 1e-6)).clamp(max=1.0) if limit > 0 else torch.ones_like(norm)
+        return clip_factor(clip_gradients(self._parameters, limit), limit)
 
     def _loss_and_values(self, batch: Batch, next_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss and mean prediction, 0-dim."""

@@ -9,7 +9,7 @@ import torch
 from diagnostics.derivatives import slopes, values
 from diagnostics.examples import Examples, Experience, Params
 from optim.temporal_difference import TemporalDifference, wants_temporal_difference
-from training.gradients import clip_gradients
+from training.gradients import clip_factor, clip_gradients
 
 
 class Fork:
@@ -47,8 +47,7 @@ class Fork:
             parameter.grad = gradient
         norm = clip_gradients(list(live.values()), self.max_grad_norm)
         if wants_temporal_difference(self.optimizer):
-            if self.max_grad_norm > 0:
-                curvature = curvature * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            curvature = curvature * clip_factor(norm, self.max_grad_norm)
             self.optimizer.observe(
                 TemporalDifference(
                     self.module,

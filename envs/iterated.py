@@ -6,6 +6,7 @@ The exact values of what is played here, and the strategies by name, are in `env
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,17 +175,6 @@ def make_matrix_game(
     return versus
 
 
-def make_ipd(
-    opponent: Any = "tit-for-tat",
-    discount: float = 0.96,
-    horizon: int = 0,
-    slope: float = 3.0,
-    device: str = "cpu",
-) -> Versus:
-    """The iterated Prisoner's Dilemma."""
-    return make_matrix_game("prisoners-dilemma", opponent, discount, horizon, slope, device)
-
-
 def make_matching_pennies(
     opponent: Any = "random", discount: float = 0.96, horizon: int = 0, device: str = "cpu"
 ) -> Versus:
@@ -192,23 +182,7 @@ def make_matching_pennies(
     return make_matrix_game("matching-pennies", opponent, discount, horizon, device=device)
 
 
-def make_chicken(
-    opponent: Any = "tit-for-tat",
-    discount: float = 0.96,
-    horizon: int = 0,
-    slope: float = 3.0,
-    device: str = "cpu",
-) -> Versus:
-    """The iterated game of Chicken."""
-    return make_matrix_game("chicken", opponent, discount, horizon, slope, device)
-
-
-def make_stag_hunt(
-    opponent: Any = "tit-for-tat",
-    discount: float = 0.96,
-    horizon: int = 0,
-    slope: float = 3.0,
-    device: str = "cpu",
-) -> Versus:
-    """The iterated stag hunt."""
-    return make_matrix_game("stag-hunt", opponent, discount, horizon, slope, device)
+# The others have the opponent, discount, horizon and slope of `make_matrix_game`.
+make_ipd = partial(make_matrix_game, "prisoners-dilemma")
+make_chicken = partial(make_matrix_game, "chicken")
+make_stag_hunt = partial(make_matrix_game, "stag-hunt")

@@ -101,6 +101,12 @@ def curvatures(
         return weight * batch.loss.curvature(error(batch, *(of or values(batch))))
 
 
+def slopes(batch: TemporalDifference, errors: Tensor) -> Tensor:
+    """Return the derivative of each sample's loss by its prediction, (m,), of errors (m,)."""
+    slope = batch.loss.slope(errors)
+    return slope if batch.weight is None else slope * batch.weight
+
+
 def semi_gradient(batch: TemporalDifference, weight: Tensor | None = None) -> dict[str, Tensor]:
     """Return the gradient of the minibatch's loss, its target held constant, at the module's
     present parameters: parameter name -> tensor of its shape.
@@ -117,9 +123,7 @@ def semi_gradient(batch: TemporalDifference, weight: Tensor | None = None) -> di
                 bootstrap = bootstrap.reshape(batch.size, -1)
         else:
             prediction, bootstrap = values(batch)
-    slope = batch.loss.slope(error(batch, prediction, bootstrap))
-    if batch.weight is not None:
-        slope = slope * batch.weight
+    slope = slopes(batch, error(batch, prediction, bootstrap))
     slope = slope / batch.size if weight is None else slope * weight
     grads = torch.autograd.grad(
         prediction, list(params.values()), slope.to(prediction), allow_unused=True

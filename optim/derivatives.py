@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from optim.batched import curvatures, error, evaluate
+from optim.batched import curvatures, error, evaluate, slopes
 from optim.layers import Layer, Rows, columns
 from optim.temporal_difference import (
     Samples,
@@ -48,8 +48,7 @@ class SemiGradient:
         errors = error(batch, *of)
         self._predictions.append(of[0])
         self._errors.append(errors)
-        slope = batch.loss.slope(errors) / total
-        return slope if batch.weight is None else slope * batch.weight
+        return slopes(batch, errors) / total
 
     def add(self, name: str, gradient: Tensor) -> None:
         """Add to a parameter's gradient."""

@@ -20,5 +20,10 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     if norm.device.type == "cpu" and norm <= max_norm:
         return norm  # to look costs nothing here, to multiply by one does
     if max_norm > 0:
-        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        torch._foreach_mul_(gradients, clip_factor(norm, max_norm))
     return norm
+
+
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """By what gradients of this joint norm are multiplied when they are clipped: 0-dim."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm > 0 else torch.ones_like(norm)
