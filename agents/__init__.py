@@ -68,6 +68,10 @@ AGENTS: dict[str, Entry] = {
     ),
     "cola": Entry("agents.cola:COLA", "consistent opponent-learning awareness (Willi et al. 2022)"),
     "meva": Entry("agents.meva:MeVa", "meta-value learning on an exact game (Cooijmans 2024)"),
+    "m-maml": Entry(
+        "agents.m_maml:MMAML", "a start and a step size from which naive learning ends well"
+    ),
+    "m-fos": Entry("agents.m_fos:MFOS", "model-free opponent shaping (Lu et al. 2022)"),
     "naive": Entry(
         "agents.learning_rule:LearningRule",
         "simultaneous gradients of exact returns",
@@ -96,6 +100,12 @@ AGENTS: dict[str, Entry] = {
         "agents.learning_rule:LearningRule",
         "second-order LOLA, exact",
         {"rule": "hola2"},
+        preset="learning-rule",
+    ),
+    "pola": Entry(
+        "agents.learning_rule:LearningRule",
+        "proximal LOLA on exact returns (Zhao et al. 2022)",
+        {"rule": "pola"},
         preset="learning-rule",
     ),
     "sb3-dqn": Entry("agents.sb3:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}),

@@ -74,13 +74,17 @@ def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array
 
     def work() -> dict[str, Any]:
         game = build(_command(table, "naive", 1)).game  # type: ignore[attr-defined]
-        chosen = rules.rule(first, table.alpha), rules.rule(second, table.alpha)
-        found = tournament.returns(game, chosen, pairs, table.alpha, UPDATES)
+        players = _follower(table, first), _follower(table, second)
+        found = tournament.returns(game, players, pairs, UPDATES)
         error = found.std(0) / math.sqrt(pairs)
         return {"mean": found.mean(0).numpy(), "error": error.numpy()}
 
     found = job.cell(f"{first}-{second}", identity, work)
     return found["mean"], found["error"]
+
+
+def _follower(table: Table, name: str) -> tournament.Contestant:
+    return tournament.follower(rules.rule(name, table.alpha), table.alpha)
 
 
 def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
