@@ -54,6 +54,16 @@ AGENTS: dict[str, Entry] = {
         "best response shaping with self-play and reward sharing",
         {"self_play": True, "shared_luck": True, "buffer_size": 512},
     ),
+    "brs-ipd": Entry(
+        "agents.tree_search:TreeSearchBRS", "best response shaping against a tree search"
+    ),
+    "brs-sp-ipd": Entry(
+        "agents.tree_search:TreeSearchBRS",
+        "the same with self-play and reward sharing",
+        {"self_play": 1.0},
+        preset="brs-ipd",
+    ),
+    "lola-dice": Entry("agents.lola_dice:LolaDice", "LOLA-DiCE, sampled (Foerster et al. 2018)"),
     "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
     "random": Entry(
         "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"

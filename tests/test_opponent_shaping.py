@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from agents import lola_dice, tree_search
 from agents.m_fos import MFOS, log_density
 from agents.m_maml import MMAML, lifetime_return
 from agents.ppo import policy_loss
@@ -21,8 +24,9 @@ from training.cli import parse
 RULE = rule("naive", 0.0)
 
 
-def make(agent: str, *flags: str, env: str = "afterstate/IPD-v0") -> MMAML | MFOS:
-    return build(parse(["--agent", agent, "--env", env, *flags]).command)  # type: ignore[return-value]
+def make(agent: str, *flags: str, env: str = "afterstate/IPD-v0", preset: bool = True) -> Any:
+    words = ["--agent", agent, "--env", env, *flags]
+    return build(parse(words if preset else [*words, "--preset", "none"]).command)
 
 
 def numbers(*shape: int) -> Tensor:
@@ -192,10 +196,14 @@ def test_the_second_chair_sees_its_own_policy_first() -> None:
         ("m-fos", SMALL),
         ("m-fos", (*SMALL, "--opponent", "self")),
         ("m-fos", (*SMALL, "--opponent", "lola")),
+        ("pola", ("--pairs", "3")),
+        ("lola-dice", ("--batch", "4", "--env-options", "horizon=7", "--pairs", "2")),
+        ("brs-ipd", ("--trees", "8", "--agents", "2")),
+        ("brs-sp-ipd", ("--trees", "8", "--env-options", "horizon=3")),
     ],
 )
 def test_a_loaded_learner_goes_on_identically(name: str, flags: tuple[str, ...]) -> None:
-    short = (*flags, "--evaluation-updates", "2")
+    short = flags if name not in ("m-maml", "m-fos") else (*flags, "--evaluation-updates", "2")
     agent, other = make(name, *short), make(name, *short, "--seed", "3")
     agent.iterate()
     other.load_state_dict(copy.deepcopy(agent.state_dict()))
@@ -203,7 +211,7 @@ def test_a_loaded_learner_goes_on_identically(name: str, flags: tuple[str, ...])
     assert {k: float(v) for k, v in ours.items()} == {k: float(v) for k, v in theirs.items()}
     for (_, one), (_, two) in zip(agent.named_parameters(), other.named_parameters(), strict=True):
         assert torch.equal(one, two)
-    assert agent.policy(True) is not None
+    assert set(agent.policy(True)(np.eye(5, dtype=np.float32), None).tolist()) <= {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -214,10 +222,43 @@ def test_a_loaded_learner_goes_on_identically(name: str, flags: tuple[str, ...])
         ("m-fos", ("--minibatches", "7"), "minibatches=7"),
         ("m-fos", ("--gamma", "1.5"), "gamma=1.5"),
         ("m-fos", ("--compile",), "compile"),
+        ("lola-dice", ("--device", "cuda"), "cuda"),
+        ("lola-dice", ("--optim", "corrected-momentum"), "temporal differences"),
+        ("brs-ipd", ("--env-options", "horizon=9"), "horizon=9"),
+        ("brs-ipd", ("--rounds", "0"), "rounds=0"),
     ],
 )
 def test_bad_settings_are_refused(agent: str, flags: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         make(agent, *flags)
     with pytest.raises(UserError, match="no exact returns"):
-        make(agent, env="CartPole-v1")
+        make(agent, env="CartPole-v1", preset=False)
+
+
+@pytest.mark.parametrize(
+    ("agent", "env", "message"),
+    [
+        ("lola-dice", "LogisticGame-v0", "LogisticGame-v0: is no 2×2 game"),
+        ("brs-ipd", "LogisticGame-v0", "LogisticGame-v0: is no 2×2 game"),
+        ("brs-sp-ipd", "MatchingPennies-v0", "self_play=1.0: needs a game that is alike"),
+        ("lola-dice", "CoinGame-v0", "no exact returns"),
+    ],
+)
+def test_environments_that_do_not_fit_are_named(agent: str, env: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(agent, env=f"afterstate/{env}", preset=False)
+
+
+def test_the_agents_are_the_learners_of_their_modules() -> None:
+    agent = make("lola-dice", "--batch", "8", "--env-options", "horizon=5", "--seed", "4")
+    learner = lola_dice.Learner(lola_dice.Config(rounds=5, batch=8), 1, seed=4)
+    rewards = agent.iterate()
+    assert [float(value) for value in rewards.values()] == learner.iterate()[0].tolist()
+    assert torch.equal(agent.learner.policies, learner.policies)
+    assert agent.steps == 5 * 8 * 5
+    brs = make("brs-sp-ipd", "--trees", "8", "--seed", "4")
+    plain = tree_search.Learner(tree_search.Config(self_play=1.0, trees=8), 1, seed=4)
+    assert float(brs.iterate()["return"]) == plain.iterate().item()
+    for one, two in zip(brs.learner.parameters, plain.parameters, strict=True):
+        assert torch.equal(one, two)
+    assert brs.steps == 8 * (63 + 6)
