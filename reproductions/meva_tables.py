@@ -89,14 +89,13 @@ def _follower(table: Table, name: str) -> tournament.Contestant:
 
 def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
     """Mean returns (models, 2) of trained models against `opponent`, and the course of training."""
-    flags = [] if job.full else QUICK
     loops = 1001 if job.full else table.loops[opponent]
     pairs = MODEL_PAIRS[job.scale]
-    command = _command(table, opponent, job.seeds, *flags)
-    identity = (command.identity(), loops, pairs, UPDATES)
+    chosen = command(job, table, opponent)
+    identity = (chosen.identity(), loops, pairs, UPDATES)
 
     def work() -> dict[str, Any]:
-        agent = build(command)
+        agent = build(chosen)
         assert isinstance(agent, MeVa)
         course = []
         for loop in range(loops):
@@ -111,6 +110,11 @@ def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
         return {"returns": evaluate(agent, pairs), "course": np.array(course), **parameters}
 
     return job.cell(f"meva-{opponent}", identity, work)
+
+
+def command(job: Job, table: Table, opponent: str) -> Any:
+    """What trains the models, as `train.py` reads it."""
+    return _command(table, opponent, job.seeds, *([] if job.full else QUICK))
 
 
 def evaluate(agent: MeVa, pairs: int) -> Array:
