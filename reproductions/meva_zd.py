@@ -45,6 +45,8 @@ TITLE = "A meta-value learner against a naive one, by the returns that it allows
 SEEDS = {"quick": 5, "full": 4}
 TIMES = (0, 5, 10, 20, 35, 50)
 OPPONENTS = 1000
+PAIRS = 32
+"""Pairs of policies followed for each model; the figure shows one of them."""
 _BINS = 12
 _SLOPE = 3.0
 
@@ -72,18 +74,19 @@ def edge(cloud: Array) -> tuple[float, float]:
 
 
 def courses(agent: MeVa) -> Tensor:
-    """Policies (times, S, 2, 5) of one pair for each model, at the moments of the figure."""
-    start = agent.game.draw(agent.config.models, torch.Generator().manual_seed(2))
-    x = start.unsqueeze(1)
+    """Policies (times, S, pairs, 2, 5) at the moments of the figure."""
+    models = agent.config.models
+    x = agent.game.draw(models * PAIRS, torch.Generator().manual_seed(2))
+    x = x.view(models, PAIRS, 2, -1)
     kept = [x]
     for before, after in pairwise(TIMES):
         x = agent.learn_policies(x, after - before)
         kept.append(x)
-    return torch.stack(kept).squeeze(2)
+    return torch.stack(kept)
 
 
 def measure(job: Job) -> dict[str, Array]:
-    """Clouds (times, S, 1000, 2) and pairs' own returns (times, S, 2)."""
+    """Clouds (times, S, pairs, 1000, 2) and the pairs' own returns (times, S, pairs, 2)."""
     parameters = meva_tables.learned(job, meva_ipd.TABLE, "naive")
     agent = build(meva_tables.command(job, meva_ipd.TABLE, "naive"))
     assert isinstance(agent, MeVa)
@@ -102,7 +105,7 @@ def measure(job: Job) -> dict[str, Array]:
             "returns": agent.game.value(x).numpy(),
         }
 
-    return job.cell("clouds", (TIMES, OPPONENTS, parameters["returns"].tolist()), work)
+    return job.cell("clouds", (TIMES, OPPONENTS, PAIRS, parameters["returns"].tolist()), work)
 
 
 def exact_cloud() -> Array:
@@ -115,27 +118,29 @@ def exact_cloud() -> Array:
 def reproduce(job: Job) -> Report:
     """Train, follow, scatter."""
     found = measure(job)
-    edges = np.array([[edge(cloud) for cloud in row] for row in found["clouds"]])
+    all_clouds = found["clouds"].reshape(-1, OPPONENTS, 2)
+    edges = np.array([edge(cloud) for cloud in all_clouds])
+    edges = edges.reshape(*found["clouds"].shape[:3], 2)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(TIMES), sharex=True, sharey=True)
         corners = np.array([(-1, -1), (0, -3), (-2, -2), (-3, 0), (-1, -1)])
         for column, (panel, time) in enumerate(zip(panels, TIMES, strict=True)):
-            cloud, (ours, theirs) = found["clouds"][column, 0], found["returns"][column, 0]
+            cloud, (ours, theirs) = found["clouds"][column, 0, 0], found["returns"][column, 0, 0]
             panel.plot(*corners.T, color="grey", linewidth=0.8)
             panel.scatter(cloud[:, 1], cloud[:, 0], s=1, color=COLOURS[0], alpha=0.4)
-            inverse, offset = edges[column, 0]
+            inverse, offset = edges[column, 0, 0]
             line = np.array([cloud[:, 0].min(), cloud[:, 0].max()])
             panel.plot(offset + inverse * line, line, color=COLOURS[2], linewidth=1)
             panel.plot(theirs, ours, "x", color=COLOURS[1])
             panel.set(title=f"after {time} updates", xlabel="naive learner's return")
         panels[0].set_ylabel("MeVa's return")
 
-    return Report(rows(edges[..., 0], found["returns"][-1]), draw, (14.0, 2.9))
+    return Report(rows(edges[..., 0].mean(2), found["returns"][-1].mean(1)), draw, (14.0, 2.9))
 
 
 def rows(inverse: Array, returns: Array) -> list[Row]:
-    """Rows for inverse slopes (times, S) and the last returns (S, 2)."""
+    """Rows for inverse slopes (times, S) and the last returns (S, 2), means over pairs."""
     source = "appendix 6.F, figure 6.4"
     exact, offset = edge(exact_cloud())
     through = offset + exact * -2 + 2

@@ -202,6 +202,7 @@ def test_extortion_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(meva_tables, "QUICK", small)
     table = replace(meva_ipd.TABLE, loops={"naive": 2})
     monkeypatch.setattr(meva_ipd, "TABLE", table)
+    monkeypatch.setattr(meva_zd, "PAIRS", 2)
     work = job(tmp_path)
     answer = meva_zd.reproduce(work)
     assert answer.rows[0].agrees
@@ -218,4 +219,4 @@ def test_extortion_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             )
     x = meva_zd.courses(agent)
     np.testing.assert_allclose(found["returns"], agent.game.value(x))
-    assert x.shape == (6, 2, 2, 5)
+    assert x.shape == (6, 2, 2, 2, 5)
