@@ -35,6 +35,7 @@ _MODULES = {
     "layers": "reproductions.layers",
     "logistic-basins": "reproductions.logistic_basins",
     "meva-ablation": "reproductions.meva_ablation",
+    "meva-baselines": "reproductions.meva_baselines",
     "meva-chicken": "reproductions.meva_chicken",
     "meva-imp": "reproductions.meva_imp",
     "meva-ipd": "reproductions.meva_ipd",

@@ -9,7 +9,7 @@ The text leaves the number of updates open. 500, as in the authors' public noteb
 published −5.32 of LOLA against itself in Chicken, which moves with every update; 100 or 300 do not.
 
 Source: T. Cooijmans, PhD thesis (2024), section 6.5.2, tables 6.4 to 6.6. M-FOS, which the tables
-also show, is not run here.
+also show, is in `reproductions.meva_baselines`.
 """
 
 from __future__ import annotations

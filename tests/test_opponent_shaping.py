@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from envs.matrix_games import MatrixGame
 from errors import UserError
 from games.rules import learn, rule
 from games.tournament import contest, follower
+from reproductions import meva_baselines
+from reproductions.report import Job, prepare, write
 from training.build import build
 from training.cli import parse
 
@@ -262,3 +265,26 @@ def test_the_agents_are_the_learners_of_their_modules() -> None:
     for one, two in zip(brs.learner.parameters, plain.parameters, strict=True):
         assert torch.equal(one, two)
     assert brs.steps == 8 * (63 + 6)
+
+
+def test_the_baselines_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"m-fos": [*SMALL], "m-maml": ["--batch-size", "2", "--updates", "2"]}
+    monkeypatch.setattr(meva_baselines, "_QUICK", small)
+    once = {"quick": 1}
+    monkeypatch.setattr(meva_baselines, "_ITERATIONS", {"m-fos": once, "m-maml": once})
+    monkeypatch.setattr(meva_baselines, "PAIRS", {"quick": 4})
+    monkeypatch.setattr(meva_baselines, "UPDATES", 2)
+    prepare(tmp_path)
+    work = Job("quick", 2, tmp_path, say=lambda text: None)
+    answer = meva_baselines.reproduce(work)
+    assert len(answer.rows) == 3 * 2 * 5
+    assert not any(row.required for row in answer.rows)
+    by_name = {row.quantity: row.measured for row in answer.rows}
+    for learner in ("M-FOS", "M-MAML"):
+        one, two = f"{learner} against naive", f"naive against {learner}"
+        pair = by_name[f"matching pennies: {one}"], by_name[f"matching pennies: {two}"]
+        assert sum(pair) == pytest.approx(0, abs=1e-9)
+    write(answer, work, "meva-baselines", meva_baselines.TITLE)
+    # What was trained is found again, and plays as before.
+    again, _ = meva_baselines.m_fos(work, "IPD", "naive")
+    assert again[:, 0].mean() == by_name["IPD: M-FOS against naive"]
