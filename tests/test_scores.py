@@ -50,14 +50,14 @@ def test_the_weight_makes_the_loss_the_entropy() -> None:
 # Likelihoods -----------------------------------------------------------------------------------
 
 
-def expected(joint: Joint, members: int, order: str, within: str) -> float:
-    """Mean over p of the NLL of single orderings, nats a frame."""
-    source = generator()
-    found = [
-        framewise.framewise(joint.conditionals, score, members, order, within, source).mean()
-        for score in joint.scores
-    ]
-    return -(joint.p @ torch.stack(found)).item()
+def expected(joint: Joint, draws: int, order: str, within: str) -> float:
+    """Mean over p of the NLL of single orderings, nats a frame; likely scores get most of them."""
+    source, total = generator(), 0.0
+    for score, p in zip(joint.scores, joint.p.tolist(), strict=True):
+        members = math.ceil(draws * p)
+        frames = framewise.framewise(joint.conditionals, score, members, order, within, source)
+        total -= p * frames.mean().item()
+    return total
 
 
 def test_framewise_is_not_the_likelihood_by_the_published_example() -> None:
@@ -69,13 +69,13 @@ def test_framewise_is_not_the_likelihood_by_the_published_example() -> None:
     right, wrong = math.log(0.9), math.log(0.1)
     exact = math.log(2) - (0.5 * (0.9 * right + 0.1 * wrong) + 0.5 * (0.1 * right + 0.9 * wrong))
     assert exact == pytest.approx(1.8971, abs=1e-4)
-    assert expected(joint, 20_000, "random", "sample") == pytest.approx(exact, abs=0.02)
+    assert expected(joint, 60_000, "random", "sample") == pytest.approx(exact, abs=0.02)
 
 
 @pytest.mark.parametrize(("order", "value"), [("random", 1.959181), ("chronological", 1.953134)])
 def test_framewise_of_the_toy(order: str, value: float) -> None:
     joint = toy()
-    assert expected(joint, 8, order, "sample") == pytest.approx(value, abs=0.025)
+    assert expected(joint, 12_000, order, "sample") == pytest.approx(value, abs=0.025)
     assert value > 1.557795 + 0.3  # the true entropy of a frame
 
 
