@@ -199,12 +199,9 @@ def strip(job: Job, plan: Plan, seed: int, models: Models, rows: int = 5) -> lis
 def beginnings(plan: Plan) -> Chorales:
     """The first T steps of the first test pieces that are so long."""
     test = chorales.load("test", plan.grid)
-    long = [
-        (roll[:, : plan.steps], name)
-        for roll, name in zip(test.pieces, test.names, strict=True)
-        if roll.shape[1] >= plan.steps
-    ]
-    return Chorales(*zip(*long[: plan.pieces], strict=True), plan.grid)
+    long = [at for at, roll in enumerate(test.pieces) if roll.shape[1] >= plan.steps][: plan.pieces]
+    rolls = tuple(test.pieces[at][:, : plan.steps] for at in long)
+    return Chorales(rolls, tuple(test.names[at] for at in long), plan.grid)
 
 
 def places(sweeps: int) -> list[int]:

@@ -62,7 +62,7 @@ def reproduce(job: Job) -> Report:
     frames = bench.strip(job, plan, 0, models[0])
 
     def draw(figure: Figure) -> None:
-        above, below = figure.subfigures(2, 1, height_ratios=(1, 2))
+        above, below = figure.subfigures(2, 1, height_ratios=(1, 2))  # type: ignore[misc]
         left, right = above.subplots(1, 2)
         _draw_1(left, first)
         _draw_2(right, plan, second)
@@ -151,10 +151,10 @@ def _finer(first: dict[int, list[dict[str, Array]]]) -> list[Row]:
     found = []
     for fine, coarse in ((2, 4), (1, 2)):
         for name in ("random", "chronological"):
-            values = [averaged(first[grid], name) for grid in (fine, coarse)]
+            low, high = (averaged(first[grid], name) for grid in (fine, coarse))
             label = f"{_GRIDS[fine]}, {name}"
             claim = "finer grids are easier a frame"
-            found.append(_less(label, _GRIDS[coarse], *values, claim, "section 3.6.1"))
+            found.append(_less(label, _GRIDS[coarse], low, high, claim, "section 3.6.1"))
     return found
 
 
