@@ -229,7 +229,7 @@ def _less(
         mean = float(high.mean() - low.mean())
         one = rng.choice(high, (2000, len(high))).mean(1)
         two = rng.choice(low, (2000, len(low))).mean(1)
-        ends = tuple(np.quantile(one - two, (0.025, 0.975)).tolist())  # type: ignore[assignment]
+        ends = tuple(np.quantile(one - two, (0.025, 0.975)).tolist())
     quantity = f"{name}, nats a frame below {other}"
     agrees = ends[0] > 0
     return Row(quantity, claim, source, mean, *ends, "the interval is above 0", agrees, required)
