@@ -19,6 +19,7 @@ OURS: dict[str, str] = {
     "afterstate/Glimpse-v0": "envs.glimpse:make",
     "afterstate/HyperGrid-v0": "envs.hypergrid:make",
     "afterstate/ToyMolecules-v0": "envs.molecules:make_toy",
+    "afterstate/Chorales-v0": "envs.chorale_completion:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
     "afterstate/CoinGame-v0": "envs.coin_game:make",

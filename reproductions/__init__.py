@@ -22,6 +22,7 @@ _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
     "brs-ipd": "reproductions.brs_ipd",
     "atari-policy-evaluation": "reproductions.atari_policy_evaluation",
+    "coconet-orderings": "reproductions.coconet_orderings",
     "cosine": "reproductions.cosine",
     "dau-ant": "reproductions.dau_ant",
     "dau-cart-pole": "reproductions.dau_cart_pole",
