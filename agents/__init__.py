@@ -67,6 +67,12 @@ AGENTS: dict[str, Entry] = {
         "supervised regression of the table of an environment",
         {"task": "regression", "hidden": (64, 64, 64)},
     ),
+    "coconet": Entry("agents.coconet:Coconet", "completing scores (Huang et al. 2017)"),
+    "coconet-small": Entry(
+        "agents.coconet:Coconet",
+        "the same at a size for processors",
+        {"channels": 24, "layers": 10, "batch_size": 16, "schedule": "linear"},
+    ),
     "cola": Entry("agents.cola:COLA", "consistent opponent-learning awareness (Willi et al. 2022)"),
     "meva": Entry("agents.meva:MeVa", "meta-value learning on an exact game (Cooijmans 2024)"),
     "naive": Entry(

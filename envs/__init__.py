@@ -23,6 +23,7 @@ OURS: dict[str, str] = {
     "afterstate/ChoraleFill-v0": "envs.chorale_fill:make",
     "afterstate/ChoraleRewrite-v0": "envs.chorale_rewrite:make",
     "afterstate/ChoraleChrono-v0": "envs.chorale_chrono:make",
+    "afterstate/Chorales-v0": "envs.chorale_completion:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
     "afterstate/CoinGame-v0": "envs.coin_game:make",
