@@ -67,6 +67,7 @@ AGENTS: dict[str, Entry] = {
         "supervised regression of the table of an environment",
         {"task": "regression", "hidden": (64, 64, 64)},
     ),
+    "composer": Entry("agents.composers:Composer", "samplers of chorales, as policies to score"),
     "coconet": Entry("agents.coconet:Coconet", "completing scores (Huang et al. 2017)"),
     "coconet-small": Entry(
         "agents.coconet:Coconet",

@@ -33,6 +33,9 @@ RANGES = ((57, 81), (52, 74), (46, 69), (36, 66))
 """MIDI pitches that soprano, alto, tenor and bass sing in Bach's chorales."""
 
 
+_TRAINED = "training.trained_coconet:conditionals"
+
+
 class Corpus(Protocol):
     """Where complete rolls come from."""
 
@@ -237,18 +240,22 @@ def conditionals_of(model: str | Conditionals, device: str) -> Conditionals | No
     """The model itself, or what "module:function@argument" makes with (argument, device).
 
     A network lives above the environments, so they know it by the name of its maker only, as
-    `envs.faces` knows cores.
+    `envs.faces` knows cores. A folder is the run of a Coconet.
     """
     if not isinstance(model, str):
         return model
     if not model:
         return None
+    if Path(model).expanduser().is_dir():
+        model = f"{_TRAINED}@{model}"
     place, _, argument = model.partition("@")
     module, _, name = place.partition(":")
     try:
         maker = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        raise UserError(f"model={model!r}: accepted is module:function@argument") from None
+        raise UserError(
+            f"model={model!r}: accepted are a run folder of a Coconet, module:function@argument"
+        ) from None
     return maker(argument, device)
 
 
