@@ -47,6 +47,7 @@ _MODULES = {
     "sign-variance": "reproductions.sign_variance",
     "singular-values": "reproductions.singular_values",
     "td-lambda": "reproductions.td_lambda",
+    "toy-chorale": "reproductions.toy_chorale",
     "toy-molecules": "reproductions.toy_molecules",
 }
 

@@ -17,18 +17,23 @@ from envs.chorale_fill import make_toy
 from envs.chorale_filling import fill, framewise_log_likelihood
 from envs.chorale_tasks import orderless
 from envs.toy_chorale import CELLS, FRAMES, PITCHES, VOICES, toy_joint
+from reproductions.toy_chorale_exact import (
+    all_contexts,
+    ancestral_policy,
+    gibbs_laws,
+    one_by_one_kernel,
+    optimal_values,
+    orderless_loss,
+    reach,
+    refill_kernel,
+    stationary,
+    subsets,
+    total_variation,
+)
 
 TOY = "afterstate/ToyChorale-v0"
 JOINT = toy_joint()
 P = JOINT.log_p.exp()
-
-
-def all_contexts() -> tuple[Tensor, Tensor]:
-    """Every context: pitches and what is known, (4096, 2, 3) each."""
-    digits = torch.cartesian_prod(*[torch.arange(PITCHES + 1)] * CELLS)
-    digits = digits.view(-1, VOICES, FRAMES)
-    known = digits < PITCHES
-    return digits.where(known, 0), known
 
 
 def test_exact_numbers_of_the_joint() -> None:
@@ -66,18 +71,7 @@ def test_every_ordering_gives_the_joint() -> None:
 
 
 def test_the_orderless_loss_is_the_entropy() -> None:
-    # D E[loss] with |unknown| uniform on 1 … D, by summing over all 63 sets of unknown cells.
-    total = 0.0
-    for hidden in itertools.product((False, True), repeat=CELLS):
-        count = sum(hidden)
-        if count == 0:
-            continue
-        weight = 1 / (CELLS * math.comb(CELLS, count) * count)
-        open_ = torch.tensor(hidden).view(1, VOICES, FRAMES).expand(len(P), -1, -1)
-        log_p = JOINT.conditionals(JOINT.rolls, ~open_)
-        chosen = log_p.gather(-1, JOINT.rolls[..., None]).squeeze(-1)
-        total -= weight * float((P[:, None, None] * chosen.where(open_, 0.0)).sum())
-    assert CELLS * total == pytest.approx(JOINT.entropy(), abs=1e-10)
+    assert CELLS * orderless_loss() == pytest.approx(JOINT.entropy(), abs=1e-10)
 
 
 def test_the_law_of_masks_gives_the_same_by_sampling() -> None:
@@ -91,41 +85,6 @@ def test_the_law_of_masks_gives_the_same_by_sampling() -> None:
 
 
 # The decision process
-
-
-def optimal_values(temperature: float, given_order: bool) -> Tensor:
-    """Values of all 4096 contexts under the reward log p, the empty one last."""
-    pitches, known = all_contexts()
-    log_p = JOINT.conditionals(pitches, known)
-    number = JOINT.number(pitches, known)
-    value = torch.zeros(len(number), dtype=torch.float64)
-    rows = torch.arange(len(number))
-    for count in range(1, CELLS + 1):
-        now = rows[(~known).flatten(1).sum(1) == count]
-        options = []
-        cells = range(CELLS)
-        for cell in cells:
-            voice, time = divmod(cell, FRAMES)
-            free = ~known[now, voice, time]
-            each = torch.full((len(now), PITCHES), -math.inf, dtype=torch.float64)
-            for pitch in range(PITCHES):
-                after, more = pitches[now].clone(), known[now].clone()
-                after[:, voice, time], more[:, voice, time] = pitch, True
-                child = value[JOINT.number(after, more)]
-                each[:, pitch] = (log_p[now, voice, time, pitch] + child).where(free, -math.inf)
-            options.append(each)
-        q = torch.stack(options, 1)  # (m, D, P)
-        if given_order:
-            value[number[now]] = soft(q, temperature, (2,)).nan_to_num(neginf=0).sum(1) / count
-        else:
-            value[number[now]] = soft(q, temperature, (1, 2))
-    return value
-
-
-def soft(q: Tensor, temperature: float, axes: tuple[int, ...]) -> Tensor:
-    if temperature == 0:
-        return q.amax(axes)
-    return temperature * (q / temperature).logsumexp(axes)
 
 
 def test_soft_value_is_log_of_the_number_of_orderings() -> None:
@@ -175,26 +134,9 @@ def test_the_environment_returns_the_log_probability(order: str) -> None:
 # Gibbs sampling
 
 
-def subsets() -> list[Tensor]:
-    return [
-        torch.tensor(s).view(VOICES, FRAMES) for s in itertools.product((False, True), repeat=6)
-    ]
-
-
-def refill_kernel(known: Tensor) -> Tensor:
-    """(729, 729): erase what is not known, draw it at once from the conditionals."""
-    log_p = JOINT.conditionals(JOINT.rolls, known.expand(len(P), -1, -1)).flatten(1, 2)
-    same = torch.nn.functional.one_hot(JOINT.rolls.flatten(1), PITCHES).double()
-    law = same.where(known.flatten()[:, None], log_p.exp())
-    whole = law[:, 0]
-    for cell in range(1, CELLS):
-        whole = (whole[:, :, None] * law[:, cell, None]).flatten(1)
-    return whole
-
-
 @pytest.fixture(scope="module")
-def kernels() -> list[tuple[int, Tensor]]:
-    return [(int((~known).sum()), refill_kernel(known)) for known in subsets()]
+def laws() -> dict[float, Tensor]:
+    return gibbs_laws((0.9, 0.5, 0.25, 0.1, 0.02))
 
 
 @pytest.mark.parametrize(
@@ -208,32 +150,26 @@ def kernels() -> list[tuple[int, Tensor]]:
     ],
 )
 def test_independent_gibbs_is_biased_and_less_so_with_fewer_cells(
-    kernels: list[tuple[int, Tensor]], alpha: float, tv: float, kl: float, nll: float
+    laws: dict[float, Tensor], alpha: float, tv: float, kl: float, nll: float
 ) -> None:
-    kernel = sum(alpha**n * (1 - alpha) ** (CELLS - n) * k for n, k in kernels)
-    assert isinstance(kernel, Tensor)
-    torch.testing.assert_close(kernel.sum(1), torch.ones(len(P)).double())
-    q = stationary(kernel)
-    assert float((q - P).abs().sum() / 2) == pytest.approx(tv, abs=6e-5)
+    q = laws[alpha]
+    assert total_variation(q, P) == pytest.approx(tv, abs=6e-5)
     assert float((q * (q.log() - JOINT.log_p)).sum()) == pytest.approx(kl, abs=6e-5)
     assert -float((q * JOINT.log_p).sum()) == pytest.approx(nll, abs=6e-5)
 
 
-def stationary(kernel: Tensor) -> Tensor:
-    """The law that a chain stays in: (729,)."""
-    matrix = kernel.T - torch.eye(len(kernel), dtype=torch.float64)
-    matrix[-1] = 1.0
-    right = torch.zeros(len(kernel), dtype=torch.float64)
-    right[-1] = 1.0
-    return torch.linalg.solve(matrix, right)
+def test_kernels_are_laws() -> None:
+    for known in subsets()[::9]:
+        kernel = refill_kernel(known)
+        torch.testing.assert_close(kernel.sum(1), torch.ones(len(P)).double())
+        mixed = kernel @ refill_kernel(~known)
+        torch.testing.assert_close(stationary(mixed) @ mixed, stationary(mixed))
 
 
 def test_ancestral_gibbs_leaves_the_joint_as_it_is() -> None:
     # With exact conditionals, filling one by one draws from p(rest | kept), whatever the order.
     for known in subsets()[::7]:
-        kept = ((JOINT.rolls[:, None] == JOINT.rolls[None]) | ~known).flatten(2).all(2).double()
-        kernel = kept * P / (kept * P).sum(1, keepdim=True)
-        torch.testing.assert_close(P @ kernel, P)
+        torch.testing.assert_close(P @ one_by_one_kernel(known), P)
     # And the sampler does just that.
     random = torch.Generator().manual_seed(5)
     rolls = JOINT.sample(100_000, random)
@@ -244,13 +180,26 @@ def test_ancestral_gibbs_leaves_the_joint_as_it_is() -> None:
     assert float((found - P).abs().sum() / 2) < 0.03  # a perfect sampler: 0.024
 
 
-def test_filling_at_once_follows_the_kernel(kernels: list[tuple[int, Tensor]]) -> None:
-    random = torch.Generator().manual_seed(6)
-    mask = subsets()[21]
+def test_fillings_follow_their_kernels() -> None:
+    random, mask = torch.Generator().manual_seed(6), subsets()[21]
     start = JOINT.rolls[400].expand(100_000, -1, -1)
-    filled = fill(JOINT.conditionals, start, mask.expand_as(start), generator=random)
-    found = torch.bincount(JOINT.index(filled), minlength=len(P)) / len(start)
-    assert float((found - kernels[21][1][400]).abs().sum() / 2) < 0.02
+    for how, kernel in (("independent", refill_kernel), ("ancestral", one_by_one_kernel)):
+        filled = fill(JOINT.conditionals, start, mask.expand_as(start), how, generator=random)
+        found = torch.bincount(JOINT.index(filled), minlength=len(P)) / len(start)
+        assert total_variation(found, kernel(mask)[400]) < 0.02
+
+
+def test_the_ancestral_policy_reaches_the_joint() -> None:
+    policy = ancestral_policy()
+    mass, law = reach(policy)
+    torch.testing.assert_close(law, P)
+    assert float(mass[-1]) == 1
+    # Its entropy-regularised return from the empty roll is the optimal one, log 720.
+    _, known = all_contexts()
+    pitches = all_contexts()[0]
+    log_p = JOINT.conditionals(pitches, known).flatten(1, 2)
+    gain = policy * (log_p - policy.clamp(min=1e-300).log())
+    assert float((mass[:, None, None] * gain).sum()) == pytest.approx(math.log(720), abs=1e-9)
 
 
 # Framewise likelihood
