@@ -27,8 +27,8 @@ from torch import Tensor
 
 from errors import UserError, require
 from nets import ACTIVATIONS
-from nets.actor_critic import ActorCritic
 from optim.temporal_difference import wants_temporal_difference
+from training.actor_critic import actor_critic, check
 from training.agent import (
     LearningRate,
     Policy,
@@ -73,6 +73,14 @@ class Config:
     """Widths of the hidden layers of policy and value."""
     activation: str = "tanh"
     """Nonlinearity of the hidden layers."""
+    torso: Literal["auto", "coconet"] = "auto"
+    """Convolutions for images and none for vectors, or Coconet's for rolls that are filled."""
+    torso_width: int = 32
+    """Channels of Coconet's hidden layers."""
+    torso_depth: int = 2
+    """Layers of Coconet beyond six."""
+    torso_weights: str = ""
+    """Run folder of a trained Coconet to begin with, of its own width and depth."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"temperature={self.temperature}: must be > 0")
@@ -90,6 +98,7 @@ class Config:
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
         )
+        check(self)
 
 
 class Paths(NamedTuple):
@@ -193,9 +202,7 @@ class PCL:
         space = setup.envs.single_action_space
         if not isinstance(space, spaces.Discrete) or space.start != 0:
             raise UserError(f"action space {space}: pcl accepts Discrete (from 0)")
-        self.network = ActorCritic(
-            setup.envs.single_observation_space, space, config.hidden, config.activation
-        ).to(setup.device)
+        self.network = actor_critic(setup, config)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: pcl's paths are no temporal differences; dqn and ddqn have")

@@ -11,6 +11,7 @@ Source: T. Cooijmans, PhD thesis, chapter 3, for loss, likelihood and samplers; 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,10 +44,9 @@ _SOFT = math.lgamma(CELLS + 1)
 def reproduce(job: Job) -> Report:
     """Sum what can be summed, then train."""
     rows = enumerated() + gibbs_rows()
-    soft = [job.cell(f"pcl-s{seed}", ("pcl", job.full), lambda s=seed: learn_soft(s, job.full))
-            for seed in range(job.seeds)]  # fmt: skip
-    plain = [job.cell(f"ppo-s{seed}", ("ppo", job.full), lambda s=seed: learn_plain(s))
-             for seed in range(job.seeds)]  # fmt: skip
+    seeds = range(job.seeds)
+    soft = [job.cell(f"pcl-s{s}", job.full, partial(learn_soft, s, job.full)) for s in seeds]
+    plain = [job.cell(f"ppo-s{s}", "ppo", partial(learn_plain, s)) for s in seeds]
     rows += soft_rows(soft) + plain_rows(plain)
 
     def draw(figure: Figure) -> None:
@@ -110,7 +110,9 @@ def gibbs_rows() -> list[Row]:
     for alpha, q in exact.gibbs_laws(tuple(_ALPHAS)).items():
         error = abs(exact.total_variation(q, p) - _ALPHAS[alpha])
         claim = (f"{_ALPHAS[alpha]}", _DERIVED)
-        rows.append(exact_row(f"independent Gibbs, rate {alpha}: TV from p, error", claim, error, 6e-5))
+        rows.append(
+            exact_row(f"independent Gibbs, rate {alpha}: TV from p, error", claim, error, 6e-5)
+        )
     return rows
 
 
