@@ -124,13 +124,16 @@ class Coconet:
 
     @torch.no_grad()
     def conditionals(self, pitches: Tensor, known: Tensor) -> Tensor:
-        """Log-probabilities (B, I, T, P) with population statistics, for samplers and scores."""
+        """Log-probabilities (B, I, T, P) with population statistics, for samplers and scores.
+
+        They are where `pitches` are, whatever device the network is on.
+        """
         self.measure_statistics()
-        training = self.network.training
+        device, training = self.setup.device, self.network.training
         self.network.eval()
-        log_probs = self.network.conditionals(pitches, known)
+        log_probs = self.network.conditionals(pitches.to(device), known.to(device))
         self.network.train(training)
-        return log_probs
+        return log_probs.to(pitches.device)
 
     def measure_statistics(self) -> None:
         """Put population statistics in the place of running averages, once for each weights.
@@ -147,13 +150,13 @@ class Coconet:
 
     def policy(self, deterministic: bool = True) -> Policy:
         """The most probable pitch of every hidden note, or a draw of each."""
-        source = generator(self.setup.seed, 3, self.setup.device)
+        source = generator(self.setup.seed, 3)
 
         def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            pitches = torch.from_numpy(obs).to(self.setup.device, torch.int64)
+            pitches = torch.from_numpy(obs).long()
             log_probs = self.conditionals(pitches, pitches < len(PITCHES))
             pick = log_probs.argmax(-1) if deterministic else draw(log_probs, source)
-            return pick.cpu().numpy()
+            return pick.numpy()
 
         return act
 

@@ -113,7 +113,7 @@ class Completion:
 
     def info(self, state: State) -> dict[str, Tensor]:
         """What is shown (B, I, T)."""
-        return {"known": state.known}
+        return {"known": state.known.clone()}
 
     def render(self, state: State) -> list[np.ndarray]:
         """Piano rolls (4P, 8T, 3), a colour each voice; what is hidden is grey."""

@@ -19,22 +19,10 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AFTERSTATE_CACHE", str(cache))
-
-
-@pytest.fixture(scope="module")
-def everything(cache: Path) -> list[np.ndarray]:
+def everything() -> list[np.ndarray]:
     """All 365 cleaned pieces, near-duplicates too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AFTERSTATE_CACHE", str(cache))
-        chorales.corpus()
-    (path,) = cache.glob("chorales-*.npz")
+    chorales.corpus()
+    (path,) = chorales.cache_folder().glob("chorales-*.npz")
     found = chorales._cached(path)
     assert found is not None
     return list(found.values())
@@ -84,9 +72,7 @@ def test_coarser_grids_take_every_second_and_fourth_sixteenth() -> None:
     assert chorales.load("test", 4) is chorales.load("test", 4)
 
 
-def test_the_second_reading_is_from_the_cache(
-    everything: list[np.ndarray], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_reading_is_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     first = chorales.corpus()
     chorales.corpus.cache_clear()
     with monkeypatch.context() as patch:
@@ -95,7 +81,6 @@ def test_the_second_reading_is_from_the_cache(
     assert list(again) == list(first)
     assert all(np.array_equal(again[name], first[name]) for name in first)
     assert "music21" not in sys.modules
-    assert [path.suffix for path in cache.iterdir()] == [".npz"]  # no temporary files
 
 
 def test_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
@@ -105,6 +90,7 @@ def test_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
     found = chorales._cached(path)
     assert found is not None
     np.testing.assert_array_equal(found["b"], roll[:, :2])
+    assert list(tmp_path.iterdir()) == [path]  # no temporary files
     path.write_bytes(path.read_bytes()[:-30])
     assert chorales._cached(path) is None
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from errors import require
+from nets.frame_nade import FrameNade
 from training.orderless import Conditionals, chosen
 
 WITHIN = ("sample", "argmax", "truth")
@@ -136,6 +137,27 @@ def notewise(
         here = log_probs.flatten(1, 2)[torch.arange(len(part), device=device), cell]
         found.append(chosen(here, pitches.flatten()[cell]))
     return torch.cat(found).view(orderings, voices, frames)
+
+
+@torch.no_grad()
+def chained(
+    network: FrameNade,
+    pitches: Tensor,
+    within: str = "sample",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Framewise log-likelihoods (B, T) of scores (B, I, T) under voices in a fixed order."""
+    require(within in WITHIN, f"within={within!r}: accepted are {', '.join(WITHIN)}")
+    past, seen = network.past(pitches), pitches.clone()
+    total = torch.zeros_like(pitches[:, 0], dtype=torch.float64)
+    for voice in range(pitches.shape[1]):
+        log_probs = network.voice(past, seen, voice)
+        total += chosen(log_probs, pitches[:, voice])
+        if within == "sample":
+            seen[:, voice] = draw(log_probs, generator)
+        elif within == "argmax":
+            seen[:, voice] = log_probs.argmax(-1)
+    return total
 
 
 def ensemble_nll(frames: Tensor) -> Tensor:
