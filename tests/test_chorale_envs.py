@@ -471,3 +471,10 @@ def test_bad_options_are_named(
 ) -> None:
     with pytest.raises(UserError, match=message):
         envs.make_vector(env_id, 1, 0, source=folder, **options)
+
+
+def test_a_learner_that_knows_no_masks_can_train(folder: str) -> None:
+    from stable_baselines3 import PPO
+
+    env = gymnasium.make(FILL, frames=4, task="harmonize", source=folder)
+    PPO("MlpPolicy", env, n_steps=64, batch_size=32, seed=0, device="cpu").learn(128)
