@@ -63,6 +63,8 @@ class ScoreTrunk(nn.Module):
                 raise UserError(
                     f"torso_weights: {trained.voices} voices, {trained.pitches} pitches"
                 )
+        # In this order of memory the convolutions of a CPU take half the time.
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.width = self.layers.sizes[0]
         self.preference = nn.Conv1d(self.width, self.voices, 1)
         nn.init.zeros_(self.preference.weight)
@@ -71,7 +73,8 @@ class ScoreTrunk(nn.Module):
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """Mean features (B, H) and action logits (B, A) of observations."""
-        hidden, logits = self.layers.run(obs[:, : 2 * self.voices])
+        seen = obs[:, : 2 * self.voices].contiguous(memory_format=torch.channels_last)
+        hidden, logits = self.layers.run(seen)
         logits = logits.log_softmax(-1) + self.preference(hidden.mean(3))[..., None]
         features = hidden.mean((2, 3))
         if not self.pointed:

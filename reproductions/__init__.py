@@ -22,6 +22,7 @@ _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
     "brs-ipd": "reproductions.brs_ipd",
     "atari-policy-evaluation": "reproductions.atari_policy_evaluation",
+    "chorale-harmonize": "reproductions.chorale_harmonize",
     "chorale-rules": "reproductions.chorale_rules",
     "cosine": "reproductions.cosine",
     "dau-pendulum": "reproductions.dau_pendulum",

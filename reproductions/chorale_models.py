@@ -1,4 +1,4 @@
-"""What reproductions of music as a decision process share: a trained Coconet, and rolls to score."""
+"""What reproductions of music as a decision process share: a trained Coconet, rolls to score."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.score_counts import Counts
 
 Rolls = NDArray[np.int64]
 TEMPERATURE = 0.99
-_CROPS = {"quick": 24_000, "full": 116_800}
+_CROPS = {"quick": 8_000, "full": 58_400}
 
 
 def coconet_run(job: Job) -> str:
