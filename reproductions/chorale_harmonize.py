@@ -60,7 +60,8 @@ def reproduce(job: Job) -> Report:
     bach = job.cell("bach", OPTIONS, real)["returns"]
 
     def draw(figure: Figure) -> None:
-        above, below = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+        above, below = parts
         axes = above.subplots()
         for curve in curves:
             axes.plot(curve["steps"], curve["mean"], color="C0", label="PPO")

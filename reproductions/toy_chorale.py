@@ -56,13 +56,13 @@ def reproduce(job: Job) -> Report:
             middle.semilogy(curve["steps"], curve["tv"], color="C0")
         left.axhline(_SOFT, color="grey", linewidth=0.8)
         middle.axhline(0.02, color="grey", linewidth=0.8)
-        left.set(title="PCL: V(empty) and log 720", xlabel="steps")
-        middle.set(title="PCL: TV of its rolls from p", xlabel="steps")
+        left.set(title="PCL: V(empty)", xlabel="steps")
+        middle.set(title="PCL: TV from p", xlabel="steps")
         for curve in plain:
             right.plot(curve["steps"], curve["return"], color="C1")
         for level in (-toy_joint().entropy(), float(toy_joint().log_p.max())):
             right.axhline(level, color="grey", linewidth=0.8)
-        right.set(title="PPO, no bonus: E log p, between -H and max", xlabel="steps")
+        right.set(title="PPO, no bonus: E log p", xlabel="steps")
 
     return Report(rows, draw)
 
