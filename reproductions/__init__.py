@@ -24,6 +24,7 @@ _MODULES = {
     "atari-policy-evaluation": "reproductions.atari_policy_evaluation",
     "chorale-harmonize": "reproductions.chorale_harmonize",
     "chorale-rules": "reproductions.chorale_rules",
+    "coconet-orderings": "reproductions.coconet_orderings",
     "cosine": "reproductions.cosine",
     "dau-pendulum": "reproductions.dau_pendulum",
     "dau-pusher": "reproductions.dau_pusher",

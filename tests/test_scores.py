@@ -218,6 +218,17 @@ def test_what_is_known_is_never_erased() -> None:
                 assert torch.equal(after.pitches[~after.erased], before.pitches[~after.erased])
 
 
+def test_rates_keep_and_alphas_erase() -> None:
+    joint = Joint(1, 3, 3)
+    start = blank(joint, 20_000)
+    kept = list(gibbs.ancestral_gibbs(joint.conditionals, *start, 1, 0.8, generator()))[1]
+    assert kept.erased.double().mean().item() == pytest.approx(0.2, abs=0.01)
+    schedule = gibbs.Annealed(0.9, 0.1, 0.5)
+    chain = gibbs.independent_gibbs(joint.conditionals, *start, 4, generator(), schedule)
+    erased = [step.erased.double().mean().item() for step in chain]
+    assert erased == pytest.approx([1, 0.9, 0.5, 0.1, 0.1], abs=0.01)
+
+
 def test_a_low_temperature_takes_the_most_probable() -> None:
     log_probs = torch.randn(50, 7).log_softmax(-1)
     assert torch.equal(framewise.draw(log_probs, generator(), 1e-3), log_probs.argmax(-1))
