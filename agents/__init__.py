@@ -47,6 +47,7 @@ AGENTS: dict[str, Entry] = {
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "pcl": Entry("agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
     "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
     "brs": Entry("agents.brs:BRS", "best response shaping on the coin game (Cooijmans 2023)"),
     "brs-sp": Entry(
@@ -76,6 +77,7 @@ AGENTS: dict[str, Entry] = {
         "supervised regression of the table of an environment",
         {"task": "regression", "hidden": (64, 64, 64)},
     ),
+    "composer": Entry("agents.composers:Composer", "samplers of chorales, as policies to score"),
     "coconet": Entry("agents.coconet:Coconet", "completing scores (Huang et al. 2017)"),
     "coconet-small": Entry(
         "agents.coconet:Coconet",

@@ -19,6 +19,10 @@ OURS: dict[str, str] = {
     "afterstate/Glimpse-v0": "envs.glimpse:make",
     "afterstate/HyperGrid-v0": "envs.hypergrid:make",
     "afterstate/ToyMolecules-v0": "envs.molecules:make_toy",
+    "afterstate/ToyChorale-v0": "envs.chorale_fill:make_toy",
+    "afterstate/ChoraleFill-v0": "envs.chorale_fill:make",
+    "afterstate/ChoraleRewrite-v0": "envs.chorale_rewrite:make",
+    "afterstate/ChoraleChrono-v0": "envs.chorale_chrono:make",
     "afterstate/Chorales-v0": "envs.chorale_completion:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
@@ -39,10 +43,14 @@ OURS: dict[str, str] = {
 }
 """Ids of our own environments, and what makes their cores."""
 
+WRITTEN = ("ToyChorale", "ChoraleFill", "ChoraleRewrite", "ChoraleChrono")
+"""Those that can also be rendered in letters."""
+
 for _id, _core in OURS.items():
+    _face = "WrittenEnv" if _id.removeprefix("afterstate/")[:-3] in WRITTEN else "CoreEnv"
     gymnasium.register(
         _id,
-        entry_point="envs.faces:CoreEnv",
+        entry_point=f"envs.faces:{_face}",
         vector_entry_point="envs.faces:CoreVector",
         kwargs={"core": _core},
     )

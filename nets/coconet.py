@@ -47,7 +47,7 @@ class Coconet(nn.Module):
         super().__init__()
         require(channels >= 1, f"channels={channels}: must be ≥ 1")
         require(layers >= 4, f"layers={layers}: must be ≥ 4")
-        self.pitches, self.voices = pitches, voices
+        self.pitches, self.voices, self.sizes = pitches, voices, (channels, layers)
         widths = [2 * voices] + [channels] * (layers - 1) + [voices]
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
@@ -67,12 +67,16 @@ class Coconet(nn.Module):
             pitches: indices (B, I, T) int64; what stands where nothing is known is not looked at.
             known: (B, I, T) bool.
         """
-        hidden = self.inputs(pitches, known)
-        last = len(self.convolutions)
+        return self.run(self.inputs(pitches, known))[1]
+
+    def run(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The last hidden layer (B, H, T, P) and logits (B, I, T, P) of inputs h⁰."""
+        last, features = len(self.convolutions), hidden
         below: dict[int, Tensor] = {}
         for layer, (convolution, norm) in enumerate(
             zip(self.convolutions, self.norms, strict=True), 1
         ):
+            features = hidden
             if layer > last - 2:  # a kernel of 2 keeps the size with one more row and column
                 hidden = F.pad(hidden, (0, 1, 0, 1))
             hidden = norm(convolution(hidden))
@@ -82,7 +86,7 @@ class Coconet(nn.Module):
                 hidden = F.relu(hidden)
             if layer % 2 == 1 and layer + 2 <= last - 1:
                 below[layer] = hidden
-        return hidden
+        return features, hidden
 
     def inputs(self, pitches: Tensor, known: Tensor) -> Tensor:
         """h⁰ (B, 2I, T, P): known notes one-hot, then which are known, the same at all pitches."""

@@ -22,6 +22,8 @@ _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
     "brs-ipd": "reproductions.brs_ipd",
     "atari-policy-evaluation": "reproductions.atari_policy_evaluation",
+    "chorale-harmonize": "reproductions.chorale_harmonize",
+    "chorale-rules": "reproductions.chorale_rules",
     "coconet-orderings": "reproductions.coconet_orderings",
     "cosine": "reproductions.cosine",
     "dau-ant": "reproductions.dau_ant",
@@ -55,6 +57,7 @@ _MODULES = {
     "sign-variance": "reproductions.sign_variance",
     "singular-values": "reproductions.singular_values",
     "td-lambda": "reproductions.td_lambda",
+    "toy-chorale": "reproductions.toy_chorale",
     "toy-molecules": "reproductions.toy_molecules",
 }
 
