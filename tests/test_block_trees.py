@@ -120,6 +120,19 @@ def test_numbers_do_not_depend_on_the_order_of_building(name: str) -> None:
         assert np.array_equal(one, other)
 
 
+def test_branches_that_are_alike_keep_their_own_blocks() -> None:
+    # A centre with two arms of two blocks: the ends may come in either order.
+    tables = Tables(read("O[0,0]; F[0]"))
+    rows = {"kind": [0, 0, 0, 1, 1], "host": [0] * 5, "own": [0] * 5}
+    trees = [
+        Trees(*(np.array([each]) for each in (rows["kind"], parent, rows["host"], rows["own"])))
+        for parent in ([0, 0, 0, 1, 2], [0, 0, 0, 2, 1])
+    ]
+    one, other = (block_trees.canonical(tables, each) for each in trees)
+    assert np.array_equal(one.number, other.number)
+    assert all(np.array_equal(a, b) for a, b in zip(one.trees, other.trees, strict=True))
+
+
 def renumbered(tables: Tables, trees: Trees, seed: int) -> Trees:
     """The same trees hung up at random blocks, numbered in random order, symmetries applied."""
     random = np.random.default_rng(seed)
