@@ -24,6 +24,7 @@ OURS: dict[str, str] = {
     "afterstate/ChoraleRewrite-v0": "envs.chorale_rewrite:make",
     "afterstate/ChoraleChrono-v0": "envs.chorale_chrono:make",
     "afterstate/Chorales-v0": "envs.chorale_completion:make",
+    "afterstate/Molecule-v0": "envs.molecule:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
     "afterstate/CoinGame-v0": "envs.coin_game:make",
@@ -45,12 +46,15 @@ OURS: dict[str, str] = {
 
 WRITTEN = ("ToyChorale", "ChoraleFill", "ChoraleRewrite", "ChoraleChrono")
 """Those that can also be rendered in letters."""
+SINGLE: dict[str, str] = {"afterstate/Molecule-v0": "envs.molecule:MoleculeEnv"}
+"""Ids whose single environment can do more than `CoreEnv`."""
 
 for _id, _core in OURS.items():
     _face = "WrittenEnv" if _id.removeprefix("afterstate/")[:-3] in WRITTEN else "CoreEnv"
     gymnasium.register(
         _id,
         entry_point=f"envs.faces:{_face}",
+        entry_point=SINGLE.get(_id, "envs.faces:CoreEnv"),
         vector_entry_point="envs.faces:CoreVector",
         kwargs={"core": _core},
     )
