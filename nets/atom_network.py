@@ -33,24 +33,25 @@ class AtomGraphs(NamedTuple):
     target: Tensor  # (M,) int64
     bond: Tensor  # (M,) int64 in [0, BOND_KINDS]; the last one stands for no bond
     molecule: Tensor  # (N,) int64 in [0, B), increasing
-    count: int  # B
+    size: int  # B
 
     def to(self, device: torch.device | str) -> AtomGraphs:
         """The same on another device."""
-        return AtomGraphs(*(part.to(device) for part in self[:5]), self.count)
+        atoms, source, target, bond, molecule = (each.to(device) for each in self[:5])
+        return AtomGraphs(atoms, source, target, bond, molecule, self.size)
 
 
 def join(graphs: Sequence[AtomGraphs]) -> AtomGraphs:
     """Several batches as one, in their order."""
     atoms = offsets([len(each.atoms) for each in graphs])
-    molecules = offsets([each.count for each in graphs])
+    molecules = offsets([each.size for each in graphs])
     return AtomGraphs(
         torch.cat([each.atoms for each in graphs]),
         torch.cat([each.source + start for each, start in zip(graphs, atoms, strict=True)]),
         torch.cat([each.target + start for each, start in zip(graphs, atoms, strict=True)]),
         torch.cat([each.bond for each in graphs]),
         torch.cat([each.molecule + start for each, start in zip(graphs, molecules, strict=True)]),
-        sum(each.count for each in graphs),
+        sum(each.size for each in graphs),
     )
 
 
@@ -113,17 +114,17 @@ class AtomNetwork(nn.Module):
 
     def _read(self, hidden: Tensor, graphs: AtomGraphs) -> Tensor:
         """One vector (B, 2 width) for each molecule, whatever the order of its atoms."""
-        molecule, shape = graphs.molecule, (graphs.count, self.width)
-        found = hidden.new_zeros(graphs.count, 2 * self.width)
+        molecule, shape = graphs.molecule, (graphs.size, self.width)
+        found = hidden.new_zeros(graphs.size, 2 * self.width)
         state = (hidden.new_zeros(shape), hidden.new_zeros(shape))
         for _ in range(self.readouts):
             state = self.query(found, state)
             fit = (hidden * state[0].index_select(0, molecule)).sum(1)
-            lowest = torch.full((graphs.count,), -torch.inf, dtype=fit.dtype, device=fit.device)
+            lowest = torch.full((graphs.size,), -torch.inf, dtype=fit.dtype, device=fit.device)
             # The largest is taken off, so that no exponential overflows.
             highest = lowest.scatter_reduce(0, molecule, fit.detach(), "amax")
             weight = (fit - highest.index_select(0, molecule)).exp()
-            total = weight.new_zeros(graphs.count).index_add(0, molecule, weight)
+            total = weight.new_zeros(graphs.size).index_add(0, molecule, weight)
             share = (weight / total.index_select(0, molecule))[:, None]
             mean = hidden.new_zeros(shape).index_add(0, molecule, share * hidden)
             found = torch.cat([state[0], mean], 1)
