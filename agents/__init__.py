@@ -47,6 +47,13 @@ AGENTS: dict[str, Entry] = {
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "soft-q": Entry("agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
+    "sac": Entry(
+        "agents.soft_q:SoftQ",
+        "soft actor-critic for discrete actions (Christodoulou 2019)",
+        {"actor": "network", "entropy_share": 0.5},
+        preset="soft-q",
+    ),
     "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
     "brs": Entry("agents.brs:BRS", "best response shaping on the coin game (Cooijmans 2023)"),
     "brs-sp": Entry(
