@@ -65,6 +65,7 @@ AGENTS: dict[str, Entry] = {
     "random": Entry(
         "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
     ),
+    "mars": Entry("agents.mars:MARS", "Markov chains with learned proposals (Xie et al. 2021)"),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"
     ),

@@ -1,0 +1,44 @@
+"""What searchers of constructions share: finding the rules, and acting at random."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs.building import Building
+from envs.construction import Construction, tabulate
+from envs.faces import CoreVector
+from errors import UserError, require
+from training.agent import Policy, Setup, generator
+
+
+def rules_of(setup: Setup, agent: str) -> Construction:
+    """The rules behind the environments, written down as a table where that is possible."""
+    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
+    if not isinstance(core, Building):
+        spec = setup.envs.spec
+        raise UserError(
+            f"--env {spec.id if spec else '?'}: {agent} builds objects; accepted are "
+            "afterstate/HyperGrid-v0 and other constructions"
+        )
+    here, there = core.device.type, setup.device.type
+    require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
+    return tabulate(core.rules) if core.rules.enumerable else core.rules
+
+
+def are_objects(rules: Construction, states: Tensor) -> Tensor:
+    """Which states (m,) may be kept, or are complete: (m,) bool."""
+    return rules.legal(states)[:, -1] | rules.finished(states)
+
+
+def random_policy(seed: int, actions: int) -> Policy:
+    """Uniformly random legal actions: a search has no policy of construction."""
+    own = generator(seed, 3)
+
+    def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        legal = np.ones((len(obs), actions)) if mask is None else mask
+        weights = torch.from_numpy(np.asarray(legal, np.float32))
+        return torch.multinomial(weights, 1, generator=own)[:, 0].numpy()
+
+    return act
