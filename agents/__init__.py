@@ -66,6 +66,9 @@ AGENTS: dict[str, Entry] = {
         "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
     ),
     "mars": Entry("agents.mars:MARS", "Markov chains with learned proposals (Xie et al. 2021)"),
+    "genetic": Entry(
+        "agents.genetic:Genetic", "genetic algorithm over constructions", preset="metropolis"
+    ),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"
     ),
