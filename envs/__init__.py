@@ -18,6 +18,7 @@ __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
 OURS: dict[str, str] = {
     "afterstate/Glimpse-v0": "envs.glimpse:make",
     "afterstate/HyperGrid-v0": "envs.hypergrid:make",
+    "afterstate/ActiveHyperGrid-v0": "envs.active_learning:make",
     "afterstate/ToyMolecules-v0": "envs.molecules:make_toy",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
