@@ -38,7 +38,7 @@ class ActiveLearning:
     Measuring one again tells nothing new.
 
     ## Observation space
-    `Box(-1, max R, (X,), float32)`: the reward of every object that was measured, -1 for the others.
+    `Box(-1, max R, (X,), float32)`: rewards of the objects that were measured, -1 for the others.
 
     ## Rewards
     By how much the mean of the `top_k` best known rewards rises.

@@ -34,6 +34,7 @@ _MODULES = {
     "hypergrid-baselines": "reproductions.hypergrid_baselines",
     "hypergrid-exact": "reproductions.hypergrid_exact",
     "hypergrid-offline": "reproductions.hypergrid_offline",
+    "hypergrid-tricks": "reproductions.hypergrid_tricks",
     "layers": "reproductions.layers",
     "logistic-basins": "reproductions.logistic_basins",
     "meva-chicken": "reproductions.meva_chicken",
