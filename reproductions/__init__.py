@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SCALES = ("quick", "full")
 _MODULES = {
     "acrobot-cartpole": "reproductions.acrobot_cartpole",
+    "binding-proxy": "reproductions.binding_proxy",
     "brs-ipd": "reproductions.brs_ipd",
     "atari-policy-evaluation": "reproductions.atari_policy_evaluation",
     "cosine": "reproductions.cosine",

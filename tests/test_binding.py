@@ -18,6 +18,8 @@ from envs.binding import SHAPES, BindingProxy, load_proxy, read_parameters, scal
 from envs.molecules import chemistry
 from errors import UserError
 from nets.atom_network import AtomNetwork, join
+from reproductions.binding_proxy import REFERENCES, train
+from training.molecule_sets import Fitting
 
 SMILES = (
     "c1ccccc1",
@@ -28,13 +30,6 @@ SMILES = (
     "Brc1cnc[nH]1",
     "[Na+].C=C",
 )
-SCORES = {  # without stem mask; x W, x Wᵀ
-    "c1ccccc1": (1.0645, 0.9288),
-    "CCO": (0.0398, 0.0273),
-    "CC(=O)Oc1ccccc1C(=O)O": (2.5321, 2.4899),
-    "Cn1cnc2c1c(=O)n(C)c(=O)n2C": (1.4819, 1.6913),
-    "O=C(NC1CCCCC1)NC12CC3CC(CC(C3)C1)C2": (4.8275, 3.8469),
-}
 REAL = os.environ.get("AFTERSTATE_SEH_PROXY", "")
 Array = NDArray[np.float64]
 
@@ -205,8 +200,15 @@ def test_odd_atoms_and_bonds_are_named(chem: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL, reason="AFTERSTATE_SEH_PROXY does not name the proxy's file")
 def test_the_published_file_has_its_published_scores(chem: Any) -> None:
-    mols = [chem.MolFromSmiles(each) for each in SCORES]
+    mols = [chem.MolFromSmiles(each) for each in REFERENCES]
     for column, layout in enumerate(("x_W", "x_WT")):
         found = load_proxy(REAL, layout)(mols)  # type: ignore[arg-type]
-        want = [pair[column] for pair in SCORES.values()]
+        want = [pair[column] for pair in REFERENCES.values()]
         assert found.tolist() == pytest.approx(want, abs=1e-3)
+
+
+def test_the_network_is_fitted_on_the_spot(chem: Any) -> None:
+    found = train(0, 20, Fitting(updates=2, evaluate_every=1, batch_size=4))
+    assert found["validation"].shape == (2,)
+    assert found["truth"].shape == found["predicted"].shape == (2,)
+    assert np.isfinite(found["r2"]).all()
