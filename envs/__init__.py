@@ -20,6 +20,7 @@ OURS: dict[str, str] = {
     "afterstate/HyperGrid-v0": "envs.hypergrid:make",
     "afterstate/ActiveHyperGrid-v0": "envs.active_learning:make",
     "afterstate/ToyMolecules-v0": "envs.molecules:make_toy",
+    "afterstate/Molecule-v0": "envs.molecule:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
     "afterstate/CoinGame-v0": "envs.coin_game:make",
@@ -39,10 +40,13 @@ OURS: dict[str, str] = {
 }
 """Ids of our own environments, and what makes their cores."""
 
+SINGLE: dict[str, str] = {"afterstate/Molecule-v0": "envs.molecule:MoleculeEnv"}
+"""Ids whose single environment can do more than `CoreEnv`."""
+
 for _id, _core in OURS.items():
     gymnasium.register(
         _id,
-        entry_point="envs.faces:CoreEnv",
+        entry_point=SINGLE.get(_id, "envs.faces:CoreEnv"),
         vector_entry_point="envs.faces:CoreVector",
         kwargs={"core": _core},
     )
