@@ -9,6 +9,7 @@ from torch import Tensor
 from envs.building import Building
 from envs.construction import Construction, tabulate
 from envs.faces import CoreVector
+from envs.molecule import MoleculeBuilding
 from errors import UserError, require
 from training.agent import Policy, Setup, generator
 
@@ -16,15 +17,16 @@ from training.agent import Policy, Setup, generator
 def rules_of(setup: Setup, agent: str) -> Construction:
     """The rules behind the environments, written down as a table where that is possible."""
     core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
-    if not isinstance(core, Building):
+    if not isinstance(core, (Building, MoleculeBuilding)):
         spec = setup.envs.spec
         raise UserError(
             f"--env {spec.id if spec else '?'}: {agent} builds objects; accepted are "
-            "afterstate/HyperGrid-v0 and other constructions"
+            "afterstate/HyperGrid-v0, afterstate/Molecule-v0 and other constructions"
         )
     here, there = core.device.type, setup.device.type
     require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
-    return tabulate(core.rules) if core.rules.enumerable else core.rules
+    rules: Construction = core.rules
+    return tabulate(rules) if rules.enumerable else rules
 
 
 def are_objects(rules: Construction, states: Tensor) -> Tensor:

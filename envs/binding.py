@@ -15,7 +15,7 @@ import gzip
 import hashlib
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.atoms import atom_graphs
+from envs.molecules import chemistry
 from errors import UserError, require
 from nets.atom_network import AtomNetwork
 
@@ -112,9 +113,26 @@ def load_proxy(
     return BindingProxy(network, stem_mask, f"sEH proxy, root {root_layout}")
 
 
+def published(path: str = "") -> Callable[[list[str]], Tensor]:
+    """Scores of SMILES by the published proxy, `x_W`: what `reward=proxy` asks for."""
+    return of_smiles(load_proxy(path))
+
+
+def published_transposed(path: str = "") -> Callable[[list[str]], Tensor]:
+    """Scores of SMILES by the published proxy, `x_WT`: what `reward=proxy_x_WT` asks for."""
+    return of_smiles(load_proxy(path, "x_WT"))
+
+
+def of_smiles(score: Callable[[Sequence[Any]], Tensor]) -> Callable[[list[str]], Tensor]:
+    """What scores molecules, for SMILES."""
+    chem = chemistry()
+    return lambda smiles: score([chem.MolFromSmiles(each) for each in smiles])
+
+
 def read_parameters(path: str | Path, verify: bool = True) -> list[NDArray[np.float32]]:
     """The arrays of a proxy's file, which are float32 and of `SHAPES`; see `load_proxy`."""
     accepted = "accepted is best_params.pkl.gz of the published sEH proxy"
+    require(str(path) != "", f"proxy: needs a file (reward_file=PATH); {accepted}")
     try:
         content = Path(path).read_bytes()
     except OSError as problem:

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from envs.binding import of_smiles, scaled
 from envs.molecules import chemistry
 from errors import require
 
@@ -92,6 +93,12 @@ class Vina:
             return best_energy(pose.read_text())
         except (subprocess.SubprocessError, OSError):
             return 0.0
+
+
+def scores(receptor: str = "") -> Callable[[list[str]], Tensor]:
+    """Scores of SMILES by docking to a receptor's PDBQT file: what `reward=vina` asks for."""
+    dock = Vina(receptor)
+    return of_smiles(lambda mols: scaled(dock(mols)))
 
 
 def best_energy(poses: str) -> float:

@@ -33,7 +33,11 @@ Scores = NDArray[np.float64]
 Batch = Callable[[list[str]], Any]
 """From canonical SMILES to as many scores."""
 
-MAKERS: dict[str, str] = {}
+MAKERS: dict[str, str] = {
+    "proxy": "envs.binding:published",
+    "proxy_x_WT": "envs.binding:published_transposed",
+    "vina": "envs.docking:scores",
+}
 """Rewards that live elsewhere: "module:function" which makes a `Batch` of a file's name."""
 
 _HUMP = (

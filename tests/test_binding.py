@@ -212,3 +212,17 @@ def test_the_network_is_fitted_on_the_spot(chem: Any) -> None:
     assert found["validation"].shape == (2,)
     assert found["truth"].shape == found["predicted"].shape == (2,)
     assert np.isfinite(found["r2"]).all()
+
+
+def test_the_proxy_is_a_reward_by_name(chem: Any, tmp_path: Path) -> None:
+    from envs.molecule_rewards import Scorer
+
+    with pytest.raises(UserError, match=r"proxy '.*params.pkl.gz': SHA-256"):
+        Scorer("proxy", file=str(written(tmp_path)))
+    with pytest.raises(UserError, match="needs a file"):
+        Scorer("proxy_x_WT")
+    if REAL:
+        for name, column in (("proxy", 0), ("proxy_x_WT", 1)):
+            found = Scorer(name, file=REAL)(list(REFERENCES))
+            want = [pair[column] for pair in REFERENCES.values()]
+            assert found.tolist() == pytest.approx(want, abs=1e-3)

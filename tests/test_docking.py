@@ -54,6 +54,13 @@ def test_energies_come_from_the_best_pose(bench: Path, chem: Any) -> None:
     assert f"--receptor {bench}/receptor.pdbqt" in asked
 
 
+def test_docking_is_a_reward_by_name(bench: Path, chem: Any) -> None:
+    from envs.molecule_rewards import Scorer
+
+    found = Scorer("vina", file=str(bench / "receptor.pdbqt"))(["CCO", "CCC"])
+    assert found.tolist() == pytest.approx([4 - (8.6 - 7.321) / 1.1, 4 - 8.6 / 1.1])
+
+
 def test_a_file_without_a_pose_is_no_binding() -> None:
     assert best_energy(POSES) == -7.321
     assert best_energy("") == 0.0
