@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from envs.block_molecules import BlockMolecules
 from envs.building import Building
 from envs.construction import Construction, tabulate
 from envs.faces import CoreVector
@@ -32,6 +33,20 @@ def rules_of(setup: Setup, agent: str) -> Construction:
 def are_objects(rules: Construction, states: Tensor) -> Tensor:
     """Which states (m,) may be kept, or are complete: (m,) bool."""
     return rules.legal(states)[:, -1] | rules.finished(states)
+
+
+def kept(rules: Construction, states: Tensor) -> dict[str, Tensor]:
+    """What states (m,) stand for, where their numbers alone do not say it: to be saved."""
+    if not isinstance(rules, BlockMolecules):
+        return {}
+    live = states.unique()
+    return {"number": live, "tree": rules.kept(live)}
+
+
+def recall(rules: Construction, saved: dict[str, Tensor]) -> None:
+    """Take back what `kept` gave."""
+    if isinstance(rules, BlockMolecules) and saved:
+        rules.recall(saved["number"], saved["tree"])
 
 
 def random_policy(seed: int, actions: int) -> Policy:

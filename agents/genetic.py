@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.constructions import random_policy, rules_of
+from agents.constructions import kept, random_policy, recall, rules_of
+from envs.block_molecules import BlockMolecules
 from envs.construction import Construction
 from errors import require
 from training.agent import Policy, Setup, generator
@@ -143,6 +144,8 @@ class Genetic:
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One generation."""
+        if isinstance(self.rules, BlockMolecules):
+            self.rules.tidy(lambda: self.best.state)
         with self.timers("act"):
             children = grow(self.rules, self._genes(), self._draws(self.rules.horizon))
             self._steps += int(children.length.sum())
@@ -178,6 +181,7 @@ class Genetic:
         """Population, counters and generator."""
         nothing = torch.zeros((0, 2), dtype=torch.float64)
         return {
+            "live": kept(self.rules, self.best.state),
             **{f"best_{key}": value.clone() for key, value in self.best._asdict().items()},
             "steps": self._steps,
             "visits": self.visits.state_dict(),
@@ -187,6 +191,7 @@ class Genetic:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Come back to a saved instant."""
+        recall(self.rules, state["live"])
         self.best = Trajectories(*(state[f"best_{key}"].clone() for key in Trajectories._fields))
         self._steps, self._ended = state["steps"], [state["ended"]]
         self.visits.load_state_dict(state["visits"])

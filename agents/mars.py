@@ -21,7 +21,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.constructions import are_objects, random_policy, rules_of
+from agents.constructions import are_objects, kept, random_policy, recall, rules_of
+from envs.block_molecules import BlockMolecules
 from envs.construction import Construction, Parents
 from errors import UserError, require
 from nets import ACTIVATIONS
@@ -166,6 +167,8 @@ class MARS:
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Walk for a while, then learn from where that led."""
         config = self.config
+        if isinstance(self.rules, BlockMolecules):
+            self.rules.tidy(self._live)
         with self.timers("act"):
             for _ in range(config.moves):
                 self._move()
@@ -201,6 +204,7 @@ class MARS:
         return {
             "network": self.network.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
+            "live": kept(self.rules, self._live()),
             "now": self.now.clone(),
             "memory": self.memory.clone(),
             "steps": self._steps,
@@ -213,10 +217,15 @@ class MARS:
         """Come back to a saved instant."""
         self.network.load_state_dict(state["network"])
         load_optimizer_state(self.optimizer, state["optimizer"])
+        recall(self.rules, state["live"])
         self.now, self.memory = state["now"].clone(), state["memory"].clone()
         self._steps, self._accepted = state["steps"], state["accepted"]
         self.visits.load_state_dict(state["visits"])
         self.generator.set_state(state["generator"])
+
+    def _live(self) -> Tensor:
+        """States that must not be forgotten."""
+        return torch.cat([self.now, self.memory[:, 0]])
 
     def _propose(self, states: Tensor) -> Proposals:
         return proposals(self.rules, self.network, states, self.config.backward)

@@ -120,3 +120,17 @@ def test_bad_input_is_named() -> None:
         make(GRID, "--pressure", 3)
     with pytest.raises(UserError, match="population=0: must be"):
         make(GRID, "--population", 0)
+
+
+def test_published_blocks_breed_and_are_loaded_bit_for_bit() -> None:
+    pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
+    env = ("afterstate/Molecule-v0", ("vocabulary=small", "max_blocks=4", "reward=qed"))
+    one = make(env, "--population", 10, "--offspring", 8)
+    best = [float(dict(one.iterate())["best"]) for _ in range(4)]
+    assert best == sorted(best)
+    other = make(env, "--population", 10, "--offspring", 8)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for _ in range(2):
+        one.iterate()
+        other.iterate()
+    assert differences(one.state_dict(), other.state_dict()) == []
