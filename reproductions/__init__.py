@@ -33,6 +33,7 @@ _MODULES = {
     "interference-evolution": "reproductions.interference_evolution",
     "hypergrid-active": "reproductions.hypergrid_active",
     "hypergrid-baselines": "reproductions.hypergrid_baselines",
+    "hypergrid-entropy": "reproductions.hypergrid_entropy",
     "hypergrid-exact": "reproductions.hypergrid_exact",
     "hypergrid-offline": "reproductions.hypergrid_offline",
     "hypergrid-tricks": "reproductions.hypergrid_tricks",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from reproductions import hypergrid_entropy
 from reproductions.hypergrid_tricks import FULL, QUICK, _claims, setting, train
 
 
@@ -42,3 +43,24 @@ def test_claims_are_judged_by_ratios() -> None:
     assert all(row.agrees for row in _claims(made))
     made["momentum 1e-2"] = np.full(3, 2.0)
     assert [row.agrees for row in _claims(made)][:4] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["soft-q α 0.1", "sac entropy 0.6", "mars published"])
+def test_agents_for_entropy_are_measured(name: str) -> None:
+    found = hypergrid_entropy.train(hypergrid_entropy.SETTINGS[name], 0, 640)
+    assert 0 < float(found["l1"][0]) < 5.3e-4
+    assert found["modes"][1] <= found["modes"][0] <= 16
+
+
+def test_settings_like_the_uniform_policy_do_not_count() -> None:
+    low, high = (np.full((2, 1), l1) for l1 in (1e-4, hypergrid_entropy.uniform_l1()))
+
+    def runs(l1: np.ndarray, modes: float) -> dict[str, np.ndarray]:
+        return {"l1": l1, "modes": np.full((2, 2), modes)}
+
+    made = {"sac a": runs(low, 9), "sac b": runs(high, 16), "soft-q a": runs(low, 12)}
+    made |= {"mars": runs(low, 16), "mars published": runs(high, 16)}
+    sac, soft_q, mars = hypergrid_entropy._claims(made)
+    assert (sac.measured, sac.agrees, sac.required) == (9, True, True)
+    assert (soft_q.measured, soft_q.agrees, soft_q.required) == (12, False, False)
+    assert mars.agrees
