@@ -12,6 +12,7 @@ from envs.construction import Construction, tabulate
 from envs.faces import CoreVector
 from envs.molecule import MoleculeBuilding
 from errors import UserError, require
+from nets.block_graph import GraphShape
 from training.agent import Policy, Setup, generator
 
 
@@ -28,6 +29,20 @@ def rules_of(setup: Setup, agent: str) -> Construction:
     require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
     rules: Construction = core.rules
     return tabulate(rules) if rules.enumerable else rules
+
+
+def blocks_of(setup: Setup) -> BlockMolecules | None:
+    """The rules of molecules of blocks, where those are what is built."""
+    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
+    return core.rules if isinstance(core, MoleculeBuilding) else None
+
+
+def graph_shape(rules: BlockMolecules) -> GraphShape:
+    """What the numbers of observations of molecules speak of."""
+    tables = rules.tables
+    return GraphShape(
+        rules.max_blocks, rules.stems, len(tables.blocks), tables.types, rules.entries
+    )
 
 
 def are_objects(rules: Construction, states: Tensor) -> Tensor:

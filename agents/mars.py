@@ -1,6 +1,6 @@
 """Markov chains over objects whose proposals learn (after Xie et al. 2021, "MARS").
 
-A chain stands at an object and proposes to add something to it (an action of its construction) or
+A chain stands at a state and proposes to add something to it (an action of its construction) or
 to take back what was added last (one of its parents), each kind with probability ½ where both are
 possible. Which addition and which parent, a network says; it learns by maximum likelihood from
 moves that were accepted and raised the reward.
@@ -10,6 +10,9 @@ sums over all actions that lead from one to the other. The published forms leave
 proposals out, which samples something else: `--no-proposal-ratio` does the same. While proposals
 learn from the past the chain is exact only in the limit; `--adapt` below 1 freezes them for the
 rest.
+
+Where small states are no objects (molecules of one block) the chain may stand there all the same,
+for otherwise some objects would have no neighbour; such states are not counted as samples.
 """
 
 from __future__ import annotations
@@ -21,11 +24,19 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.constructions import are_objects, kept, random_policy, recall, rules_of
+from agents.constructions import (
+    are_objects,
+    graph_shape,
+    kept,
+    random_policy,
+    recall,
+    rules_of,
+)
 from envs.block_molecules import BlockMolecules
 from envs.construction import Construction, Parents
 from errors import UserError, require
 from nets import ACTIVATIONS
+from nets.block_graph import BlockGraphNetwork
 from nets.flow_network import FlowNetwork
 from optim.temporal_difference import wants_temporal_difference
 from training.agent import Policy, Setup, generator, load_optimizer_state, optimizer_state
@@ -64,11 +75,16 @@ class Config:
     """Widths of the hidden layers."""
     activation: str = "leaky_relu"
     """Nonlinearity of the hidden layers."""
+    graph_width: int = 64
+    """Molecules: width of embeddings and layers of the network over trees of blocks."""
+    graph_steps: int = 4
+    """Molecules: convolutions over the tree of blocks."""
     window: int = 200_000
     """Samples behind the empirical distribution."""
 
     def __post_init__(self) -> None:
-        for name in ("chains", "moves", "batch_size", "memory", "window"):
+        counts = ("chains", "moves", "batch_size", "memory", "window", "graph_width", "graph_steps")
+        for name in counts:
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         require(self.updates >= 0, f"updates={self.updates}: must be ≥ 0")
         good = self.reward_exponent > 0
@@ -84,7 +100,7 @@ class Config:
 
 
 class Proposals(NamedTuple):
-    """What may be done at m objects, and with which probability."""
+    """What may be done at m states, and with which probability."""
 
     log_add: Tensor  # (m, A) of actions; the last one, stop, is never proposed
     log_cut: Tensor  # (m, K) of edges into the object
@@ -99,7 +115,7 @@ class Proposals(NamedTuple):
 def proposals(
     rules: Construction, network: Network, states: Tensor, backward: str = "learned"
 ) -> Proposals:
-    """Log-probabilities of all moves from objects (m,)."""
+    """Log-probabilities of all moves from states (m,)."""
     once = distinct(rules, states)
     at = Estimates(rules, network, once, backward)
     rows, parents = at.rows(states), rules.parents(states)
@@ -107,11 +123,17 @@ def proposals(
     legal = torch.cat([legal[:, :-1], torch.zeros_like(legal[:, :1])], 1)
     add = at.log_edges.index_select(0, rows).masked_fill(~legal, _NO)
     places = torch.where(parents.real, parents.state, rules.root)
-    may = parents.real & are_objects(rules, places.flatten()).view(places.shape)
+    may = parents.real & stands(rules, places)
     cut = at.log_parents(states, parents).masked_fill(~may, _NO)
     grows, shrinks = legal.any(1), may.any(1)
     half = torch.where(grows & shrinks, 0.5, 1.0).to(add.dtype).log()[:, None]
     return Proposals(_normalised(add, grows) + half, _normalised(cut, shrinks) + half, parents)
+
+
+def stands(rules: Construction, states: Tensor) -> Tensor:
+    """Which states of any shape a chain may stand at: all but a root that is no object."""
+    root = torch.tensor([rules.root], device=states.device)
+    return (states != rules.root) | bool(are_objects(rules, root))
 
 
 def _normalised(logits: Tensor, any_: Tensor) -> Tensor:
@@ -141,14 +163,7 @@ class MARS:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.rules = rules = rules_of(setup, "mars")
-        self.network = FlowNetwork(
-            rules.width,
-            rules.actions,
-            rules.in_degree if config.backward == "learned" else 0,
-            False,
-            config.hidden,
-            config.activation,
-        ).to(setup.device)
+        self.network = self._make_network().to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: proposals have no temporal differences; dqn has")
@@ -223,6 +238,19 @@ class MARS:
         self.visits.load_state_dict(state["visits"])
         self.generator.set_state(state["generator"])
 
+    def _make_network(self) -> FlowNetwork | BlockGraphNetwork:
+        config, rules = self.config, self.rules
+        if isinstance(rules, BlockMolecules):
+            require(
+                config.backward == "uniform",
+                "backward='learned': molecules have no bounded number of parents; use uniform",
+            )
+            width, steps = config.graph_width, config.graph_steps
+            return BlockGraphNetwork(graph_shape(rules), width, steps, normalised=True)
+        degree = rules.in_degree if config.backward == "learned" else 0
+        sizes = (config.hidden, config.activation)
+        return FlowNetwork(rules.width, rules.actions, degree, False, *sizes)
+
     def _live(self) -> Tensor:
         """States that must not be forgotten."""
         return torch.cat([self.now, self.memory[:, 0]])
@@ -250,7 +278,7 @@ class MARS:
         level = torch.rand(len(now), generator=self.generator, device=rules.device)
         agrees = level.double().log() < ratio
         self.now = torch.where(agrees, other, now)
-        self.visits.add(self.now)
+        self.visits.add(self.now[are_objects(rules, self.now)])
         self._steps += len(now)
         self._accepted += int(agrees.sum())
         self._remember(now, drawn, agrees, gain)
@@ -266,7 +294,7 @@ class MARS:
         """One step of maximum likelihood; the loss."""
         count, device = self.config.batch_size, self.rules.device
         rows = torch.randint(len(self.memory), (count,), generator=self.generator, device=device)
-        states, moves = self.memory[rows].unbind(1)
+        states, moves = self.memory[rows].T.contiguous()
         found = self._propose(states).both.gather(1, moves[:, None])
         loss = -found.mean()
         self.optimizer.zero_grad()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
@@ -150,6 +150,11 @@ class Scorer:
             self._known.update(zip(missing, found.tolist(), strict=True))
             self.calls += len(missing)
         return np.array([self._known[each] for each in smiles])
+
+    @property
+    def known(self) -> Mapping[str, float]:
+        """Scores of all molecules asked for so far, by SMILES, in the order of asking."""
+        return self._known
 
     def close(self) -> None:
         """End the processes."""
