@@ -43,6 +43,7 @@ _MODULES = {
     "meva-imp": "reproductions.meva_imp",
     "meva-ipd": "reproductions.meva_ipd",
     "lola-dice": "reproductions.lola_dice",
+    "molecule-active": "reproductions.molecule_active",
     "molecules": "reproductions.molecules",
     "mountain-car-iid": "reproductions.mountain_car_iid",
     "mountain-car-online": "reproductions.mountain_car_online",

@@ -16,11 +16,13 @@ from agents.ppo import PPO
 from envs.block_molecules import BlockMolecules
 from errors import UserError
 from nets.block_actor_critic import BlockActorCritic
+from reproductions import molecule_active
 from reproductions.molecule_runs import POINTS, Search, summary
 from reproductions.molecules import methods
 from test_resume import differences
 from training.build import build
 from training.cli import parse
+from training.molecule_sets import Fitting
 
 SMALL = ("vocabulary=small", "max_blocks=4", "reward=mw_window")
 GRAPH = "--graph-width 16 --graph-steps 2"
@@ -108,3 +110,26 @@ def test_every_method_searches(name: str) -> None:
     assert len(scored) == 60
     assert len({each for each, _ in scored}) == 60
     assert scored == search.scored(0)
+
+
+@pytest.mark.parametrize("method", ["gflownet", "mars", "random"])
+def test_a_campaign_asks_for_new_molecules(method: str) -> None:
+    tiny = molecule_active.Scale(
+        (("vocabulary", "small"), ("max_blocks", 3)),
+        *(20, 10, 2, 6, 100, 8, 1, (8, 1)),
+        Fitting(3, batch_size=4, evaluate_every=2),
+    )
+    found = molecule_active.learn(method, 0, tiny, "")
+    assert found["known"][0] == 20 + 2 * 6
+    assert found["top"].shape == (3, 2)
+    assert (np.diff(found["top"][:, 0]) >= 0).all()
+    assert np.isfinite(found["errors"]).all() != (method == "random")
+
+
+def test_what_is_known_is_ranked() -> None:
+    known = molecule_active.Known(lambda smiles: [float(len(each)) for each in smiles])
+    known.ask(["CC", "CCCC"])
+    known.ask(["C"])
+    assert known.best(2) == ["CCCC", "CC"]
+    assert known.top(2) == 3
+    assert known.top(10) == pytest.approx(7 / 3)
