@@ -16,8 +16,14 @@ from nets.block_graph import GraphShape
 from training.agent import Policy, Setup, generator
 
 
-def rules_of(setup: Setup, agent: str) -> Construction:
-    """The rules behind the environments, written down as a table where that is possible."""
+def rules_of(setup: Setup, agent: str, multiplicity: bool = True) -> Construction:
+    """The rules behind the environments, written down as a table where that is possible.
+
+    Args:
+        setup: of the agent.
+        agent: its name, for the error.
+        multiplicity: see `envs.construction.Table`.
+    """
     core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
     if not isinstance(core, (Building, MoleculeBuilding)):
         spec = setup.envs.spec
@@ -28,7 +34,7 @@ def rules_of(setup: Setup, agent: str) -> Construction:
     here, there = core.device.type, setup.device.type
     require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
     rules: Construction = core.rules
-    return tabulate(rules) if rules.enumerable else rules
+    return tabulate(rules, multiplicity) if rules.enumerable else rules
 
 
 def blocks_of(setup: Setup) -> BlockMolecules | None:

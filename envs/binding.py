@@ -123,6 +123,37 @@ def published_transposed(path: str = "") -> Callable[[list[str]], Tensor]:
     return of_smiles(load_proxy(path, "x_WT"))
 
 
+def fitted(path: str = "") -> Callable[[list[str]], Tensor]:
+    """Scores of SMILES by a network that `save` wrote: what `reward=fitted` asks for."""
+    return of_smiles(BindingProxy(load(path)))
+
+
+def save(network: AtomNetwork, path: str | Path) -> None:
+    """Write a network with one output to a safetensors file."""
+    from safetensors.torch import save_file
+
+    shape = {"steps": str(network.steps), "readouts": str(network.readouts)}
+    save_file(network.state_dict(), path, shape)
+
+
+def load(path: str | Path) -> AtomNetwork:
+    """A network that `save` wrote; `UserError` for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    accepted = "accepted is a network fitted by `reproduce.py binding-proxy` (proxy-s0.safetensors)"
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        width, features = state["embed.weight"].shape
+        network = AtomNetwork(features, width, int(about["steps"]), int(about["readouts"]))
+        network.load_state_dict(state)
+    except (OSError, SafetensorError, LookupError, ValueError, RuntimeError) as problem:
+        what = str(problem).splitlines()[0]
+        raise UserError(f"fitted proxy {str(path)!r}: {what}; {accepted}") from None
+    return network
+
+
 def of_smiles(score: Callable[[Sequence[Any]], Tensor]) -> Callable[[list[str]], Tensor]:
     """What scores molecules, for SMILES."""
     chem = chemistry()

@@ -36,6 +36,7 @@ Batch = Callable[[list[str]], Any]
 MAKERS: dict[str, str] = {
     "proxy": "envs.binding:published",
     "proxy_x_WT": "envs.binding:published_transposed",
+    "fitted": "envs.binding:fitted",
     "vina": "envs.docking:scores",
 }
 """Rewards that live elsewhere: "module:function" which makes a `Batch` of a file's name."""

@@ -3,7 +3,8 @@
 Molecules of up to eight published blocks, four fifths built at random and a fifth greedily, are
 labelled with ten times their drug-likeness, in place of docking; the network of the published
 proxy is fitted to them as that was (Adam at 2.5e-4, batches of 64) with far fewer molecules and
-updates. R² is that on molecules that had no part in it.
+updates. R² is that on molecules that had no part in it. The networks are left in the folder as
+`proxy-s0.safetensors` and so on, for `--env-options reward=fitted reward_file=…`.
 
 With `--folder DIR`, where DIR holds `best_params.pkl.gz`, the published network's scores of five
 molecules are compared with its reference scores, in both readings of its root matrix.
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.binding import load_proxy
+from envs.binding import load_proxy, save
 from envs.blocks import read
 from envs.molecules import Assembler, Molecule, chemistry, qed
 from nets.atom_network import AtomNetwork
@@ -54,8 +55,8 @@ def drug_likeness(molecules: Sequence[Molecule]) -> Tensor:
     return torch.tensor([10 * qed(each) for each in molecules], dtype=torch.float64)
 
 
-def train(seed: int, count: int, fitting: Fitting) -> dict[str, Array]:
-    """Fit on 80 % of a set, choose on 10 %, and judge on 10 %."""
+def train(seed: int, count: int, fitting: Fitting, out: Path) -> dict[str, Array]:
+    """Fit on 80 % of a set, choose on 10 %, and judge on 10 %; the network goes to `out`."""
     torch.manual_seed(seed)
     molecules, scores = labelled(Assembler(read()), drug_likeness, count, seed)
     graphs = graphs_of(molecules)
@@ -63,6 +64,7 @@ def train(seed: int, count: int, fitting: Fitting) -> dict[str, Array]:
     parts = np.split(order, [int(0.8 * count), int(0.9 * count)])
     training, validation, test = (([graphs[i] for i in rows], scores[rows]) for rows in parts)
     found = fit(AtomNetwork(), training, validation, fitting, seed)
+    save(found.network, out / f"proxy-s{seed}.safetensors")
     predicted = predict(found.network, test[0])
     return {
         "r2": np.array([r_squared(predicted, test[1])]),
@@ -77,7 +79,9 @@ def reproduce(job: Job) -> Report:
     """Fit the network; look at the published one where there is a folder."""
     count, fitting = (50_000, Fitting(20_000)) if job.full else (1_500, Fitting(600))
     runs = [
-        job.cell(f"fit-s{seed}", (seed, count, fitting), partial(train, seed, count, fitting))
+        job.cell(
+            f"fit-s{seed}", (seed, count, fitting), partial(train, seed, count, fitting, job.out)
+        )
         for seed in range(job.seeds)
     ]
     r2 = np.array([float(run["r2"][0]) for run in runs])

@@ -14,7 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from envs.atoms import atom_graphs
-from envs.binding import SHAPES, BindingProxy, load_proxy, read_parameters, scaled
+from envs.binding import (
+    SHAPES,
+    BindingProxy,
+    load,
+    load_proxy,
+    read_parameters,
+    save,
+    scaled,
+)
+from envs.molecule_rewards import Scorer
 from envs.molecules import chemistry
 from errors import UserError
 from nets.atom_network import AtomNetwork, join
@@ -207,16 +216,26 @@ def test_the_published_file_has_its_published_scores(chem: Any) -> None:
         assert found.tolist() == pytest.approx(want, abs=1e-3)
 
 
-def test_the_network_is_fitted_on_the_spot(chem: Any) -> None:
-    found = train(0, 20, Fitting(updates=2, evaluate_every=1, batch_size=4))
+def test_the_network_is_fitted_on_the_spot_and_kept(chem: Any, tmp_path: Path) -> None:
+    found = train(0, 20, Fitting(updates=2, evaluate_every=1, batch_size=4), tmp_path)
     assert found["validation"].shape == (2,)
     assert found["truth"].shape == found["predicted"].shape == (2,)
     assert np.isfinite(found["r2"]).all()
+    path = tmp_path / "proxy-s0.safetensors"
+    network = load(path)
+    mols = [chem.MolFromSmiles(each) for each in ("CCO", "c1ccccc1")]
+    want = BindingProxy(network)(mols)
+    assert Scorer("fitted", file=str(path))(["CCO", "c1ccccc1"]).tolist() == want.tolist()
+    other = tmp_path / "other"
+    save(AtomNetwork(width=8, steps=2, readouts=1), other)
+    assert (load(other).width, load(other).steps, load(other).readouts) == (8, 2, 1)
+    path.write_bytes(b"nothing")
+    for each in (path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"fitted proxy .* accepted is a network fitted by"):
+            load(each)
 
 
 def test_the_proxy_is_a_reward_by_name(chem: Any, tmp_path: Path) -> None:
-    from envs.molecule_rewards import Scorer
-
     with pytest.raises(UserError, match=r"proxy '.*params.pkl.gz': SHA-256"):
         Scorer("proxy", file=str(written(tmp_path)))
     with pytest.raises(UserError, match="needs a file"):
