@@ -18,6 +18,7 @@ __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
 OURS: dict[str, str] = {
     "afterstate/Glimpse-v0": "envs.glimpse:make",
     "afterstate/HyperGrid-v0": "envs.hypergrid:make",
+    "afterstate/ActiveHyperGrid-v0": "envs.active_learning:make",
     "afterstate/ToyMolecules-v0": "envs.molecules:make_toy",
     "afterstate/ToyChorale-v0": "envs.chorale_fill:make_toy",
     "afterstate/ChoraleFill-v0": "envs.chorale_fill:make",

@@ -14,6 +14,7 @@ from envs import ExactVector
 from errors import UserError
 from nets.actor_critic import ActorCritic
 from nets.score_network import ScoreActorCritic
+from nets.block_actor_critic import BlockActorCritic
 from training.agent import Policy, Setup, generator
 from training.normalise import ObservationNormaliser, RewardNormaliser
 from training.rollout import Rollout
@@ -42,6 +43,7 @@ class Collector:
     def __init__(
         self,
         network: ActorCritic | ScoreActorCritic,
+        network: ActorCritic | BlockActorCritic,
         setup: Setup,
         length: int,
         preprocessing: Preprocessing,
