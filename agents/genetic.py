@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.constructions import kept, random_policy, recall, rules_of
 from envs.block_molecules import BlockMolecules
 from envs.construction import Construction
 from errors import require
 from training.agent import Policy, Setup, generator
+from training.constructions import kept, random_policy, recall, rules_of
 from training.trajectories import Trajectories, running_sum
 from training.visits import Visits
 

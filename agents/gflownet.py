@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.constructions import rules_of
 from agents.gflownet_batches import Batches, Network
 from agents.gflownet_config import Config
 from agents.gflownet_molecules import Record, graph_network
@@ -38,6 +37,7 @@ from training.agent import (
     load_optimizer_state,
     optimizer_state,
 )
+from training.constructions import rules_of
 from training.estimates import Estimates, distinct, policy_table, with_parents
 from training.gradients import clip_gradients
 from training.objectives import OBJECTIVES, OF_ALL_STATES, WITH_FLOWS, Batch, Penalty

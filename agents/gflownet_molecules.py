@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.constructions import graph_shape
 from agents.gflownet_config import Config
 from envs.block_molecules import BlockMolecules
 from nets.block_graph import BlockGraphNetwork
 from training.agent import generator
+from training.constructions import graph_shape
 from training.discoveries import Discoveries
 from training.estimates import Estimates
 from training.objectives import WITH_FLOWS

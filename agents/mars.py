@@ -24,14 +24,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.constructions import (
-    are_objects,
-    graph_shape,
-    kept,
-    random_policy,
-    recall,
-    rules_of,
-)
 from envs.block_molecules import BlockMolecules
 from envs.construction import Construction, Parents
 from errors import UserError, require
@@ -40,6 +32,14 @@ from nets.block_graph import BlockGraphNetwork
 from nets.flow_network import FlowNetwork
 from optim.temporal_difference import wants_temporal_difference
 from training.agent import Policy, Setup, generator, load_optimizer_state, optimizer_state
+from training.constructions import (
+    are_objects,
+    graph_shape,
+    kept,
+    random_policy,
+    recall,
+    rules_of,
+)
 from training.estimates import Estimates, Network, distinct
 from training.trajectories import forward, uniform, uniform_draws
 from training.visits import Visits

@@ -16,15 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from agents.constructions import blocks_of, graph_shape
 from diagnostics.critic import critic_experience
 from diagnostics.examples import Experience
 from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS
 from nets.actor_critic import explained_variance
-from nets.actor_critic import ActorCritic, explained_variance
-from nets.block_actor_critic import BlockActorCritic
 from optim.temporal_difference import wants_temporal_difference
 from training.actor_critic import actor_critic, check
 from training.agent import (
@@ -87,20 +84,17 @@ class Config:
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
     torso: Literal["auto", "coconet"] = "auto"
-    """Convolutions for images and none for vectors, or Coconet's for rolls that are filled."""
+    """What fits the observations: convolutions for images, on trees of blocks for molecules, none
+    for vectors; or Coconet's for rolls that are filled."""
     torso_width: int = 32
-    """Channels of Coconet's hidden layers."""
+    """Channels of Coconet's hidden layers; width of the network of molecules."""
     torso_depth: int = 2
-    """Layers of Coconet beyond six."""
+    """Layers of Coconet beyond six; convolutions over a molecule."""
     torso_weights: str = ""
     """Run folder of a trained Coconet to begin with, of its own width and depth."""
-    graph_width: int = 256
-    """Molecules: width of embeddings and layers of the network over trees of blocks."""
-    graph_steps: int = 10
-    """Molecules: convolutions over the tree of blocks."""
 
     def __post_init__(self) -> None:
-        for name in ("rollout_steps", "batch_size", "epochs", "graph_width", "graph_steps"):
+        for name in ("rollout_steps", "batch_size", "epochs"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         for name in ("gamma", "gae_lambda"):
             value = getattr(self, name)
@@ -155,7 +149,6 @@ class PPO:
             "batch_size=1: normalise_advantages needs at least 2",
         )
         self.network = actor_critic(setup, config, config.log_std_init)
-        self.network = self._make_network().to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         if wants_temporal_difference(self.optimizer):
             raise UserError(
@@ -234,19 +227,6 @@ class PPO:
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.collector.load_state_dict(state["collector"])
         self.shuffling.set_state(state["shuffling"])
-
-    def _make_network(self) -> ActorCritic | BlockActorCritic:
-        config, envs = self.config, self.setup.envs
-        rules = blocks_of(self.setup)
-        if rules is not None:
-            return BlockActorCritic(graph_shape(rules), config.graph_width, config.graph_steps)
-        return ActorCritic(
-            envs.single_observation_space,
-            envs.single_action_space,
-            config.hidden,
-            config.activation,
-            config.log_std_init,
-        )
 
     def _epochs(self, data: dict[str, Tensor], clip: Tensor) -> dict[str, float | Tensor]:
         config, updates = self.config, 0

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from agents.constructions import random_policy, rules_of
 from envs.block_molecules import BlockMolecules
 from envs.building import Building
 from envs.construction import Construction, Table, tabulate
@@ -23,6 +22,7 @@ from envs.faces import CoreVector
 from envs.hypergrid import HyperGrid
 from errors import UserError, require
 from training.agent import Policy, Setup, generator
+from training.constructions import random_policy, rules_of
 from training.trajectories import forward, uniform, uniform_draws
 from training.visits import Visits, distance
 

@@ -45,16 +45,19 @@ OURS: dict[str, str] = {
 }
 """Ids of our own environments, and what makes their cores."""
 
-WRITTEN = ("ToyChorale", "ChoraleFill", "ChoraleRewrite", "ChoraleChrono")
-"""Those that can also be rendered in letters."""
-SINGLE: dict[str, str] = {"afterstate/Molecule-v0": "envs.molecule:MoleculeEnv"}
-"""Ids whose single environment can do more than `CoreEnv`."""
+_WRITTEN = "envs.faces:WrittenEnv"
+SINGLE: dict[str, str] = {
+    "afterstate/ToyChorale-v0": _WRITTEN,
+    "afterstate/ChoraleFill-v0": _WRITTEN,
+    "afterstate/ChoraleRewrite-v0": _WRITTEN,
+    "afterstate/ChoraleChrono-v0": _WRITTEN,
+    "afterstate/Molecule-v0": "envs.molecule:MoleculeEnv",
+}
+"""Ids whose single environment can do more than `CoreEnv`: be rendered in letters, and so on."""
 
 for _id, _core in OURS.items():
-    _face = "WrittenEnv" if _id.removeprefix("afterstate/")[:-3] in WRITTEN else "CoreEnv"
     gymnasium.register(
         _id,
-        entry_point=f"envs.faces:{_face}",
         entry_point=SINGLE.get(_id, "envs.faces:CoreEnv"),
         vector_entry_point="envs.faces:CoreVector",
         kwargs={"core": _core},

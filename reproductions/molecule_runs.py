@@ -14,11 +14,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.constructions import blocks_of
 from envs.molecule_rewards import Scorer
 from reproductions.report import Job
 from training.build import build
 from training.cli import parse
+from training.constructions import blocks_of
 from training.discoveries import Discoveries, similarity
 
 Array = NDArray[np.float64]

@@ -53,7 +53,7 @@ def methods(width: int, steps: int, beta: int) -> dict[str, str]:
         "gflownet": f"--agent gflownet {graph} --graph-form normalised --batch-size 16 "
         f"--reward-exponent {beta} --exact-every 0 --test-objects 0",
         "mars": f"--agent mars {graph} --chains 64 --moves 4 --updates 4 --no-proposal-ratio",
-        "ppo": f"--agent ppo {graph}",
+        "ppo": f"--agent ppo --torso-width {width} --torso-depth {steps}",
         "genetic": "--agent genetic",
         "random": "--agent random --chains 64",
     }
