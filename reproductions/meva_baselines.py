@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 TITLE = "M-FOS and M-MAML against naive learners, LOLA and themselves: tables 6.2 and 6.3"
-SEEDS = {"quick": 3, "full": 10}
+SEEDS = {"quick": 2, "full": 10}
 ENVS = {"IPD": "IPD-v0", "matching pennies": "MatchingPennies-v0", "Chicken": "Chicken-v0"}
 OPPONENTS = ("naive", "lola", "self")
 Cells = Mapping[str, tuple[float, float, float]]
@@ -77,10 +77,10 @@ M_MAML: Mapping[str, Cells] = {
     },
 }
 _QUICK = {
-    "m-fos": ["--batch-size", "256", "--width", "64", "--minibatches", "4"],
+    "m-fos": ["--batch-size", "128", "--width", "64", "--minibatches", "8"],
     "m-maml": ["--batch-size", "16", "--updates", "100"],
 }
-_ITERATIONS = {"m-fos": {"quick": 150, "full": 1024}, "m-maml": {"quick": 100, "full": 1000}}
+_ITERATIONS = {"m-fos": {"quick": 150, "full": 1024}, "m-maml": {"quick": 60, "full": 1000}}
 PAIRS = {"quick": 256, "full": 2048}
 
 
