@@ -16,11 +16,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from envs import chorale_tasks, chorales
+from envs.chorale_rendering import picture
 from envs.chorales import PITCHES, VOICES
 from envs.faces import Step
 from errors import require
-
-_COLOURS = ((214, 69, 65), (238, 161, 51), (60, 150, 90), (52, 98, 173))  # soprano to bass
 
 
 class State(NamedTuple):
@@ -117,15 +116,8 @@ class Completion:
 
     def render(self, state: State) -> list[np.ndarray]:
         """Piano rolls (4P, 8T, 3), a colour each voice; what is hidden is grey."""
-        return [self._picture(*each) for each in zip(state.pitches, state.known, strict=True)]
-
-    def _picture(self, pitches: Tensor, known: Tensor) -> np.ndarray:
-        shade = 255 - 90 * (~known).double().mean(0).cpu().numpy()
-        image = np.repeat(shade.astype(np.uint8)[None, :, None], len(PITCHES), 0).repeat(3, 2)
-        for voice in reversed(range(len(VOICES))):
-            at = known[voice].nonzero().squeeze(1).cpu().numpy()
-            image[len(PITCHES) - 1 - pitches[voice].cpu().numpy()[at], at] = _COLOURS[voice]
-        return image.repeat(4, 0).repeat(8, 1)
+        shown = torch.where(state.known, state.pitches, -1)
+        return [picture(each, len(PITCHES)) for each in shown]
 
 
 def make(

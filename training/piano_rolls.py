@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs import midi
+from envs.chorale_rendering import picture
 from envs.chorales import PITCHES
 from training.gibbs import Rewrite
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-COLOURS = ("#D6453F", "#EE9F31", "#3C965A", "#3462AD")
-"""Of the voices, soprano to bass."""
 _SOUNDFONTS = (
     "/usr/share/sounds/sf2/default-GM.sf2",
     "/usr/share/sounds/sf2/FluidR3_GM.sf2",
@@ -37,13 +36,8 @@ _SOUNDFONTS = (
 
 def draw_roll(axes: Axes, pitches: Tensor, known: Tensor | None = None) -> None:
     """Draw a score (I, T) of pitch indices; what is not known, if that is told, is left grey."""
-    image = np.ones((len(PITCHES), pitches.shape[1], 3))
-    if known is not None:
-        image -= 0.3 * (~known).double().mean(0).numpy()[None, :, None]
-    for voice in reversed(range(len(pitches))):
-        steps = np.arange(pitches.shape[1]) if known is None else known[voice].nonzero()[:, 0]
-        image[pitches[voice][steps], steps] = _rgb(COLOURS[voice % len(COLOURS)])
-    _show(axes, image)
+    shown = pitches if known is None else torch.where(known, pitches, -1)
+    _show(axes, picture(shown, len(PITCHES)), pitches.shape[1])
 
 
 class Frame(NamedTuple):
@@ -74,8 +68,8 @@ def film_strip(figure: Figure | SubFigure, strip: Sequence[Frame]) -> None:
     axes = figure.subplots(len(strip), 3, squeeze=False)
     for row, frame in zip(axes, strip, strict=True):
         draw_roll(row[0], frame.before, ~frame.erased)
-        shade = 1 - frame.expected.clamp(max=1).T.numpy()
-        _show(row[1], np.repeat(shade[:, :, None], 3, 2))
+        shade = 255 * (1 - frame.expected.clamp(max=1).T.flip(0).unsqueeze(-1).expand(-1, -1, 3))
+        _show(row[1], shade.to(torch.uint8).numpy(), frame.after.shape[1])
         draw_roll(row[2], frame.after)
         row[0].set_ylabel(f"step {frame.place}", fontsize=7)
     for axis, title in zip(axes[0], ("left", "expected", "written"), strict=True):
@@ -126,12 +120,9 @@ def _players(tune: Path, sound: Path) -> list[list[str]]:
     return found
 
 
-def _show(axes: Axes, image: NDArray[np.float64]) -> None:
-    extent = (0.0, float(image.shape[1]), PITCHES[0] - 0.5, PITCHES[-1] + 0.5)
-    axes.imshow(image, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
+def _show(axes: Axes, image: NDArray[np.uint8], steps: int) -> None:
+    """An image (…, …, 3), the highest pitch first."""
+    extent = (0.0, float(steps), PITCHES[0] - 0.5, PITCHES[-1] + 0.5)
+    axes.imshow(image, aspect="auto", interpolation="nearest", extent=extent)
     axes.set_yticks([48, 60, 72], ["C3", "C4", "C5"])
     axes.tick_params(labelsize=6)
-
-
-def _rgb(colour: str) -> NDArray[np.float64]:
-    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
