@@ -63,12 +63,11 @@ def run(options: argparse.Namespace) -> bool:
     require(options.threads >= 1, f"--threads {options.threads}: must be at least 1")
     out = options.out or Path("reproduced") / f"{found.name}-{options.scale}"
 
-    import torch
-
     from reproductions import report as reports
+    from training import process
 
     # The products of small networks are over before a second thread has woken up.
-    torch.set_num_threads(options.threads)
+    process.prepare(options.threads)
     reports.prepare(out)
     say = partial(print, flush=True)
     job = reports.Job(options.scale, seeds, out, options.folder, say)

@@ -55,6 +55,16 @@ AGENTS: dict[str, Entry] = {
         "best response shaping with self-play and reward sharing",
         {"self_play": True, "shared_luck": True, "buffer_size": 512},
     ),
+    "brs-ipd": Entry(
+        "agents.tree_search:TreeSearchBRS", "best response shaping against a tree search"
+    ),
+    "brs-sp-ipd": Entry(
+        "agents.tree_search:TreeSearchBRS",
+        "the same with self-play and reward sharing",
+        {"self_play": 1.0},
+        preset="brs-ipd",
+    ),
+    "lola-dice": Entry("agents.lola_dice:LolaDice", "LOLA-DiCE, sampled (Foerster et al. 2018)"),
     "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
     "random": Entry(
         "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
@@ -76,6 +86,10 @@ AGENTS: dict[str, Entry] = {
     ),
     "cola": Entry("agents.cola:COLA", "consistent opponent-learning awareness (Willi et al. 2022)"),
     "meva": Entry("agents.meva:MeVa", "meta-value learning on an exact game (Cooijmans 2024)"),
+    "m-maml": Entry(
+        "agents.m_maml:MMAML", "a start and a step size from which naive learning ends well"
+    ),
+    "m-fos": Entry("agents.m_fos:MFOS", "model-free opponent shaping (Lu et al. 2022)"),
     "naive": Entry(
         "agents.learning_rule:LearningRule",
         "simultaneous gradients of exact returns",
@@ -104,6 +118,12 @@ AGENTS: dict[str, Entry] = {
         "agents.learning_rule:LearningRule",
         "second-order LOLA, exact",
         {"rule": "hola2"},
+        preset="learning-rule",
+    ),
+    "pola": Entry(
+        "agents.learning_rule:LearningRule",
+        "proximal LOLA on exact returns (Zhao et al. 2022)",
+        {"rule": "pola"},
         preset="learning-rule",
     ),
     "sb3-dqn": Entry("agents.sb3:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}),

@@ -62,6 +62,8 @@ class Config:
     """Units of every layer."""
     blocks: int = 1
     """Residual blocks in each of the network's two halves."""
+    layer_norm: bool = True
+    """Normalise the layers of the network."""
     batch_size: int = 128
     """Pairs of policies."""
     trajectory: int = 100
@@ -207,6 +209,7 @@ class MeVa:
             config.width,
             config.blocks,
             shared_seats=self.game.symmetric and config.opponent == "self",
+            layer_norm=config.layer_norm,
         ).to(setup.device)
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self._learned = [p for p in self.network.parameters() if p.requires_grad]

@@ -30,6 +30,7 @@ from envs.clock import Clock
 from envs.time_step import set_time_step
 from envs.vector import Arrays, ExactVector
 from errors import UserError, require
+from training import process
 from training.agent import Setup
 from training.cli import fail, parse
 
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--flags", nargs="*", default=[], help="of dau, such as hidden=64,64")
     parser.add_argument("--out", default="", help="also write a JSON file")
     chosen = parser.parse_args(argv)
-    torch.set_num_threads(chosen.threads)
+    process.prepare(chosen.threads)
     try:
         require(chosen.phases >= 1, f"--phases {chosen.phases}: must be ≥ 1")
         flags = [w for flag in chosen.flags for w in _words(flag)]

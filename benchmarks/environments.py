@@ -31,6 +31,7 @@ import envs
 from envs.faces import Core, CoreVector, advance
 from envs.two_player import Versus
 from errors import UserError, require
+from training import process
 from training.cli import RunConfig, fail
 
 _SYNC_LIMIT = 64  # single environments are slow enough to be measured with few
@@ -109,7 +110,7 @@ def peer(python: str, batch: int, seconds: float) -> dict[str, float]:
 def main(argv: list[str]) -> int:
     """Run the command line; returns the exit code."""
     chosen = _parser().parse_args(argv)
-    torch.set_num_threads(chosen.threads)
+    process.prepare(chosen.threads)
     rows: list[dict[str, Any]] = []
     print(f"{os.cpu_count()} cores, {chosen.threads} torch threads, {chosen.device}")
     print(f"{'batch':>6s} {'face':14s} {'steps/s':>10s} {'per CPU second':>15s}")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from envs.matrix_games import SEEN_BY_OTHER, MatrixGame
 from games.rules import rule
+from training import process
 
 
 def solved(game: MatrixGame, x: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="per line")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args(argv)
-    torch.set_num_threads(chosen.threads)
+    process.prepare(chosen.threads)
     game = MatrixGame()
     draw = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.float64):

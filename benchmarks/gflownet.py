@@ -19,10 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agents.gflownet import GFlowNet
 from errors import UserError, require
+from training import process
 from training.build import build
 from training.cli import fail, parse
 
@@ -135,7 +134,7 @@ def report(row: dict[str, Any]) -> str:
 def main(argv: list[str]) -> int:
     """Run the command line; returns the exit code."""
     chosen = _parser().parse_args(argv)
-    torch.set_num_threads(chosen.threads)
+    process.prepare(chosen.threads)
     rows = []
     try:
         require(

@@ -35,6 +35,7 @@ from optim.temporal_difference import (
     TemporalDifference,
     wants_temporal_difference,
 )
+from training import process
 
 ACTIONS = 6
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -165,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    process.prepare(options.threads)
     cases = dict.fromkeys(["adam", *options.cases])
     learners = {c: Learner(*CASES[c], options.batch, options.device) for c in cases}
     table = rows(measure(learners, options.rounds, options.device), learners)

@@ -42,7 +42,26 @@ class Dense(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-class NormDense(nn.Module):
+class Layer(nn.Module):
+    """S affine maps and a nonlinearity."""
+
+    def __init__(
+        self,
+        models: int,
+        inputs: int,
+        outputs: int,
+        nonlinearity: Callable[[Tensor], Tensor] = _gelu,
+    ) -> None:
+        super().__init__()
+        self.dense = Dense(models, inputs, outputs)
+        self.nonlinearity = nonlinearity
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(S, N, in) → (S, N, out)."""
+        return self.nonlinearity(self.dense(x))
+
+
+class NormLayer(nn.Module):
     """S linear maps, orthogonal at first, then layer normalisation and a nonlinearity."""
 
     def __init__(
@@ -65,12 +84,15 @@ class NormDense(nn.Module):
         return self.nonlinearity(torch.addcmul(self.shift, x, self.scale))
 
 
-class GatedBlock(nn.Module):
-    """A residual block: gate · h + (1 − gate) · Dense(NormDense(h)), the gate unit by unit."""
+Kind = type[Layer] | type[NormLayer]
 
-    def __init__(self, models: int, width: int) -> None:
+
+class GatedBlock(nn.Module):
+    """A residual block: gate · h + (1 − gate) · Dense(layer(h)), the gate unit by unit."""
+
+    def __init__(self, models: int, width: int, layer: Kind) -> None:
         super().__init__()
-        self.inner, self.outer = NormDense(models, width, width), Dense(models, width, width)
+        self.inner, self.outer = layer(models, width, width), Dense(models, width, width)
         self.gate = nn.Parameter(torch.zeros(models, 1, width))
 
     def forward(self, h: Tensor) -> Tensor:
@@ -88,6 +110,7 @@ class MetaValueNetwork(nn.Module):
         width: units of every layer.
         blocks: gated residual blocks in each of the two perceptrons.
         shared_seats: whether nothing at all tells the two players apart.
+        layer_norm: normalise every layer but the first.
     """
 
     def __init__(
@@ -98,17 +121,19 @@ class MetaValueNetwork(nn.Module):
         width: int = 128,
         blocks: int = 1,
         shared_seats: bool = False,
+        layer_norm: bool = True,
     ) -> None:
         super().__init__()
         self.models, self.width = models, width
         self.policy = Dense(models, inputs, width)
-        self.policy_out = NormDense(models, width, width)
+        layer: Kind = NormLayer if layer_norm else Layer
+        self.policy_out = layer(models, width, width)
         self.discount = Dense(models, 1, width)
         self.seat_scale = nn.Parameter(torch.ones(models, 1, 2, 2 * width), not shared_seats)
         self.seat_shift = nn.Parameter(torch.zeros(models, 1, 2, 2 * width), not shared_seats)
-        self.own = _stage(models, 2 * width, width, blocks)
-        self.both = _stage(models, 2 * width, width, blocks)
-        self.last = NormDense(models, width, width, torch.tanh)
+        self.own = _stage(models, 2 * width, width, blocks, layer)
+        self.both = _stage(models, 2 * width, width, blocks, layer)
+        self.last = layer(models, width, width, torch.tanh)
         self.out = Dense(models, width, outputs)
 
     def forward(
@@ -136,6 +161,6 @@ class MetaValueNetwork(nn.Module):
         return self.out(h).view(models, batch, seats, -1)
 
 
-def _stage(models: int, inputs: int, width: int, blocks: int) -> nn.Sequential:
-    first = NormDense(models, inputs, width)
-    return nn.Sequential(first, *(GatedBlock(models, width) for _ in range(blocks)))
+def _stage(models: int, inputs: int, width: int, blocks: int, layer: Kind) -> nn.Sequential:
+    first = layer(models, inputs, width)
+    return nn.Sequential(first, *(GatedBlock(models, width, layer) for _ in range(blocks)))

@@ -22,7 +22,7 @@ TABLE = meva_tables.Table(
         ("meva", "meva"): (-0.05, 0.01),
     },
     0.08,
-    {"naive": 150, "lola": 150, "self": 100},
+    {"naive": 300, "lola": 300, "self": 150},
     "tables 6.3b, 6.6",
 )
 

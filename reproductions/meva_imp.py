@@ -22,7 +22,7 @@ TABLE = meva_tables.Table(
         ("meva", "meva"): (0.0, 0.0),
     },
     0.05,
-    {"naive": 150, "lola": 150, "self": 100},
+    {"naive": 300, "lola": 300, "self": 150},
     "tables 6.3a, 6.5",
 )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,15 @@ from conftest import QUIET
 from envs import make_vector
 from envs.closed_forms import pusher_values
 from errors import UserError
-from reproductions import dau_pendulum, dau_pusher
+from reproductions import (
+    dau_ant,
+    dau_cart_pole,
+    dau_cheetah,
+    dau_curves,
+    dau_pendulum,
+    dau_pusher,
+    dau_walker,
+)
 
 SMALL = dau_pusher.Plan(seconds=2.0, gradient_steps=2)
 
@@ -57,40 +67,69 @@ def test_rows_accept_the_limits_and_nothing_else() -> None:
         assert row.agrees == (share < 0.5)
 
 
-def test_pendulum_rows_and_figure() -> None:
-    plan = dau_pendulum.Plan(
-        (0.05, 0.01), (("dau", ""), ("ddpg unscaled", "--time unscaled")), 1.0, 5, ""
-    )
-    image = np.zeros((50, 50))
-    levels = {"dau": (-150.0, -170.0), "ddpg unscaled": (-180.0, -900.0)}
+SMALL_PENDULUM = replace(dau_pendulum.QUICK, steps=(0.05, 0.01), evaluations=5)
+
+
+def _run(level: float, image: np.ndarray) -> dict[str, np.ndarray]:
+    curve = np.array([-1500, -900, -500, -300, level])
+    return {"curve": curve, "value": image[None], "policy": image[None]}
+
+
+def test_rows_of_curves_and_figure() -> None:
+    plan = SMALL_PENDULUM
+    coarse, fine = np.random.default_rng(0).normal(size=(2, 50, 50))
     runs = {
-        (label, dt): [
-            {"curve": np.array([-1500, -900, -500, -300, level]), "value": image, "policy": image}
-        ]
-        * 2
-        for label, ends in levels.items()
-        for dt, level in zip(plan.steps, ends, strict=True)
+        ("dau", 0.05): [_run(-150.0, coarse)] * 2,
+        ("dau", 0.01): [_run(-170.0, coarse)] * 2,
+        ("ddpg unscaled", 0.05): [_run(-180.0, coarse)] * 2,
+        ("ddpg unscaled", 0.01): [_run(-900.0, fine)] * 2,
     }
-    rows = dau_pendulum.claims(plan, runs)
-    assert [row.measured for row in rows] == [-150, -170, 20, 720, -900]
+    rows = dau_curves.claims(plan, runs)
+    # Curves part in the last of five evaluations only, where 4 = 20 / 5 and 144 = 720 / 5.
+    assert [row.measured for row in rows[:5]] == [-150, -170, 20, -900, 720]
+    assert rows[5].measured == pytest.approx(144)
+    assert "4.0" in rows[5].quantity
+    assert rows[6].measured == pytest.approx(1)
     assert all(row.agrees for row in rows)
-    runs["dau", 0.01][0]["curve"] = np.full(5, -300.0)
-    agreeing = [row.agrees for row in dau_pendulum.claims(plan, runs)]
-    assert agreeing == [True, False, False, True, True]
+    assert [row.required for row in rows] == [True] * 3 + [False] * 4
+    runs["dau", 0.01][0] = {**runs["dau", 0.01][0], "curve": np.full(5, -300.0)}
+    agreeing = [row.agrees for row in dau_curves.claims(plan, runs)]
+    assert agreeing[:3] == [True, False, False]
+    assert not any(row.required for row in dau_curves.claims(replace(plan, required=False), runs))
     figure = Figure()
-    dau_pendulum._draw(figure, plan, runs)
+    dau_curves.draw(figure, plan, runs)
     assert len(figure.axes) == 2 + 8
     images = [axes.get_images()[0].get_array() for axes in figure.axes if axes.get_images()]
     assert len(images) == 8
 
 
 def test_a_pendulum_run_measures_and_draws() -> None:
-    plan = dau_pendulum.Plan((0.05,), (("dau", ""),), 1.0, 1, "--hidden 8 8 --gradient-steps 1")
-    found = dau_pendulum.learn(plan, "dau", 0.05, 0)
+    plan = replace(
+        dau_pendulum.QUICK,
+        seconds=1.0,
+        evaluations=1,
+        portraits=(0.5, 1.0),
+        flags="--hidden 8 8 --gradient-steps 1",
+    )
+    found = dau_curves.learn(plan, "dau", 0.05, 0)
     assert found["curve"].shape == (1,)
     assert -2000 < found["curve"][0] < 0
-    assert found["value"].shape == found["policy"].shape == (50, 50)
+    assert found["value"].shape == found["policy"].shape == (2, 50, 50)
     assert np.abs(found["policy"]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [(dau_cart_pole, ""), (dau_walker, "Box2D"), (dau_cheetah, "mujoco"), (dau_ant, "mujoco")],
+)
+def test_every_environment_can_be_run(module: Any, package: str) -> None:
+    if package:
+        pytest.importorskip(package)
+    flags = "--hidden 8 8 --gradient-steps 1 --buffer-size 3000"
+    plan = replace(module.QUICK, seconds=0.4, evaluations=1, episode=0.2, flags=flags)
+    for label, _ in plan.learners:
+        found = dau_curves.learn(plan, label, plan.steps[0], 0)
+        assert np.isfinite(found["curve"]).all()
 
 
 def test_training_and_evaluation_tell_physical_time(

@@ -11,6 +11,7 @@ import agents
 import optim
 from envs import make_vector
 from nets.bricks import is_image
+from training import process
 from training.agent import Agent, Setup
 from training.cli import Command
 from training.loop import choose_device
@@ -46,4 +47,4 @@ def build(command: Command, learning: bool = True) -> Agent:
 
 def set_threads(threads: int, images: bool) -> None:
     """One thread for small networks, where more only get in each other's way; else all cores."""
-    torch.set_num_threads(threads or ((os.cpu_count() or 1) if images else 1))
+    process.prepare(threads or ((os.cpu_count() or 1) if images else 1))

@@ -1,0 +1,37 @@
+"""What a process does for speed before it computes: threads of torch, memory of the C library.
+
+What one update allocates, glibc can hand back to the system as soon as it is freed, and take again,
+page by page, at the next. Kept instead, an outer loop of `agents.meva` takes a seventh less time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import torch
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # names of <malloc.h>
+_KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**24, _MMAP_THRESHOLD: 2**25}
+
+
+def prepare(threads: int) -> None:
+    """Give torch so many threads, and keep freed memory."""
+    torch.set_num_threads(threads)
+    keep_memory()
+
+
+def keep_memory() -> bool:
+    """Let glibc keep freed memory; whether it does.
+
+    Other C libraries are left alone, and so is glibc where the user has tuned it (MALLOC_…_,
+    GLIBC_TUNABLES).
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return False
+    try:
+        library = ctypes.CDLL(None)
+        tuned, _ = library.mallopt, library.gnu_get_libc_version
+    except (OSError, AttributeError, TypeError):
+        return False
+    return all(tuned(name, value) for name, value in _KEPT.items())
