@@ -48,6 +48,13 @@ AGENTS: dict[str, Entry] = {
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
     "pcl": Entry("agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
+    "soft-q": Entry("agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
+    "sac": Entry(
+        "agents.soft_q:SoftQ",
+        "soft actor-critic for discrete actions (Christodoulou 2019)",
+        {"actor": "network", "entropy_share": 0.5},
+        preset="soft-q",
+    ),
     "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
     "brs": Entry("agents.brs:BRS", "best response shaping on the coin game (Cooijmans 2023)"),
     "brs-sp": Entry(
@@ -68,6 +75,10 @@ AGENTS: dict[str, Entry] = {
     "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
     "random": Entry(
         "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
+    ),
+    "mars": Entry("agents.mars:MARS", "Markov chains with learned proposals (Xie et al. 2021)"),
+    "genetic": Entry(
+        "agents.genetic:Genetic", "genetic algorithm over constructions", preset="metropolis"
     ),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"

@@ -84,11 +84,12 @@ class Config:
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
     torso: Literal["auto", "coconet"] = "auto"
-    """Convolutions for images and none for vectors, or Coconet's for rolls that are filled."""
+    """What fits the observations: convolutions for images, on trees of blocks for molecules, none
+    for vectors; or Coconet's for rolls that are filled."""
     torso_width: int = 32
-    """Channels of Coconet's hidden layers."""
+    """Channels of Coconet's hidden layers; width of the network of molecules."""
     torso_depth: int = 2
-    """Layers of Coconet beyond six."""
+    """Layers of Coconet beyond six; convolutions over a molecule."""
     torso_weights: str = ""
     """Run folder of a trained Coconet to begin with, of its own width and depth."""
 

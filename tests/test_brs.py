@@ -268,7 +268,9 @@ def test_each_term_has_its_rate() -> None:
     plain = rates(detective_learning_rate=0.1, value_learning_rate=0.2)
     assert plain == {
         **dict.fromkeys(("agent", "shaping", "sharing"), 0.02),
-        **{"detective": 0.1, "agent_value": 0.2, "detective_value": 0.2},
+        "detective": 0.1,
+        "agent_value": 0.2,
+        "detective_value": 0.2,
     }
     own = rates(shaping_learning_rate=0.3, sharing_learning_rate=0.4)
     assert (own["agent"], own["shaping"], own["sharing"]) == (0.02, 0.3, 0.4)

@@ -12,8 +12,7 @@ from gymnasium import spaces
 
 from envs import ExactVector
 from errors import UserError
-from nets.actor_critic import ActorCritic
-from nets.score_network import ScoreActorCritic
+from training.actor_critic import Network
 from training.agent import Policy, Setup, generator
 from training.normalise import ObservationNormaliser, RewardNormaliser
 from training.rollout import Rollout
@@ -41,7 +40,7 @@ class Collector:
 
     def __init__(
         self,
-        network: ActorCritic | ScoreActorCritic,
+        network: Network,
         setup: Setup,
         length: int,
         preprocessing: Preprocessing,

@@ -208,6 +208,8 @@ ON_EDGES = ("fm", "db", "fl-db", "modified-db")
 """Objectives that judge single edges, and so may learn from edges out of context."""
 WITH_FLOWS = ("db", "subtb", "fl-db", "fl-subtb")
 """Objectives that estimate the flow of every state."""
+OF_ALL_STATES = ("modified-db", "fl-db", "fl-subtb")
+"""Objectives that ask for the reward of every state, not of objects alone."""
 
 
 def _detailed(batch: Batch, rules: Rules, looking_forward: bool) -> Penalty:
