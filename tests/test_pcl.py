@@ -110,7 +110,7 @@ def test_paths_are_consecutive_steps_also_when_the_memory_is_full() -> None:
         assert fits
 
 
-@pytest.mark.parametrize("unified", [False, True])
+@pytest.mark.parametrize("unified", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_toy_is_learned(unified: bool) -> None:
     agent = build(
         num_envs=32,
