@@ -219,7 +219,7 @@ class GFlowNet:
             clip_gradients(list(self.network.parameters()), config.max_grad_norm)
         self.optimizer.step()
         self._move_target()
-        return {"loss": loss.detach()}, penalty
+        return {"loss": loss.detach(), **penalty.parts()}, penalty
 
     def _needed(self, paths: Trajectories) -> Tensor:
         """States that the objective looks at: (u,)."""
@@ -242,14 +242,14 @@ class GFlowNet:
 
     def _live(self) -> Tensor:
         """States that must not be forgotten."""
-        test = torch.zeros(0).long() if self.record is None else self.record.test
-        return torch.cat([self.batches.live(), test.to(self.rules.device)])
+        assert self.record is not None, "molecules have a record"
+        return torch.cat([self.batches.live(), self.record.recent, self.record.test]).unique()
 
     def _kept(self) -> dict[str, Tensor]:
         """What remembered states stand for, where their numbers alone do not say it."""
         if not isinstance(self.rules, BlockMolecules):
             return {}
-        live = self.batches.live()
+        live = self._live()
         return {"number": live, "tree": self.rules.kept(live)}
 
     @property

@@ -34,6 +34,9 @@ def graph_network(rules: BlockMolecules, config: Config) -> BlockGraphNetwork:
     return network.double() if config.double else network
 
 
+_RECENT = 2048
+
+
 class Record:
     """The molecules of a run: those it found, and random ones to test its policy on.
 
@@ -41,11 +44,16 @@ class Record:
         rules: of the construction.
         config: hyperparameters.
         seed: of the test molecules.
+
+    Attributes:
+        discoveries: what was found.
+        recent: the states of the last objects, in order.
     """
 
     def __init__(self, rules: BlockMolecules, config: Config, seed: int) -> None:
         self.rules, self.config, self.discoveries = rules, config, Discoveries()
         self.test = torch.zeros(0, dtype=torch.int64, device=rules.device)
+        self.recent = self.test
         if config.test_objects:
             random = generator(seed, 5, rules.device)
             draws = uniform_draws(rules, config.test_objects, random)
@@ -55,6 +63,7 @@ class Record:
         """Note objects (m,)."""
         scores = self.rules.score(objects).tolist()
         self.discoveries.add(self.rules.smiles(objects), scores)
+        self.recent = torch.cat([self.recent, objects])[-_RECENT:]
 
     def metrics(self, look: Callable[[Tensor], Estimates]) -> dict[str, float]:
         """What was found, and how log P_T of test molecules goes with β log R."""
@@ -68,8 +77,9 @@ class Record:
 
     def state_dict(self) -> dict[str, Any]:
         """The record; test molecules follow from the seed."""
-        return self.discoveries.state_dict()
+        return {**self.discoveries.state_dict(), "recent": self.recent.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.discoveries.load_state_dict(state)
+        self.recent = state["recent"].to(self.rules.device)

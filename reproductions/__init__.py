@@ -57,6 +57,7 @@ _MODULES = {
     "molecules": "reproductions.molecules",
     "mountain-car-iid": "reproductions.mountain_car_iid",
     "mountain-car-online": "reproductions.mountain_car_online",
+    "molecule-flows": "reproductions.molecule_flows",
     "polynomial": "reproductions.polynomial",
     "rbf-drift": "reproductions.rbf_drift",
     "regression": "reproductions.regression",

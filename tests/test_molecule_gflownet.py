@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,44 @@ def test_a_network_is_made_to_measure() -> None:
     assert some.actions == some.stems * 30 + 1
     assert float(at.log_policy.exp().sum()) == pytest.approx(1)
     assert int((at.log_policy.exp() > 0).sum()) == 30
+
+
+# Reproduction
+
+
+def test_the_reproduction_runs_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reproductions import molecule_flows, report
+
+    tiny = {
+        beta: replace(setting, flags=f"{setting.flags} --graph-width 8", molecules=112)
+        for beta, setting in molecule_flows.settings(report.Job("quick", 2, tmp_path)).items()
+        if beta > 1
+    }
+    monkeypatch.setattr(molecule_flows, "settings", lambda job: tiny)
+    (tmp_path / "cells").mkdir()
+    found = molecule_flows.reproduce(report.Job("quick", 2, tmp_path, say=lambda _: None))
+    assert len(found.rows) == 8
+    assert all(math.isfinite(row.measured) for row in found.rows)
+    from matplotlib.figure import Figure
+
+    found.draw(Figure())
+
+
+def test_the_flow_into_a_sink_is_the_reward_where_flows_are_right() -> None:
+    from reproductions.molecule_flows import log_leaf_inflow
+
+    agent = make(*TINY, env=(CHAINS, "max_blocks=3", "min_blocks=1"))
+    objects, _, _ = law(agent)
+    found = log_leaf_inflow(agent, objects)
+    parents = agent.rules.parents(objects)
+    at = agent._look(torch.cat(everything(inner(agent))).unique())
+    for row, each in enumerate(objects):
+        if bool(agent.rules.finished(each[None])):
+            real = parents.real[row]
+            flows = at.log_edges_of(parents.state[row][real], parents.action[row][real])
+            assert float(found[row]) == pytest.approx(float(flows.logsumexp(0)), abs=1e-5)
+        else:
+            stop = at.log_edges_of(each[None], torch.tensor([agent.rules.actions - 1]))
+            assert float(found[row]) == pytest.approx(float(stop), abs=1e-5)

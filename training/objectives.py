@@ -124,6 +124,15 @@ class Penalty(NamedTuple):
             return self.value.mean()
         return reduce_edges(self.value, self.valid, self.final, rules.reduction, rules.leaf_weight)
 
+    def parts(self) -> dict[str, Tensor]:
+        """Mean over edges that end a trajectory and over others, 0-dim; none of trajectories."""
+        if self.valid is None or self.final is None:
+            return {}
+        value, last = self.value.detach(), self.final & self.valid
+        inner = self.valid & ~self.final
+        pairs = (("leaf_loss", last), ("inner_loss", inner))
+        return {name: (value * part).sum() / part.sum().clamp(min=1) for name, part in pairs}
+
     def by_trajectory(self) -> Tensor:
         """(B,) detached: sums over edges."""
         value = self.value.detach()
