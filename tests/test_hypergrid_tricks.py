@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from reproductions import hypergrid_entropy
 from reproductions.hypergrid_tricks import FULL, QUICK, _claims, setting, train
+from training.cli import parse
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_every_setting_is_one_change(name: str) -> None:
-    agent = setting(FULL[name]).agent(0)
-    kind, value = agent.optimizer, name.split()[-1]
+    run = setting(FULL[name])
+    words = ["--agent", "gflownet", "--env", run.env, *run.flags, "--env-options", *run.options]
+    command = parse(words).command
+    config, kind, value = command.agent, type(command.optimizer).__name__, name.split()[-1]
     if name.split()[0] in ("adam", "rmsprop", "momentum"):
-        assert kind.param_groups[0]["lr"] == float(value)
-        assert name.split()[0] in type(kind).__name__.lower()
+        assert command.optimizer.lr == float(value)
+        assert kind.lower() == f"{name.split()[0]}config"
     else:
-        assert isinstance(kind, torch.optim.Adam)
-        assert kind.param_groups[0]["lr"] == 1e-3
-    new = agent.config.batch_size * (agent.config.replay_share < 1)
-    old = 16 if agent.config.replay_share == 1 else 0
-    if name == "replay top":
-        # Fourteen new ones and two of the best hundred.
-        old = round(14 * 0.125 / 0.875)
-    assert (new or old) + (old if new else 0) == 16
+        assert kind == "AdamConfig"
+        assert command.optimizer.lr == 1e-3
+    share = config.replay_share if config.replay != "none" else 0.0
+    new = config.batch_size if share < 1 else 0
+    old = round(new * share / (1 - share)) if share < 1 else config.batch_size
+    # With "replay top" two of the best hundred beside fourteen new ones.
+    assert new + old == 16
 
 
 def test_the_quick_settings_are_among_the_full_ones_and_train() -> None:

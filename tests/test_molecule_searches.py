@@ -26,7 +26,9 @@ from training.molecule_sets import Fitting
 
 SMALL = ("vocabulary=small", "max_blocks=4", "reward=mw_window")
 GRAPH = "--graph-width 16 --graph-steps 2"
-PPO_FLAGS = f"{GRAPH} --num-envs 2 --rollout-steps 6 --batch-size 4 --epochs 1"
+PPO_FLAGS = (
+    "--torso-width 16 --torso-depth 2 --num-envs 2 --rollout-steps 6 --batch-size 4 --epochs 1"
+)
 
 
 def make(words: str, env: tuple[str, ...] = SMALL) -> Any:
