@@ -458,7 +458,7 @@ def test_a_roll_in_letters_and_as_a_midi_file(tmp_path: Path) -> None:
         (FILL, {"task": "voice:7"}, "task='voice:7': accepted are voice:0"),
         (FILL, {"frames": 65}, "frames=65: no piece is that long"),
         (FILL, {"order": "random", "actions": "multidiscrete"}, "actions='multidiscrete': is for"),
-        (FILL, {"model": "nets"}, "model='nets': accepted are a run folder"),
+        (FILL, {"model": "absent"}, "model='absent': accepted are a run folder"),
         (REWRITE, {}, "score='masked': needs model="),
         (REWRITE, {"actions": "note", "score": "rules"}, "corrupt=-1.0: needs model="),
         (REWRITE, {"model": "toy", "score": "rules"}, "score='rules': rules of harmony are for 4"),
