@@ -24,6 +24,7 @@ from envs.chorale_setting import ILLEGAL, LOW, RANGES, Setting, chorale_setting
 from envs.faces import CoreVector
 from envs.toy_chorale import toy_joint
 from errors import UserError
+from training.stepping import Stepper
 
 FILL, REWRITE = "afterstate/ChoraleFill-v0", "afterstate/ChoraleRewrite-v0"
 CHRONO = "afterstate/ChoraleChrono-v0"
@@ -433,6 +434,17 @@ def test_the_vector_face_repeats_itself_and_comes_back(
     assert other.load_state_dict(saved)
     for action, step in zip(actions, expected, strict=True):
         assert data_equivalence(list(other.step(action)), list(step), exact=True)
+
+
+def test_a_state_of_another_corpus_begins_anew_with_its_masks(folder: str) -> None:
+    stepper = Stepper(envs.make_vector(FILL, 3, 0, source=folder, frames=8, task="harmonize"))
+    state = stepper.state_dict()
+    state["envs"]["last_obs"] = 1 - state["envs"]["last_obs"]
+    stepper.load_state_dict(state)
+    assert not stepper.exact
+    assert stepper.mask is not None
+    legal = ChoraleFill.legal(stepper.envs.core, stepper.envs.state)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(stepper.mask, legal.numpy())
 
 
 def test_a_roll_in_letters_and_as_a_midi_file(tmp_path: Path) -> None:
