@@ -47,6 +47,14 @@ AGENTS: dict[str, Entry] = {
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "pcl": Entry("agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
+    "soft-q": Entry("agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
+    "sac": Entry(
+        "agents.soft_q:SoftQ",
+        "soft actor-critic for discrete actions (Christodoulou 2019)",
+        {"actor": "network", "entropy_share": 0.5},
+        preset="soft-q",
+    ),
     "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
     "brs": Entry("agents.brs:BRS", "best response shaping on the coin game (Cooijmans 2023)"),
     "brs-sp": Entry(
@@ -68,6 +76,10 @@ AGENTS: dict[str, Entry] = {
     "random": Entry(
         "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
     ),
+    "mars": Entry("agents.mars:MARS", "Markov chains with learned proposals (Xie et al. 2021)"),
+    "genetic": Entry(
+        "agents.genetic:Genetic", "genetic algorithm over constructions", preset="metropolis"
+    ),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"
     ),
@@ -75,6 +87,13 @@ AGENTS: dict[str, Entry] = {
         "agents.supervised:Supervised",
         "supervised regression of the table of an environment",
         {"task": "regression", "hidden": (64, 64, 64)},
+    ),
+    "composer": Entry("agents.composers:Composer", "samplers of chorales, as policies to score"),
+    "coconet": Entry("agents.coconet:Coconet", "completing scores (Huang et al. 2017)"),
+    "coconet-small": Entry(
+        "agents.coconet:Coconet",
+        "the same at a size for processors",
+        {"channels": 24, "layers": 10, "batch_size": 16, "schedule": "linear"},
     ),
     "cola": Entry("agents.cola:COLA", "consistent opponent-learning awareness (Willi et al. 2022)"),
     "meva": Entry("agents.meva:MeVa", "meta-value learning on an exact game (Cooijmans 2024)"),

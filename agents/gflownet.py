@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.gflownet_batches import Batches
+from agents.gflownet_batches import Batches, Network
 from agents.gflownet_config import Config
-from envs.building import Building
-from envs.construction import Construction, Table, tabulate
-from envs.faces import CoreVector
+from agents.gflownet_molecules import Record, graph_network
+from envs.block_molecules import BlockMolecules
+from envs.construction import Construction, Table
 from errors import UserError, require
 from nets.flow_network import FlowNetwork
 from optim.temporal_difference import wants_temporal_difference
@@ -37,9 +37,10 @@ from training.agent import (
     load_optimizer_state,
     optimizer_state,
 )
+from training.constructions import rules_of
 from training.estimates import Estimates, distinct, policy_table, with_parents
 from training.gradients import clip_gradients
-from training.objectives import OBJECTIVES, WITH_FLOWS, Batch, Penalty
+from training.objectives import OBJECTIVES, OF_ALL_STATES, WITH_FLOWS, Batch, Penalty
 from training.trajectories import Trajectories
 from training.visits import Visits, distance
 
@@ -54,7 +55,7 @@ class GFlowNet:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: batches of constructions have no fixed shape")
-        self.rules = construction(setup, config)
+        self.rules = rules_of(setup, "gflownet", config.exact_parents)
         self.table = self.rules if isinstance(self.rules, Table) else None
         _require_a_match(config, self.rules)
         self.network = self._make_network()
@@ -65,6 +66,9 @@ class GFlowNet:
         self.generator = generator(setup.seed, 1, setup.device)
         self.batches = Batches(self.rules, config, self.network, self.generator)
         self.visits = Visits(self.rules, config.window, config.reward_exponent)
+        self.record: Record | None = None
+        if isinstance(self.rules, BlockMolecules):
+            self.record = Record(self.rules, config, setup.seed)
         self.exact, self._steps, self.updates = True, 0, 0
         self._ended: list[Tensor] = []  # (k, 2): R and length
         self._exact: dict[str, float] = {}
@@ -79,6 +83,8 @@ class GFlowNet:
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Build a batch, learn from it and from what is remembered."""
         config = self.config
+        if isinstance(self.rules, BlockMolecules):
+            self.rules.tidy(self._live)
         rate = self.learning_rate.set(self.steps, self.setup.total_steps)
         whole = self._estimates(None) if self._dense else None
         if config.offline == "none":
@@ -102,7 +108,13 @@ class GFlowNet:
         return {**scalars, "lr": rate, **self._exact}
 
     def evaluate(self) -> dict[str, float]:
-        """How far the policy's own distribution over objects is from R^β / Z; exact on a table."""
+        """How far the policy's own distribution over objects is from R^β / Z; exact on a table.
+
+        Of molecules: what was found, and how log P_T goes with β log R on random ones.
+        """
+        if self.record is not None:
+            log_z = {"log_z": float(self.log_z_estimate())}
+            return {**self.record.metrics(self._look), **(log_z if self._says_log_z else {})}
         if self.table is None:
             return {}
         _, found = self.table.reach(policy_table(self.table, self.network))
@@ -135,6 +147,10 @@ class GFlowNet:
 
         return act
 
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Images (H, W, 3) of what was found, by name."""
+        return {} if self.record is None else {"best": self.record.discoveries.picture()}
+
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         """The network and log Z."""
         return [*self.network.named_parameters(), ("log_z", self.log_z)]
@@ -163,6 +179,8 @@ class GFlowNet:
             "generator": self.generator.get_state(),
             "visits": self.visits.state_dict(),
             "batches": self.batches.state_dict(),
+            "record": {} if self.record is None else self.record.state_dict(),
+            "live": self._kept(),
             "steps": self._steps,
             "updates": self.updates,
             "exact": dict(self._exact),
@@ -179,6 +197,9 @@ class GFlowNet:
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self.visits.load_state_dict(state["visits"])
+        if isinstance(self.rules, BlockMolecules) and self.record is not None:
+            self.record.load_state_dict(state["record"])
+            self.rules.recall(state["live"]["number"], state["live"]["tree"])
         self.batches.load_state_dict(state["batches"])
         self._steps, self.updates = state["steps"], state["updates"]
         self._exact, self._ended = dict(state["exact"]), [state["ended"]]
@@ -189,8 +210,7 @@ class GFlowNet:
         """One gradient step."""
         config = self.config
         at = whole if whole is not None else self._estimates(self._needed(paths))
-        reward_at = (config.reward_exponent * self.rules.log_reward(at.everything)).float()
-        batch = Batch(paths, at, reward_at, self.log_z, self._frozen(at))
+        batch = Batch(paths, at, self._reward_at(at, paths), self.log_z, self._frozen(at))
         penalty = OBJECTIVES[config.loss](batch, config.rules)
         loss = penalty.loss(config.rules)
         self.optimizer.zero_grad()
@@ -199,13 +219,42 @@ class GFlowNet:
             clip_gradients(list(self.network.parameters()), config.max_grad_norm)
         self.optimizer.step()
         self._move_target()
-        return {"loss": loss.detach()}, penalty
+        return {"loss": loss.detach(), **penalty.parts()}, penalty
 
     def _needed(self, paths: Trajectories) -> Tensor:
         """States that the objective looks at: (u,)."""
         if self.config.loss == "fm" and self.config.backward != "tree":
             return with_parents(self.rules, paths.state)
         return distinct(self.rules, paths.state)
+
+    def _reward_at(self, at: Estimates, paths: Trajectories) -> Tensor:
+        """Log R^β of the states of `at` (u,) that the objective asks for, 0 for others."""
+        rules, exponent, kind = self.rules, self.config.reward_exponent, at.log_edges.dtype
+        if self.table is not None or self.config.loss in OF_ALL_STATES:
+            return (exponent * rules.log_reward(at.everything)).to(kind)
+        # A reward may be dear: only objects are asked for theirs.
+        ends = paths.objects
+        ended = (paths.action[-1] == rules.actions - 1) | rules.finished(ends)
+        objects = ends[ended].unique()
+        reward = torch.zeros(len(at.everything), dtype=kind, device=ends.device)
+        reward[at.rows(objects)] = (exponent * rules.log_reward(objects)).to(kind)
+        return reward
+
+    def _live(self) -> Tensor:
+        """States that must not be forgotten."""
+        assert self.record is not None, "molecules have a record"
+        return torch.cat([self.batches.live(), self.record.recent, self.record.test]).unique()
+
+    def _kept(self) -> dict[str, Tensor]:
+        """What remembered states stand for, where their numbers alone do not say it."""
+        if not isinstance(self.rules, BlockMolecules):
+            return {}
+        live = self._live()
+        return {"number": live, "tree": self.rules.kept(live)}
+
+    @property
+    def _says_log_z(self) -> bool:
+        return self.config.loss != "log-variance"
 
     def _estimates(self, states: Tensor | None) -> Estimates:
         return Estimates(self.rules, self.network, states, self.config.backward)
@@ -253,11 +302,15 @@ class GFlowNet:
         self._steps += int(fresh.length.sum())
         objects = fresh.objects
         self.visits.add(objects)
+        if self.record is not None:
+            self.record.add(objects)
         reward = self.rules.log_reward(objects).exp()
         self._ended.append(torch.stack([reward, fresh.length.double()], 1))
 
-    def _make_network(self) -> FlowNetwork:
+    def _make_network(self) -> Network:
         config, rules = self.config, self.rules
+        if isinstance(rules, BlockMolecules):
+            return graph_network(rules, config).to(self.setup.device)
         return FlowNetwork(
             rules.width,
             rules.actions,
@@ -278,28 +331,17 @@ class GFlowNet:
         return optimizer
 
 
-def construction(setup: Setup, config: Config) -> Construction:
-    """The rules behind the environments, written down as a table where that is possible."""
-    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
-    if not isinstance(core, Building):
-        spec = setup.envs.spec
-        raise UserError(
-            f"--env {spec.id if spec else '?'}: gflownet builds objects; accepted are "
-            "afterstate/HyperGrid-v0 and other constructions"
-        )
-    here, there = core.device.type, setup.device.type
-    require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
-    if core.rules.enumerable:
-        return tabulate(core.rules, config.exact_parents)
-    return core.rules
-
-
 def _require_a_match(config: Config, rules: Construction) -> None:
     """What of the config does not fit the construction."""
     root = torch.tensor([rules.root], device=rules.device)
     require(
         config.loss != "modified-db" or bool(rules.legal(root)[0, -1]),
         "loss='modified-db': needs every state to allow stopping, which the empty one does not",
+    )
+    require(
+        config.backward != "learned" or rules.in_degree > 0,
+        "backward='learned': molecules have no bounded number of parents; accepted are "
+        "uniform, tree",
     )
     require(
         config.offline != "uniform-objects" or isinstance(rules, Table),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from agents.gflownet_config import Config
 from envs.construction import Construction, Parents, Table
+from nets.block_graph import BlockGraphNetwork
 from nets.flow_network import FlowNetwork
 from training.agent import remaining
 from training.estimates import Estimates, distinct
@@ -26,6 +27,7 @@ from training.trajectories import (
     uniform_draws,
 )
 
+Network = FlowNetwork | BlockGraphNetwork
 Look = Callable[[Tensor], Estimates]
 """Estimates, without gradient, at states (u,) that increase (or at more states)."""
 
@@ -56,12 +58,14 @@ class Batches:
         self,
         rules: Construction,
         config: Config,
-        network: FlowNetwork,
+        network: Network,
         generator: torch.Generator,
     ) -> None:
         self.rules, self.config, self.generator = rules, config, generator
-        on_cpu = isinstance(rules, Table) and rules.device.type == "cpu"
-        self.sampler = TableSampler(cast(Table, rules), network) if on_cpu else None
+        self.sampler: TableSampler | None = None
+        if isinstance(rules, Table) and isinstance(network, FlowNetwork):
+            on_cpu = rules.device.type == "cpu"
+            self.sampler = TableSampler(rules, network) if on_cpu else None
         self.memory: Memory | None = None
         stop = rules.actions - 1
         if config.replay != "none":
@@ -140,6 +144,12 @@ class Batches:
         """A batch of the fixed set."""
         assert self.memory is not None, "there is no fixed set"
         return self.memory.sample(self.config.batch_size, self.generator, 0.0)[0]
+
+    def live(self) -> Tensor:
+        """States that are remembered, each once."""
+        if self.memory is None:
+            return torch.zeros(0, dtype=torch.int64, device=self.rules.device)
+        return self.memory.everything().state.unique()
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered."""

@@ -18,6 +18,7 @@ Replay = Literal["none", "trajectories", "terminals", "transitions"]
 Priority = Literal["uniform", "reward", "loss"]
 Offline = Literal["none", "random-policy", "uniform-objects"]
 Target = Literal["none", "ema", "frozen"]
+Form = Literal["published", "normalised"]
 CHOICES: dict[str, Any] = {
     "loss": Loss,
     "backward": Backward,
@@ -26,6 +27,7 @@ CHOICES: dict[str, Any] = {
     "replay_priority": Priority,
     "offline": Offline,
     "target": Target,
+    "graph_form": Form,
 }
 
 
@@ -99,6 +101,18 @@ class Config:
     """Gradient steps between exact evaluations, where states can be enumerated; 0 for none."""
     window: int = 200_000
     """Objects behind the empirical distribution."""
+    graph_width: int = 256
+    """Molecules: width of embeddings and layers."""
+    graph_steps: int = 10
+    """Molecules: convolutions over the tree of blocks."""
+    graph_form: Form = "published"
+    """Molecules: normalised has layer norms and messages of unit scale."""
+    bidirectional: bool = False
+    """Molecules: messages both ways along bonds (the published network: outwards only)."""
+    double: bool = False
+    """Molecules: 64-bit numbers in the network, as published."""
+    test_objects: int = 64
+    """Molecules: random ones on which log P and log R are correlated, every exact_every."""
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -106,12 +120,13 @@ class Config:
             if value not in known:
                 unknown(name, value, known)
         counts = ("batch_size", "replay_size", "offline_size", "target_period", "window")
-        for name in counts:
+        for name in (*counts, "graph_width", "graph_steps"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         for name in ("reward_exponent", "lambda_", "lr_log_z", "sharpness"):
             value = getattr(self, name)
             require(0 < value < math.inf, f"{name}={value}: must be positive and finite")
-        for name in ("leaf_weight", "epsilon", "max_grad_norm", "exact_every", "replay_power"):
+        amounts = ("leaf_weight", "epsilon", "max_grad_norm", "exact_every", "replay_power")
+        for name in (*amounts, "test_objects"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}: must be ≥ 0")
         for name in ("random_actions", "replay_share"):

@@ -9,10 +9,13 @@ stems it brings; an atom that is named several times takes several attachments.
 
 from __future__ import annotations
 
+import json
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from errors import require
+from errors import UserError, require
 
 PUBLISHED = """
 Br[0]; C[0]; C#N[0]; C1=CCCCC1[0]|[2,0]|[3,0]; C1=CNC=CC1[0,2]|[2,0]; C1CC1[0]; C1CCCC1[0];
@@ -31,6 +34,17 @@ c1ccsc1[2,4]; c1cn[nH]c1[0,1,3,4]|[1,0,3,4]|[4,0,1,3]|[3,0,1,4];
 c1cncnc1[0,1,3,5]|[1,0,3,5]|[3,0,1,5];
 c1cscn1[0,3]|[3,0]; c1ncc2nc[nH]c2n1[2,6]|[6,2]
 """
+
+SMALL = """
+c1ccccc1[0,1,2,3,4,5]; c1ccncc1[0,1,2,4,5]|[1,0,2,4,5]|[2,0,1,4,5];
+c1cn[nH]c1[0,1,3,4]|[1,0,3,4]|[4,0,1,3]|[3,0,1,4]; C1CCNCC1[0,3]|[1,0,3]|[3,0];
+C1CCOCC1[0,1,2,4,5]|[1,0,2,4,5]|[2,0,1,4,5]; C1CNCCN1[2,5]; C1CC1[0]; CC[0,1];
+CO[0,1]|[1,0,0,0]; CN[0,1,1]|[1,0,0]; NC=O[0,1]|[1,0]; C=O[0]; C#N[0]; FC(F)F[1]; N[0]; O[0];
+F[0]; Cl[0]
+"""
+"""18 of the blocks with 30 entries, for small experiments; the choice is this project's."""
+
+VOCABULARIES = {"published": PUBLISHED, "small": SMALL}
 
 
 class Entry(NamedTuple):
@@ -53,3 +67,41 @@ def read(text: str = PUBLISHED) -> list[Entry]:
             entries.append(Entry(match[1], first, tuple(others)))
     require(len(entries) > 0, "vocabulary: has no entry")
     return entries
+
+
+def load(vocabulary: str) -> list[Entry]:
+    """Entries by name, written out, or from a file; `UserError` for anything else.
+
+    A file holds text as above, or the published JSON: columns `block_smi` and `block_r`, each a
+    list or an object of rows.
+    """
+    if vocabulary in VOCABULARIES:
+        return read(VOCABULARIES[vocabulary])
+    if "[" in vocabulary:
+        return read(vocabulary)
+    path = Path(vocabulary)
+    known = f"accepted are {', '.join(VOCABULARIES)}, entries like 'CC[0,1]; O[0]', or a file"
+    require(path.is_file(), f"vocabulary {vocabulary!r}: no such file; {known}")
+    try:
+        text = path.read_text()
+        if path.suffix != ".json":
+            return read(text)
+        content = json.loads(text)
+        smiles, lists = (_column(content[name]) for name in ("block_smi", "block_r"))
+        entries = [Entry(s, r[0], tuple(r[1:])) for s, r in zip(smiles, lists, strict=True)]
+    except UserError as problem:
+        raise UserError(f"vocabulary file {vocabulary!r}: {problem}") from None
+    except (OSError, ValueError, TypeError, LookupError) as problem:
+        what = f"{type(problem).__name__}: {problem}"
+        raise UserError(f"vocabulary file {vocabulary!r}: {what}; {known}") from None
+    require(len(entries) > 0, f"vocabulary file {vocabulary!r}: has no entry")
+    sound = all(
+        isinstance(e.smiles, str) and all(isinstance(a, int) for a in (e.bond, *e.stems))
+        for e in entries
+    )
+    require(sound, f"vocabulary file {vocabulary!r}: block_smi must be text, block_r atom numbers")
+    return entries
+
+
+def _column(rows: Any) -> list[Any]:
+    return list(rows.values()) if isinstance(rows, Mapping) else list(rows)

@@ -132,14 +132,14 @@ class CoreEnv(gymnasium.Env):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Start an episode; `options` are the core's own."""
         super().reset(seed=seed)
         self.generator.manual_seed(int(self.np_random.integers(2**63)))
         self.state = self.core.reset(1, self.generator, **(options or {}))
         return self._observe(), self._info()
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act; raises `gymnasium.error.ResetNeeded` before the first reset."""
         if self.state is None:
             raise gymnasium.error.ResetNeeded("step needs a reset first")
@@ -161,12 +161,36 @@ class CoreEnv(gymnasium.Env):
             return None
         return self.core.render(self.state)[0]
 
-    def _observe(self) -> np.ndarray:
-        return self.core.observe(self.state)[0].cpu().numpy()
+    def _observe(self) -> Any:
+        found: Any = self.core.observe(self.state)
+        if isinstance(found, dict):
+            return {key: _array(value[0]) for key, value in found.items()}
+        return _array(found[0])
 
     def _info(self) -> dict[str, Any]:
         first = {key: value[0] for key, value in self.core.info(self.state).items()}
         return {k: v.cpu().numpy() if v.dim() else v.item() for k, v in first.items()}
+
+
+class WrittenEnv(CoreEnv):
+    """One environment over a core that can also be shown in letters (`text(state)`).
+
+    Args:
+        core, options: as of `CoreEnv`.
+        render_mode: None, "rgb_array" or "ansi".
+    """
+
+    metadata: dict[str, Any] = {**CoreEnv.metadata, "render_modes": ["rgb_array", "ansi"]}  # noqa: RUF012
+
+    def __init__(self, core: Core | str, render_mode: str | None = None, **options: Any) -> None:
+        super().__init__(core, None if render_mode == "ansi" else render_mode, **options)
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        """RGB frame (H, W, 3) uint8, or a string of lines, as `render_mode` says."""
+        if self.render_mode == "ansi" and self.state is not None:
+            return cast(Any, self.core).text(self.state)[0]
+        return super().render()
 
 
 class CoreVector(ExactVector):
@@ -199,6 +223,11 @@ class CoreVector(ExactVector):
         self.metadata = {**CoreEnv.metadata, **self.metadata}
         self.single_observation_space = self.core.single_observation_space
         self.single_action_space = self.core.single_action_space
+        if not isinstance(self.single_observation_space, spaces.Box):
+            raise UserError(
+                f"observation space {self.single_observation_space}: a vector of environments "
+                "shows a Box; gymnasium.make_vec(…, vectorization_mode='sync') takes others"
+            )
         self.observation_space = cast(
             spaces.Box, batch_space(self.single_observation_space, num_envs)
         )

@@ -67,18 +67,46 @@ class Assembler:
         if molecule.mol is None:
             return Molecule(block, (*opened, bond), 1)
         chem, offset = self.chem, molecule.mol.GetNumAtoms()
-        host, guest = molecule.stems[stem], offset + bond
         joined = chem.RWMol(chem.CombineMols(molecule.mol, block))
-        joined.AddBond(host, guest, chem.BondType.SINGLE)
-        for index in (host, guest):
-            atom = joined.GetAtomWithIdx(index)
-            # A hydrogen that is written down gives way to the bond.
-            if atom.GetNumExplicitHs() > 0:
-                atom.SetNumExplicitHs(atom.GetNumExplicitHs() - 1)
+        self._bond(joined, molecule.stems[stem], offset + bond)
         chem.SanitizeMol(joined)
         left = molecule.stems[:stem] + molecule.stems[stem + 1 :]
         stems = (*left, *(offset + atom for atom in opened))
         return Molecule(joined.GetMol(), stems, molecule.blocks + 1)
+
+    def join(
+        self,
+        parts: Sequence[Any],
+        bonds: Sequence[tuple[int, int, int, int]],
+        stems: Sequence[tuple[int, int]],
+    ) -> Molecule:
+        """A molecule of several blocks at once.
+
+        Args:
+            parts: the blocks.
+            bonds: (block, atom, block, atom) of each bond between them.
+            stems: (block, atom) of each open stem.
+        """
+        if not parts:
+            return EMPTY
+        whole, starts = self.chem.RWMol(), []
+        for part in parts:
+            starts.append(whole.GetNumAtoms())
+            whole.InsertMol(part)
+        for one, atom, other, guest in bonds:
+            self._bond(whole, starts[one] + atom, starts[other] + guest)
+        self.chem.SanitizeMol(whole)
+        places = tuple(starts[block] + atom for block, atom in stems)
+        return Molecule(whole.GetMol(), places, len(parts))
+
+    def _bond(self, mol: Any, host: int, guest: int) -> None:
+        """A single bond between two atoms."""
+        mol.AddBond(host, guest, self.chem.BondType.SINGLE)
+        for index in (host, guest):
+            atom = mol.GetAtomWithIdx(index)
+            # A hydrogen that is written down gives way to the bond.
+            if atom.GetNumExplicitHs() > 0:
+                atom.SetNumExplicitHs(atom.GetNumExplicitHs() - 1)
 
     def key(self, molecule: Molecule) -> tuple[str, int]:
         """What tells states apart: canonical SMILES in which open stems are marked, and size."""
@@ -93,6 +121,14 @@ class Assembler:
     def smiles(self, molecule: Molecule) -> str:
         """Canonical SMILES of the object."""
         return "" if molecule.mol is None else str(self.chem.MolToSmiles(molecule.mol))
+
+    def blank(self, smiles: str) -> Any:
+        """A block that nothing is attached to."""
+        return next(
+            block
+            for entry, block in zip(self.entries, self._blocks, strict=True)
+            if entry.smiles == smiles
+        )
 
     def _block(self, entry: Entry) -> Any:
         mol = self.chem.MolFromSmiles(entry.smiles)

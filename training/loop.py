@@ -195,9 +195,21 @@ class Loop:
         if clock is not None:
             scalars["eval/scaled_return"] = summary["mean"] * clock.return_scale
         self.logger.scalars(self.agent.steps, scalars)
+        self._draw()
         if self.command.run.portraits:
             path = self.folder / "portraits" / f"step-{self.agent.steps:012d}.png"
             pendulum_portrait(self.agent).save(path)
+
+    def _draw(self) -> None:
+        """Pictures that some agents have of what they learned."""
+        pictures: Any = getattr(self.agent, "pictures", dict)
+        for name, picture in pictures().items():
+            import imageio.v3 as iio
+
+            path = self.folder / "pictures" / f"{name}-{self.agent.steps:012d}.png"
+            path.parent.mkdir(exist_ok=True)
+            iio.imwrite(path, picture)
+            self.logger.image(self.agent.steps, path, f"pictures/{name}")
 
     def _checkpoint(self, last: bool) -> None:
         """Save everything for resuming, and the small part that evaluation needs."""

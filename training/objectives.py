@@ -124,6 +124,15 @@ class Penalty(NamedTuple):
             return self.value.mean()
         return reduce_edges(self.value, self.valid, self.final, rules.reduction, rules.leaf_weight)
 
+    def parts(self) -> dict[str, Tensor]:
+        """Mean over edges that end a trajectory and over others, 0-dim; none of trajectories."""
+        if self.valid is None or self.final is None:
+            return {}
+        value, last = self.value.detach(), self.final & self.valid
+        inner = self.valid & ~self.final
+        pairs = (("leaf_loss", last), ("inner_loss", inner))
+        return {name: (value * part).sum() / part.sum().clamp(min=1) for name, part in pairs}
+
     def by_trajectory(self) -> Tensor:
         """(B,) detached: sums over edges."""
         value = self.value.detach()
@@ -208,6 +217,8 @@ ON_EDGES = ("fm", "db", "fl-db", "modified-db")
 """Objectives that judge single edges, and so may learn from edges out of context."""
 WITH_FLOWS = ("db", "subtb", "fl-db", "fl-subtb")
 """Objectives that estimate the flow of every state."""
+OF_ALL_STATES = ("modified-db", "fl-db", "fl-subtb")
+"""Objectives that ask for the reward of every state, not of objects alone."""
 
 
 def _detailed(batch: Batch, rules: Rules, looking_forward: bool) -> Penalty:

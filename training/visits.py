@@ -101,7 +101,7 @@ def distance(found: Tensor, target: Tensor, table: Table) -> dict[str, float]:
         "l1": float(gap.mean()),
         "kl": _divergence(p, q),
         "jsd": 0.5 * (_divergence(p, middle) + _divergence(q, middle)),
-        "correlation": _correlation(q.clamp(min=1e-300).log(), p.clamp(min=1e-300).log()),
+        "correlation": correlation(q.clamp(min=1e-300).log(), p.clamp(min=1e-300).log()),
     }
 
 
@@ -117,7 +117,19 @@ def _divergence(p: Tensor, q: Tensor) -> float:
     return float((p * ratio).sum())
 
 
-def _correlation(x: Tensor, y: Tensor) -> float:
+def rank_correlation(x: Tensor, y: Tensor) -> float:
+    """Spearman's, of numbers (m,) each; equal ones share their mean rank."""
+    return correlation(_ranks(x), _ranks(y))
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's, of numbers (m,) each; 0 where it is undefined."""
     x, y = x - x.mean(), y - y.mean()
     scale = float((x.square().sum() * y.square().sum()).sqrt())
     return float(np.dot(x.cpu().numpy(), y.cpu().numpy())) / scale if scale > 1e-12 else 0.0
+
+
+def _ranks(x: Tensor) -> Tensor:
+    _, group, count = x.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    return (last - (count.double() - 1) / 2)[group]
