@@ -36,8 +36,8 @@ ENV = "afterstate/ChoraleFill-v0"
 OPTIONS = ("grid=4", "frames=8", "task=harmonize", "reward=rules")
 PPO = (
     *("--torso", "coconet", "--num-envs", "32", "--rollout-steps", "24", "--batch-size", "192"),
-    *("--epochs", "2", "--gamma", "1", "--gae-lambda", "0.95", "--optim.lr", "1e-3"),
-    *("--schedule", "linear", "--max-grad-norm", "0.5"),
+    *("--epochs", "2", "--gamma", "1", "--gae-lambda", "0.9", "--optim.lr", "5e-4"),
+    *("--schedule", "linear", "--max-grad-norm", "0.5", "--normalise-rewards"),
 )
 _STEPS = {"quick": 18_432, "full": 491_520}
 _POINTS = 10
@@ -64,7 +64,8 @@ def reproduce(job: Job) -> Report:
         above, below = parts
         axes = above.subplots()
         for curve in curves:
-            axes.plot(curve["steps"], curve["mean"], color="C0", label="PPO")
+            label = "PPO" if curve is curves[0] else None
+            axes.plot(curve["steps"], curve["mean"], color="C0", label=label)
         for place, (name, found) in enumerate(others.items(), 1):
             axes.axhline(found["returns"].mean(), color=f"C{place}", label=name)
         axes.axhline(bach.mean(), color="grey", label="Bach")
