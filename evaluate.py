@@ -25,6 +25,9 @@ def main(arguments: list[str]) -> int:
 def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a run folder; writes `evaluation.json`, and a film when asked, into it."""
     require(options.episodes >= 1, f"--episodes {options.episodes}: must be ≥ 1")
+    for name in ("render", "likelihood", "gibbs_steps"):
+        value = getattr(options, name)
+        require(value >= 0, f"--{name.replace('_', '-')} {value}: must be ≥ 0")
     require(options.seed is None or options.seed >= 0, f"--seed {options.seed}: must be ≥ 0")
     folder = Path(options.run)
     require(folder.is_dir(), f"run {str(folder)!r}: no such folder; accepted is a run folder")
@@ -75,10 +78,29 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
         require_pendulum(agent)
         pendulum_portrait(agent).save(folder / "portrait.png")
         report["portrait"] = str(folder / "portrait.png")
+    if options.render or options.likelihood:
+        report |= _music(agent, folder, seed, options)
     write_json(folder / "evaluation.json", report)
     if options.video:
         report["video"] = str(_film(command, policy, folder, seed, options.video))
     return report
+
+
+def _music(agent: Any, folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Pieces that a model of scores writes, and its likelihoods."""
+    from training import composing
+
+    composing.require_composer(agent)
+    found: dict[str, Any] = {}
+    if options.render:
+        split, score = options.split, options.score or ""
+        scores = composing.given(agent, options.task, score, options.render, seed, split)
+        files = composing.render(folder / "pieces", agent, scores, options.gibbs_steps, seed)
+        found["pieces"] = [str(file) for file in files]
+    if options.likelihood:
+        count = options.likelihood
+        found["framewise_nll"] = composing.likelihoods(agent, count, seed, options.split)
+    return found
 
 
 def _film(command: Any, policy: Any, folder: Path, seed: int, kind: str) -> Path:
@@ -118,6 +140,11 @@ def _table(report: dict[str, Any]) -> str:
         lines.append(f"  scaled    {report['scaled_return']:.2f}  {hours}")
     if "portrait" in report:
         lines.append(f"  portrait  {report['portrait']}")
+    for order in ("random", "chronological"):
+        if "framewise_nll" in report:
+            nll = report["framewise_nll"][order]
+            lines.append(f"  {order[:9]:9s} {nll['mean']:.3f} ± {nll['sem']:.3f} nats a frame")
+    lines += [f"  piece     {file}" for file in report.get("pieces", ())]
     if "video" in report:
         lines.append(f"  video     {report['video']}")
     return "\n".join(lines)
@@ -134,6 +161,17 @@ def _parser() -> argparse.ArgumentParser:
         "--video", nargs="?", const="mp4", choices=("mp4", "gif"), help="film one episode"
     )
     parser.add_argument("--portrait", action="store_true", help="draw a pendulum's phase portrait")
+    music = parser.add_argument_group("models of scores (docs/music.md)")
+    music.add_argument(
+        "--render", nargs="?", const=4, default=0, type=int, metavar="N", help="write N pieces"
+    )
+    music.add_argument("--task", default="scratch", help="what of them is given")
+    music.add_argument("--score", help="MIDI or MusicXML file that it is given of")
+    music.add_argument("--gibbs-steps", type=int, default=0, help="default: one for each note")
+    music.add_argument(
+        "--likelihood", nargs="?", const=8, default=0, type=int, metavar="N", help="of N pieces"
+    )
+    music.add_argument("--split", default="test", help="of the pieces (default: test)")
     return parser
 
 

@@ -47,6 +47,14 @@ AGENTS: dict[str, Entry] = {
     "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
     "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
     "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "pcl": Entry("agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
+    "soft-q": Entry("agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
+    "sac": Entry(
+        "agents.soft_q:SoftQ",
+        "soft actor-critic for discrete actions (Christodoulou 2019)",
+        {"actor": "network", "entropy_share": 0.5},
+        preset="soft-q",
+    ),
     "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
     "brs": Entry("agents.brs:BRS", "best response shaping on the coin game (Cooijmans 2023)"),
     "brs-sp": Entry(
@@ -54,9 +62,23 @@ AGENTS: dict[str, Entry] = {
         "best response shaping with self-play and reward sharing",
         {"self_play": True, "shared_luck": True, "buffer_size": 512},
     ),
+    "brs-ipd": Entry(
+        "agents.tree_search:TreeSearchBRS", "best response shaping against a tree search"
+    ),
+    "brs-sp-ipd": Entry(
+        "agents.tree_search:TreeSearchBRS",
+        "the same with self-play and reward sharing",
+        {"self_play": 1.0},
+        preset="brs-ipd",
+    ),
+    "lola-dice": Entry("agents.lola_dice:LolaDice", "LOLA-DiCE, sampled (Foerster et al. 2018)"),
     "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
     "random": Entry(
         "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
+    ),
+    "mars": Entry("agents.mars:MARS", "Markov chains with learned proposals (Xie et al. 2021)"),
+    "genetic": Entry(
+        "agents.genetic:Genetic", "genetic algorithm over constructions", preset="metropolis"
     ),
     "classifier": Entry(
         "agents.supervised:Supervised", "supervised classification of the images of an environment"
@@ -66,8 +88,19 @@ AGENTS: dict[str, Entry] = {
         "supervised regression of the table of an environment",
         {"task": "regression", "hidden": (64, 64, 64)},
     ),
+    "composer": Entry("agents.composers:Composer", "samplers of chorales, as policies to score"),
+    "coconet": Entry("agents.coconet:Coconet", "completing scores (Huang et al. 2017)"),
+    "coconet-small": Entry(
+        "agents.coconet:Coconet",
+        "the same at a size for processors",
+        {"channels": 24, "layers": 10, "batch_size": 16, "schedule": "linear"},
+    ),
     "cola": Entry("agents.cola:COLA", "consistent opponent-learning awareness (Willi et al. 2022)"),
     "meva": Entry("agents.meva:MeVa", "meta-value learning on an exact game (Cooijmans 2024)"),
+    "m-maml": Entry(
+        "agents.m_maml:MMAML", "a start and a step size from which naive learning ends well"
+    ),
+    "m-fos": Entry("agents.m_fos:MFOS", "model-free opponent shaping (Lu et al. 2022)"),
     "naive": Entry(
         "agents.learning_rule:LearningRule",
         "simultaneous gradients of exact returns",
@@ -96,6 +129,12 @@ AGENTS: dict[str, Entry] = {
         "agents.learning_rule:LearningRule",
         "second-order LOLA, exact",
         {"rule": "hola2"},
+        preset="learning-rule",
+    ),
+    "pola": Entry(
+        "agents.learning_rule:LearningRule",
+        "proximal LOLA on exact returns (Zhao et al. 2022)",
+        {"rule": "pola"},
         preset="learning-rule",
     ),
     "sb3-dqn": Entry("agents.sb3:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}),

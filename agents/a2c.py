@@ -18,8 +18,8 @@ from diagnostics.examples import Experience
 from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS
-from nets.actor_critic import ActorCritic
 from optim.temporal_difference import wants_temporal_difference
+from training.actor_critic import actor_critic, check
 from training.agent import LearningRate, Setup, load_optimizer_state, maybe_compile, optimizer_state
 from training.collector import Collector, Preprocessing
 from training.gradients import clip_gradients
@@ -58,6 +58,15 @@ class Config:
     """Nonlinearity of the hidden layers."""
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
+    torso: Literal["auto", "coconet"] = "auto"
+    """What fits the observations: convolutions for images, on trees of blocks for molecules, none
+    for vectors; or Coconet's for rolls that are filled."""
+    torso_width: int = 32
+    """Channels of Coconet's hidden layers; width of the network of molecules."""
+    torso_depth: int = 2
+    """Layers of Coconet beyond six; convolutions over a molecule."""
+    torso_weights: str = ""
+    """Run folder of a trained Coconet to begin with, of its own width and depth."""
 
     def __post_init__(self) -> None:
         require(self.rollout_steps >= 1, f"rollout_steps={self.rollout_steps}: must be ≥ 1")
@@ -72,6 +81,7 @@ class Config:
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
         )
+        check(self)
 
 
 def actor_critic_loss(
@@ -94,14 +104,7 @@ class A2C:
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
-        envs = setup.envs
-        self.network = ActorCritic(
-            envs.single_observation_space,
-            envs.single_action_space,
-            config.hidden,
-            config.activation,
-            config.log_std_init,
-        ).to(setup.device)
+        self.network = actor_critic(setup, config, config.log_std_init)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         if wants_temporal_difference(self.optimizer):
             raise UserError(

@@ -64,6 +64,8 @@ class Config:
 
     Adam brings any gradient to full size, so while the detective does not react yet this term
     stirs the agent with noise at its whole rate."""
+    sharing_learning_rate: float = 0.0
+    """Learning rate of self-play; 0 takes the policy's."""
     detective_learning_rate: float = 3e-4
     """Learning rate of the detective's policy."""
     value_learning_rate: float = 3e-4
@@ -82,7 +84,8 @@ class Config:
         check("gamma gae_lambda", lambda value: 0 <= value <= 1, "in [0, 1]")
         check("hidden question_samples question_steps buffer_size", lambda value: value >= 1, "≥ 1")
         check(
-            "noise entropy_coefficient detective_entropy_coefficient shaping_learning_rate",
+            "noise entropy_coefficient detective_entropy_coefficient shaping_learning_rate "
+            "sharing_learning_rate",
             lambda value: value >= 0,
             "≥ 0",
         )
@@ -209,7 +212,7 @@ class BRS:
         plan: dict[str, tuple[nn.Parameter, float | None]] = {
             "agent": (self.agent, None),
             "shaping": (self.agent, config.shaping_learning_rate or None),
-            "sharing": (self.agent, None),
+            "sharing": (self.agent, config.sharing_learning_rate or None),
             "agent_value": (self.agent, config.value_learning_rate),
             "detective": (self.detective, config.detective_learning_rate),
             "detective_value": (self.detective, config.value_learning_rate),

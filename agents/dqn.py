@@ -33,6 +33,7 @@ from envs.clock import clock_of
 from errors import UserError, require
 from nets import torso
 from nets.q_network import QNetwork
+from nets.score_network import ScoreQNetwork, ScoreTrunk
 from optim.physical_time import per_second
 from optim.temporal_difference import (
     HALF_SQUARE,
@@ -382,8 +383,11 @@ class DQN:
     def _epsilon(self) -> float:
         return epsilon(self.steps, self.setup.total_steps, self.config)
 
-    def _make_network(self, observation: spaces.Box) -> QNetwork:
+    def _make_network(self, observation: spaces.Box) -> QNetwork | ScoreQNetwork:
         config = self.config
+        if config.torso == "coconet":
+            trunk = ScoreTrunk(observation, self.actions, config.torso_width, config.torso_depth)
+            return ScoreQNetwork(trunk).to(self.setup.device)
         make_torso = partial(
             torso, kind=config.torso, channels=config.torso_width, depth=config.torso_depth
         )

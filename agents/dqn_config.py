@@ -58,11 +58,13 @@ class Config:
     activation: str = "relu"
     """Nonlinearity of the hidden layers."""
     torso: str = "auto"
-    """Convolutions of images: nature, glimpse, or auto, which is glimpse below 36×36 pixels."""
+    """Convolutions of images: nature, glimpse, or auto, which is glimpse below 36×36 pixels; or
+    coconet, for rolls that are filled."""
     torso_width: int = 16
-    """Channels of the glimpse torso's first layer (later ones have two and four times as many)."""
+    """Channels of the glimpse torso's first layer (later ones have two and four times as many), or
+    of Coconet's hidden layers."""
     torso_depth: int = 0
-    """Extra layers of the glimpse torso."""
+    """Extra layers of the glimpse torso, or of Coconet beyond six."""
     layer_norm: bool = False
     """Normalise the hidden layers behind the torso before every nonlinearity."""
     time: Literal["steps", "scaled", "unscaled"] = "steps"
@@ -100,5 +102,5 @@ class Config:
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
         )
-        if self.torso not in TORSOS:
-            unknown("torso", self.torso, TORSOS)
+        if self.torso not in (*TORSOS, "coconet"):
+            unknown("torso", self.torso, (*TORSOS, "coconet"))

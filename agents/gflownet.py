@@ -25,10 +25,7 @@ from agents.gflownet_batches import Batches, Network
 from agents.gflownet_config import Config
 from agents.gflownet_molecules import Record, graph_network
 from envs.block_molecules import BlockMolecules
-from envs.building import Building
-from envs.construction import Construction, Table, tabulate
-from envs.faces import CoreVector
-from envs.molecule import MoleculeBuilding
+from envs.construction import Construction, Table
 from errors import UserError, require
 from nets.flow_network import FlowNetwork
 from optim.temporal_difference import wants_temporal_difference
@@ -40,6 +37,7 @@ from training.agent import (
     load_optimizer_state,
     optimizer_state,
 )
+from training.constructions import rules_of
 from training.estimates import Estimates, distinct, policy_table, with_parents
 from training.gradients import clip_gradients
 from training.objectives import OBJECTIVES, OF_ALL_STATES, WITH_FLOWS, Batch, Penalty
@@ -57,7 +55,7 @@ class GFlowNet:
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: batches of constructions have no fixed shape")
-        self.rules = construction(setup, config)
+        self.rules = rules_of(setup, "gflownet", config.exact_parents)
         self.table = self.rules if isinstance(self.rules, Table) else None
         _require_a_match(config, self.rules)
         self.network = self._make_network()
@@ -331,21 +329,6 @@ class GFlowNet:
         if wants_temporal_difference(optimizer):
             raise UserError("--optim: flow networks have no temporal differences; dqn has")
         return optimizer
-
-
-def construction(setup: Setup, config: Config) -> Construction:
-    """The rules behind the environments, written down as a table where that is possible."""
-    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
-    if not isinstance(core, (Building, MoleculeBuilding)):
-        spec = setup.envs.spec
-        raise UserError(
-            f"--env {spec.id if spec else '?'}: gflownet builds objects; accepted are "
-            "afterstate/HyperGrid-v0, afterstate/Molecule-v0 and other constructions"
-        )
-    here, there = core.device.type, setup.device.type
-    require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
-    rules: Construction = core.rules
-    return tabulate(rules, config.exact_parents) if rules.enumerable else rules
 
 
 def _require_a_match(config: Config, rules: Construction) -> None:

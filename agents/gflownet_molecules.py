@@ -10,8 +10,9 @@ from torch import Tensor
 
 from agents.gflownet_config import Config
 from envs.block_molecules import BlockMolecules
-from nets.block_graph import BlockGraphNetwork, GraphShape
+from nets.block_graph import BlockGraphNetwork
 from training.agent import generator
+from training.constructions import graph_shape
 from training.discoveries import Discoveries
 from training.estimates import Estimates
 from training.objectives import WITH_FLOWS
@@ -22,12 +23,8 @@ from training.visits import correlation, rank_correlation
 
 def graph_network(rules: BlockMolecules, config: Config) -> BlockGraphNetwork:
     """The network of a vocabulary."""
-    tables = rules.tables
-    shape = GraphShape(
-        rules.max_blocks, rules.stems, len(tables.blocks), tables.types, rules.entries
-    )
     network = BlockGraphNetwork(
-        shape,
+        graph_shape(rules),
         config.graph_width,
         config.graph_steps,
         config.loss in WITH_FLOWS,

@@ -43,9 +43,9 @@ class Config:
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr={self.lr}: must be > 0")
         require(self.pairs >= 1, f"pairs={self.pairs}: must be ≥ 1")
-        rules.rule(self.rule, 0.0)
+        rules.rule(self.rule, 1.0)
         if self.opponent not in ("same", "still"):
-            rules.rule(self.opponent, 0.0)
+            rules.rule(self.opponent, 1.0)
 
     @property
     def imagined(self) -> float:

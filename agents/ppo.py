@@ -21,8 +21,9 @@ from diagnostics.examples import Experience
 from envs import ExactVector
 from errors import UserError, require
 from nets import ACTIVATIONS
-from nets.actor_critic import ActorCritic, explained_variance
+from nets.actor_critic import explained_variance
 from optim.temporal_difference import wants_temporal_difference
+from training.actor_critic import actor_critic, check
 from training.agent import (
     LearningRate,
     Setup,
@@ -82,6 +83,15 @@ class Config:
     """Nonlinearity of the hidden layers."""
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
+    torso: Literal["auto", "coconet"] = "auto"
+    """What fits the observations: convolutions for images, on trees of blocks for molecules, none
+    for vectors; or Coconet's for rolls that are filled."""
+    torso_width: int = 32
+    """Channels of Coconet's hidden layers; width of the network of molecules."""
+    torso_depth: int = 2
+    """Layers of Coconet beyond six; convolutions over a molecule."""
+    torso_weights: str = ""
+    """Run folder of a trained Coconet to begin with, of its own width and depth."""
 
     def __post_init__(self) -> None:
         for name in ("rollout_steps", "batch_size", "epochs"):
@@ -99,6 +109,7 @@ class Config:
             self.activation in ACTIVATIONS,
             f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
         )
+        check(self)
 
 
 def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
@@ -137,14 +148,7 @@ class PPO:
             config.batch_size > 1 or not config.normalise_advantages,
             "batch_size=1: normalise_advantages needs at least 2",
         )
-        envs = setup.envs
-        self.network = ActorCritic(
-            envs.single_observation_space,
-            envs.single_action_space,
-            config.hidden,
-            config.activation,
-            config.log_std_init,
-        ).to(setup.device)
+        self.network = actor_critic(setup, config, config.log_std_init)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         if wants_temporal_difference(self.optimizer):
             raise UserError(

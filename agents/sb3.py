@@ -27,8 +27,8 @@ from torch import Tensor
 
 from agents.sb3_bridge import Bridge
 from agents.sb3_zip import read_zip
-from errors import UserError, require
-from nets.bricks import is_image
+from errors import UserError, require, unknown
+from nets.bricks import ACTIVATIONS, is_image
 from optim.temporal_difference import wants_temporal_difference
 from training.agent import Policy, Setup, load_optimizer_state, optimizer_state
 
@@ -49,6 +49,8 @@ class Config:
     """Largest norm of the gradient; -1: 10 for dqn, 0.5 for the others."""
     net_arch: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers; for images behind the 512 features of the convolutions."""
+    activation_fn: str = "auto"
+    """Nonlinearity of the hidden layers; auto: relu for dqn, tanh for the others."""
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
     normalize_obs: bool = False
@@ -122,6 +124,8 @@ class Config:
             f"max_grad_norm={self.max_grad_norm}: must be > 0, or -1 for SB3's default",
         )
         require(self.clip_range > 0, f"clip_range={self.clip_range}: must be > 0")
+        if self.activation_fn not in ("auto", *ACTIVATIONS):
+            unknown("activation_fn", self.activation_fn, ("auto", *ACTIVATIONS))
         require(all(n >= 1 for n in self.net_arch), f"net_arch={self.net_arch}: must be ≥ 1")
 
 
@@ -321,10 +325,10 @@ class SB3:
 
 def arguments(config: Config) -> dict[str, Any]:
     """Keyword arguments of SB3's class, all but environment, learning rate and optimizer."""
-    chosen: dict[str, Any] = {
-        "gamma": config.gamma,
-        "policy_kwargs": {"net_arch": list(config.net_arch)},
-    }
+    network: dict[str, Any] = {"net_arch": list(config.net_arch)}
+    if config.activation_fn != "auto":
+        network["activation_fn"] = ACTIVATIONS[config.activation_fn]
+    chosen: dict[str, Any] = {"gamma": config.gamma, "policy_kwargs": network}
     if config.n_steps > 0:
         chosen["n_steps"] = config.n_steps
     if config.max_grad_norm > 0:

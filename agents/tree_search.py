@@ -9,7 +9,8 @@ that pays itself most. The agent earns what it earns along that path, and learns
 over all nodes, since what the agent says off the path decides which path it is. BRS-SP adds
 self-play with reward sharing (`gradients.self_play`).
 
-`Learner` trains several seeds at once, as rows of the same tensors. `exact_values` is the expected
+`Learner` trains several seeds at once, as rows of the same tensors, and `TreeSearchBRS` makes an
+agent of one for `train.py`. `exact_values` is the expected
 outcome without any sampling, by dynamic programming over the joint distribution of both values; it
 is differentiable and what the estimator is held against.
 
@@ -19,7 +20,9 @@ hidden width, the batch, the baseline, the steps, and how the detective breaks t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +30,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import optim
-from errors import require
+from envs.iterated import matrix_game_behind, memory_one
+from envs.matrix_games import MatrixGame
+from errors import UserError, require
 from gradients.repeated import PRISONERS
 from gradients.self_play import self_play_return
+from optim.temporal_difference import wants_temporal_difference
+from training.agent import Policy, Setup, generator, load_optimizer_state, optimizer_state
 
 STATES = 5
 _SWAPPED = (0, 1, 3, 2, 4)
@@ -37,26 +44,25 @@ _SWAPPED = (0, 1, 3, 2, 4)
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters; those of the thesis are SGD at 3e-4 for both terms."""
+    """Hyperparameters; the optimizer of the thesis is SGD at 3e-4 for both terms."""
 
     rounds: int = 6
-    """Rounds of the game, in [1, 8]."""
+    """Rounds of the game, in [1, 8]; in an environment with a horizon, that many."""
     trees: int = 256
     """Trees, and games of self-play, for an update."""
     hidden: int = 32
     """Width of the hidden tanh layer; 0: five logits and nothing else."""
     self_play: float = 0.0
     """Weight of self-play with reward sharing: 0 for BRS, 1 for BRS-SP."""
-    optimizer: str = "adam"
-    """Name of an optimizer."""
-    learning_rate: float = 1e-2
-    """Its learning rate."""
+    agents: int = 1
+    """Agents trained side by side."""
 
     def __post_init__(self) -> None:
         require(1 <= self.rounds <= 8, f"rounds={self.rounds}: must be in [1, 8]")
         require(self.trees >= 2, f"trees={self.trees}: must be ≥ 2, one is its own baseline")
         require(self.hidden >= 0, f"hidden={self.hidden}: must be ≥ 0")
         require(self.self_play >= 0, f"self_play={self.self_play}: must be ≥ 0")
+        require(self.agents >= 1, f"agents={self.agents}: must be ≥ 1")
 
 
 class Trees(NamedTuple):
@@ -191,10 +197,19 @@ class Learner:
         seeds: S.
         seed: root of all randomness.
         payoff: (2, 4), the agent first; the default is the prisoner's dilemma.
+        make_optimizer: default: Adam at 0.01.
+
+    Attributes:
+        played: questions to an agent and rounds of self-play so far, for each.
     """
 
     def __init__(
-        self, config: Config, seeds: int, seed: int = 0, payoff: Tensor = PRISONERS
+        self,
+        config: Config,
+        seeds: int,
+        seed: int = 0,
+        payoff: Tensor = PRISONERS,
+        make_optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
     ) -> None:
         self.config, self.payoff = config, payoff.double()
         self.random = torch.Generator().manual_seed(seed)
@@ -209,8 +224,10 @@ class Learner:
             ).requires_grad_()
             for shape, bound in zip(shapes, bounds, strict=True)
         ]
-        make_config: Any = optim.config_class(config.optimizer)
-        self.optimizer = optim.make(make_config(lr=config.learning_rate), self.parameters)
+        make_config: Any = optim.config_class("adam")
+        usual = partial(optim.make, make_config(lr=1e-2))
+        self.optimizer = (make_optimizer or usual)(self.parameters)
+        self.played = 0
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.random, dtype=torch.float64)
@@ -228,10 +245,88 @@ class Learner:
         config, logits = self.config, self.logits()
         play = self.payoff, config.rounds, config.trees, self.random
         trees = search(logits.detach().sigmoid(), *play)
+        self.played += config.trees * (2**config.rounds - 1)
         objective = tree_objective(logits, trees.values[0], trees.asked)
         if config.self_play:
             objective = objective + config.self_play * shared_objective(logits, *play)
+            self.played += config.trees * config.rounds
         self.optimizer.zero_grad()
         (-objective.sum()).backward()
         self.optimizer.step()
         return trees.values[0].mean(1)
+
+
+class TreeSearchBRS:
+    """A `Learner` on the 2×2 game behind an environment, of few rounds and without a discount."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.setup, self.timers = setup, setup.timers
+        require(not setup.compile, "compile=True: brs-ipd is not compiled")
+        require(setup.device.type == "cpu", f"device={setup.device}: brs-ipd runs on the cpu")
+        game = matrix_game_behind(setup.envs)
+        _check(game, config)
+        self.config = replace(config, rounds=game.horizon or config.rounds)
+        self.learner = Learner(
+            self.config, config.agents, setup.seed, game.payoff, setup.make_optimizer
+        )
+        if wants_temporal_difference(self.learner.optimizer):
+            raise UserError("--optim: brs-ipd has no temporal differences")
+        self.exact = True
+
+    @property
+    def steps(self) -> int:
+        """Questions to an agent and rounds of self-play so far, for each agent."""
+        return self.learner.played
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """One update; the mean return against the detective."""
+        with self.timers("learn"):
+            values = self.learner.iterate()
+        return {"return": values.mean(), "best_return": values.max()}
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """How the first agent plays."""
+        own = None if deterministic else generator(self.setup.seed, 3)
+        return memory_one(self.learner.logits().detach()[0].sigmoid(), own)
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """None: trees are whole batches, whose mean is logged."""
+        return []
+
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """Weights and offsets of all agents."""
+        return [(f"layer {i}", each) for i, each in enumerate(self.learner.parameters)]
+
+    def policy_state(self) -> dict[str, Any]:
+        """Weights and offsets."""
+        return {name: value.detach() for name, value in self.named_parameters()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        for name, value in self.named_parameters():
+            value.data.copy_(state[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer, generator and counter."""
+        return {
+            **self.policy_state(),
+            "optimizer": optimizer_state(self.learner.optimizer),
+            "generator": self.learner.random.get_state(),
+            "steps": self.learner.played,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.load_policy_state(state)
+        load_optimizer_state(self.learner.optimizer, state["optimizer"])
+        self.learner.random.set_state(state["generator"])
+        self.learner.played = state["steps"]
+
+
+def _check(game: MatrixGame, config: Config) -> None:
+    """Refuse what the search has no answer to."""
+    require(game.horizon <= 8, f"horizon={game.horizon}: must be ≤ 8 for brs-ipd's trees")
+    whole = bool((game.payoff == game.payoff.round()).all())
+    require(whole, f"payoff={game.payoff.tolist()}: must be integers for brs-ipd, which tells ties")
+    alike = game.symmetric or not config.self_play
+    require(alike, f"self_play={config.self_play}: needs a game that is alike from both seats")

@@ -12,16 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from envs.block_molecules import BlockMolecules
 from envs.building import Building
 from envs.construction import Construction, Table, tabulate
 from envs.faces import CoreVector
 from envs.hypergrid import HyperGrid
 from errors import UserError, require
 from training.agent import Policy, Setup, generator
+from training.constructions import random_policy, rules_of
 from training.trajectories import forward, uniform, uniform_draws
 from training.visits import Visits, distance
 
@@ -55,17 +56,19 @@ class Walker:
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
-        self.grid = _grid(setup)
-        require(self.grid.enumerable, "metropolis and random: need a grid that can be enumerated")
-        self.table: Table = tabulate(self.grid)
-        self.visits: Visits = Visits(self.table, config.window, config.reward_exponent)
-        self.generator = generator(setup.seed, 1, self.table.device)
-        self.now = torch.full((config.chains,), self.table.root, device=self.table.device)
-        states = torch.arange(self.table.size, device=self.table.device)
-        moves = [self.grid.move(states, torch.full_like(states, k)) for k in range(self._moves)]
-        self._neighbours = torch.stack(moves, 1)
-        self._log_reward = config.reward_exponent * self.table.log_reward(states)
+        self.grid = _grid(setup) if config.kind == "metropolis" else None
+        self.rules: Construction = rules_of(setup, "random")
+        self.visits: Visits = Visits(self.rules, config.window, config.reward_exponent)
+        self.generator = generator(setup.seed, 1, self.rules.device)
+        self.now = torch.full((config.chains,), self.rules.root, device=self.rules.device)
         self.exact, self._steps, self._accepted = True, 0, 0
+        self._ended: list[Tensor] = []  # (k, 2): R and length
+        if self.grid is not None:
+            grid, table = self.grid, self.table
+            states = torch.arange(table.size, device=table.device)
+            moves = [grid.move(states, torch.full_like(states, k)) for k in range(grid.neighbours)]
+            self._neighbours = torch.stack(moves, 1)
+            self._log_reward = config.reward_exponent * table.log_reward(states)
 
     @property
     def steps(self) -> int:
@@ -73,8 +76,12 @@ class Walker:
         return self._steps
 
     @property
-    def _moves(self) -> int:
-        return self.grid.neighbours
+    def table(self) -> Table:
+        """The construction with every state written down."""
+        enough = isinstance(self.rules, Table)
+        require(enough, f"{self.config.kind}: needs a grid that can be enumerated")
+        assert isinstance(self.rules, Table)
+        return self.rules
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Walk or build for a while."""
@@ -86,22 +93,16 @@ class Walker:
         found = self.visits.metrics()
         if self.config.kind == "metropolis":
             return {"acceptance": self._accepted / self._steps, **found}
-        return {**found, **self._exact()}
+        return {**found, **self._exact()} if isinstance(self.rules, Table) else found
 
     def policy(self, deterministic: bool = True) -> Policy:
         """Random legal actions: a chain has no policy of construction."""
-        own = generator(self.setup.seed, 3)
-
-        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            legal = np.ones((len(obs), self.table.actions)) if mask is None else mask
-            weights = torch.from_numpy(np.asarray(legal, np.float32))
-            return torch.multinomial(weights, 1, generator=own)[:, 0].numpy()
-
-        return act
+        return random_policy(self.setup.seed, self.rules.actions)
 
     def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: samples of a chain are no episodes."""
-        return []
+        """(R, edges) of what was built since the last call; samples of a chain are no episodes."""
+        ended, self._ended = self._ended, []
+        return [(reward, int(length)) for part in ended for reward, length in part.tolist()]
 
     def named_parameters(self) -> list[tuple[str, Tensor]]:
         """Nothing is learned."""
@@ -122,6 +123,7 @@ class Walker:
             "accepted": self._accepted,
             "visits": self.visits.state_dict(),
             "generator": self.generator.get_state(),
+            "ended": torch.cat([torch.zeros((0, 2), dtype=torch.float64), *self._ended]),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -130,11 +132,12 @@ class Walker:
         self._steps, self._accepted = state["steps"], state["accepted"]
         self.visits.load_state_dict(state["visits"])
         self.generator.set_state(state["generator"])
+        self._ended = [state["ended"]]
 
     def _walk(self) -> None:
         shape, random = (self.config.moves, self.config.chains), self.generator
-        device = self.table.device
-        moves = torch.randint(self._moves, shape, generator=random, device=device)
+        device = self.rules.device
+        moves = torch.randint(self._neighbours.shape[1], shape, generator=random, device=device)
         levels = torch.rand(shape, generator=random, device=device, dtype=torch.float64).log()
         met, accepted = [], []
         for move, level in zip(moves, levels, strict=True):
@@ -150,10 +153,14 @@ class Walker:
         self.visits.add(samples[kept] if self.config.accepted_only else samples.flatten())
 
     def _build(self) -> None:
-        draws = uniform_draws(self.table, self.config.chains, self.generator)
-        paths = forward(self.table, uniform(self.table), draws)
+        if isinstance(self.rules, BlockMolecules):
+            self.rules.tidy(lambda: self.now)
+        draws = uniform_draws(self.rules, self.config.chains, self.generator)
+        paths = forward(self.rules, uniform(self.rules), draws)
         self._steps += int(paths.length.sum())
         self.visits.add(paths.objects)
+        reward = self.rules.log_reward(paths.objects).exp()
+        self._ended.append(torch.stack([reward, paths.length.double()], 1))
 
     def _exact(self) -> dict[str, float]:
         """How far random construction is from R^β / Z."""
@@ -190,7 +197,6 @@ def _grid(setup: Setup) -> HyperGrid:
     if not isinstance(rules, HyperGrid):
         spec = setup.envs.spec
         raise UserError(
-            f"--env {spec.id if spec else '?'}: metropolis and random walk on "
-            "afterstate/HyperGrid-v0"
+            f"--env {spec.id if spec else '?'}: metropolis walks on afterstate/HyperGrid-v0"
         )
     return rules

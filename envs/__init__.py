@@ -18,7 +18,13 @@ __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
 OURS: dict[str, str] = {
     "afterstate/Glimpse-v0": "envs.glimpse:make",
     "afterstate/HyperGrid-v0": "envs.hypergrid:make",
+    "afterstate/ActiveHyperGrid-v0": "envs.active_learning:make",
     "afterstate/ToyMolecules-v0": "envs.molecules:make_toy",
+    "afterstate/ToyChorale-v0": "envs.chorale_fill:make_toy",
+    "afterstate/ChoraleFill-v0": "envs.chorale_fill:make",
+    "afterstate/ChoraleRewrite-v0": "envs.chorale_rewrite:make",
+    "afterstate/ChoraleChrono-v0": "envs.chorale_chrono:make",
+    "afterstate/Chorales-v0": "envs.chorale_completion:make",
     "afterstate/Molecule-v0": "envs.molecule:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
@@ -39,8 +45,15 @@ OURS: dict[str, str] = {
 }
 """Ids of our own environments, and what makes their cores."""
 
-SINGLE: dict[str, str] = {"afterstate/Molecule-v0": "envs.molecule:MoleculeEnv"}
-"""Ids whose single environment can do more than `CoreEnv`."""
+_WRITTEN = "envs.faces:WrittenEnv"
+SINGLE: dict[str, str] = {
+    "afterstate/ToyChorale-v0": _WRITTEN,
+    "afterstate/ChoraleFill-v0": _WRITTEN,
+    "afterstate/ChoraleRewrite-v0": _WRITTEN,
+    "afterstate/ChoraleChrono-v0": _WRITTEN,
+    "afterstate/Molecule-v0": "envs.molecule:MoleculeEnv",
+}
+"""Ids whose single environment can do more than `CoreEnv`: be rendered in letters, and so on."""
 
 for _id, _core in OURS.items():
     gymnasium.register(

@@ -40,6 +40,10 @@ class Game(Protocol):
         """What a network should see of the parameters: (…, n) of about unit size."""
         ...
 
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """How far the policies `new` (…, n) are from the policies `old`: (…,), 0 where equal."""
+        ...
+
 
 def returns(game: Game, own: Tensor, other: Tensor, player: int) -> Tensor:
     """The returns (…,) of `player`, who plays `own` (…, n) against `other` (…, n)."""
@@ -47,11 +51,14 @@ def returns(game: Game, own: Tensor, other: Tensor, player: int) -> Tensor:
     return game.value(torch.stack(pair, -2))[..., player]
 
 
-def simultaneous_gradient(game: Game, x: Tensor) -> Tensor:
-    """Each player's gradient of its own return by its own policy: (…, 2, n), no graph."""
-    x = x.detach()
+def simultaneous_gradient(game: Game, x: Tensor, graph: bool = False) -> Tensor:
+    """Each player's gradient of its own return by its own policy: (…, 2, n).
+
+    `graph` keeps what is needed to differentiate it by x and by whatever x came from.
+    """
+    x = x if graph else x.detach()
     with torch.enable_grad():
-        own = x.clone().requires_grad_()
+        own = x.clone() if x.requires_grad else x.clone().requires_grad_()
         # Row i of `pairs` varies player i alone, so one backward pass serves both players.
         pairs = torch.stack(
             (
@@ -61,7 +68,7 @@ def simultaneous_gradient(game: Game, x: Tensor) -> Tensor:
         )
         value = game.value(pairs)
         total = value[0, ..., 0].sum() + value[1, ..., 1].sum()
-        (slope,) = torch.autograd.grad(total, own)
+        (slope,) = torch.autograd.grad(total, own, create_graph=graph)
     return slope
 
 

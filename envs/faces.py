@@ -172,6 +172,27 @@ class CoreEnv(gymnasium.Env):
         return {k: v.cpu().numpy() if v.dim() else v.item() for k, v in first.items()}
 
 
+class WrittenEnv(CoreEnv):
+    """One environment over a core that can also be shown in letters (`text(state)`).
+
+    Args:
+        core, options: as of `CoreEnv`.
+        render_mode: None, "rgb_array" or "ansi".
+    """
+
+    metadata: dict[str, Any] = {**CoreEnv.metadata, "render_modes": ["rgb_array", "ansi"]}  # noqa: RUF012
+
+    def __init__(self, core: Core | str, render_mode: str | None = None, **options: Any) -> None:
+        super().__init__(core, None if render_mode == "ansi" else render_mode, **options)
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        """RGB frame (H, W, 3) uint8, or a string of lines, as `render_mode` says."""
+        if self.render_mode == "ansi" and self.state is not None:
+            return cast(Any, self.core).text(self.state)[0]
+        return super().render()
+
+
 class CoreVector(ExactVector):
     """B environments over a core, with SAME_STEP autoreset and exact state.
 

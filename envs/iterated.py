@@ -14,9 +14,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from envs.differentiable import game_behind
 from envs.faces import Step
 from envs.matrix_games import SEEN_BY_OTHER, MatrixGame, strategy
 from envs.two_player import Versus
+from envs.vector import ExactVector
+from errors import UserError
 
 
 class State(NamedTuple):
@@ -134,6 +137,17 @@ class MemoryOne:
             return plays_b, memory
         drawn = torch.rand(len(plays_b), generator=generator, device=plays_b.device)
         return (drawn < plays_b).long(), memory
+
+
+def matrix_game_behind(envs: ExactVector) -> MatrixGame:
+    """The 2×2 game that environments play; `UserError` if there is none."""
+    game = game_behind(envs)
+    if not isinstance(game, MatrixGame):
+        raise UserError(
+            f"--env {envs.spec.id if envs.spec else '?'}: is no 2×2 game; accepted are "
+            "afterstate/IPD-v0, MatchingPennies-v0, Chicken-v0, StagHunt-v0 and MatrixGame-v0"
+        )
+    return game
 
 
 def memory_one(

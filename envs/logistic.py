@@ -54,6 +54,10 @@ class LogisticGame:
         """Policies in units of ten."""
         return x / 10
 
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """Half the squared distance: these policies are numbers, not distributions."""
+        return (new - old).square().sum(-1) / 2
+
 
 class State(NamedTuple):
     """Running pairs of policies."""

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from errors import UserError, require, unknown
 
@@ -274,3 +275,9 @@ class MatrixGame:
     def features(self, x: Tensor) -> Tensor:
         """Probabilities of A (…, 5)."""
         return torch.sigmoid(x)
+
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """Kullback-Leibler divergence from `old` to `new`, summed over the five states: (…,)."""
+        both = torch.stack((old, -old)), torch.stack((new, -new))  # logits of A, and of B
+        ratio = F.logsigmoid(both[0]) - F.logsigmoid(both[1])
+        return (torch.sigmoid(both[0]) * ratio).sum(-1).sum(0)

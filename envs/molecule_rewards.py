@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
@@ -33,7 +33,12 @@ Scores = NDArray[np.float64]
 Batch = Callable[[list[str]], Any]
 """From canonical SMILES to as many scores."""
 
-MAKERS: dict[str, str] = {}
+MAKERS: dict[str, str] = {
+    "proxy": "envs.binding:published",
+    "proxy_x_WT": "envs.binding:published_transposed",
+    "fitted": "envs.binding:fitted",
+    "vina": "envs.docking:scores",
+}
 """Rewards that live elsewhere: "module:function" which makes a `Batch` of a file's name."""
 
 _HUMP = (
@@ -146,6 +151,11 @@ class Scorer:
             self._known.update(zip(missing, found.tolist(), strict=True))
             self.calls += len(missing)
         return np.array([self._known[each] for each in smiles])
+
+    @property
+    def known(self) -> Mapping[str, float]:
+        """Scores of all molecules asked for so far, by SMILES, in the order of asking."""
+        return self._known
 
     def close(self) -> None:
         """End the processes."""

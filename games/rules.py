@@ -1,4 +1,4 @@
-"""Learning rules on differentiable games: naive, LookAhead, LOLA, HOLA.
+"""Learning rules on differentiable games: naive, LookAhead, LOLA, HOLA, POLA.
 
 Each rule gives the direction in which one player changes its policy, as a pure function of the
 game and both policies. With f the returns and ∇ᵢ the derivative by player i's own policy:
@@ -8,12 +8,20 @@ game and both policies. With f the returns and ∇ᵢ the derivative by player i
     LOLA             ∇₁ f₁(x₁, x₂ + α ∇₂ f₂(x₁, x₂))              through the imagined update
     LOLA, Taylor     ∇₁ (f₁ + α sg[∂f₁/∂x₂] · ∇₂ f₂), or without the sg
     HOLA-n           ∇₁ f₁(x₁, x₂ + α g₂), where g is HOLA-(n−1)
+    POLA             argmax over y of f₁(y, z(y)) − D(x₁, y) / α,  less x₁, over α,
+                     with z(y) = argmax over z of f₂(y, z) − D(x₂, z) / α
 
-HOLA-0 is naive, HOLA-1 is LOLA. Only the opponent is extrapolated, never oneself.
+HOLA-0 is naive, HOLA-1 is LOLA. Only the opponent is extrapolated, never oneself. POLA puts a
+proximal problem in the place of each gradient step of LOLA; D is the divergence of two policies,
+whatever parameters they are written in, so that the rule hardly depends on these. Each problem is
+solved by gradient steps of size α from where its player stands; one step each is LOLA.
 
 Source: T. Cooijmans, PhD thesis (2024), section 6.2.2 and appendix 6.B; the Taylor forms are
 those of J. Foerster et al. (2018) and of its public descendants, which stop or do not stop the
-gradient of the first factor. The thesis' tables are of the exact form.
+gradient of the first factor. The thesis' tables are of the exact form. POLA: S. Zhao et al.,
+"Proximal learning with opponent-learning awareness" (2022), which takes the Kullback-Leibler
+divergence from the old policy to the new one, summed here over the states that a policy tells
+apart.
 """
 
 from __future__ import annotations
@@ -67,6 +75,21 @@ def _taylor(game: Game, x: Pair, player: int, alpha: float, stop: bool) -> Tenso
     return _slope(value + alpha * (exposed * step).sum(-1), own)
 
 
+def _proximal(game: Game, x: Pair, player: int, alpha: float, inner: int, outer: int) -> Tensor:
+    start, other = x[player].detach(), x[1 - player]
+    own = start
+    for _ in range(outer):
+        own = own.detach().requires_grad_()
+        reply = other
+        for _ in range(inner):
+            gain = returns(game, reply, own, 1 - player)
+            kept = gain - game.divergence(other.detach(), reply) / alpha
+            reply = reply + alpha * _slope(kept, reply, keep=True)
+        gain = returns(game, own, reply, player)
+        own = own + alpha * _slope(gain - game.divergence(start, own) / alpha, own)
+    return (own - start) / alpha
+
+
 def _rule(direction: Callable[[Game, Pair, int], Tensor]) -> Rule:
     """A rule of detached tensors from a direction that differentiates."""
 
@@ -78,12 +101,25 @@ def _rule(direction: Callable[[Game, Pair, int], Tensor]) -> Rule:
     return rule
 
 
+def pola(alpha: float, inner: int = 5, outer: int = 10) -> Rule:
+    """POLA with `inner` gradient steps on the other's proximal problem and `outer` on one's own.
+
+    `alpha` > 0 weighs both divergences; a player who moves by α times the direction arrives at the
+    solution. Without inner steps the opponent stands still.
+    """
+    require(alpha > 0, f"alpha={alpha}: must be > 0 for pola")
+    require(inner >= 0, f"inner={inner}: must be ≥ 0")
+    require(outer >= 1, f"outer={outer}: must be ≥ 1")
+    return _rule(partial(_proximal, alpha=alpha, inner=inner, outer=outer))
+
+
 _MAKERS: dict[str, Callable[[float], Rule]] = {
     "naive": lambda alpha: _rule(_gradient),
     "lookahead": lambda alpha: _rule(partial(_look_ahead, alpha=alpha)),
     "lola": lambda alpha: _rule(partial(_higher_order, alpha=alpha, order=1)),
     "lola-taylor": lambda alpha: _rule(partial(_taylor, alpha=alpha, stop=True)),
     "lola-taylor-full": lambda alpha: _rule(partial(_taylor, alpha=alpha, stop=False)),
+    "pola": pola,
 }
 NAMES = (*_MAKERS, "hola2", "hola3")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,28 +19,57 @@ from envs.differentiable import Game
 from envs.logistic import LogisticGame
 from envs.matrix_games import PAYOFFS, MatrixGame
 from errors import UserError, require
-from games.rules import NAMES, Rule, learn, rule
+from games.rules import NAMES, Rule, rule
 
 _CHUNK = 1024
 """Pairs learned at a time: their derivatives stay in the processor's cache."""
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """Somebody who plays a game of learning: whatever changes its own policy by both.
+
+    Attributes:
+        change: the next own policy (B, n), of the game, both policies (B, 2, n) and one's seat.
+        start: the first own policy (B, n), of what the game has drawn for it (B, n).
+    """
+
+    change: Callable[[Game, Tensor, int], Tensor]
+    start: Callable[[Tensor], Tensor] = lambda drawn: drawn
+
+
+def follower(chosen: Rule, lr: float) -> Contestant:
+    """A contestant who takes steps of size `lr` by a learning rule."""
+    return Contestant(lambda game, x, player: x[..., player, :] + lr * chosen(game, x, player))
+
+
+def contest(game: Game, players: tuple[Contestant, Contestant], x: Tensor, updates: int) -> Tensor:
+    """Policies (B, 2, n) after so many simultaneous updates from x (B, 2, n)."""
+    x = torch.stack([player.start(x[..., i, :]) for i, player in enumerate(players)], -2)
+    for _ in range(updates):
+        x = torch.stack([player.change(game, x, i) for i, player in enumerate(players)], -2)
+    return x
+
+
 def returns(
-    game: Game, rules: tuple[Rule, Rule], pairs: int, lr: float, updates: int, seed: int = 0
+    game: Game,
+    players: tuple[Contestant, Contestant],
+    pairs: int,
+    updates: int,
+    seed: int = 0,
 ) -> Tensor:
-    """Final returns (pairs, 2) of learners who start as the game draws them.
+    """Final returns (pairs, 2) of contestants for whom the game draws starts.
 
     Args:
         game: the game.
-        rules: the first and the second player's.
+        players: the first and the second.
         pairs: how many pairs learn.
-        lr: step size of both.
         updates: simultaneous updates.
-        seed: of the initial policies, which do not depend on the rules.
+        seed: of the drawn policies, which do not depend on the players.
     """
     x = game.draw(pairs, torch.Generator().manual_seed(seed))
     return torch.cat(
-        [game.value(learn(game, part, rules, lr, updates)) for part in x.split(_CHUNK)]
+        [game.value(contest(game, players, part, updates)) for part in x.split(_CHUNK)]
     )
 
 
@@ -50,8 +80,11 @@ def table(
     found = {}
     for index, first in enumerate(names):
         for second in names[index:]:
-            rules = rule(first, alpha), rule(second, alpha)
-            ours, theirs = returns(game, rules, pairs, alpha, updates, seed).mean(0).tolist()
+            players = (
+                follower(rule(first, alpha), alpha),
+                follower(rule(second, alpha), alpha),
+            )
+            ours, theirs = returns(game, players, pairs, updates, seed).mean(0).tolist()
             found[second, first] = theirs
             found[first, second] = ours
     return found

@@ -147,8 +147,11 @@ def distribution(space: spaces.Space, log_std_init: float = 0.0) -> Distribution
         return Categorical(int(space.n))
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return MultiCategorical(space.nvec.tolist())
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return MultiCategorical([2] * space.shape[0])
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return Gaussian(space.shape[0], log_std_init)
     raise UserError(
-        f"action space {space}: accepted are Discrete (from 0), MultiDiscrete and Box with one axis"
+        f"action space {space}: accepted are Discrete (from 0), MultiDiscrete, MultiBinary and Box "
+        "with one axis"
     )

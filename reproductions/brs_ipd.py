@@ -14,12 +14,13 @@ widths, batches and numbers of updates are not published.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import optim
 from agents.tree_search import Config, Learner, exact_values
 from gradients.repeated import PRISONERS
 from reproductions.report import Job, Report, Row
@@ -41,18 +42,21 @@ _CLOSE = 0.05
 _POINTS = 100  # of the learning curve
 
 
-def config(variant: str, full: bool) -> tuple[Config, int]:
-    """Hyperparameters and updates."""
+def config(variant: str, full: bool) -> tuple[Config, str, float, int]:
+    """Hyperparameters, optimizer and its learning rate, and updates."""
     weight = float(variant == "BRS-SP")
     if full:
-        rule = Config(hidden=64, self_play=weight, optimizer="sgd", learning_rate=3e-4)
-        return rule, 60_000
-    return Config(self_play=weight), 400
+        return Config(hidden=64, self_play=weight), "sgd", 3e-4, 60_000
+    return Config(self_play=weight), "adam", 1e-2, 400
 
 
-def train(chosen: Config, updates: int, seeds: int) -> dict[str, Array]:
+def train(
+    chosen: Config, optimizer: str, rate: float, updates: int, seeds: int
+) -> dict[str, Array]:
     """Probabilities of C (points, S, 5) over training and the updates they belong to."""
-    learner = Learner(chosen, seeds)
+    make_config: Any = optim.config_class(optimizer)
+    make_optimizer = partial(optim.make, make_config(lr=rate))
+    learner = Learner(chosen, seeds, make_optimizer=make_optimizer)
     every = max(1, updates // _POINTS)
     at, chances = [0], [learner.logits().detach().sigmoid().numpy()]
     for update in range(1, updates + 1):

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 import optim
+from agents import agent_class
 from agents.gflownet import GFlowNet
-from agents.ppo import PPO
 from agents.walkers import Walker
 from envs.building import Building
 from envs.construction import Table, tabulate
@@ -88,16 +88,22 @@ def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, Visits
         table = agent.table
         assert table is not None, "the grid can be enumerated"
         return agent, agent.visits, table
-    torch.manual_seed(seed)
+    return recorded(command)
+
+
+def recorded(command: Command) -> tuple[Any, Visits, Table]:
+    """The same for an agent that steps environments."""
+    run = command.run
+    torch.manual_seed(run.seed)
     envs = Recorder(command)
     setup = Setup(
         envs,
         torch.device("cpu"),
-        seed,
-        states,
+        run.seed,
+        run.steps,
         lambda params: optim.make(command.optimizer, params),
     )
-    return PPO(command.agent, setup), envs.visits, envs.table
+    return agent_class(run.agent)(command.agent, setup), envs.visits, envs.table
 
 
 def measure(agent: Any, visits: Visits, table: Table) -> tuple[float, float]:

@@ -9,7 +9,7 @@ The text leaves the number of updates open. 500, as in the authors' public noteb
 published −5.32 of LOLA against itself in Chicken, which moves with every update; 100 or 300 do not.
 
 Source: T. Cooijmans, PhD thesis (2024), section 6.5.2, tables 6.4 to 6.6. M-FOS, which the tables
-also show, is not run here.
+also show, is in `reproductions.meva_baselines`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array
 
     def work() -> dict[str, Any]:
         game = build(_command(table, "naive", 1)).game  # type: ignore[attr-defined]
-        chosen = rules.rule(first, table.alpha), rules.rule(second, table.alpha)
-        found = tournament.returns(game, chosen, pairs, table.alpha, UPDATES)
+        players = _follower(table, first), _follower(table, second)
+        found = tournament.returns(game, players, pairs, UPDATES)
         error = found.std(0) / math.sqrt(pairs)
         return {"mean": found.mean(0).numpy(), "error": error.numpy()}
 
@@ -83,16 +83,19 @@ def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array
     return found["mean"], found["error"]
 
 
+def _follower(table: Table, name: str) -> tournament.Contestant:
+    return tournament.follower(rules.rule(name, table.alpha), table.alpha)
+
+
 def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
     """Mean returns (models, 2) of trained models against `opponent`, and the course of training."""
-    flags = [] if job.full else QUICK
     loops = 1001 if job.full else table.loops[opponent]
     pairs = MODEL_PAIRS[job.scale]
-    command = _command(table, opponent, job.seeds, *flags)
-    identity = (command.identity(), loops, pairs, UPDATES)
+    chosen = command(job, table, opponent)
+    identity = (chosen.identity(), loops, pairs, UPDATES)
 
     def work() -> dict[str, Any]:
-        agent = build(command)
+        agent = build(chosen)
         assert isinstance(agent, MeVa)
         course = []
         for loop in range(loops):
@@ -107,6 +110,11 @@ def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
         return {"returns": evaluate(agent, pairs), "course": np.array(course), **parameters}
 
     return job.cell(f"meva-{opponent}", identity, work)
+
+
+def command(job: Job, table: Table, opponent: str) -> Any:
+    """What trains the models, as `train.py` reads it."""
+    return _command(table, opponent, job.seeds, *([] if job.full else QUICK))
 
 
 def evaluate(agent: MeVa, pairs: int) -> Array:

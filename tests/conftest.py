@@ -24,6 +24,14 @@ def train_command(arguments: tuple[object, ...]) -> list[str]:
     return [sys.executable, "train.py", *map(str, arguments), *QUIET]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is slow to read is kept for all tests and workers, and not in the user's folder."""
+    root = tmp_path_factory.getbasetemp()
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    os.environ["AFTERSTATE_CACHE"] = str(shared / "cache")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Runs started in this process may choose more threads; the next test starts with one."""

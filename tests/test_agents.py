@@ -86,6 +86,7 @@ MASKED = {
     "ddqn": ("ddqn", {**DQN, "epsilon_end": 0.2, "epsilon_fraction": 0.1}, 300),
     "ppo": ("ppo", PPO, 10),
     "a2c": ("a2c", A2C, 60),
+    "pcl": ("pcl", {"path_length": 7, "batch_size": 32, "learning_starts": 50}, 300),
 }
 
 

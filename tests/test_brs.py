@@ -260,6 +260,19 @@ def test_self_play_alone_teaches_to_cooperate() -> None:
     assert np.mean(found[-50:]) > np.mean(found[:50]) + 0.25
 
 
+def test_each_term_has_its_rate() -> None:
+    def rates(**config: float) -> dict[str, float]:
+        optimizers = build("brs-sp", lr=0.02, **config).optimizers
+        return {name: each.param_groups[0]["lr"] for name, each in optimizers.items()}
+
+    plain = rates(detective_learning_rate=0.1, value_learning_rate=0.2)
+    values = dict.fromkeys(("agent_value", "detective_value"), 0.2)
+    policies = dict.fromkeys(("agent", "shaping", "sharing"), 0.02)
+    assert plain == {**policies, "detective": 0.1, **values}
+    own = rates(shaping_learning_rate=0.3, sharing_learning_rate=0.4)
+    assert (own["agent"], own["shaping"], own["sharing"]) == (0.02, 0.3, 0.4)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -267,6 +280,7 @@ def test_self_play_alone_teaches_to_cooperate() -> None:
         ({"question_steps": 0}, "question_steps=0"),
         ({"noise": -1.0}, "noise=-1.0"),
         ({"value_learning_rate": 0.0}, "value_learning_rate=0.0"),
+        ({"sharing_learning_rate": -1.0}, "sharing_learning_rate=-1.0"),
     ],
 )
 def test_bad_settings_are_refused(config: dict[str, Any], message: str) -> None:

@@ -97,3 +97,11 @@ def test_unsupported_action_spaces_are_user_errors() -> None:
             distribution(space)
     with pytest.raises(UserError, match="Q-learning accepts Discrete"):
         build("dqn", "Pendulum-v1", DQN)
+
+
+def test_bits_are_choices_of_two() -> None:
+    bits = distribution(spaces.MultiBinary(3))
+    logits = torch.tensor([[0.0, 2.0, 1.0, 1.0, 3.0, -1.0]])
+    assert bits.mode(logits).tolist() == [[1, 0, 0]]
+    expected = sum(logits.view(3, 2).log_softmax(1)[[0, 1, 2], [1, 0, 0]])
+    torch.testing.assert_close(bits.log_prob(logits, torch.tensor([[1, 0, 0]]))[0], expected)

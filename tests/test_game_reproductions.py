@@ -10,10 +10,22 @@ import pytest
 import torch
 
 import reproductions
+from agents.meva import MeVa
 from games import tournament
 from games.rules import rule
-from reproductions import logistic_basins, meva_chicken, meva_imp, meva_ipd, meva_tables, report
+from reproductions import (
+    logistic_basins,
+    meva_ablation,
+    meva_chicken,
+    meva_imp,
+    meva_ipd,
+    meva_tables,
+    meva_zd,
+    report,
+)
 from reproductions.report import Job
+from training.build import build
+from training.cli import parse
 
 
 def job(path: Path, seeds: int = 2) -> Job:
@@ -100,14 +112,111 @@ def test_published_cells() -> None:
 
 def test_head_to_head_from_the_same_starts(capsys: pytest.CaptureFixture[str]) -> None:
     game = meva_tables.build(meva_tables._command(meva_ipd.TABLE, "naive", 1)).game  # type: ignore[attr-defined]
-    naive, lola = rule("naive", 25.0), rule("lola", 25.0)
-    before = tournament.returns(game, (naive, lola), 2000, 25.0, updates=0)
-    torch.testing.assert_close(before, tournament.returns(game, (lola, lola), 2000, 25.0, 0))
+    naive, lola = (tournament.follower(rule(name, 25.0), 25.0) for name in ("naive", "lola"))
+    before = tournament.returns(game, (naive, lola), 2000, updates=0)
+    torch.testing.assert_close(before, tournament.returns(game, (lola, lola), 2000, 0))
     assert before.shape == (2000, 2)
     found = tournament.table(game, ["naive", "lola"], 25.0, pairs=64, updates=20)
-    after = tournament.returns(game, (naive, lola), 64, 25.0, updates=20).mean(0).tolist()
+    after = tournament.returns(game, (naive, lola), 64, updates=20).mean(0).tolist()
     assert [found["naive", "lola"], found["lola", "naive"]] == after
     assert tournament.main(["--pairs", "4", "--updates", "1"]) == 0
     assert "lola" in capsys.readouterr().out
     assert tournament.main(["--game", "go"]) == 2
     assert "unknown payoff 'go'" in capsys.readouterr().err
+
+
+def test_the_ablation_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--width", "8", "--blocks", "0", "--quantiles", "3", "--batch-size", "4"]
+    monkeypatch.setattr(meva_ablation, "QUICK", [*small, "--trajectory", "10"])
+    monkeypatch.setattr(meva_ablation, "_LOOPS", {"quick": 2})
+    monkeypatch.setattr(meva_ablation, "EVERY", 1)
+    monkeypatch.setattr(meva_ablation, "PAIRS", 3)
+    monkeypatch.setattr(meva_ablation, "UPDATES", 20)
+    work = job(tmp_path)
+    answer = meva_ablation.reproduce(work)
+    assert len(answer.rows) == 6
+    report.write(answer, work, "meva-ablation", meva_ablation.TITLE)
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("form", ["u", "v"])
+def test_errors_of_a_value_are_those_of_its_equation(form: str) -> None:
+    words = ["--agent", "meva", "--env", "afterstate/IPD-v0", "--models", "2", "--width", "8"]
+    agent = build(parse([*words, "--quantiles", "3", "--formulation", form]).command)
+    assert isinstance(agent, MeVa)
+    path = [agent.game.draw(6, torch.Generator().manual_seed(0)).view(2, 3, 2, 5)]
+    for _ in range(20):
+        path.append(agent.learn_policies(path[-1], 1))
+    short, long = meva_ablation.value_errors(agent, torch.stack(path))
+
+    def value(x: torch.Tensor) -> torch.Tensor:
+        gamma = torch.full(x.shape[:3], 0.95)
+        return agent.target(agent.game.features(x).float(), gamma).detach().mean(-1)
+
+    total = 0.95**20 * value(path[20]) - value(path[0])
+    for t in range(20):
+        total = total + 0.05 * 0.95**t * agent.game.value(path[t + (form == "u")])
+    np.testing.assert_allclose(long, total.square().mean((1, 2)).sqrt(), rtol=1e-5)
+    steps = [
+        0.95**10 * value(path[k + 10])
+        - value(path[k])
+        + sum(0.05 * 0.95**t * agent.game.value(path[k + t + (form == "u")]) for t in range(10))
+        for k in (0, 10)
+    ]
+    expected = torch.stack(steps).square().mean((0, 2, 3)).sqrt()
+    np.testing.assert_allclose(short, expected, rtol=1e-5)
+
+
+def courses(end: float, at: int, error: float) -> dict[str, np.ndarray]:
+    grown = np.where(np.arange(1, 13)[:, None] * 10 >= at, end, -1.9) + np.zeros((12, 3))
+    loops = np.arange(1, 13) * 10.0
+    return {"return": grown, "long": np.full((12, 3), error), "loops": loops}
+
+
+def test_claims_of_the_ablation() -> None:
+    found = {name: courses(-1.05, 50, 0.1) for name in meva_ablation.VARIANTS}
+    found["default"] = courses(-1.0, 100, 0.1)
+    found["V instead of U"] = courses(-1.7, 100, 0.5)
+    assert all(row.agrees for row in meva_ablation.rows(found))
+    found["no λ-returns"] = courses(-1.7, 100, 0.1)  # which never gets there
+    assert [row.agrees for row in meva_ablation.rows(found)] == [True] * 5 + [False]
+    assert meva_ablation.learned_at(found["no λ-returns"]).tolist() == [130.0] * 3
+
+
+def test_the_edge_of_what_a_policy_allows() -> None:
+    inverse, offset = meva_zd.edge(meva_zd.exact_cloud())
+    assert inverse == pytest.approx(1 / 3)
+    assert offset + inverse * -2 == pytest.approx(-2)
+    # Of always-defect: nobody gets more than −2 against it, whatever it earns.
+    game = meva_tables.build(meva_tables._command(meva_ipd.TABLE, "naive", 1)).game  # type: ignore[attr-defined]
+    defects = torch.full((5,), -40.0, dtype=torch.float64)
+    cloud = meva_zd.clouds(game, defects, torch.Generator().manual_seed(0)).numpy()
+    inverse, _ = meva_zd.edge(cloud)
+    assert inverse == pytest.approx(-0.5)  # (0, −3) to (−2, −2)
+
+
+def test_extortion_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meva_tables, "UPDATES", 3)
+    monkeypatch.setattr(meva_tables, "MODEL_PAIRS", {"quick": 4})
+    small = ["--width", "8", "--quantiles", "3", "--batch-size", "4", "--trajectory", "10"]
+    monkeypatch.setattr(meva_tables, "QUICK", small)
+    table = replace(meva_ipd.TABLE, loops={"naive": 2})
+    monkeypatch.setattr(meva_ipd, "TABLE", table)
+    monkeypatch.setattr(meva_zd, "PAIRS", 2)
+    work = job(tmp_path)
+    answer = meva_zd.reproduce(work)
+    assert answer.rows[0].agrees
+    report.write(answer, work, "meva-zd", meva_zd.TITLE)
+    # The policies of the figure are those of the trained models.
+    agent = build(meva_tables.command(work, table, "naive"))
+    trained = meva_tables.learned(work, table, "naive")
+    assert isinstance(agent, MeVa)
+    found = meva_zd.measure(work)
+    for name, value in trained.items():
+        if name.startswith("parameter/"):
+            agent.target.state_dict()[name.removeprefix("parameter/")].copy_(
+                torch.from_numpy(value)
+            )
+    x = meva_zd.courses(agent)
+    np.testing.assert_allclose(found["returns"], agent.game.value(x))
+    assert x.shape == (6, 2, 2, 2, 5)

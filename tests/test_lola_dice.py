@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.lola_dice import Config, Learner, objective
+from agents.lola_dice import Config, Learner, adam, objective
 from errors import UserError
 from gradients.repeated import PRISONERS, Episodes, enumerate_all, expected_return, sample
 from reproductions import lola_dice
@@ -83,7 +83,8 @@ def test_several_pairs_at_once_are_several_pairs() -> None:
 
 
 def test_critics_learn_the_returns() -> None:
-    learner = Learner(Config(0, rounds=20, batch=8, gamma=0.5, learning_rate=1e-9), 2)
+    config = Config(0, rounds=20, batch=8, gamma=0.5)
+    learner = Learner(config, 2, make_optimizer=adam(1e-9))
     with torch.no_grad():
         learner.policies.fill_(40.0)  # both cooperate for ever
     for _ in range(150):

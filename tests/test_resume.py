@@ -73,6 +73,10 @@ CASES = {
     "gflownet-grid": "--agent gflownet --env afterstate/HyperGrid-v0 --steps 6000 --hidden 16 "
     "--batch-size 4 --loss subtb --backward learned --replay trajectories --eval-episodes 2 "
     "--eval-every 2048 --log-every 512 --checkpoint-every 512",
+    "pcl-toy": "--agent pcl --env afterstate/ToyChorale-v0 --env-options task=inpaint --steps 2400 "
+    "--num-envs 8 --hidden 16 --path-length 4 --buffer-size 400 --learning-starts 200 "
+    "--batch-size 16 --updates 1 --eval-episodes 2 --eval-every 2000 --log-every 400 "
+    "--checkpoint-every 800",
     "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 480",
 }
 

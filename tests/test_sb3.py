@@ -112,6 +112,17 @@ def test_bridge_tells_a_time_limit_and_clips_rewards():
     assert bridge.episodes[0][1] == 200
 
 
+def test_hidden_layers_have_the_chosen_nonlinearity():
+    kinds = [
+        {type(each) for each in make("sb3-ppo", "--preset", "none", *flags).model.policy.modules()}
+        for flags in ((), ("--activation-fn", "relu"))
+    ]
+    assert torch.nn.Tanh in kinds[0] - kinds[1]
+    assert torch.nn.ReLU in kinds[1] - kinds[0]
+    with pytest.raises(UserError, match="unknown activation_fn 'rellu': did you mean"):
+        make("sb3-ppo", "--preset", "none", "--activation-fn", "rellu")
+
+
 @pytest.mark.parametrize(("name", "cls"), [("sb3-dqn", DQN), ("sb3-ppo", PPO)])
 def test_imported_zip_acts_as_sb3_does(tmp_path, name, cls):
     shape = {"policy_kwargs": {"net_arch": [32, 32]}}

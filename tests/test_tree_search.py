@@ -154,7 +154,7 @@ def test_the_reproduction_s_claims(tmp_path: Path) -> None:
     bad[0, 3] = 0.2
     assert [row.agrees for row in brs_ipd.claims("BRS", bad)][-2:] == [False, False]
     job = Job("quick", 1, tmp_path)
-    chosen, updates = brs_ipd.config("BRS-SP", job.full)
+    chosen, *_, updates = brs_ipd.config("BRS-SP", job.full)
     assert (chosen.self_play, updates) == (1.0, 400)
 
 

@@ -48,6 +48,7 @@ def test_the_chain_converges_to_its_law(accepted_only: bool) -> None:
     walker.visits._pending = []
     walker.iterate()
     counts = walker.visits.counts().double()
+    assert walker.grid is not None
     law = stationary(walker.grid, accepted_only)
     other = stationary(walker.grid, not accepted_only)
     gap, wrong = ((counts / counts.sum() - each).abs().sum() / 2 for each in (law, other))
@@ -77,7 +78,21 @@ def test_a_loaded_walker_goes_on_bit_for_bit(agent: str) -> None:
 
 def test_other_environments_are_refused() -> None:
     words = ["--agent", "metropolis", "--env", "CartPole-v1"]
-    with pytest.raises(UserError, match="--env CartPole-v1: metropolis and random walk on"):
+    with pytest.raises(UserError, match="--env CartPole-v1: metropolis walks on"):
         build(parse(words).command)
     with pytest.raises(UserError, match="chains=0: must be ≥ 1"):
         make("metropolis", "--chains", 0)
+
+
+def test_chance_builds_anything() -> None:
+    pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
+    env = ["--env-options", "vocabulary=small", "max_blocks=3"]
+    words = ["--agent", "random", "--env", "afterstate/Molecule-v0", "--chains", "20", *env]
+    walker = build(parse(words).command)
+    assert isinstance(walker, Walker)
+    assert dict(walker.iterate())["objects"] == 20
+    ended = walker.pop_episodes()
+    assert len(ended) == 20
+    assert all(reward > 0 and 2 <= length <= 3 for reward, length in ended)
+    with pytest.raises(UserError, match="--env CartPole-v1: random builds objects"):
+        build(parse(["--agent", "random", "--env", "CartPole-v1"]).command)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from envs import ExactVector
 from errors import UserError
-from nets.actor_critic import ActorCritic
+from training.actor_critic import Network
 from training.agent import Policy, Setup, generator
 from training.normalise import ObservationNormaliser, RewardNormaliser
 from training.rollout import Rollout
@@ -39,7 +39,11 @@ class Collector:
     """
 
     def __init__(
-        self, network: ActorCritic, setup: Setup, length: int, preprocessing: Preprocessing
+        self,
+        network: Network,
+        setup: Setup,
+        length: int,
+        preprocessing: Preprocessing,
     ) -> None:
         self.network, self.setup, self.length = network, setup, length
         self.timers = setup.timers

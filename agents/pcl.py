@@ -1,0 +1,341 @@
+"""Path consistency learning (Nachum et al. 2017, arXiv:1702.08892).
+
+With an entropy bonus of temperature τ the optimal values and the optimal policy satisfy, along
+every path of d steps whatever policy took them,
+
+    V(s₀) = Σ_j γʲ (r_j - τ log π(a_j | s_j)) + γᵈ V(s_d)
+
+in expectation over what the environment does; without chance, exactly. The squared difference of
+both sides is the loss of value and policy together, on paths drawn from a memory. `unified` has
+one network for both: V = τ log Σ_a exp(Q / τ) and π ∝ exp(Q / τ), over the legal actions; with
+paths of one step that is soft Q-learning's residual.
+
+There is no correction to make for old paths, and none for chance either: where transitions are
+random the loss has a bias, as residual-gradient methods do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from errors import UserError, require
+from nets import ACTIVATIONS
+from optim.temporal_difference import wants_temporal_difference
+from training.actor_critic import actor_critic, check
+from training.agent import (
+    LearningRate,
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    maybe_compile,
+    optimizer_state,
+)
+from training.gradients import clip_gradients
+from training.replay import Ring
+from training.stepping import Stepper
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; temperature and discount are those of a finite task of its own scale."""
+
+    temperature: float = 1.0
+    """τ, weight of the entropy against the reward."""
+    gamma: float = 1.0
+    """Discount of one step, in [0, 1]."""
+    path_length: int = 10
+    """d, steps of a path; one that reaches the end of its episode is shorter."""
+    unified: bool = False
+    """One network of action values instead of one for values and one for the policy."""
+    rollout_steps: int = 1
+    """Steps per environment between phases of learning."""
+    updates: int = 1
+    """Gradient steps a phase."""
+    batch_size: int = 64
+    """Paths a gradient step."""
+    buffer_size: int = 10_000
+    """Steps in the memory, all environments together."""
+    learning_starts: int = 1_000
+    """Environment steps before learning."""
+    max_grad_norm: float = 10.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of policy and value."""
+    activation: str = "tanh"
+    """Nonlinearity of the hidden layers."""
+    torso: Literal["auto", "coconet"] = "auto"
+    """What fits the observations: convolutions for images, on trees of blocks for molecules, none
+    for vectors; or Coconet's for rolls that are filled."""
+    torso_width: int = 32
+    """Channels of Coconet's hidden layers; width of the network of molecules."""
+    torso_depth: int = 2
+    """Layers of Coconet beyond six; convolutions over a molecule."""
+    torso_weights: str = ""
+    """Run folder of a trained Coconet to begin with, of its own width and depth."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"temperature={self.temperature}: must be > 0")
+        require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
+        for name in ("path_length", "rollout_steps", "updates", "batch_size"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        require(
+            self.buffer_size > self.path_length,
+            f"buffer_size={self.buffer_size}: must be > path_length={self.path_length}",
+        )
+        require(self.learning_starts >= 0, f"learning_starts={self.learning_starts}: must be ≥ 0")
+        require(self.max_grad_norm >= 0, f"max_grad_norm={self.max_grad_norm}: must be ≥ 0")
+        require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
+        require(
+            self.activation in ACTIVATIONS,
+            f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
+        )
+        check(self)
+
+
+class Paths(NamedTuple):
+    """m paths of up to d steps, and the state behind each."""
+
+    obs: Tensor  # (d + 1, m, *observation)
+    mask: Tensor | None  # (d + 1, m, A) bool
+    action: Tensor  # (d + 1, m) int64
+    reward: Tensor  # (d + 1, m)
+    terminated: Tensor  # (d + 1, m) bool
+    truncated: Tensor  # (d + 1, m) bool
+
+
+def inconsistency(
+    value: Tensor,
+    log_prob: Tensor,
+    reward: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: float,
+    temperature: float,
+) -> Tensor:
+    """How far the two sides are apart: (m,).
+
+        -V(s₀) + Σ_j γʲ (r_j - τ log π_j) + γᵏ V(s_k)
+
+    over the k ≤ d steps of the path that belong to its first episode; V is 0 behind a termination.
+    What follows a truncation is not in the rows, so a path ends before it.
+
+    Args:
+        value: V(s_j), (d + 1, m).
+        log_prob: log π(a_j | s_j), (d + 1, m), of which the last row is not used; so with the rest.
+        reward: (d + 1, m).
+        terminated: (d + 1, m) bool.
+        truncated: (d + 1, m) bool.
+        gamma: discount.
+        temperature: τ.
+    """
+    steps = len(value) - 1
+    stops = terminated | truncated
+    open_ = torch.ones_like(stops)
+    open_[1:] = (~stops[:-1]).cumprod(0).bool()  # no end before this row
+    taken = (open_ & ~(truncated & ~terminated))[:steps]
+    discount = gamma ** torch.arange(steps + 1, device=value.device, dtype=value.dtype)[:, None]
+    gained = (discount[:-1] * (reward - temperature * log_prob)[:steps]).where(taken, 0.0).sum(0)
+    length = taken.sum(0, keepdim=True)
+    over = (taken & terminated[:steps]).any(0)
+    after = (discount * value).gather(0, length).squeeze(0).masked_fill(over, 0.0)
+    return gained + after - value[0]
+
+
+class Memory:
+    """The last steps of B environments, in order, of which whole paths are drawn.
+
+    Args:
+        config: of the agent.
+        stepper: what is remembered.
+        device: where the memory lives.
+    """
+
+    def __init__(self, config: Config, stepper: Stepper, device: torch.device) -> None:
+        self.device, self.num_envs = device, len(stepper.obs)
+        length = max(config.path_length + 1, config.buffer_size // self.num_envs)
+        self.ring = Ring(length, self.num_envs, device)
+        obs = torch.from_numpy(stepper.obs[:0])
+        self.ring.field("obs", obs.shape[1:], obs.dtype)
+        if stepper.mask is not None:
+            self.ring.field("mask", stepper.mask.shape[1:], torch.bool)
+        self.ring.field("action", (), torch.int64)
+        self.ring.field("reward", (), torch.float32)
+        self.ring.field("terminated", (), torch.bool)
+        self.ring.field("truncated", (), torch.bool)
+
+    def sample(self, count: int, length: int, random: torch.Generator) -> Paths:
+        """`count` paths of `length` steps that begin anywhere; the ring needs one row more."""
+        ring = self.ring
+        starts = ring.size - length
+        draw = torch.randint(starts * self.num_envs, (count,), generator=random).to(self.device)
+        age = draw // self.num_envs + torch.arange(length + 1, device=self.device)[:, None]
+        row = (ring.added - ring.size + age) % ring.length
+        index = (row * self.num_envs + draw % self.num_envs).flatten()
+
+        def rows(name: str) -> Tensor:
+            return ring.rows(name, index).unflatten(0, (length + 1, count))
+
+        return Paths(
+            rows("obs"),
+            rows("mask") if "mask" in ring.fields else None,
+            rows("action"),
+            rows("reward"),
+            rows("terminated"),
+            rows("truncated"),
+        )
+
+
+class PCL:
+    """Acts by its policy in B environments and makes remembered paths consistent."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        space = setup.envs.single_action_space
+        if not isinstance(space, spaces.Discrete) or space.start != 0:
+            raise UserError(f"action space {space}: pcl accepts Discrete (from 0)")
+        self.network = actor_critic(setup, config)
+        self.optimizer = setup.make_optimizer(self.network.parameters())
+        if wants_temporal_difference(self.optimizer):
+            raise UserError("--optim: pcl's paths are no temporal differences; dqn and ddqn have")
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        self.stepper = Stepper(setup.envs, setup.timers)
+        self.memory = Memory(config, self.stepper, setup.device)
+        self.acting = generator(setup.seed, 1, setup.device)
+        self.sampling = generator(setup.seed, 2)
+        self.updates = 0
+        self._loss = maybe_compile(self._losses, setup.compile)
+        self.pop_episodes = self.stepper.pop_episodes
+        self.named_parameters = self.network.named_parameters
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.stepper.steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.stepper.exact
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """A few steps everywhere, then, when enough has been seen, a few gradient steps."""
+        config = self.config
+        for _ in range(config.rollout_steps):
+            self._collect()
+        if self.steps < config.learning_starts or self.memory.ring.size <= config.path_length:
+            return {"updates": float(self.updates)}
+        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        with self.timers("learn"):
+            for _ in range(config.updates):
+                paths = self.memory.sample(config.batch_size, config.path_length, self.sampling)
+                loss, value, entropy = self._loss(paths)
+                self.optimizer.zero_grad()
+                loss.backward()
+                if config.max_grad_norm > 0:
+                    clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+                self.optimizer.step()
+                self.updates += 1
+        return {
+            "loss": loss.detach(),
+            "value": value,
+            "entropy": entropy,
+            "updates": float(self.updates),
+            "lr": rate,
+        }
+
+    def evaluate(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, A) of the policy and values (B,) of observations."""
+        logits, value = self.network(obs, mask)
+        if not self.config.unified:
+            return logits.log_softmax(-1), value
+        scaled = logits / self.config.temperature
+        return scaled.log_softmax(-1), self.config.temperature * scaled.logsumexp(-1)
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The most probable action, or a sample from a generator of its own."""
+        own = generator(self.setup.seed, 3, self.setup.device)
+
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            return self._act(obs, mask, None if deterministic else own)
+
+        return act
+
+    def policy_state(self) -> dict[str, Any]:
+        """The network."""
+        return {"network": self.network.state_dict()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take the network back."""
+        self.network.load_state_dict(state["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, optimizer, memory, environments, counters and generators."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "memory": self.memory.ring.state_dict(),
+            "stepper": self.stepper.state_dict(),
+            "acting": self.acting.get_state(),
+            "sampling": self.sampling.get_state(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.memory.ring.load_state_dict(state["memory"])
+        self.stepper.load_state_dict(state["stepper"])
+        self.acting.set_state(state["acting"])
+        self.sampling.set_state(state["sampling"])
+        self.updates = state["updates"]
+
+    def _collect(self) -> None:
+        obs, mask = self.stepper.obs, self.stepper.mask
+        with self.timers("act"):
+            action = self._act(obs, mask, self.acting)
+        step = self.stepper.step(action)
+        with self.timers("store"):
+            rows = {"obs": obs, "action": action, "reward": step.reward}
+            rows |= {"terminated": step.terminated, "truncated": step.truncated}
+            self.memory.ring.add(**rows, **({} if mask is None else {"mask": mask}))
+
+    @torch.no_grad()
+    def _act(
+        self, obs: np.ndarray, mask: np.ndarray | None, random: torch.Generator | None
+    ) -> np.ndarray:
+        device, chances = self.setup.device, self.network.distribution
+        legal = None if mask is None else torch.from_numpy(mask).to(device)
+        log_probs, _ = self.evaluate(torch.from_numpy(obs).to(device), legal)
+        if random is None:
+            return chances.mode(log_probs).cpu().numpy()
+        noise = chances.noise(log_probs.shape[:1], random)
+        return chances.sample(log_probs, noise).cpu().numpy()
+
+    def _losses(self, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, mean value and mean entropy, the last two detached: 0-dim."""
+        config, shape = self.config, paths.reward.shape
+        flat = None if paths.mask is None else paths.mask.flatten(0, 1)
+        log_probs, value = self.evaluate(paths.obs.flatten(0, 1), flat)
+        log_prob = log_probs.gather(1, paths.action.flatten()[:, None]).view(shape)
+        error = inconsistency(
+            value.view(shape),
+            log_prob,
+            paths.reward,
+            paths.terminated,
+            paths.truncated,
+            config.gamma,
+            config.temperature,
+        )
+        entropy = -(log_probs.exp() * log_probs).sum(1).mean()
+        return 0.5 * error.square().mean(), value.detach().mean(), entropy.detach()

@@ -1,0 +1,340 @@
+"""Soft Q-learning and soft actor-critic for discrete actions: reward and entropy in one return.
+
+    Q(s, a) → r + γ V(s'),    V(s') = E_π[min_i Q̄_i(s', ·) - α log π],    π ∝ exp(Q / α)
+
+With π the softmax itself V is α log Σ exp(Q̄ / α), which is soft Q-learning (Haarnoja et al. 2017,
+"Reinforcement learning with deep energy-based policies"). With a network for π, and α adjusted
+until the entropy is a wanted share of its maximum, it is soft actor-critic (Haarnoja et al. 2018;
+Christodoulou 2019, arXiv:1910.07207). Illegal actions have probability 0 and no part in V.
+
+The sum over actions is exact, so nothing has to be sampled but transitions.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from errors import UserError, require
+from nets import ACTIVATIONS
+from nets.bricks import tower
+from optim.temporal_difference import wants_temporal_difference
+from training.agent import (
+    LearningRate,
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    optimizer_state,
+)
+from training.gradients import clip_gradients
+from training.replay import Batch, Replay
+from training.returns import td_target
+from training.stepping import Stepper
+
+_ILLEGAL = -1e9  # finite, so that p log p of an illegal action is 0 and not NaN
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the defaults are those of Christodoulou 2019 where they fit vectors."""
+
+    gamma: float = 0.99
+    """Discount of one step, in [0, 1]."""
+    temperature: float = 1.0
+    """α, the price of one nat of entropy; where entropy_share adjusts it, where it starts."""
+    entropy_share: float = 0.0
+    """Adjust α until the entropy is this share of log(legal actions), in [0, 1); 0 keeps α."""
+    actor: Literal["softmax", "network"] = "softmax"
+    """The policy: the softmax of the values, or a network that follows it."""
+    twins: bool = True
+    """Bootstrap from the smaller of two estimates."""
+    target_rate: float = 0.005
+    """Share of the online network that the averaged target takes in per gradient step."""
+    buffer_size: int = 1_000_000
+    """Transitions in the replay memory."""
+    batch_size: int = 64
+    """Transitions per gradient step."""
+    learning_starts: int = 1000
+    """Environment steps before learning; their actions are uniform."""
+    train_every: int = 4
+    """Environment steps between learning phases (at least one step of all environments)."""
+    gradient_steps: int = 1
+    """Gradient steps per learning phase."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    max_grad_norm: float = 0.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    activation: str = "relu"
+    """Nonlinearity of the hidden layers."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
+        good = 0 < self.temperature < math.inf
+        require(good, f"temperature={self.temperature}: must be positive and finite")
+        share = self.entropy_share
+        require(0 <= share < 1, f"entropy_share={share}: must be in [0, 1)")
+        require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
+        for name in ("batch_size", "train_every", "gradient_steps"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        size = self.buffer_size
+        require(size >= self.batch_size, f"buffer_size={size}: must be ≥ batch_size")
+        require(self.learning_starts >= 0, f"learning_starts={self.learning_starts}: must be ≥ 0")
+        require(self.max_grad_norm >= 0, f"max_grad_norm={self.max_grad_norm}: must be ≥ 0")
+        require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
+        kinds = get_args(Literal["softmax", "network"])
+        require(self.actor in kinds, f"actor={self.actor!r}: accepted are {', '.join(kinds)}")
+        require(
+            self.activation in ACTIVATIONS,
+            f"activation={self.activation!r}: accepted are {', '.join(ACTIVATIONS)}",
+        )
+
+
+def soft_value(values: Tensor, log_policy: Tensor, temperature: Tensor) -> Tensor:
+    """V = Σ π (Q - α log π): (m, A), (m, A), 0-dim → (m,); illegal actions have π = 0."""
+    return (log_policy.exp() * (values - temperature * log_policy)).sum(1)
+
+
+def log_softmax(preferences: Tensor, legal: Tensor | None) -> Tensor:
+    """Log π (m, A) of preferences, over legal actions."""
+    if legal is not None:
+        preferences = preferences.masked_fill(~legal, _ILLEGAL)
+    return preferences.log_softmax(1)
+
+
+def actor_loss(values: Tensor, log_policy: Tensor, temperature: Tensor) -> Tensor:
+    """KL(π ‖ softmax(Q / α)) times α, up to a constant, (m, A) each → (m,); Q and α are fixed."""
+    return -soft_value(values.detach(), log_policy, temperature.detach())
+
+
+def temperature_loss(log_temperature: Tensor, entropy: Tensor, wanted: Tensor) -> Tensor:
+    """Its gradient raises log α where the entropy (m,) is below the wanted one (m,): (m,)."""
+    return log_temperature * (entropy - wanted).detach()
+
+
+class SoftQ:
+    """Samples its soft policy in B environments and learns from replayed transitions."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        envs = setup.envs
+        action = envs.single_action_space
+        if not isinstance(action, spaces.Discrete) or action.start != 0:
+            raise UserError(f"action space {action}: soft Q-learning accepts Discrete (from 0)")
+        self.actions, self.stepper = int(action.n), Stepper(envs, setup.timers)
+        self.networks = nn.ModuleDict(self._towers(envs.single_observation_space))
+        self.networks.to(setup.device)
+        self.targets = copy.deepcopy(self._critics()).requires_grad_(False)
+        start = math.log(config.temperature)
+        self.log_temperature = nn.Parameter(torch.tensor(start, device=setup.device))
+        self._learned = [*self.networks.parameters(), self.log_temperature]
+        self.optimizer = setup.make_optimizer(self._learned)
+        if wants_temporal_difference(self.optimizer):
+            raise UserError("--optim: soft values are no single temporal difference; dqn has one")
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        count, masked = envs.num_envs, self.stepper.mask is not None
+        capacity = config.buffer_size if setup.learning else count
+        space = envs.single_observation_space
+        self.memory = Replay(capacity, count, space, action, setup.device, masked)
+        self.acting, self.sampling = (
+            generator(setup.seed, 1, setup.device),
+            generator(setup.seed, 2),
+        )
+        self.updates, self._phases = 0, 0
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.stepper.steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.stepper.exact
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """One step of all environments, then the phases of learning that are due."""
+        self._collect()
+        config, scalars = self.config, {}
+        due = self.steps // config.train_every
+        if self.steps > config.learning_starts:
+            rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+            with self.timers("learn"):
+                for _ in range((due - self._phases) * config.gradient_steps):
+                    batch = self.memory.sample(config.batch_size, self.sampling, config.gamma)
+                    scalars = self._learn(batch)
+            scalars |= {"updates": float(self.updates), "lr": rate}
+        self._phases = due
+        return {**scalars, "temperature": self.log_temperature.detach().exp()}
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The most probable action, or a sample from a generator of its own."""
+        own = generator(self.setup.seed, 3, self.setup.device)
+
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            log_policy = self.log_policy(obs, mask)
+            if deterministic:
+                return log_policy.argmax(1).cpu().numpy()
+            return torch.multinomial(log_policy.exp(), 1, generator=own)[:, 0].cpu().numpy()
+
+        return act
+
+    @torch.no_grad()
+    def log_policy(self, obs: np.ndarray, mask: np.ndarray | None = None) -> Tensor:
+        """Log π (B, A) at observations (B, *observation)."""
+        device = self.setup.device
+        legal = None if mask is None else torch.from_numpy(mask).to(device)
+        return self._log_policy(torch.from_numpy(obs).to(device), legal)
+
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """The networks and log α."""
+        return [*self.networks.named_parameters(), ("log_temperature", self.log_temperature)]
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(return, length) of episodes that ended since the last call."""
+        return self.stepper.pop_episodes()
+
+    def policy_state(self) -> dict[str, Any]:
+        """The networks and log α."""
+        return {
+            "networks": self.networks.state_dict(),
+            "log_temperature": self.log_temperature.detach().clone(),
+        }
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take back what `policy_state` gave."""
+        self.networks.load_state_dict(state["networks"])
+        with torch.no_grad():
+            self.log_temperature.copy_(state["log_temperature"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizer, memory, environments, counters and generators."""
+        return {
+            **self.policy_state(),
+            "targets": self.targets.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "memory": self.memory.state_dict(),
+            "stepper": self.stepper.state_dict(),
+            "acting": self.acting.get_state(),
+            "sampling": self.sampling.get_state(),
+            "updates": self.updates,
+            "phases": self._phases,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.load_policy_state(state)
+        self.targets.load_state_dict(state["targets"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.memory.load_state_dict(state["memory"])
+        self.stepper.load_state_dict(state["stepper"])
+        self.acting.set_state(state["acting"])
+        self.sampling.set_state(state["sampling"])
+        self.updates, self._phases = state["updates"], state["phases"]
+
+    def _collect(self) -> None:
+        stepper = self.stepper
+        obs, mask = stepper.obs, stepper.mask
+        with self.timers("act"):
+            if self.steps < self.config.learning_starts:
+                legal = np.ones((len(obs), self.actions)) if mask is None else mask
+                chance = torch.from_numpy(np.asarray(legal, np.float32)).to(self.setup.device)
+            else:
+                chance = self.log_policy(obs, mask).exp()
+            drawn = torch.multinomial(chance, 1, generator=self.acting)
+            actions = drawn[:, 0].cpu().numpy()
+        step = stepper.step(actions)
+        with self.timers("store"):
+            ended = (step.terminated, step.truncated)
+            self.memory.add(obs, actions, step.reward, *ended, step.next_obs, step.next_mask)
+
+    def _learn(self, batch: Batch) -> dict[str, float | Tensor]:
+        """One gradient step of everything there is."""
+        config = self.config
+        alpha = self.log_temperature.detach().exp()
+        with torch.no_grad():
+            ahead = self._smaller(self.targets, batch.next_obs)
+        following = self._log_policy(batch.next_obs, batch.next_mask, ahead)
+        value = soft_value(ahead, following.detach(), alpha)
+        target = td_target(batch.reward, batch.discount, value)
+        chosen = [
+            critic(batch.obs).gather(1, batch.action[:, None]).squeeze(1)
+            for critic in self._critics()
+        ]
+        critic_loss = sum((0.5 * (each - target).square().mean() for each in chosen), alpha * 0)
+        goes_on = (batch.discount > 0).to(value.dtype)  # no policy where an episode ended
+        entropy = -(following.exp() * following).sum(1)
+        loss = critic_loss
+        if config.actor == "network":
+            with torch.no_grad():
+                here = self._smaller(self._critics(), batch.next_obs)
+            loss = loss + (goes_on * actor_loss(here, following, alpha)).mean()
+        if config.entropy_share > 0:
+            wanted = config.entropy_share * self._most_entropy(batch)
+            loss = loss + (goes_on * temperature_loss(self.log_temperature, entropy, wanted)).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        if config.max_grad_norm > 0:
+            clip_gradients(self._learned, config.max_grad_norm)
+        self.optimizer.step()
+        self._move_targets()
+        self.updates += 1
+        mean_entropy = (goes_on * entropy.detach()).sum() / goes_on.sum().clamp(min=1)
+        return {"loss": critic_loss.detach(), "value": target.mean(), "entropy": mean_entropy}
+
+    def _most_entropy(self, batch: Batch) -> Tensor:
+        """Log of the number of legal actions (m,)."""
+        if batch.next_mask is None:
+            return torch.full_like(batch.reward, math.log(self.actions))
+        return batch.next_mask.sum(1).clamp(min=1).log()
+
+    def _log_policy(
+        self, obs: Tensor, legal: Tensor | None, values: Tensor | None = None
+    ) -> Tensor:
+        """Log π (m, A); `values` (m, A) where the softmax of other values is wanted."""
+        if self.config.actor == "network":
+            return log_softmax(self.networks["actor"](obs), legal)
+        if values is None:
+            values = self._smaller(self._critics(), obs)
+        return log_softmax(values / self.log_temperature.detach().exp(), legal)
+
+    def _critics(self) -> nn.ModuleList:
+        critics = self.networks["critics"]
+        assert isinstance(critics, nn.ModuleList)
+        return critics
+
+    def _smaller(self, critics: nn.ModuleList, obs: Tensor) -> Tensor:
+        """The smallest of the estimates (m, A)."""
+        found = [critic(obs) for critic in critics]
+        return found[0] if len(found) == 1 else torch.minimum(*found)
+
+    @torch.no_grad()
+    def _move_targets(self) -> None:
+        old, new = (
+            [each.data for each in critics.parameters()]
+            for critics in (self.targets, self._critics())
+        )
+        torch._foreach_lerp_(old, new, self.config.target_rate)
+
+    def _towers(self, space: spaces.Box) -> dict[str, nn.Module]:
+        config = self.config
+
+        def one() -> nn.Module:
+            return tower(space, self.actions, config.hidden, config.activation)
+
+        towers: dict[str, nn.Module] = {
+            "critics": nn.ModuleList(one() for _ in range(1 + config.twins))
+        }
+        if config.actor == "network":
+            towers["actor"] = one()
+        return towers
