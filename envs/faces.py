@@ -307,6 +307,10 @@ class CoreVector(ExactVector):
             self.reset()
         return exact
 
+    def action_masks(self) -> np.ndarray | None:
+        """Legal actions (B, A) now, or None where the core does not tell."""
+        return self._infos(self.state).get("action_mask")
+
     def frames(self) -> list[np.ndarray]:
         """RGB frames (H, W, 3) of each environment."""
         return self.core.render(self.state)

@@ -24,6 +24,7 @@ TABLE = meva_tables.Table(
     0.05,
     {"naive": 300, "lola": 300, "self": 150},
     "tables 6.3a, 6.5",
+    symmetric=False,
 )
 
 

@@ -22,7 +22,7 @@ TABLE = meva_tables.Table(
         ("meva", "meva"): (-1.06, 0.01),
     },
     0.05,
-    {"naive": 300, "lola": 300, "self": 150},
+    {"naive": 300, "lola": 300, "self": 75},
     "tables 6.2, 6.4",
 )
 

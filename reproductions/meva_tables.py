@@ -53,6 +53,8 @@ class Table:
         off_diagonal: tolerance where naive learners meet LOLA.
         loops: outer loops of training at the quick scale, by opponent.
         source: where it stands.
+        symmetric: whether the seats are alike, so that both say what a learner returns against its
+            own kind.
     """
 
     env: str
@@ -61,6 +63,7 @@ class Table:
     off_diagonal: float
     loops: Mapping[str, int]
     source: str
+    symmetric: bool = True
 
 
 QUICK = ["--width", "64", "--blocks", "0", "--quantiles", "16", "--batch-size", "64"]
@@ -136,10 +139,13 @@ def reproduce(job: Job, table: Table) -> Report:
     for opponent in ("naive", "self", "lola"):
         found = learned(job, table, opponent)
         courses[opponent] = found["course"]
-        other = "meva" if opponent == "self" else opponent
-        rows.append(_learned_row(table, "meva", other, found["returns"][:, 0]))
-        if opponent != "self":
-            rows.append(_learned_row(table, opponent, "meva", found["returns"][:, 1]))
+        ours, theirs = found["returns"].T
+        if opponent == "self":
+            either = (ours + theirs) / 2 if table.symmetric else ours
+            rows.append(_learned_row(table, "meva", "meva", either))
+        else:
+            rows.append(_learned_row(table, "meva", opponent, ours))
+            rows.append(_learned_row(table, opponent, "meva", theirs))
 
     def draw(figure: Figure) -> None:
         for axes, (opponent, course) in zip(figure.subplots(1, 3), courses.items(), strict=True):

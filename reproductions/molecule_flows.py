@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,7 @@ def log_leaf_inflow(agent: GFlowNet, objects: Tensor) -> Tensor:
 def settings(job: Job) -> dict[int, Setting]:
     """What is trained, by β."""
     if job.full:
-        reward = ("reward=dock_like",)
+        reward: tuple[str, ...] = ("reward=dock_like",)
         if job.folder:
             reward = ("reward=proxy", f"reward_file={job.folder}/best_params.pkl.gz")
         return {
@@ -147,17 +148,14 @@ def reproduce(job: Job) -> Report:
 
     def cells(name: str, beta: int, chance: bool = False) -> list[dict[str, Array]]:
         setting = chosen[beta]
+        work = partial(by_chance, setting) if chance else setting.results
         return [
-            job.cell(
-                f"{name}-s{seed}",
-                (setting, seed, chance),
-                lambda seed=seed: by_chance(setting, seed) if chance else setting.results(seed),
-            )
+            job.cell(f"{name}-s{seed}", (setting, seed, chance), partial(work, seed))
             for seed in range(job.seeds)
         ]
 
-    found = {beta: cells(f"beta-{beta}", beta) for beta in chosen}
     random = cells("random", sharp, True)
+    found = {beta: cells(f"beta-{beta}", beta) for beta in sorted(chosen, reverse=True)}
     rows = [*_shift(found), *_against_chance(found[sharp], random), *_consistency(found[sharp])]
 
     def draw(figure: Figure) -> None:

@@ -24,6 +24,7 @@ from envs.chorale_setting import ILLEGAL, LOW, RANGES, Setting, chorale_setting
 from envs.faces import CoreVector
 from envs.toy_chorale import toy_joint
 from errors import UserError
+from training.stepping import Stepper
 
 FILL, REWRITE = "afterstate/ChoraleFill-v0", "afterstate/ChoraleRewrite-v0"
 CHRONO = "afterstate/ChoraleChrono-v0"
@@ -435,6 +436,17 @@ def test_the_vector_face_repeats_itself_and_comes_back(
         assert data_equivalence(list(other.step(action)), list(step), exact=True)
 
 
+def test_a_state_of_another_corpus_begins_anew_with_its_masks(folder: str) -> None:
+    stepper = Stepper(envs.make_vector(FILL, 3, 0, source=folder, frames=8, task="harmonize"))
+    state = stepper.state_dict()
+    state["envs"]["last_obs"] = 1 - state["envs"]["last_obs"]
+    stepper.load_state_dict(state)
+    assert not stepper.exact
+    assert stepper.mask is not None
+    legal = ChoraleFill.legal(stepper.envs.core, stepper.envs.state)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(stepper.mask, legal.numpy())
+
+
 def test_a_roll_in_letters_and_as_a_midi_file(tmp_path: Path) -> None:
     core = ChoraleFill(setting(frames=16, beat=4), "rules", "chrono", "harmonize")
     state = core.reset(1, torch.Generator().manual_seed(0), piece=1, offset=8)
@@ -458,7 +470,7 @@ def test_a_roll_in_letters_and_as_a_midi_file(tmp_path: Path) -> None:
         (FILL, {"task": "voice:7"}, "task='voice:7': accepted are voice:0"),
         (FILL, {"frames": 65}, "frames=65: no piece is that long"),
         (FILL, {"order": "random", "actions": "multidiscrete"}, "actions='multidiscrete': is for"),
-        (FILL, {"model": "nets"}, "model='nets': accepted are a run folder"),
+        (FILL, {"model": "absent"}, "model='absent': accepted are a run folder"),
         (REWRITE, {}, "score='masked': needs model="),
         (REWRITE, {"actions": "note", "score": "rules"}, "corrupt=-1.0: needs model="),
         (REWRITE, {"model": "toy", "score": "rules"}, "score='rules': rules of harmony are for 4"),

@@ -120,3 +120,27 @@ def test_what_does_not_fit_is_named(run: str, tmp_path: Path) -> None:
     count = int(rules.single_action_space.n)
     with pytest.raises(UserError, match="2 voices, 3 pitches"):
         ScoreTrunk(rules.single_observation_space, count, 4, 0, other)
+
+
+def plain(state: Any) -> Any:
+    """A copy of a state with its tensors in plain order, as files hold them."""
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone(memory_format=torch.contiguous_format)
+    return state
+
+
+@pytest.mark.parametrize(("name", "config"), TRAINED[:2])
+def test_a_loaded_state_goes_on_exactly(name: str, config: dict[str, Any]) -> None:
+    options = {**config, "torso": "coconet", "torso_width": 4, "torso_depth": 0}
+    agent, other = build(name, options), build(name, options)
+    agent.iterate()
+    saved = plain(agent.state_dict())
+    agent.iterate()
+    other.load_state_dict(saved)
+    assert other.exact
+    other.iterate()
+    pairs = zip(agent.network.parameters(), other.network.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+    assert agent.steps == other.steps
