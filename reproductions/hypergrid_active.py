@@ -6,6 +6,9 @@ measured. Top-10 return: by how much the mean of the ten best rises. All generat
 same 512 measured objects, among them 4 of the 16 modes (a draw that has as many is looked for;
 2.2 are usual).
 
+`exact` draws perfect samples of what the process believes: no generator can follow it better, and
+what that does not find is the process's doing.
+
 Queries are objects not measured yet: for the flow network, PPO and chance drawn without
 replacement from the exact law of the policy, for the chain the ones it came by last.
 
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 
 TITLE = "Active learning on the hyper-grid, flow network, chain, PPO, chance: thesis figure 5.15"
 SEEDS = {"quick": 2, "full": 3}
-METHODS = ("gflownet", "metropolis", "ppo", "random")
+METHODS = ("gflownet", "metropolis", "ppo", "random", "exact")
 MODES_KNOWN = 4
 FLOOR = 1e-2
 _SOURCE = "section 5.4.3"
@@ -103,14 +106,19 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
 
 
 def queries(
-    agent: GFlowNet | PPO | Walker | None, core: ActiveLearning, known: Tensor, seed: int
+    agent: GFlowNet | PPO | Walker | Tensor | None, core: ActiveLearning, known: Tensor, seed: int
 ) -> Tensor:
-    """Places (queries,) of objects to measure that are not `known` (X,)."""
+    """Places (queries,) of objects to measure that are not `known` (X,).
+
+    In place of an agent, what is believed of all states (S,): perfect samples of that.
+    """
     if isinstance(agent, Walker):
         return last_met(agent.visits.recent, core, known)
     table = core.rules
     if agent is None:
         law = random_law(table)
+    elif isinstance(agent, Tensor):
+        law = agent / agent.sum()
     elif isinstance(agent, GFlowNet):
         law = table.reach(policy_table(table, agent.network))[1]
     else:
@@ -149,13 +157,15 @@ def learn(method: str, seed: int, rounds: int, states: int) -> dict[str, Array]:
         if turn == rounds:
             break
         known = state.known[0]
-        agent = None
+        agent: Any = None
         if method != "random":
             process.fit(points[known.numpy()], core.values[known].numpy(), adapt=turn == 0)
             believed = torch.ones(core.rules.size, dtype=torch.float64)
             mean = torch.from_numpy(process.predict(points)[0])
             believed[core.objects] = mean.clamp(min=FLOOR)
-            agent = train(method, believed, 100 * seed + turn, states)
+            agent = believed
+            if method != "exact":
+                agent = train(method, believed, 100 * seed + turn, states)
         chosen = queries(agent, core, known, 100 * seed + turn)
         state = core.step(state, chosen[None]).state
     return {

@@ -146,6 +146,7 @@ def test_distances_are_means_over_pairs() -> None:
     [
         "metropolis",
         "random",
+        "exact",
         pytest.param("gflownet", marks=pytest.mark.slow),
         pytest.param("ppo", marks=pytest.mark.slow),
     ],
