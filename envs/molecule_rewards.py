@@ -34,10 +34,10 @@ Batch = Callable[[list[str]], Any]
 """From canonical SMILES to as many scores."""
 
 MAKERS: dict[str, str] = {
-    "proxy": "envs.binding:published",
-    "proxy_x_WT": "envs.binding:published_transposed",
-    "fitted": "envs.binding:fitted",
-    "vina": "envs.docking:scores",
+    "proxy": "training.binding:published",
+    "proxy_x_WT": "training.binding:published_transposed",
+    "fitted": "training.binding:fitted",
+    "vina": "training.docking:scores",
 }
 """Rewards that live elsewhere: "module:function" which makes a `Batch` of a file's name."""
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.binding import load_proxy, save
 from envs.blocks import read
 from envs.molecules import Assembler, Molecule, chemistry, qed
 from nets.atom_network import AtomNetwork
 from reproductions.flow_runs import Array, exact_row
 from reproductions.report import Job, Report, Row
+from training.binding import load_proxy, save
 from training.molecule_sets import Fitting, fit, graphs_of, labelled, predict, r_squared
 from training.statistics import bootstrap_interval
 

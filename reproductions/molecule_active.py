@@ -29,7 +29,6 @@ import optim
 from agents import agent_class
 from agents.gflownet import GFlowNet
 from agents.mars import MARS
-from envs.atoms import atom_graphs
 from envs.block_molecules import BlockMolecules
 from envs.faces import CoreVector
 from envs.molecule import make
@@ -40,6 +39,7 @@ from reproductions.binding_proxy import FILE
 from reproductions.molecule_runs import Array
 from reproductions.report import Job, Report, Row
 from training.agent import Setup, generator
+from training.atoms import atom_graphs
 from training.cli import parse
 from training.curves import COLOURS
 from training.discoveries import similarity

@@ -13,8 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from envs.atoms import atom_graphs
-from envs.binding import (
+from envs.molecule_rewards import Scorer
+from envs.molecules import chemistry
+from errors import UserError
+from nets.atom_network import AtomNetwork, join
+from reproductions.binding_proxy import REFERENCES, train
+from training.atoms import atom_graphs
+from training.binding import (
     SHAPES,
     BindingProxy,
     load,
@@ -23,11 +28,6 @@ from envs.binding import (
     save,
     scaled,
 )
-from envs.molecule_rewards import Scorer
-from envs.molecules import chemistry
-from errors import UserError
-from nets.atom_network import AtomNetwork, join
-from reproductions.binding_proxy import REFERENCES, train
 from training.molecule_sets import Fitting
 
 SMILES = (

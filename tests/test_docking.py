@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from envs.docking import Vina, best_conformer, best_energy
 from envs.molecules import chemistry
 from errors import UserError
+from training.docking import Vina, best_conformer, best_energy
 
 POSES = (
     "MODEL 1\nREMARK VINA RESULT:    -7.321      0.000      0.000\nREMARK VINA RESULT: -6.0 1 2\n"

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs.atoms import atom_graphs
 from envs.molecules import EMPTY, Assembler, Molecule
 from errors import require
 from nets.atom_network import AtomGraphs, AtomNetwork, join
 from training.agent import generator
+from training.atoms import atom_graphs
 
 Score = Callable[[Sequence[Molecule]], Tensor]
 """Scores (m,) float64 of molecules; higher is better."""

@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.atoms import atom_graphs
 from envs.molecules import chemistry
 from errors import UserError, require
 from nets.atom_network import AtomNetwork
+from training.atoms import atom_graphs
 
 RootLayout = Literal["x_W", "x_WT"]
 PUBLISHED = "f76ab480b62e23dda04fd45fefe0e7ae2374b3f8c3f18fb7e00651cad05b9e1f"

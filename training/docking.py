@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.binding import of_smiles, scaled
 from envs.molecules import chemistry
 from errors import require
+from training.binding import of_smiles, scaled
 
 _PROGRAMS = {"vina": "autodock-vina", "obabel": "openbabel"}
 _BEST_POSE = re.compile(r"REMARK VINA RESULT:\s+(\S+)")
@@ -32,7 +32,7 @@ _BEST_POSE = re.compile(r"REMARK VINA RESULT:\s+(\S+)")
 
 @dataclass(frozen=True)
 class Vina:
-    """Docking energies in kcal/mol; the lower, the better. `envs.binding.scaled` makes scores.
+    """Docking energies in kcal/mol; the lower, the better. `training.binding.scaled` makes scores.
 
     Attributes:
         receptor: its PDBQT file.
