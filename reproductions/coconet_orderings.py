@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TITLE = "Coconet: orderings and Gibbs sampling, thesis tables 3.1 and 3.2, figures 3.1 and 3.2"
 SEEDS = {"quick": 2, "full": 2}
 
-QUICK = (Plan(4, 16, ("--steps", "16000"), 12, 16, 50, 20, (0.0, 0.5), (600, 64)),)
+QUICK = (Plan(4, 16, ("--steps", "48000"), 12, 16, 50, 20, (0.0, 0.5), (600, 64)),)
 FULL = tuple(
     Plan(grid, 128 // grid, (), 70, 32, 100, 100, (0.0, 0.05, 0.1, 0.25, 0.5), (10_000, 256))
     for grid in (4, 2, 1)
