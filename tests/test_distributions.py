@@ -92,7 +92,8 @@ def test_masked_actions_have_no_probability_and_finite_entropy() -> None:
 
 
 def test_unsupported_action_spaces_are_user_errors() -> None:
-    for space in (spaces.Discrete(3, start=1), spaces.MultiBinary(3), spaces.Box(-1, 1, (2, 2))):
+    grid = spaces.MultiBinary([2, 2])
+    for space in (spaces.Discrete(3, start=1), grid, spaces.Box(-1, 1, (2, 2))):
         with pytest.raises(UserError, match="action space"):
             distribution(space)
     with pytest.raises(UserError, match="Q-learning accepts Discrete"):
