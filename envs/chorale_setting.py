@@ -23,7 +23,8 @@ from envs.toy_chorale import toy_joint
 from errors import UserError, require
 
 Conditionals = Callable[[Tensor, Tensor], Tensor]
-"""(pitches (B, I, T) int64, known (B, I, T) bool) → log-probabilities (B, I, T, P)."""
+"""Log-probabilities (B, I, T, P) of pitch indices (B, I, T) int64 and what is known (B, I, T) bool.
+What stands at unknown places is not looked at. Likelihoods and samplers take any such callable."""
 
 ILLEGAL = -10.0
 """Reward of an action that changes nothing because it is not allowed."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from envs import chorales
 from envs.chorale_rules import Rules
+from envs.chorale_setting import Conditionals
 from reproductions.report import Array, Job
 from training import run
 from training.build import build
@@ -18,7 +19,6 @@ from training.cli import parse
 from training.gibbs import ancestral, independent_gibbs, last
 from training.logging import Logger
 from training.loop import Loop
-from training.orderless import Conditionals
 from training.score_counts import Counts
 
 Rolls = NDArray[np.int64]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from agents.coconet import Coconet
 from envs import chorales
+from envs.chorale_setting import Conditionals
 from envs.chorales import VOICES, Chorales
 from nets.frame_nade import FrameNade
 from reproductions.report import Array, Job
@@ -28,7 +29,6 @@ from training.build import build
 from training.cli import parse
 from training.framewise import chained, ensemble_nll, framewise
 from training.gibbs import Rewrite, ancestral_gibbs, independent_gibbs
-from training.orderless import Conditionals
 from training.piano_rolls import Frame, frames
 
 ORDERINGS = 5  # M of table 3.1

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from envs import chorale_tasks, chorales
+from envs.chorale_setting import Conditionals
 from envs.chorales import PITCHES, VOICES
 from errors import require
 from training.framewise import ORDERS, ensemble_nll, framewise
 from training.gibbs import Rewrite, independent_gibbs
-from training.orderless import Conditionals
 from training.piano_rolls import film_strip, frames, save_piece
 
 TEMPERATURE = 0.99  # of the published code's samplers

@@ -23,9 +23,10 @@ import math
 import torch
 from torch import Tensor
 
+from envs.chorale_setting import Conditionals
 from errors import require
 from nets.frame_nade import FrameNade
-from training.orderless import Conditionals, chosen
+from training.orderless import chosen
 
 WITHIN = ("sample", "argmax", "truth")
 ORDERS = ("random", "chronological")

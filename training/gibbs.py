@@ -27,9 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from envs.chorale_setting import Conditionals
 from errors import require
 from training.framewise import ORDERS, draw
-from training.orderless import Conditionals
 
 Generator = torch.Generator | None
 

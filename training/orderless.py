@@ -11,14 +11,8 @@ are known: `envs.chorale_tasks.orderless`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-
-Conditionals = Callable[[Tensor, Tensor], Tensor]
-"""Log-probabilities (B, I, T, P) of pitch indices (B, I, T) int64 and what is known (B, I, T) bool.
-What stands at unknown places is not looked at. Likelihoods and samplers take any such callable."""
 
 
 def chosen(log_probs: Tensor, pitches: Tensor) -> Tensor:

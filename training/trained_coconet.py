@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from envs.chorale_setting import Conditionals
 from envs.chorales import PITCHES, VOICES
 from errors import UserError, require
 from nets.coconet import Coconet
 from training import checkpoint
-from training.orderless import Conditionals
 
 
 def network(folder: str | Path, device: str | torch.device = "cpu") -> Coconet:
