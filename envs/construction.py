@@ -94,16 +94,6 @@ class Construction(Protocol):
         ...
 
 
-class Walkable(Construction, Protocol):
-    """A construction whose objects have neighbours, for Markov chains."""
-
-    neighbours: int
-
-    def move(self, states: Tensor, moves: Tensor) -> Tensor:
-        """Objects (m,) that symmetric moves (m,) in [0, neighbours) lead to."""
-        ...
-
-
 class Flows(NamedTuple):
     """Flows through every state (S,) and along every edge (S, A), float64."""
 

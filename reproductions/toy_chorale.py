@@ -127,18 +127,23 @@ def learn_soft(seed: int, full: bool) -> dict[str, Array]:
 @torch.no_grad()
 def soft_figures(agent: PCL) -> dict[str, float]:
     """Value of the empty roll; how far policy and rolls are from the ancestral sampler's."""
+    log_probs, value = agent.evaluate(*_everywhere(agent))
+    return {"value": float(value[-1]), **_distances(log_probs.double().exp())}
+
+
+def _everywhere(agent: PCL | PPO) -> tuple[Tensor, Tensor]:
+    """Observations and legal actions of all states, in the order of `exact.states`."""
     envs = agent.setup.envs
     assert isinstance(envs, CoreVector)
-    core = envs.core
+    core, state = envs.core, exact.states()
     assert isinstance(core, ChoraleFill)
-    state = exact.states()
-    open_ = state.missing > 0
-    log_probs, value = agent.evaluate(core.observe(state), core.legal(state))
-    policy = log_probs.double().exp().view(-1, CELLS, PITCHES).where(open_[:, None, None], 0.0)
-    return {"value": float(value[-1]), **_distances(policy, open_)}
+    return core.observe(state), core.legal(state)
 
 
-def _distances(policy: Tensor, open_: Tensor) -> dict[str, float]:
+def _distances(probs: Tensor) -> dict[str, float]:
+    """How far a policy (states, actions) and its rolls are from the ancestral sampler's."""
+    open_ = exact.states().missing > 0
+    policy = probs.view(-1, CELLS, PITCHES).where(open_[:, None, None], 0.0)
     mass, law = exact.reach(policy)
     apart = (policy - exact.ancestral_policy()).abs().sum((1, 2)) / 2
     p = toy_joint().log_p.exp()
@@ -163,14 +168,7 @@ def learn_plain(seed: int) -> dict[str, Array]:
 @torch.no_grad()
 def plain_figures(agent: PPO) -> dict[str, float]:
     """The same of a policy without a soft value."""
-    envs = agent.setup.envs
-    assert isinstance(envs, CoreVector)
-    core = envs.core
-    assert isinstance(core, ChoraleFill)
-    state = exact.states()
-    open_ = state.missing > 0
-    probs = agent.network.policy(core.observe(state), core.legal(state)).double().softmax(1)
-    return _distances(probs.view(-1, CELLS, PITCHES).where(open_[:, None, None], 0.0), open_)
+    return _distances(agent.network.policy(*_everywhere(agent)).double().softmax(1))
 
 
 def _curve(agent: Any, steps: int, figures: Any) -> dict[str, Array]:
