@@ -220,6 +220,8 @@ def make(
     reward_seed: int = 0,
     reward_file: str = "",
     workers: int = 0,
+    engine: str = "local",
+    ray_address: str = "",
     observation: Observation = "flat",
     masks: Masks = "info",
     device: str = "cpu",
@@ -237,12 +239,14 @@ def make(
         reward_seed: of rewards with a random part.
         reward_file: of rewards that need one.
         workers: processes that compute scores; 0: this one.
+        engine: local or ray: where these processes are.
+        ray_address: the Ray cluster; none: one on this machine.
         observation: flat or graph.
         masks: in the infos, in the observation, or none.
         device: where the tensors live.
     """
     tables = Tables(load(vocabulary))
-    score = Scorer(reward, reward_seed, reward_file, workers)
+    score = Scorer(reward, reward_seed, reward_file, workers, engine, ray_address)
     rules = BlockMolecules(
         tables, score, min_blocks, max_blocks, lowest, scale, exponent, device=device
     )

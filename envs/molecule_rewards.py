@@ -9,21 +9,23 @@ up to 300 dalton that falls to nothing at 1000.
 like the mean of a docking proxy on random molecules, and a random weight for every structural
 feature. It stands in where a landscape like that of docking is wanted and no target is at hand.
 
-Scores are asked for in batches, by canonical SMILES, and remembered. Any function from a list of
-SMILES to scores can take their place.
+Scores are asked for in batches, by canonical SMILES, and remembered; several processes, of this
+machine or of a Ray cluster, can share a batch. Any function from a list of SMILES to scores can
+take their place.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from envs.molecules import chemistry
@@ -40,6 +42,12 @@ MAKERS: dict[str, str] = {
     "vina": "training.docking:scores",
 }
 """Rewards that live elsewhere: "module:function" which makes a `Batch` of a file's name."""
+
+POOLS: dict[str, str] = {
+    "local": "envs.molecule_rewards:processes",
+    "ray": "training.ray_engine:pool",
+}
+"""Who computes: "module:function" which makes a `Pool` of how many and the cluster's address."""
 
 _HUMP = (
     (0, 5, 7.5, 12, 17, 22, 32, 50, 60, 70, 90),
@@ -105,6 +113,16 @@ SCORES: dict[str, Callable[..., float]] = {
 """Scores of one molecule."""
 
 
+class Pool(Protocol):
+    """Processes that share work; a `concurrent.futures.Executor` is one."""
+
+    def map(self, function: Batch, parts: Sequence[list[str]], /) -> Iterable[Any]:
+        """What `function` makes of each part, in order."""
+
+    def shutdown(self, *, cancel_futures: bool) -> None:
+        """End the processes."""
+
+
 class Scorer:
     """Scores of molecules by canonical SMILES; each is computed once.
 
@@ -113,29 +131,45 @@ class Scorer:
             list of SMILES to scores.
         seed: of rewards with a random part.
         file: what makers get, such as trained parameters.
-        workers: processes that compute; 0: this one. They serve the scores of `SCORES` only.
+        workers: processes that compute; 0: this one. They serve rewards by name only, and each
+            makes its own.
+        engine: a key of `POOLS`, where the workers are: on this machine, or Ray's.
+        ray_address: the cluster; none: Ray starts one here.
 
     Attributes:
         calls: how many molecules were scored, each once.
     """
 
     def __init__(
-        self, reward: str | Batch = "qed", seed: int = 0, file: str = "", workers: int = 0
+        self,
+        reward: str | Batch = "qed",
+        seed: int = 0,
+        file: str = "",
+        workers: int = 0,
+        engine: str = "local",
+        ray_address: str = "",
     ) -> None:
         require(workers >= 0, f"workers={workers}: must be ≥ 0")
+        if engine not in POOLS:
+            unknown("engine", engine, POOLS)
+        require(workers > 0 or engine == "local", f"engine={engine!r}: needs workers ≥ 1")
+        require(not ray_address or engine == "ray", f"ray_address={ray_address!r}: is for ray")
         self.reward, self.workers, self.calls = reward, workers, 0
         self._known: dict[str, float] = {}
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Pool | None = None
         self._batch: Batch
         if callable(reward):
+            require(not workers, f"workers={workers}: not for a function, only rewards by name")
             self._batch = reward
         elif reward in SCORES:
             chemistry()
             self._batch = partial(score_all, reward, seed)
         else:
-            self._batch = _made(reward, file)
-        named = isinstance(reward, str) and reward in SCORES
-        require(not workers or named, f"workers={workers}: accepted with {', '.join(SCORES)}")
+            _made(reward, file)
+            self._batch = partial(score_made, reward, file)
+        self._open = partial(_named(POOLS[engine]), workers, ray_address)
+        if engine != "local":
+            self._pool = self._open()  # a cluster that is not there is named before training
 
     def __call__(self, smiles: Sequence[str]) -> Scores:
         """Scores (m,); `UserError` where one is not a finite number."""
@@ -167,7 +201,7 @@ class Scorer:
         if not self.workers or len(smiles) < 2:
             return self._batch(smiles)
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"))
+            self._pool = self._open()
         share = math.ceil(len(smiles) / self.workers)
         parts = [smiles[start : start + share] for start in range(0, len(smiles), share)]
         return np.concatenate(list(self._pool.map(self._batch, parts)))
@@ -180,19 +214,35 @@ def score_all(reward: str, seed: int, smiles: list[str]) -> Scores:
     return np.array([score(chem.MolFromSmiles(each), **extra) for each in smiles])
 
 
+def score_made(reward: str, file: str, smiles: list[str]) -> Any:
+    """Scores (m,) by what a maker makes."""
+    return _made(reward, file)(smiles)
+
+
+@cache
 def _made(reward: str, file: str) -> Batch:
     """The function that a maker makes."""
     place = MAKERS.get(reward, reward)
     if ":" not in place:
         unknown("reward", reward, [*SCORES, *MAKERS])
-    module, name = place.split(":", 1)
     try:
-        maker = getattr(importlib.import_module(module), name)
+        maker = _named(place)
     except (ImportError, AttributeError) as problem:
         raise UserError(f"reward {reward!r}: {problem}") from None
     made: Batch = maker(file) if file else maker()
     require(callable(made), f"reward {reward!r}: {place} must make a function of SMILES")
     return made
+
+
+def _named(place: str) -> Any:
+    """What "module:name" says."""
+    module, name = place.split(":", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def processes(workers: int, _address: str) -> Pool:
+    """Processes of this machine, each with one thread."""
+    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
 
 
 @cache

@@ -336,6 +336,32 @@ def test_ray_gives_up_on_a_worker_that_always_dies(cluster, tmp_path):
     assert "worker" in result.message.lower()
 
 
+def first_letters(words: list[str]) -> list[str]:
+    if "" in words:
+        raise ValueError("an empty word")
+    return [word[0] for word in words]
+
+
+def test_ray_shares_one_computation(cluster):
+    tasks = ray_engine.pool(2, "")
+    assert tasks.map(first_letters, [["ox", "bee"], ["cat"]]) == [["o", "b"], ["c"]]
+    with pytest.raises(ValueError, match="an empty word"):
+        tasks.map(first_letters, [["ox"], [""]])
+    tasks.shutdown()
+    assert cluster.is_initialized(), "a connection that was there before must stay"
+
+
+def test_molecules_are_scored_on_ray(cluster):
+    pytest.importorskip("rdkit")
+    from envs.molecule_rewards import Scorer
+
+    smiles = ["CCO", "c1ccccc1", "CC(=O)Oc1ccccc1C(=O)O"]
+    scorer = Scorer("qed", workers=2, engine="ray")
+    assert scorer(smiles).tolist() == Scorer("qed")(smiles).tolist()
+    assert scorer.calls == 3
+    scorer.close()
+
+
 def test_ray_interruption_lets_commands_save(tmp_path, start_driver):
     pytest.importorskip("ray")
     process = start_driver("ray")

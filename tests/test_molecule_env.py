@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import numpy.testing as npt
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
@@ -29,6 +30,8 @@ from envs.molecule import MoleculeBuilding, make
 from envs.molecule_rewards import Scorer
 from envs.molecules import TOYS, Assembler, Molecule, enumerate_all
 from errors import UserError
+from nets.atom_network import AtomNetwork
+from training.binding import save
 from training.trajectories import Trajectories, forward, uniform, uniform_draws
 
 ID = "afterstate/Molecule-v0"
@@ -424,8 +427,14 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
         Scorer(lambda smiles: [math.nan for _ in smiles])(["CC"])
     with pytest.raises(UserError, match="gave 1 scores for 2 molecules"):
         Scorer(lambda smiles: [1.0])(["C", "CC"])
-    with pytest.raises(UserError, match="workers=2: accepted with qed, sa"):
+    with pytest.raises(UserError, match="workers=2: not for a function, only rewards by name"):
         Scorer(ones, workers=2)
+    with pytest.raises(UserError, match="unknown engine 'slurm'"):
+        Scorer("qed", workers=2, engine="slurm")
+    with pytest.raises(UserError, match="engine='ray': needs workers"):
+        Scorer("qed", engine="ray")
+    with pytest.raises(UserError, match="ray_address='here:1': is for ray"):
+        Scorer("qed", workers=2, ray_address="here:1")
 
 
 def test_workers_give_the_same_scores() -> None:
@@ -433,6 +442,18 @@ def test_workers_give_the_same_scores() -> None:
     pool = Scorer("mw_window", workers=2)
     try:
         assert pool(smiles).tolist() == Scorer("mw_window")(smiles).tolist()
+    finally:
+        pool.close()
+
+
+def test_workers_make_their_own_rewards(tmp_path: Path) -> None:
+    file = str(tmp_path / "proxy.safetensors")
+    torch.manual_seed(0)
+    save(AtomNetwork(), file)
+    smiles = ["CCO", "c1ccccc1", "CC(=O)Oc1ccccc1C(=O)O"]
+    pool = Scorer("fitted", file=file, workers=2)
+    try:
+        npt.assert_allclose(pool(smiles), Scorer("fitted", file=file)(smiles), rtol=1e-5)
     finally:
         pool.close()
 

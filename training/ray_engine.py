@@ -1,4 +1,7 @@
-"""Running jobs as Ray tasks, on this machine or a cluster, again after the death of a worker."""
+"""Work as Ray tasks, on this machine or a cluster, again after the death of a worker.
+
+Whole jobs (`run_ray`), and parts of one computation that a process waits for (`Tasks`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,14 +33,7 @@ GRACE_SECONDS = 120.0
 def run_ray(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
     """Run each job as a Ray task, again after the death of its worker; yield results."""
     ray, ours = _connect(engine)
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    task = ray.remote(_attempt_in_worker).options(
-        num_cpus=engine.cpus_per_run,
-        num_gpus=engine.gpus_per_run,
-        max_retries=engine.retries,
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    task = _task(ray, _attempt_in_worker, engine)
     waiting = deque(jobs)
     pending: dict[Any, Job] = {}
     with Interruptions() as interruptions:
@@ -54,6 +50,51 @@ def run_ray(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
                 ray.shutdown()
     if interruptions.count:
         raise KeyboardInterrupt
+
+
+class Tasks:
+    """A function mapped over parts, each a task that uses what `engine` says of a run."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._ray, self._ours = _connect(engine)
+
+    def map(self, function: Callable[[Any], Any], parts: Iterable[Any], /) -> list[Any]:
+        """What `function`, which must pickle, makes of each part, in order."""
+        task = _task(self._ray, _apply, self.engine)
+        references = [task.remote(function, part) for part in parts]
+        try:
+            found: list[Any] = self._ray.get(references)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        return found
+
+    def shutdown(self, *, cancel_futures: bool = True) -> None:
+        """Leave the cluster; tasks that still run are forgotten."""
+        if self._ours:
+            self._ray.shutdown()
+
+
+def pool(workers: int, address: str) -> Tasks:
+    """One processor for each part; without an address, of a cluster on this machine."""
+    return Tasks(Engine(name="ray", jobs=workers, ray_address=address or None))
+
+
+def _apply(function: Callable[[Any], Any], part: Any) -> Any:
+    """The body of a Ray task."""
+    return function(part)
+
+
+def _task(ray: ModuleType, function: Callable[..., Any], engine: Engine) -> Any:
+    """A remote function whose workers import this project, wherever they start."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return ray.remote(function).options(
+        num_cpus=engine.cpus_per_run,
+        num_gpus=engine.gpus_per_run,
+        max_retries=engine.retries,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
 
 
 def _connect(engine: Engine) -> tuple[ModuleType, bool]:
