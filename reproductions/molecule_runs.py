@@ -23,7 +23,8 @@ from training.discoveries import Discoveries, similarity
 
 Array = NDArray[np.float64]
 POINTS = 20
-KEPT = 100  # molecules among which similarity is measured
+KEPT = (100, 1000)
+"""Numbers of best molecules among which similarity is measured."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def summary(
 
     Returns:
         `calls` and `top_10`, `top_100`, `top_1000` (POINTS,), NaN while there are fewer; `similar`,
-        of the best 100; `modes`, `scaffolds` and `above` (thresholds,); `scored`, how many.
+        of the best `KEPT`; `modes`, `scaffolds` and `above` (thresholds,); `scored`, how many.
     """
     at = np.linspace(calls / POINTS, calls, POINTS).astype(int)
     values = np.array([score for _, score in scored])
@@ -82,8 +83,9 @@ def summary(
     metrics = record.metrics()
     for name in ("modes", "scaffolds", "above"):
         found[name] = np.array([metrics[f"{name}_{each:g}"] for each in thresholds])
-    names = [name for name, _ in record.top(KEPT)]
-    found["similar"] = np.array([similarity(names) if len(names) > 1 else np.nan])
+    names = [name for name, _ in record.top(max(KEPT))]
+    likeness = [similarity(names[:k]) if len(names) > 1 else np.nan for k in KEPT]
+    found["similar"] = np.array(likeness)
     return found
 
 

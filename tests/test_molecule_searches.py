@@ -105,9 +105,9 @@ def test_a_summary_is_what_its_words_say() -> None:
     assert 0 < found["similar"][0] < 1
 
 
-@pytest.mark.parametrize("name", methods(16, 2, 8))
+@pytest.mark.parametrize("name", methods(16, 2))
 def test_every_method_searches(name: str) -> None:
-    search = Search(methods(16, 2, 8)[name], SMALL, 60, (5.0,))
+    search = Search(methods(16, 2)[name], SMALL, 60, (5.0,))
     scored = search.scored(0)
     assert len(scored) == 60
     assert len({each for each, _ in scored}) == 60
