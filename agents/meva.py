@@ -36,6 +36,7 @@ from envs.iterated import memory_one
 from envs.matrix_games import MatrixGame
 from errors import UserError, require
 from games import rules
+from games.tournament import Contestant
 from nets.meta_value import MetaValueNetwork
 from optim.temporal_difference import wants_temporal_difference
 from training.agent import Policy, Setup, generator, load_optimizer_state, optimizer_state
@@ -259,14 +260,29 @@ class MeVa:
         """
         chosen = self.config.gamma if gamma is None else gamma
         discount = torch.full(x.shape[:-1], chosen, dtype=x.dtype, device=x.device)
-        followed = self.target if self.config.inertia > 0 else self.network
-        return self._direction(followed, x, discount)
+        return self._direction(self._followed, x, discount)
 
     def learn_policies(self, x: Tensor, updates: int, gamma: float | None = None) -> Tensor:
         """Policies (S, B, 2, n) after so many updates by the learned rule and the opponent's."""
         for _ in range(updates):
             x = x + self.config.alpha * self.direction(x, gamma)
         return x
+
+    def contestant(self, model: int = 0) -> Contestant:
+        """A learner, for matches. In the second of two like seats it sees itself in the first."""
+        config = self.config
+
+        def change(_: Game, x: Tensor, player: int) -> Tensor:
+            seen = x.flip(-2) if player and self.game.symmetric else x
+            seat = 0 if self.game.symmetric else player
+            if seat and self._rule is not None:
+                raise UserError("meva: was trained from the first seat alone")
+            every = seen.expand(config.models, *x.shape)
+            gamma = torch.full(every.shape[:-1], config.gamma, dtype=x.dtype, device=x.device)
+            step = meta_gradient(self._followed, self.game, every, gamma, config.formulation)
+            return x[..., player, :] + config.alpha * step[model, ..., seat, :]
+
+        return Contestant(change)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the first player plays the game after learning, from policies drawn by the seed.
@@ -308,6 +324,11 @@ class MeVa:
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.generator.set_state(state["generator"])
         self._steps = state["steps"]
+
+    @property
+    def _followed(self) -> MetaValueNetwork:
+        """The slow network, where there is one."""
+        return self.target if self.config.inertia > 0 else self.network
 
     def _initial(self) -> Tensor:
         models, batch = self.config.models, self.config.batch_size
@@ -370,8 +391,7 @@ class MeVa:
             predicted, bootstrap = values[:-1], values[1:]
         else:
             with torch.no_grad():
-                followed = self.target if config.inertia > 0 else self.network
-                bootstrap = self._values(followed, visited[1:], gamma)
+                bootstrap = self._values(self._followed, visited[1:], gamma)
             predicted = self._values(self.network, visited[:-1], gamma)
         target = targets(config.formulation, returns, bootstrap, gamma, config.td_lambda)
         # Models are added, pairs and players averaged: each model learns as if it were alone.
