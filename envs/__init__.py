@@ -26,6 +26,7 @@ OURS: dict[str, str] = {
     "afterstate/ChoraleChrono-v0": "envs.chorale_chrono:make",
     "afterstate/Chorales-v0": "envs.chorale_completion:make",
     "afterstate/Molecule-v0": "envs.molecule:make",
+    "afterstate/ActiveMolecule-v0": "envs.active_molecules:make",
     "afterstate/Classification-v0": "envs.supervised:make_classification",
     "afterstate/Regression-v0": "envs.supervised:make_regression",
     "afterstate/CoinGame-v0": "envs.coin_game:make",

@@ -29,10 +29,12 @@ import optim
 from agents import agent_class
 from agents.gflownet import GFlowNet
 from agents.mars import MARS
+from envs.active_molecules import ActiveMolecules, State
+from envs.active_molecules import make as campaign
 from envs.block_molecules import BlockMolecules
+from envs.block_trees import Trees
 from envs.faces import CoreVector
 from envs.molecule import make
-from envs.molecule_rewards import Scorer
 from envs.molecules import chemistry
 from nets.atom_network import AtomNetwork
 from reproductions.binding_proxy import FILE
@@ -98,29 +100,6 @@ FULL = Scale(
 )
 
 
-class Known:
-    """Molecules whose score is known, in the order they were asked for."""
-
-    def __init__(self, oracle: Callable[[list[str]], Any]) -> None:
-        self.oracle, self.smiles = oracle, list[str]()
-        self.scores = torch.zeros(0, dtype=torch.float64)
-
-    def ask(self, smiles: list[str]) -> None:
-        """Score molecules."""
-        self.smiles += smiles
-        new = torch.as_tensor(np.asarray(self.oracle(smiles)), dtype=torch.float64)
-        self.scores = torch.cat([self.scores, new])
-
-    def top(self, count: int) -> float:
-        """Mean of the best."""
-        return float(self.scores.topk(min(count, len(self.scores))).values.mean())
-
-    def best(self, count: int) -> list[str]:
-        """The best molecules."""
-        order = self.scores.argsort(descending=True)[:count]
-        return [self.smiles[row] for row in order.tolist()]
-
-
 def graphs_of(smiles: list[str]) -> list[Any]:
     """Molecules as graphs of atoms, each as a batch of one."""
     chem = chemistry()
@@ -154,9 +133,9 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
     return agent
 
 
-def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) -> list[str]:
+def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) -> Trees:
     """Molecules that the generator builds and that are not known: as many as wanted, or fewer."""
-    found: dict[str, None] = {}
+    found: dict[str, int] = {}
     for _ in range(50):
         if isinstance(agent, GFlowNet):
             objects = agent.batches.build(agent._look, None, (0, 1)).objects
@@ -167,55 +146,74 @@ def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) 
             draws = uniform_draws(rules, 64, agent.generator)
             objects = forward(rules, uniform(rules), draws).objects
         kept = objects[rules.legal(objects)[:, -1] | rules.finished(objects)]
-        found.update(dict.fromkeys(each for each in rules.smiles(kept) if each not in known))
+        for name, number in zip(rules.smiles(kept), kept.tolist(), strict=True):
+            if name not in known:
+                found.setdefault(name, number)
         if len(found) >= count:
             break
-    return list(found)[:count]
+    return rules.trees(torch.tensor(list(found.values())[:count], dtype=torch.int64))
 
 
-def random_molecules(scale: Scale, count: int, seed: int) -> list[str]:
-    """Different molecules of the uniform policy."""
-    core = make(**dict(scale.options))
-    rules, random = core.rules, generator(seed, 21)
+def random_molecules(rules: BlockMolecules, known: set[str], count: int, seed: int) -> list[str]:
+    """Different molecules of the uniform policy that are not known."""
+    random = generator(seed, 21)
     found: dict[str, None] = {}
     while len(found) < count:
         draws = uniform_draws(rules, 256, random)
-        found.update(dict.fromkeys(rules.smiles(forward(rules, uniform(rules), draws).objects)))
+        smiles = rules.smiles(forward(rules, uniform(rules), draws).objects)
+        found.update(dict.fromkeys(each for each in smiles if each not in known))
     return list(found)[:count]
 
 
 def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
     """Means of the best 10 and 100 after each round, and similarity of the best 100."""
-    oracle = Scorer("proxy", file=file) if file else Scorer("dock_like")
-    drawn = random_molecules(scale, scale.first + scale.validation, seed)
-    known, held = Known(oracle), Known(oracle)
-    known.ask(drawn[: scale.first])
-    held.ask(drawn[scale.first :])
-    validation = (graphs_of(held.smiles), held.scores)
-    tops, errors = [(known.top(10), known.top(100))], []
-    similar = [similarity(known.best(100))]
-    graphs = graphs_of(known.smiles)
+    options: dict[str, Any] = {
+        **dict(scale.options),
+        "initial": scale.first,
+        "queries": scale.queries,
+        "rounds": scale.rounds,
+    }
+    core = campaign(reward="proxy" if file else "dock_like", reward_file=file, **options)
+    oracle, state = core.rules.scores_of, core.reset(1, generator(seed, 20))
+    held = random_molecules(core.rules, set(core.smiles(state)), scale.validation, seed)
+    validation = (graphs_of(held), torch.from_numpy(oracle(held)))
+    tops, errors, similar = [best(state)], [], [likeness(core, state)]
+    graphs = graphs_of(core.smiles(state))
     for turn in range(scale.rounds):
-        number = 100 * seed + turn
+        number, smiles = 100 * seed + turn, core.smiles(state)
+        graphs += graphs_of(smiles[len(graphs) :])
         reward: Any = oracle
         if method != "random":
             torch.manual_seed(number)
             network = AtomNetwork(width=scale.proxy[0], steps=scale.proxy[1])
-            found = fit(network, (graphs, known.scores), validation, scale.fitting, number)
+            known = (graphs, state.score[0, : len(graphs)])
+            found = fit(network, known, validation, scale.fitting, number)
             errors.append(min(found.validation))
             reward = partial(believed, found.network)
         agent = train(method, reward, number, scale)
-        chosen = new_objects(agent, agent.rules, set(known.smiles), scale.queries)
-        known.ask(chosen)
-        graphs += graphs_of(chosen)
-        tops.append((known.top(10), known.top(100)))
-    similar.append(similarity(known.best(100)))
+        state = core.measure(
+            state, [new_objects(agent, agent.rules, set(smiles), scale.queries)]
+        ).state
+        tops.append(best(state))
+    similar.append(likeness(core, state))
     return {
         "top": np.array(tops),
         "similar": np.array(similar),
         "errors": np.array(errors or [np.nan]),
-        "known": np.array([float(len(known.smiles))]),
+        "known": np.array([float(len(core.smiles(state)))]),
     }
+
+
+def best(state: State) -> list[float]:
+    """Means of the 10 and the 100 best scores known."""
+    known = state.score[0].sort(descending=True).values
+    return [float(known[known.isfinite()][:k].mean()) for k in (10, 100)]
+
+
+def likeness(core: ActiveMolecules, state: State) -> float:
+    """Similarity of the 100 best molecules known."""
+    smiles, order = core.smiles(state), state.score[0].argsort(descending=True)
+    return similarity([smiles[row] for row in order[: min(100, len(smiles))].tolist()])
 
 
 def believed(network: AtomNetwork, smiles: list[str]) -> Array:

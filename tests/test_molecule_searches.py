@@ -126,12 +126,3 @@ def test_a_campaign_asks_for_new_molecules(method: str) -> None:
     assert found["top"].shape == (3, 2)
     assert (np.diff(found["top"][:, 0]) >= 0).all()
     assert np.isfinite(found["errors"]).all() != (method == "random")
-
-
-def test_what_is_known_is_ranked() -> None:
-    known = molecule_active.Known(lambda smiles: [float(len(each)) for each in smiles])
-    known.ask(["CC", "CCCC"])
-    known.ask(["C"])
-    assert known.best(2) == ["CCCC", "CC"]
-    assert known.top(2) == 3
-    assert known.top(10) == pytest.approx(7 / 3)
