@@ -14,6 +14,7 @@ pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
 
 import envs
 from envs.active_molecules import UNKNOWN, ActiveMolecules, make
+from envs.block_trees import Trees
 from errors import UserError
 
 ID = "afterstate/ActiveMolecule-v0"
@@ -58,6 +59,12 @@ def test_a_round_pays_the_rise_of_the_best() -> None:
     assert again.terminated.tolist() == [True, True]
     assert step.terminated.tolist() == [False, False]
     assert [campaign.smiles(state, row) for row in range(2)] == names
+    assert campaign.info(again.state)["known"].equal(campaign.info(step.state)["known"])
+    best = state.trees[[0, 1], state.score.argmax(1)].numpy().astype(np.int64)
+    twice = [Trees(*each[:, None].repeat(2, 1)) for each in best]
+    paid = campaign.measure(state, twice)
+    assert paid.reward.tolist() == [0, 0]
+    assert paid.state.last[:, 0].tolist() == state.score.max(1).values.tolist()
 
 
 def test_actions_build_as_in_the_other_environment() -> None:
