@@ -22,11 +22,13 @@ from nets.flow_network import FlowNetwork
 from nets.recalled import can_recall, in_place, pairs
 from training.trajectories import Trajectories
 
+_NEAR = 1000  # states that are asked about before the first step, at most
+
 
 class Known(NamedTuple):
-    """What a network says about all states of a batch."""
+    """What a network says about all states of a batch, and perhaps some more."""
 
-    states: Tensor  # (u,) each once, in the order of their first visit
+    states: Tensor  # (u,) each once, with some near the root that were not met
     values: list[Tensor]  # (u, width) of each of its trunk's `nets.recalled.pairs`
 
 
@@ -52,6 +54,7 @@ class TableSampler:
         self.can_recall = can_recall(network.trunk)
         everything = (states[:, None], torch.arange(table.actions)[None])
         child = table.child(*(each.expand(legal.shape).flatten() for each in everything))
+        self.near = _near(child.view(legal.shape).numpy(), table.root)
         # What is complete stops, and stays.
         finished = table.finished(states)
         child.view(legal.shape)[:, -1] = states
@@ -66,28 +69,29 @@ class TableSampler:
         """Objects (B,) of draws (horizon, B) in [0, 1); see `agents.gflownet_batches.behaviour`."""
         drawn, count = draws.numpy(), draws.shape[1]
         met = _Met(self, count, sharpness, random)
+        # Near the root nearly all states will be met: they are asked about at once.
+        met.rows(max((each for each in self.near if len(each) <= count), key=len))
         now = np.full(count, self.root)
         states = np.empty((self.horizon + 1, count), np.int64)
         actions = np.empty((self.horizon, count), np.int64)
-        length, ended = np.zeros(count, np.int64), np.zeros(count, bool)
+        ended = np.zeros((self.horizon + 1, count), bool)
         states[0], step = now, 0
-        while not ended.all():
-            length += ~ended
+        while not ended[step].all():
             # What has ended draws 1, and stops.
-            draw = np.maximum(drawn[step], ended)
+            draw = np.maximum(drawn[step], ended[step])
             taken = (met.sums.take(met.rows(now), 1) <= draw).sum(0)
             now = self.child.take(now * (self.stop + 1) + taken)
             states[step + 1], actions[step] = now, taken
-            ended |= (taken == self.stop) | self.finished.take(now)
             step += 1
+            ended[step] = (taken == self.stop) | self.finished.take(now)
         met.rows(now)  # some may have been met last
-        found = (states[: step + 1], actions[:step], length)
+        found = (states[: step + 1], actions[:step], (~ended[:step]).sum(0))
         paths = Trajectories(*(torch.from_numpy(each) for each in found))
         return Built(paths, met.known() if self.can_recall else None)
 
 
 class _Met:
-    """The states that a batch has met so far. The network is asked about each once.
+    """The states that a batch has asked about so far, each once.
 
     Attributes:
         sums: (A-1, room) float64, running sums of the probabilities of all actions but stop.
@@ -96,6 +100,7 @@ class _Met:
     def __init__(self, rules: TableSampler, count: int, sharpness: float, random: float) -> None:
         self.rules, self.sharpness, self.random = rules, sharpness, random
         room = min(len(rules.features), count * (rules.horizon + 1))
+        self.order = np.arange(max(room, count))
         self.states, self.count = np.empty(room, np.int64), 0
         self.row_of = np.full(len(rules.features), -1)
         self.values = [torch.empty(room, len(bias)) for _, bias, _ in rules.layers]
@@ -109,11 +114,11 @@ class _Met:
         if len(new) == 0:
             return found
         # Of equal ones the last is written last, and stays.
-        order = np.arange(len(new))
+        order = self.order[: len(new)]
         self.row_of[new] = order
         once = new[self.row_of.take(new) == order]
         begin, end = self.count, self.count + len(once)
-        self.row_of[once] = np.arange(begin, end)
+        self.row_of[once] = self.order[begin:end]
         self.states[begin:end], self.count = once, end
         self._ask(once, begin, end)
         self.sums[:, begin:end] = self._sums(once, begin, end)
@@ -148,3 +153,14 @@ class _Met:
         # In double precision a draw below 1 does not reach the sum of all legal actions.
         sums = weights.cumsum(0, dtype=np.float64)
         return sums[:-1] / sums[-1]
+
+
+def _near(child: NDArray[np.int64], root: int) -> list[NDArray[np.int64]]:
+    """The states within 0, 1, … edges of the root, as long as those are few."""
+    found = [np.array([root])]
+    while True:
+        ahead = child[found[-1]]
+        reached = np.union1d(found[-1], ahead[ahead >= 0])
+        if len(reached) > _NEAR or len(reached) == len(found[-1]):
+            return found
+        found.append(reached)
