@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from training.constructions import rules_of
 from training.estimates import Estimates, distinct, policy_table, with_parents
 from training.gradients import clip_gradients
 from training.objectives import OBJECTIVES, OF_ALL_STATES, WITH_FLOWS, Batch, Penalty
+from training.table_sampler import Known
 from training.trajectories import Trajectories
 from training.visits import Visits, distance
 
@@ -90,11 +92,12 @@ class GFlowNet:
         if config.offline == "none":
             with self.timers("act"):
                 progress = (self.steps, self.setup.total_steps)
-                fresh = self.batches.build(self._look, whole, progress)
+                fresh, known = self.batches.build(self._look, whole, progress)
                 self._note(fresh)
                 mixed = self.batches.mix(fresh, self._look)
             with self.timers("learn"):
-                scalars, penalty = self._learn(mixed.paths, whole)
+                at = self._recalled(known) if mixed.paths is fresh else None
+                scalars, penalty = self._learn(mixed.paths, whole or at)
             self.batches.remember(mixed, penalty.by_trajectory())
         else:
             paths = self.batches.from_fixed_set()
@@ -205,11 +208,12 @@ class GFlowNet:
         self._exact, self._ended = dict(state["exact"]), [state["ended"]]
 
     def _learn(
-        self, paths: Trajectories, whole: Estimates | None
+        self, paths: Trajectories, at: Estimates | None
     ) -> tuple[dict[str, float | Tensor], Penalty]:
-        """One gradient step."""
+        """One gradient step, with estimates `at` all states needed if those are there already."""
         config = self.config
-        at = whole if whole is not None else self._estimates(self._needed(paths))
+        if at is None:
+            at = self._estimates(self._needed(paths))
         batch = Batch(paths, at, self._reward_at(at, paths), self.log_z, self._frozen(at))
         penalty = OBJECTIVES[config.loss](batch, config.rules)
         loss = penalty.loss(config.rules)
@@ -223,9 +227,15 @@ class GFlowNet:
 
     def _needed(self, paths: Trajectories) -> Tensor:
         """States that the objective looks at: (u,)."""
-        if self.config.loss == "fm" and self.config.backward != "tree":
-            return with_parents(self.rules, paths.state)
-        return distinct(self.rules, paths.state)
+        look = with_parents if self._asks_parents else distinct
+        return look(self.rules, paths.state)
+
+    def _recalled(self, known: Known | None) -> Estimates | None:
+        """Estimates from what was computed to build a batch, if that is all that is needed."""
+        if known is None or self._asks_parents:
+            return None
+        network = partial(self.network, known=known.values)
+        return Estimates(self.rules, network, known.states, self.config.backward)
 
     def _reward_at(self, at: Estimates, paths: Trajectories) -> Tensor:
         """Log R^β of the states of `at` (u,) that the objective asks for, 0 for others."""
@@ -251,6 +261,10 @@ class GFlowNet:
             return {}
         live = self._live()
         return {"number": live, "tree": self.rules.kept(live)}
+
+    @property
+    def _asks_parents(self) -> bool:
+        return self.config.loss == "fm" and self.config.backward != "tree"
 
     @property
     def _says_log_z(self) -> bool:

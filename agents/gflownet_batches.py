@@ -14,7 +14,7 @@ from nets.block_graph import BlockGraphNetwork
 from nets.flow_network import FlowNetwork
 from training.agent import remaining
 from training.estimates import Estimates, distinct
-from training.table_sampler import TableSampler
+from training.table_sampler import Built, TableSampler
 from training.trajectories import (
     Memory,
     Trajectories,
@@ -77,7 +77,7 @@ class Batches:
             self.memory = Memory(config.offline_size, rules.horizon, stop, rules.device)
             self.memory.add(fixed, torch.zeros(len(fixed.length), device=rules.device))
 
-    def build(self, look: Look, whole: Estimates | None, progress: tuple[int, int]) -> Trajectories:
+    def build(self, look: Look, whole: Estimates | None, progress: tuple[int, int]) -> Built:
         """New trajectories of the behaviour policy.
 
         Args:
@@ -102,7 +102,7 @@ class Batches:
         draws = uniform_draws(self.rules, config.batch_size, self.generator)
         if self.sampler is not None and ready is None:
             return self.sampler.forward(draws, config.sharpness, chance)
-        return forward(self.rules, cumulative, draws)
+        return Built(forward(self.rules, cumulative, draws), None)
 
     def mix(self, fresh: Trajectories, look: Look) -> Mixed:
         """The new trajectories, or their edges, and as many remembered ones as are wanted."""

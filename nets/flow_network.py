@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from nets.bricks import mlp
+from nets.recalled import recalled
 
 
 class FlowOutputs(NamedTuple):
@@ -49,9 +50,16 @@ class FlowNetwork(nn.Module):
         if separate_backward and in_degree:
             self.behind = mlp((width, *hidden, in_degree), activation)
 
-    def forward(self, features: Tensor) -> FlowOutputs:
-        """Outputs at m states."""
-        forward, backward, flow = self.trunk(features).split(self.splits, 1)
+    def forward(self, features: Tensor, known: Sequence[Tensor] | None = None) -> FlowOutputs:
+        """Outputs at m states.
+
+        Args:
+            features: (m, D).
+            known: what the trunk's layers give there, where that has been computed; see
+                `nets.recalled`.
+        """
+        outputs = self.trunk(features) if known is None else recalled(self.trunk, features, known)
+        forward, backward, flow = outputs.split(self.splits, 1)
         if self.behind is not None:
             backward = self.behind(features)
         return FlowOutputs(

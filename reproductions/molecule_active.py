@@ -138,7 +138,7 @@ def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) 
     found: dict[str, int] = {}
     for _ in range(50):
         if isinstance(agent, GFlowNet):
-            objects = agent.batches.build(agent._look, None, (0, 1)).objects
+            objects = agent.batches.build(agent._look, None, (0, 1)).paths.objects
         elif isinstance(agent, MARS):
             agent._move()
             objects = agent.now

@@ -14,7 +14,9 @@ from agents.gflownet_batches import behaviour
 from envs.building import Building
 from envs.construction import Flows, Table, tabulate
 from envs.hypergrid import HyperGrid
+from nets.bricks import ACTIVATIONS, mlp
 from nets.flow_network import FlowNetwork, FlowOutputs
+from nets.recalled import can_recall, in_place, pairs, recalled
 from reproductions.flow_runs import small_grid, tabular_flow_matching
 from training.estimates import Estimates
 from training.flows import (
@@ -354,11 +356,48 @@ def test_sampling_in_numpy_builds_the_same_objects() -> None:
             return behaviour(at, sharpness, random)  # noqa: B023
 
         expected = forward(table, cumulative, draws)
-        found = sampler.forward(draws, sharpness, random)
+        found = sampler.forward(draws, sharpness, random).paths
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     with torch.no_grad():
         network.trunk[-1].bias[3] = 50.0  # the policy always stops at once
-    assert sampler.forward(draws, 1.0, 0.0).length.tolist() == [1] * 100
+    assert sampler.forward(draws, 1.0, 0.0).paths.length.tolist() == [1] * 100
+
+
+@pytest.mark.parametrize("graph", ["edge", "exit_only", "random", "tree"])
+def test_sampling_in_numpy_asks_once_about_every_state_of_the_batch(graph: str) -> None:
+    table = graphs()[graph]
+    network = FlowNetwork(table.width, table.actions, 0, True, (8,), "leaky_relu")
+    draws = uniform_draws(table, 50, torch.Generator().manual_seed(0))
+    paths, known = TableSampler(table, network).forward(draws, 1.0, 0.0)
+    check_paths(table, paths)
+    assert known is not None
+    assert len(known.states.unique()) == len(known.states)
+    assert bool(torch.isin(paths.state, known.states).all())
+    outputs = network.trunk(table.features(known.states))
+    assert torch.allclose(known.values[-1], outputs, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_recalled_perceptron_has_the_gradient_of_a_computed_one(activation: str) -> None:
+    torch.manual_seed(0)
+    trunk = mlp((5, 7, 6, 3), activation).double()
+    assert can_recall(trunk) == (activation != "silu")  # whose outputs do not say its slope
+    x, known = torch.randn(20, 5, dtype=torch.float64, requires_grad=True), []
+    with torch.no_grad():
+        z = x
+        for layer, then in pairs(trunk):
+            z = layer(z)
+            known.append(z if then is None else in_place(then)(z))
+    expected = trunk(x)
+    assert torch.allclose(z, expected, atol=1e-14)
+    if not can_recall(trunk):
+        return
+    weight = torch.randn_like(expected)
+    of = [x, *trunk.parameters()]
+    computed = torch.autograd.grad((expected * weight).sum(), of)
+    found = torch.autograd.grad((recalled(trunk, x, known) * weight).sum(), of)
+    for ours, theirs in zip(found, computed, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-13)
 
 
 def test_an_illegal_stop_changes_nothing() -> None:

@@ -128,6 +128,28 @@ def test_the_behaviour_mixes_sharpness_and_random_actions() -> None:
     assert sums[corner].tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("rule", ["edge", "exit_only"])
+@pytest.mark.parametrize("loss", [name for name in OBJECTIVES if name != "fm"])
+def test_what_sampling_has_computed_gives_the_same_gradients(loss: str, rule: str) -> None:
+    flags = ("--loss", loss, *TINY, "--random-actions", 0.3, "--sharpness", 0.7)
+
+    def gradients(recall: bool) -> tuple[float, list[torch.Tensor]]:
+        agent = make(*flags, env=(f"rule={rule}", "dimensions=3", "height=7"))
+        assert not agent._dense
+        asked: list[int] = []
+        agent._needed = lambda paths, f=agent._needed: (asked.append(1), f(paths))[1]
+        if not recall:
+            agent._recalled = lambda known: None
+        value = float(agent.iterate()["loss"])
+        assert len(asked) == (not recall)  # otherwise nothing would be compared
+        return value, [p.grad for p in agent.network.parameters() if p.grad is not None]
+
+    (value, ours), (expected_value, expected) = gradients(True), gradients(False)
+    assert value == pytest.approx(expected_value, rel=1e-6)
+    for found, grad in zip(ours, expected, strict=True):
+        assert torch.allclose(found, grad, rtol=1e-5, atol=1e-6 * float(grad.abs().max()))
+
+
 def test_random_actions_fall_over_the_run() -> None:
     def frequencies(step: int) -> float:
         agent = make(
@@ -135,9 +157,8 @@ def test_random_actions_fall_over_the_run() -> None:
         )
         with torch.no_grad():
             agent.network.trunk[-1].bias[-1] = 50.0  # the policy always stops at once
-        return float(
-            (agent.batches.build(agent._look, None, (step, 100)).length == 1).float().mean()
-        )
+        paths = agent.batches.build(agent._look, None, (step, 100)).paths
+        return float((paths.length == 1).float().mean())
 
     assert frequencies(0) == pytest.approx(1 / 3, abs=0.05)
     assert frequencies(50) == pytest.approx(2 / 3, abs=0.05)

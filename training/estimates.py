@@ -26,7 +26,7 @@ class Estimates:
     Args:
         rules: of the construction.
         network: features → outputs.
-        states: (u,) increasing; None for all of a table's.
+        states: (u,) each once; increasing, unless of a table; None for all of a table's.
         backward: "uniform", "learned" or "tree" (every state is taken to have one parent).
 
     Attributes:
