@@ -136,10 +136,11 @@ class ActiveMolecules:
         rules, trees = self.rules, block_trees.empty(len(actions), self.length)
         going = np.ones(len(actions), bool)
         for column in actions.T:
-            stop = column == rules.actions - 1
+            taken = rules.wrapped(trees, column)
+            stop = taken == rules.actions - 1
             going &= ~(stop & (trees.size >= rules.min_blocks)) & ~rules.complete(trees)
             rows = (going & ~stop).nonzero()[0]
-            trees = self._grown(trees, rows, column[rows])
+            trees = rules.grown(trees, rows, taken[rows])
         return trees
 
     def smiles(self, state: State, row: int = 0) -> list[str]:
@@ -166,19 +167,6 @@ class ActiveMolecules:
         found = state.trees[torch.arange(len(best)), best].cpu().numpy().astype(np.int64)
         return [draw(each) for each in self.rules.molecules(Trees(*found.transpose(1, 0, 2)))]
 
-    def _grown(self, trees: Trees, rows: Ints, actions: Ints) -> Trees:
-        """Trees with blocks attached to some; stems are counted round."""
-        if not len(rows):
-            return trees
-        rules, parts = self.rules, trees.select(rows)
-        stems = np.maximum(1, block_trees.open_slots(rules.tables, parts).sum((1, 2)))
-        stem, entry = np.divmod(actions, rules.entries)
-        found = rules.grow(parts, (stem % stems) * rules.entries + entry).trees
-        grown = Trees(*(each.copy() for each in trees))
-        for old, new in zip(grown, found, strict=True):
-            old[rows] = new
-        return grown
-
     def _first(self, generator: torch.Generator | None) -> tuple[Trees, list[str]]:
         """`initial` different random molecules."""
         found: dict[str, Trees] = {}
@@ -200,7 +188,7 @@ class ActiveMolecules:
             taken = np.where(legal, drawn, -1).argmax(1)
             going &= (taken != rules.actions - 1) & ~rules.complete(trees)
             rows = going.nonzero()[0]
-            trees = self._grown(trees, rows, taken[rows])
+            trees = rules.grown(trees, rows, taken[rows])
         return trees
 
     def _note(self, state: State, row: int, trees: Trees, smiles: list[str]) -> Tensor:

@@ -170,6 +170,22 @@ class BlockMolecules:
             self.tables, block_trees.attach(self.tables, trees, *at, entry)
         )
 
+    def grown(self, trees: Trees, rows: Ints, actions: Ints) -> Trees:
+        """All trees, of which some (m,) rows have grown by legal actions (m,)."""
+        if not len(rows):
+            return trees
+        found = Trees(*(each.copy() for each in trees))
+        for old, new in zip(found, self.grow(trees.select(rows), actions).trees, strict=True):
+            old[rows] = new
+        return found
+
+    def wrapped(self, trees: Trees, actions: Ints) -> Ints:
+        """Actions (M,) in which a stem that is not there is counted on from the first one again."""
+        stems = np.maximum(1, block_trees.open_slots(self.tables, trees).sum((1, 2)))
+        stem, entry = np.divmod(actions, self.entries)
+        there = (stem % stems) * self.entries + entry
+        return np.where(actions == self.actions - 1, actions, there)
+
     def features_of(self, trees: Trees) -> np.ndarray[Any, np.dtype[np.float32]]:
         """What a network sees of canonical trees, as numbers in a row: (M, 4 N + 2 P) float32.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs import block_trees
 from envs.block_molecules import BlockMolecules
-from envs.block_tables import Ints, Tables
+from envs.block_tables import Tables
 from envs.block_trees import Trees
 from envs.blocks import load
 from envs.faces import CoreEnv, Step
@@ -107,15 +107,11 @@ class MoleculeBuilding:
         rules, trees = self.rules, state.trees
         taken = actions.cpu().numpy()
         if self.masks == "none":
-            taken = self._wrapped(trees, taken)
+            taken = rules.wrapped(trees, taken)
         allowed = rules.legal_in(trees)[np.arange(len(taken)), taken]
         stop = taken == rules.actions - 1
         rows = (allowed & ~stop).nonzero()[0]
-        if len(rows):
-            grown = rules.grow(trees.select(rows), taken[rows]).trees
-            trees = Trees(*(each.copy() for each in trees))
-            for old, new in zip(trees, grown, strict=True):
-                old[rows] = new
+        trees = rules.grown(trees, rows, taken[rows])
         stopped = allowed & stop
         over, steps = stopped | rules.complete(trees), state.steps + 1
         reward = np.zeros(len(taken))
@@ -155,15 +151,6 @@ class MoleculeBuilding:
         bonds = torch.where((own > 0)[..., None], torch.stack([parent, host - 1, own - 1], 2), -1)
         stems = torch.where((kind > 0)[..., None], torch.stack([on, kind - 1], 2), -1)
         return {"blocks": block, "bonds": bonds, "stems": stems}
-
-    def _wrapped(self, trees: Trees, actions: Ints) -> Ints:
-        """Actions on stems that are there, stop as it is."""
-        rules = self.rules
-        stems = np.maximum(1, block_trees.open_slots(rules.tables, trees).sum((1, 2)))
-        stem, entry = np.divmod(actions, rules.entries)
-        return np.where(
-            actions == rules.actions - 1, actions, (stem % stems) * rules.entries + entry
-        )
 
     def _state(self, trees: Trees, steps: Tensor, stopped: Tensor) -> State:
         kind, parent, host, own = (self._tensor(each) for each in trees)
