@@ -22,7 +22,7 @@ TABLE = meva_tables.Table(
         ("meva", "meva"): (0.0, 0.0),
     },
     0.05,
-    {"naive": 300, "lola": 300, "self": 150},
+    {"naive": 450, "lola": 300, "self": 150},
     "tables 6.3a, 6.5",
     symmetric=False,
 )
