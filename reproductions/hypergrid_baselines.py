@@ -47,7 +47,7 @@ SEEDS = {"quick": 2, "full": 10}
 R0 = (0.1, 0.01, 0.001)
 MODES = 16
 FLAGS: Mapping[str, str] = {
-    "gflownet": "--agent gflownet --loss fm --optim.lr 3e-3 --batch-size 16 --exact-every 0",
+    "gflownet": "--agent gflownet --loss fm --optim.lr 1e-3 --batch-size 16 --exact-every 0",
     "metropolis": "--agent metropolis --chains 16 --moves 20",
     "accepted only": "--agent metropolis --chains 16 --moves 20 --accepted-only",
     "ppo": "--agent ppo --num-envs 16 --rollout-steps 96 --batch-size 384 --epochs 4 --gamma 1 "
