@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -165,8 +166,8 @@ class Scorer:
             chemistry()
             self._batch = partial(score_all, reward, seed)
         else:
-            _made(reward, file)
-            self._batch = partial(score_made, reward, file)
+            made = _made(reward, file)
+            self._batch = partial(score_made, reward, file, _changed(file)) if workers else made
         self._open = partial(_named(POOLS[engine]), workers, ray_address)
         if engine != "local":
             self._pool = self._open()  # a cluster that is not there is named before training
@@ -214,12 +215,21 @@ def score_all(reward: str, seed: int, smiles: list[str]) -> Scores:
     return np.array([score(chem.MolFromSmiles(each), **extra) for each in smiles])
 
 
-def score_made(reward: str, file: str, smiles: list[str]) -> Any:
-    """Scores (m,) by what a maker makes."""
-    return _made(reward, file)(smiles)
+def score_made(reward: str, file: str, changed: int, smiles: list[str]) -> Any:
+    """Scores (m,) by what a maker makes; a process makes it once while the file is the same."""
+    return _kept(reward, file, changed)(smiles)
 
 
 @cache
+def _kept(reward: str, file: str, _stamp: int) -> Batch:
+    return _made(reward, file)
+
+
+def _changed(file: str) -> int:
+    """When a file was written last; 0 for none."""
+    return os.stat(file).st_mtime_ns if file and os.path.exists(file) else 0
+
+
 def _made(reward: str, file: str) -> Batch:
     """The function that a maker makes."""
     place = MAKERS.get(reward, reward)

@@ -453,9 +453,13 @@ def test_workers_make_their_own_rewards(tmp_path: Path) -> None:
     smiles = ["CCO", "c1ccccc1", "CC(=O)Oc1ccccc1C(=O)O"]
     pool = Scorer("fitted", file=file, workers=2)
     try:
-        npt.assert_allclose(pool(smiles), Scorer("fitted", file=file)(smiles), rtol=1e-5)
+        before = pool(smiles)
+        npt.assert_allclose(before, Scorer("fitted", file=file)(smiles), rtol=1e-5)
     finally:
         pool.close()
+    # Another network under the same name is another reward.
+    save(AtomNetwork(), file)
+    assert (Scorer("fitted", file=file)(smiles) != before).all()
 
 
 def test_other_rewards_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
