@@ -34,19 +34,15 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
-    from training import checkpoint, statistics
-    from training.build import build
-    from training.cli import parse
+    from training import statistics
+    from training.build import trained
     from training.evaluation import SEED_OFFSET
     from training.loop import score
     from training.run import provenance, write_json
 
-    command = parse(["--resume", str(folder), "--device", options.device]).command
-    agent = build(command, learning=False)
-    loaded = checkpoint.load(folder / "policy", command.identity())
+    command, agent, loaded = trained(folder, options.device)
     for reason in loaded.skipped:
         print(f"skipped damaged policy: {reason}", file=sys.stderr)
-    agent.load_policy_state(loaded.state["policy"])
     policy = agent.policy(not options.stochastic)
     seed = command.run.seed + 2 * SEED_OFFSET if options.seed is None else options.seed
     scores = score(command, policy, options.episodes, seed)

@@ -182,16 +182,11 @@ def load(player: str) -> tuple[CoinGame, Player]:
         game = CoinGame()
         return game, scripted(game, player)
     from agents.brs import BRS
-    from training import checkpoint
-    from training.build import build
-    from training.cli import parse
+    from training.build import trained
 
-    command = parse(["--resume", player, "--device", "cpu"]).command
-    agent = build(command, learning=False)
+    command, agent, _ = trained(player, "cpu")
     if not isinstance(agent, BRS):
         raise UserError(f"run {player!r} of {command.run.agent}: accepted are runs of brs, brs-sp")
-    stored = checkpoint.load(Path(player) / "policy", command.identity())
-    agent.load_policy_state(stored.state["policy"])
     return agent.game, agent.player()
 
 

@@ -25,24 +25,20 @@ from envs.matrix_games import PAYOFFS, MatrixGame
 from errors import UserError, require
 from games.rules import NAMES, rule
 from games.tournament import Contestant, follower, table
-from training import checkpoint
-from training.build import build
-from training.cli import fail, parse
+from training import build
+from training.cli import fail
 from training.process import prepare
 
 
 def trained(folder: str, game: Game) -> Contestant:
     """The learner of a run, which must have been trained on the same game."""
-    command = parse(["--resume", folder, "--device", "cpu"]).command
-    agent = build(command, learning=False)
+    command, agent, _ = build.trained(folder, "cpu")
     if not isinstance(agent, (MeVa, MFOS, MMAML)):
         raise UserError(
             f"run {folder!r} of {command.run.agent}: accepted are runs of meva, m-fos, m-maml"
         )
     same = _returns(agent.game) == _returns(game)
     require(same, f"run {folder!r}: was trained on another game, {command.run.env}")
-    stored = checkpoint.load(Path(folder) / "policy", command.identity())
-    agent.load_policy_state(stored.state["policy"])
     return agent.contestant()
 
 

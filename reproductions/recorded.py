@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from envs import ExactVector, make_vector
 from errors import UserError, require
 from reproductions import mountain_car
-from training import checkpoint
 from training.agent import Policy
-from training.build import build
-from training.cli import parse
+from training.build import trained
 from training.replay import Batch, FrameReplay, Replay
 from training.returns import discounted_return, lambda_return
 from training.stepping import Stepper
@@ -257,14 +255,12 @@ def expert(folder: str, name: str) -> Expert:
     require(folder != "", f"{name}: needs --folder with a run of a Q-learner, such as runs/…")
     path = Path(folder).expanduser()
     require((path / "config.toml").exists(), f"--folder {folder!r}: is no run folder of train.py")
-    command = parse(["--resume", str(path)]).command
-    agent: Any = build(command, learning=False)
+    run = trained(path)
+    command, agent = run.command, cast(Any, run.agent)
     require(
         hasattr(agent, "network") and hasattr(agent.config, "gamma") and hasattr(agent, "target"),
         f"--folder {folder!r}: is a run of {command.run.agent}; accepted is a Q-learner",
     )
-    loaded = checkpoint.load(path / "policy", command.identity())
-    agent.load_policy_state(loaded.state["policy"])
 
     def envs(num_envs: int, seed: int) -> ExactVector:
         return make_vector(command.run.env, num_envs, seed, **command.run.environment())

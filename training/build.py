@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +13,10 @@ import agents
 import optim
 from envs import make_vector
 from nets.bricks import is_image
-from training import process
+from training import checkpoint, process
 from training.agent import Agent, Setup
-from training.cli import Command
+from training.checkpoint import Loaded
+from training.cli import Command, parse
 from training.loop import choose_device
 
 
@@ -43,6 +46,24 @@ def build(command: Command, learning: bool = True) -> Agent:
         learning=learning,
     )
     return agents.agent_class(run.agent)(command.agent, setup)
+
+
+class Trained(NamedTuple):
+    """A run that can be asked what it would do."""
+
+    command: Command
+    agent: Agent
+    loaded: Loaded
+
+
+def trained(folder: str | Path, device: str = "") -> Trained:
+    """The agent of a run folder with its latest policy, on another `device` if one is named."""
+    words = ["--resume", str(folder), *(["--device", device] if device else [])]
+    command = parse(words).command
+    agent = build(command, learning=False)
+    loaded = checkpoint.load(Path(folder) / "policy", command.identity())
+    agent.load_policy_state(loaded.state["policy"])
+    return Trained(command, agent, loaded)
 
 
 def set_threads(threads: int, images: bool) -> None:
