@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from errors import UserError, require
-from training import comparison as comparisons
-from training.comparison import DEFAULT_OPTIMIZER, Commands, Comparison
-from training.engines import ENGINES, INTERRUPTED, Engine, run_all
+from semigradient.errors import UserError, require
+from semigradient.experiments import comparison as comparisons
+from semigradient.experiments.comparison import DEFAULT_OPTIMIZER, Commands, Comparison
+from semigradient.experiments.engines import ENGINES, INTERRUPTED, Engine, run_all
 
 ROOT = Path(__file__).resolve().parent
 COMMANDS = Commands.of(ROOT / "train.py", ROOT / "evaluate.py")
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
 
 def report(comparison: Comparison) -> int:
     """Write the report; 1 if it lists runs that are not done."""
-    from training.report import write_report
+    from semigradient.experiments.report import write_report
 
     failed = sum(outcome.status != "done" for outcome in write_report(comparison))
     print(f"{comparison.out / 'report.md'}: {failed} runs are not done")

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, require
-from training.cli import fail
+from semigradient.errors import UserError, require
+from semigradient.training.cli import fail
+from semigradient.training.summary import summarise
 
 
 def main(arguments: list[str]) -> int:
@@ -25,20 +26,16 @@ def main(arguments: list[str]) -> int:
 def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a run folder; writes `evaluation.json`, and a film when asked, into it."""
     require(options.episodes >= 1, f"--episodes {options.episodes}: must be ≥ 1")
-    for name in ("render", "likelihood", "gibbs_steps"):
-        value = getattr(options, name)
-        require(value >= 0, f"--{name.replace('_', '-')} {value}: must be ≥ 0")
     require(options.seed is None or options.seed >= 0, f"--seed {options.seed}: must be ≥ 0")
     folder = Path(options.run)
     require(folder.is_dir(), f"run {str(folder)!r}: no such folder; accepted is a run folder")
 
     import numpy as np
 
-    from training import statistics
-    from training.build import trained
-    from training.evaluation import SEED_OFFSET
-    from training.loop import score
-    from training.run import provenance, write_json
+    from semigradient.training.build import trained
+    from semigradient.training.evaluation import SEED_OFFSET
+    from semigradient.training.loop import score
+    from semigradient.training.run import provenance, write_json
 
     command, agent, loaded = trained(folder, options.device)
     for reason in loaded.skipped:
@@ -46,7 +43,7 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
     policy = agent.policy(not options.stochastic)
     seed = command.run.seed + 2 * SEED_OFFSET if options.seed is None else options.seed
     scores = score(command, policy, options.episodes, seed)
-    summary = statistics.summary(scores.returns, np.random.default_rng(0))
+    summary = summarise(scores.returns, np.random.default_rng(0))
     report = {
         "agent": command.run.agent,
         "env": command.run.env,
@@ -68,42 +65,34 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
     if clock is not None:
         report["scaled_return"] = summary["mean"] * clock.return_scale
         report["train_hours"] = clock.hours(loaded.step)
-    if options.portrait:
-        from training.portraits import pendulum_portrait, require_pendulum
-
-        require_pendulum(agent)
-        pendulum_portrait(agent).save(folder / "portrait.png")
-        report["portrait"] = str(folder / "portrait.png")
-    if options.render or options.likelihood:
-        report |= _music(agent, folder, seed, options)
+    if options.pictures:
+        report["pictures"] = _pictures(agent, folder)
     write_json(folder / "evaluation.json", report)
     if options.video:
         report["video"] = str(_film(command, policy, folder, seed, options.video))
     return report
 
 
-def _music(agent: Any, folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Pieces that a model of scores writes, and its likelihoods."""
-    from training import composing
+def _pictures(agent: Any, folder: Path) -> list[str]:
+    """What an agent can show of what it learned, written into the run folder."""
+    import imageio.v3 as iio
 
-    composing.require_composer(agent)
-    found: dict[str, Any] = {}
-    if options.render:
-        split, score = options.split, options.score or ""
-        scores = composing.given(agent, options.task, score, options.render, seed, split)
-        files = composing.render(folder / "pieces", agent, scores, options.gibbs_steps, seed)
-        found["pieces"] = [str(file) for file in files]
-    if options.likelihood:
-        count = options.likelihood
-        found["framewise_nll"] = composing.likelihoods(agent, count, seed, options.split)
-    return found
+    pictures = getattr(agent, "pictures", dict)()
+    spec = agent.setup.envs.spec
+    where = f"{type(agent).__name__.lower()} on {spec.id if spec is not None else '?'}"
+    require(bool(pictures), f"--pictures: {where} has no pictures")
+    (folder / "pictures").mkdir(exist_ok=True)
+    files = {name: folder / "pictures" / f"{name}.png" for name in pictures}
+    for name, picture in pictures.items():
+        iio.imwrite(files[name], picture)
+    return [str(file) for file in files.values()]
 
 
 def _film(command: Any, policy: Any, folder: Path, seed: int, kind: str) -> Path:
     import imageio.v2 as imageio
 
-    from envs import make_vector
-    from training.evaluation import film
+    from semigradient.envs import make_vector
+    from semigradient.training.evaluation import film
 
     run = command.run
     envs = make_vector(run.env, 1, seed, render=True, **run.evaluation_environment())
@@ -134,13 +123,7 @@ def _table(report: dict[str, Any]) -> str:
     if "scaled_return" in report:
         hours = f"after {report['train_hours']:.3g} physical hours"
         lines.append(f"  scaled    {report['scaled_return']:.2f}  {hours}")
-    if "portrait" in report:
-        lines.append(f"  portrait  {report['portrait']}")
-    for order in ("random", "chronological"):
-        if "framewise_nll" in report:
-            nll = report["framewise_nll"][order]
-            lines.append(f"  {order[:9]:9s} {nll['mean']:.3f} ± {nll['sem']:.3f} nats a frame")
-    lines += [f"  piece     {file}" for file in report.get("pieces", ())]
+    lines += [f"  picture   {file}" for file in report.get("pictures", ())]
     if "video" in report:
         lines.append(f"  video     {report['video']}")
     return "\n".join(lines)
@@ -156,18 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--video", nargs="?", const="mp4", choices=("mp4", "gif"), help="film one episode"
     )
-    parser.add_argument("--portrait", action="store_true", help="draw a pendulum's phase portrait")
-    music = parser.add_argument_group("models of scores (docs/music.md)")
-    music.add_argument(
-        "--render", nargs="?", const=4, default=0, type=int, metavar="N", help="write N pieces"
-    )
-    music.add_argument("--task", default="scratch", help="what of them is given")
-    music.add_argument("--score", help="MIDI or MusicXML file that it is given of")
-    music.add_argument("--gibbs-steps", type=int, default=0, help="default: one for each note")
-    music.add_argument(
-        "--likelihood", nargs="?", const=8, default=0, type=int, metavar="N", help="of N pieces"
-    )
-    music.add_argument("--split", default="test", help="of the pieces (default: test)")
+    parser.add_argument("--pictures", action="store_true", help="draw what the agent learned")
     return parser
 
 

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-import reproductions
-from errors import UserError, require, unknown
-from training.cli import fail
-from training.engines import INTERRUPTED
+from semigradient import reproductions
+from semigradient.errors import UserError, require, unknown
+from semigradient.experiments.engines import INTERRUPTED
+from semigradient.training.cli import fail
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,8 +63,8 @@ def run(options: argparse.Namespace) -> bool:
     require(options.threads >= 1, f"--threads {options.threads}: must be at least 1")
     out = options.out or Path("reproduced") / f"{found.name}-{options.scale}"
 
-    from reproductions import report as reports
-    from training import process
+    from semigradient.reproductions import report as reports
+    from semigradient.training import process
 
     # The products of small networks are over before a second thread has woken up.
     process.prepare(options.threads)

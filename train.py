@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from errors import UserError
-from training.cli import Command, Invocation, fail, parse
+from semigradient.errors import UserError
+from semigradient.training.cli import Command, Invocation, fail, parse
 
 if TYPE_CHECKING:
-    from diagnostics.attach import Attachment
-    from training.agent import Agent
+    from semigradient.diagnostics.attach import Attachment
+    from semigradient.training.agent import Agent
 
 
 def main(arguments: list[str]) -> int:
@@ -25,10 +25,10 @@ def main(arguments: list[str]) -> int:
 
 def train(invocation: Invocation) -> int:
     """Build, train (or go on training) and report."""
-    from training import run
-    from training.build import build
-    from training.logging import Logger
-    from training.loop import Loop
+    from semigradient.training import run
+    from semigradient.training.build import build
+    from semigradient.training.logging import Logger
+    from semigradient.training.loop import Loop
 
     command, resume = invocation.command, invocation.resume
     agent = build(command)
@@ -62,13 +62,13 @@ def _observers(command: Command, agent: Agent) -> Attachment | None:
     """What `--diagnose` asks for, refused here if the agent cannot support it."""
     if not command.run.diagnose:
         return None
-    from diagnostics.attach import Attachment
+    from semigradient.diagnostics.attach import Attachment
 
     return Attachment(command.run, agent)
 
 
 def _sinks(command: Command, folder: Path) -> list:
-    from training.sinks import TensorBoardSink, WandbSink, resolve_wandb_mode
+    from semigradient.training.sinks import TensorBoardSink, WandbSink, resolve_wandb_mode
 
     run = command.run
     sinks: list = [TensorBoardSink(folder / "tensorboard")] if run.tensorboard else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from errors import unknown
+from semigradient.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -33,113 +33,160 @@ class Entry:
 
 
 AGENTS: dict[str, Entry] = {
-    "dqn": Entry("agents.dqn:DQN", "deep Q-learning (Mnih et al. 2015)"),
+    "dqn": Entry("semigradient.agents.dqn:DQN", "deep Q-learning (Mnih et al. 2015)"),
     "ddqn": Entry(
-        "agents.dqn:DQN",
+        "semigradient.agents.dqn:DQN",
         "double deep Q-learning (van Hasselt et al. 2016)",
         {"double": True},
         preset="dqn",
     ),
-    "dau": Entry("agents.dau:DAU", "deep advantage updating (Tallec et al. 2019)"),
-    "ddpg": Entry(
-        "agents.ddpg:DDPG", "deep deterministic policy gradients (Lillicrap et al. 2016)"
+    "dau": Entry(
+        "semigradient.agents.continuous_time.dau:DAU",
+        "deep advantage updating (Tallec et al. 2019)",
     ),
-    "ppo": Entry("agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"),
-    "a2c": Entry("agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"),
-    "reinforce": Entry("agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
-    "pcl": Entry("agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
-    "soft-q": Entry("agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
+    "ddpg": Entry(
+        "semigradient.agents.continuous_time.ddpg:DDPG",
+        "deep deterministic policy gradients (Lillicrap et al. 2016)",
+    ),
+    "ppo": Entry(
+        "semigradient.agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"
+    ),
+    "a2c": Entry(
+        "semigradient.agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"
+    ),
+    "reinforce": Entry("semigradient.agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "pcl": Entry("semigradient.agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
+    "soft-q": Entry("semigradient.agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
     "sac": Entry(
-        "agents.soft_q:SoftQ",
+        "semigradient.agents.soft_q:SoftQ",
         "soft actor-critic for discrete actions (Christodoulou 2019)",
         {"actor": "network", "entropy_share": 0.5},
         preset="soft-q",
     ),
-    "gflownet": Entry("agents.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"),
-    "brs": Entry("agents.brs:BRS", "best response shaping on the coin game (Cooijmans 2023)"),
+    "gflownet": Entry(
+        "semigradient.agents.gflownet.gflownet:GFlowNet", "flow networks (Bengio et al. 2021)"
+    ),
+    "brs": Entry(
+        "semigradient.agents.games.brs:BRS",
+        "best response shaping on the coin game (Cooijmans 2023)",
+    ),
     "brs-sp": Entry(
-        "agents.brs:BRS",
+        "semigradient.agents.games.brs:BRS",
         "best response shaping with self-play and reward sharing",
         {"self_play": True, "shared_luck": True, "buffer_size": 512},
     ),
     "brs-ipd": Entry(
-        "agents.tree_search:TreeSearchBRS", "best response shaping against a tree search"
+        "semigradient.agents.games.tree_search:TreeSearchBRS",
+        "best response shaping against a tree search",
     ),
     "brs-sp-ipd": Entry(
-        "agents.tree_search:TreeSearchBRS",
+        "semigradient.agents.games.tree_search:TreeSearchBRS",
         "the same with self-play and reward sharing",
         {"self_play": 1.0},
         preset="brs-ipd",
     ),
-    "lola-dice": Entry("agents.lola_dice:LolaDice", "LOLA-DiCE, sampled (Foerster et al. 2018)"),
-    "metropolis": Entry("agents.walkers:Walker", "Metropolis-Hastings over the objects of a grid"),
-    "random": Entry(
-        "agents.walkers:Walker", "uniformly random constructions", {"kind": "random"}, "metropolis"
+    "lola-dice": Entry(
+        "semigradient.agents.games.lola_dice:LolaDice", "LOLA-DiCE, sampled (Foerster et al. 2018)"
     ),
-    "mars": Entry("agents.mars:MARS", "Markov chains with learned proposals (Xie et al. 2021)"),
+    "metropolis": Entry(
+        "semigradient.agents.gflownet.walkers:Walker",
+        "Metropolis-Hastings over the objects of a grid",
+    ),
+    "random": Entry(
+        "semigradient.agents.gflownet.walkers:Walker",
+        "uniformly random constructions",
+        {"kind": "random"},
+        "metropolis",
+    ),
+    "mars": Entry(
+        "semigradient.agents.gflownet.mars:MARS",
+        "Markov chains with learned proposals (Xie et al. 2021)",
+    ),
     "genetic": Entry(
-        "agents.genetic:Genetic", "genetic algorithm over constructions", preset="metropolis"
+        "semigradient.agents.gflownet.genetic:Genetic",
+        "genetic algorithm over constructions",
+        preset="metropolis",
     ),
     "classifier": Entry(
-        "agents.supervised:Supervised", "supervised classification of the images of an environment"
+        "semigradient.agents.supervised:Supervised",
+        "supervised classification of the images of an environment",
     ),
     "regressor": Entry(
-        "agents.supervised:Supervised",
+        "semigradient.agents.supervised:Supervised",
         "supervised regression of the table of an environment",
         {"task": "regression", "hidden": (64, 64, 64)},
     ),
-    "composer": Entry("agents.composers:Composer", "samplers of chorales, as policies to score"),
-    "coconet": Entry("agents.coconet:Coconet", "completing scores (Huang et al. 2017)"),
+    "composer": Entry(
+        "semigradient.agents.music.composers:Composer", "samplers of chorales, as policies to score"
+    ),
+    "coconet": Entry(
+        "semigradient.agents.music.coconet:Coconet", "completing scores (Huang et al. 2017)"
+    ),
     "coconet-small": Entry(
-        "agents.coconet:Coconet",
+        "semigradient.agents.music.coconet:Coconet",
         "the same at a size for processors",
         {"channels": 24, "layers": 10, "batch_size": 16, "schedule": "linear"},
     ),
-    "cola": Entry("agents.cola:COLA", "consistent opponent-learning awareness (Willi et al. 2022)"),
-    "meva": Entry("agents.meva:MeVa", "meta-value learning on an exact game (Cooijmans 2024)"),
-    "m-maml": Entry(
-        "agents.m_maml:MMAML", "a start and a step size from which naive learning ends well"
+    "cola": Entry(
+        "semigradient.agents.games.cola:COLA",
+        "consistent opponent-learning awareness (Willi et al. 2022)",
     ),
-    "m-fos": Entry("agents.m_fos:MFOS", "model-free opponent shaping (Lu et al. 2022)"),
+    "meva": Entry(
+        "semigradient.agents.games.meva:MeVa",
+        "meta-value learning on an exact game (Cooijmans 2024)",
+    ),
+    "m-maml": Entry(
+        "semigradient.agents.games.m_maml:MMAML",
+        "a start and a step size from which naive learning ends well",
+    ),
+    "m-fos": Entry(
+        "semigradient.agents.games.m_fos:MFOS", "model-free opponent shaping (Lu et al. 2022)"
+    ),
     "naive": Entry(
-        "agents.learning_rule:LearningRule",
+        "semigradient.agents.games.learning_rule:LearningRule",
         "simultaneous gradients of exact returns",
         {"rule": "naive"},
         preset="learning-rule",
     ),
     "lookahead": Entry(
-        "agents.learning_rule:LearningRule",
+        "semigradient.agents.games.learning_rule:LearningRule",
         "LookAhead on exact returns (Zhang and Lesser 2010)",
         {"rule": "lookahead"},
         preset="learning-rule",
     ),
     "lola": Entry(
-        "agents.learning_rule:LearningRule",
+        "semigradient.agents.games.learning_rule:LearningRule",
         "learning with opponent-learning awareness, exact (Foerster et al. 2018)",
         {"rule": "lola"},
         preset="learning-rule",
     ),
     "lola-taylor": Entry(
-        "agents.learning_rule:LearningRule",
+        "semigradient.agents.games.learning_rule:LearningRule",
         "LOLA to first order",
         {"rule": "lola-taylor"},
         preset="learning-rule",
     ),
     "hola2": Entry(
-        "agents.learning_rule:LearningRule",
+        "semigradient.agents.games.learning_rule:LearningRule",
         "second-order LOLA, exact",
         {"rule": "hola2"},
         preset="learning-rule",
     ),
     "pola": Entry(
-        "agents.learning_rule:LearningRule",
+        "semigradient.agents.games.learning_rule:LearningRule",
         "proximal LOLA on exact returns (Zhao et al. 2022)",
         {"rule": "pola"},
         preset="learning-rule",
     ),
-    "sb3-dqn": Entry("agents.sb3:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}),
-    "sb3-ppo": Entry("agents.sb3:SB3", "stable-baselines3's PPO", {"algorithm": "ppo"}),
-    "sb3-a2c": Entry("agents.sb3:SB3", "stable-baselines3's A2C", {"algorithm": "a2c"}),
+    "sb3-dqn": Entry(
+        "semigradient.agents.sb3.adapter:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}
+    ),
+    "sb3-ppo": Entry(
+        "semigradient.agents.sb3.adapter:SB3", "stable-baselines3's PPO", {"algorithm": "ppo"}
+    ),
+    "sb3-a2c": Entry(
+        "semigradient.agents.sb3.adapter:SB3", "stable-baselines3's A2C", {"algorithm": "a2c"}
+    ),
 }
 
 

@@ -13,17 +13,23 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from diagnostics.critic import critic_experience
-from diagnostics.examples import Experience
-from envs import ExactVector
-from errors import UserError, require
-from nets import ACTIVATIONS
-from optim.temporal_difference import wants_temporal_difference
-from training.actor_critic import actor_critic, check
-from training.agent import LearningRate, Setup, load_optimizer_state, maybe_compile, optimizer_state
-from training.collector import Collector, Preprocessing
-from training.gradients import clip_gradients
-from training.returns import gae
+from semigradient.diagnostics.critic import critic_experience
+from semigradient.diagnostics.examples import Experience
+from semigradient.envs import ExactVector
+from semigradient.errors import UserError, require
+from semigradient.nets import ACTIVATIONS
+from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training.actor_critic import actor_critic, check
+from semigradient.training.agent import (
+    LearningRate,
+    Setup,
+    load_optimizer_state,
+    maybe_compile,
+    optimizer_state,
+)
+from semigradient.training.collector import Collector, Preprocessing
+from semigradient.training.gradients import clip_gradients
+from semigradient.training.returns import gae
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,14 @@ class Config:
     """Nonlinearity of the hidden layers."""
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
-    torso: Literal["auto", "coconet"] = "auto"
-    """What fits the observations: convolutions for images, on trees of blocks for molecules, none
-    for vectors; or Coconet's for rolls that are filled."""
+    torso: str = "auto"
+    """Network: what the observation asks for, or a registered one, such as coconet."""
     torso_width: int = 32
-    """Channels of Coconet's hidden layers; width of the network of molecules."""
+    """Channels or units a layer of a registered network."""
     torso_depth: int = 2
-    """Layers of Coconet beyond six; convolutions over a molecule."""
+    """Layers of a registered network (of coconet: beyond six)."""
     torso_weights: str = ""
-    """Run folder of a trained Coconet to begin with, of its own width and depth."""
+    """Run folder to take a registered network's weights from."""
 
     def __post_init__(self) -> None:
         require(self.rollout_steps >= 1, f"rollout_steps={self.rollout_steps}: must be ≥ 1")

@@ -8,7 +8,7 @@ reinforcement learning with double Q-learning"). Options: n-step returns, the du
 (Wang et al. 2016), a hard or exponentially averaged target, or no target network at all, where
 the bootstrap moves with every update. Several discrete choices side by side (MultiDiscrete) have
 action values each, see `agents.factored`. In environments with a clock `time` puts it into
-physical time, as the baseline of Deep Advantage Updating (`training.physical_time`).
+physical time, as the baseline of Deep Advantage Updating (`domains.continuous_time.physical_time`).
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents import factored
-from agents.dqn_config import Config
-from diagnostics.action_values import fresh_memory, value_experience
-from diagnostics.examples import Experience
-from envs import ExactVector
-from envs.clock import clock_of
-from errors import UserError, require
-from nets import torso
-from nets.q_network import QNetwork
-from nets.score_network import ScoreQNetwork, ScoreTrunk
-from optim.physical_time import per_second
-from optim.temporal_difference import (
+from semigradient.agents import factored
+from semigradient.agents.dqn_config import Config
+from semigradient.diagnostics.action_values import fresh_memory, value_experience
+from semigradient.diagnostics.examples import Experience
+from semigradient.domains.continuous_time.physical_time import scale
+from semigradient.envs import ExactVector
+from semigradient.envs.clock import clock_of
+from semigradient.errors import UserError, require
+from semigradient.nets import torso
+from semigradient.nets.q_network import QNetwork
+from semigradient.nets.score_network import ScoreQNetwork, ScoreTrunk
+from semigradient.optim.physical_time import per_second
+from semigradient.optim.temporal_difference import (
     HALF_SQUARE,
     DifferentiatesTemporalDifference,
     TemporalDifference,
     huber,
     wants_temporal_difference,
 )
-from training.agent import (
+from semigradient.training.agent import (
     LearningRate,
     Policy,
     Setup,
@@ -51,12 +52,11 @@ from training.agent import (
     maybe_compile,
     optimizer_state,
 )
-from training.exploration import Noise, NoiseConfig
-from training.gradients import clip_factor, clip_gradients
-from training.physical_time import scale
-from training.replay import Batch, FrameReplay, Replay
-from training.returns import double_q_bootstrap, max_q_bootstrap, td_target
-from training.stepping import Stepper
+from semigradient.training.exploration import Noise, NoiseConfig
+from semigradient.training.gradients import clip_factor, clip_gradients
+from semigradient.training.replay import Batch, FrameReplay, Replay
+from semigradient.training.returns import double_q_bootstrap, max_q_bootstrap, td_target
+from semigradient.training.stepping import Stepper
 
 
 def td_loss(prediction: Tensor, target: Tensor, loss: str) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from errors import require, unknown
-from nets import ACTIVATIONS
-from nets.bricks import TORSOS
-from training.exploration import NoiseConfig
+from semigradient.errors import require, unknown
+from semigradient.nets import ACTIVATIONS
+from semigradient.nets.bricks import TORSOS
+from semigradient.training.exploration import NoiseConfig
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.returns import double_q_bootstrap
+from semigradient.training.returns import double_q_bootstrap
 
 
 def greedy(q: Tensor, heads: Sequence[int]) -> Tensor:

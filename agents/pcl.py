@@ -25,11 +25,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from errors import UserError, require
-from nets import ACTIVATIONS
-from optim.temporal_difference import wants_temporal_difference
-from training.actor_critic import actor_critic, check
-from training.agent import (
+from semigradient.errors import UserError, require
+from semigradient.nets import ACTIVATIONS
+from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training.actor_critic import actor_critic, check
+from semigradient.training.agent import (
     LearningRate,
     Policy,
     Setup,
@@ -38,9 +38,9 @@ from training.agent import (
     maybe_compile,
     optimizer_state,
 )
-from training.gradients import clip_gradients
-from training.replay import Ring
-from training.stepping import Stepper
+from semigradient.training.gradients import clip_gradients
+from semigradient.training.replay import Ring
+from semigradient.training.stepping import Stepper
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,14 @@ class Config:
     """Widths of the hidden layers of policy and value."""
     activation: str = "tanh"
     """Nonlinearity of the hidden layers."""
-    torso: Literal["auto", "coconet"] = "auto"
-    """What fits the observations: convolutions for images, on trees of blocks for molecules, none
-    for vectors; or Coconet's for rolls that are filled."""
+    torso: str = "auto"
+    """Network: what the observation asks for, or a registered one, such as coconet."""
     torso_width: int = 32
-    """Channels of Coconet's hidden layers; width of the network of molecules."""
+    """Channels or units a layer of a registered network."""
     torso_depth: int = 2
-    """Layers of Coconet beyond six; convolutions over a molecule."""
+    """Layers of a registered network (of coconet: beyond six)."""
     torso_weights: str = ""
-    """Run folder of a trained Coconet to begin with, of its own width and depth."""
+    """Run folder to take a registered network's weights from."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"temperature={self.temperature}: must be > 0")

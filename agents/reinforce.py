@@ -19,12 +19,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from errors import UserError, require, unknown
-from nets import ACTIVATIONS
-from nets.bricks import TORSOS, tower
-from nets.distributions import Distribution, distribution
-from optim.temporal_difference import wants_temporal_difference
-from training.agent import (
+from semigradient.errors import UserError, require, unknown
+from semigradient.nets import ACTIVATIONS
+from semigradient.nets.bricks import TORSOS, tower
+from semigradient.nets.distributions import Distribution, distribution
+from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training.agent import (
     LearningRate,
     Policy,
     Setup,
@@ -32,9 +32,9 @@ from training.agent import (
     load_optimizer_state,
     optimizer_state,
 )
-from training.gradients import clip_gradients
-from training.returns import discounted_return
-from training.stepping import Stepper
+from semigradient.training.gradients import clip_gradients
+from semigradient.training.returns import discounted_return
+from semigradient.training.stepping import Stepper
 
 
 @dataclass(frozen=True)

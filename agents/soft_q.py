@@ -23,11 +23,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from errors import UserError, require
-from nets import ACTIVATIONS
-from nets.bricks import tower
-from optim.temporal_difference import wants_temporal_difference
-from training.agent import (
+from semigradient.errors import UserError, require
+from semigradient.nets import ACTIVATIONS
+from semigradient.nets.bricks import tower
+from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training.agent import (
     LearningRate,
     Policy,
     Setup,
@@ -35,10 +35,10 @@ from training.agent import (
     load_optimizer_state,
     optimizer_state,
 )
-from training.gradients import clip_gradients
-from training.replay import Batch, Replay
-from training.returns import td_target
-from training.stepping import Stepper
+from semigradient.training.gradients import clip_gradients
+from semigradient.training.replay import Batch, Replay
+from semigradient.training.returns import td_target
+from semigradient.training.stepping import Stepper
 
 _ILLEGAL = -1e9  # finite, so that p log p of an illegal action is 0 and not NaN
 

@@ -1,7 +1,7 @@
 """Supervised learning in the same harness, to compare with (Bengio 2022, section 3.2.2.2).
 
 Classifiers minimise the cross-entropy of the labels, regressors the squared error, on random
-minibatches of the examples behind `afterstate/Classification-v0` or `afterstate/Regression-v0`.
+minibatches of the examples behind `semigradient/Classification-v0` or `semigradient/Regression-v0`.
 Steps are samples seen. Evaluation plays the environment, whose mean return is the accuracy, or
 minus the mean squared error; `--eval-env-options split=test` makes it that of the test examples.
 """
@@ -18,13 +18,13 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
-from envs import supervised
-from envs.faces import CoreVector
-from errors import UserError, require, unknown
-from nets import ACTIVATIONS
-from nets.bricks import TORSOS, tower
-from optim.temporal_difference import wants_temporal_difference
-from training.agent import (
+from semigradient.envs.adapters import CoreVector
+from semigradient.envs.images import supervised
+from semigradient.errors import UserError, require, unknown
+from semigradient.nets import ACTIVATIONS
+from semigradient.nets.bricks import TORSOS, tower
+from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training.agent import (
     LearningRate,
     Policy,
     Setup,
@@ -169,5 +169,5 @@ def _examples(setup: Setup, task: str) -> supervised.Supervised:
     if isinstance(core, supervised.Supervised) and core.classification == (task[0] == "c"):
         return core
     spec = setup.envs.spec
-    wanted = f"afterstate/{task.capitalize()}-v0"
+    wanted = f"semigradient/{task.capitalize()}-v0"
     raise UserError(f"--env {spec.id if spec else '?'}: supervised {task} accepts {wanted}")

@@ -1,6 +1,6 @@
 """Wall-clock of deep advantage updating on the pendulum: our core beside Gymnasium's SyncVectorEnv.
 
-    python -m benchmarks.continuous_time --phases 10
+    python -m semigradient.benchmarks.continuous_time --phases 10
 
 The same agent, with the same configuration (published: 256 environments, dt = 0.01, three networks
 of 256 × 256, 50 gradient steps every 10 steps), trains over either in turn; the phases interleave,
@@ -23,16 +23,15 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
-import agents
-import optim
-from envs import make_vector
-from envs.clock import Clock
-from envs.time_step import set_time_step
-from envs.vector import Arrays, ExactVector
-from errors import UserError, require
-from training import process
-from training.agent import Setup
-from training.cli import fail, parse
+from semigradient import agents, optim
+from semigradient.envs import make_vector
+from semigradient.envs.clock import Clock
+from semigradient.envs.control.time_step import set_time_step
+from semigradient.envs.vector import Arrays, ExactVector
+from semigradient.errors import UserError, require
+from semigradient.training import process
+from semigradient.training.agent import Setup
+from semigradient.training.cli import fail, parse
 
 REPEATED = ("environment", "act", "store", "learn")
 
@@ -68,7 +67,7 @@ def _single(dt: float) -> gymnasium.Env:
 
 def learner(envs: ExactVector, flags: list[str], device: str) -> Any:
     """A `dau` with its preset, and `flags`, over given environments."""
-    words = ["--agent", "dau", "--env", "afterstate/Pendulum-v0", *flags]
+    words = ["--agent", "dau", "--env", "semigradient/Pendulum-v0", *flags]
     command = parse(words).command
     torch.manual_seed(0)
     setup = Setup(
@@ -107,7 +106,9 @@ def measure(learners: dict[str, Any], phases: int) -> dict[str, dict[str, float]
 
 def main(argv: list[str]) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.continuous_time", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="semigradient.benchmarks.continuous_time", description=__doc__
+    )
     parser.add_argument("--phases", type=int, default=10, help="of 10 steps and 50 updates")
     parser.add_argument("--num-envs", type=int, default=256)
     parser.add_argument("--dt", type=float, default=0.01)
@@ -120,11 +121,13 @@ def main(argv: list[str]) -> int:
     try:
         require(chosen.phases >= 1, f"--phases {chosen.phases}: must be ≥ 1")
         flags = [w for flag in chosen.flags for w in _words(flag)]
-        core = make_vector("afterstate/Pendulum-v0", chosen.num_envs, 0, dt=chosen.dt, time_limit=0)
+        core = make_vector(
+            "semigradient/Pendulum-v0", chosen.num_envs, 0, dt=chosen.dt, time_limit=0
+        )
         peers = {"core": core, "SyncVectorEnv": GymnasiumPendulum(chosen.num_envs, chosen.dt)}
         learners = {name: learner(envs, flags, chosen.device) for name, envs in peers.items()}
     except UserError as problem:
-        fail(problem, "benchmarks.continuous_time")
+        fail(problem, "semigradient.benchmarks.continuous_time")
     found = measure(learners, chosen.phases)
     print(f"{'':14s}" + "".join(f"{key:>13s}" for key in next(iter(found.values()))))
     for name, row in found.items():

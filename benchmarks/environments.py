@@ -1,6 +1,8 @@
 """Environment steps per second of our batched environments, by face.
 
-    python -m benchmarks.environments --env afterstate/Glimpse-v0 --batch 1 256 1024 --threads 2
+    python -m semigradient.benchmarks.environments --env semigradient/Glimpse-v0 --batch 1 256 1024
+    \
+        --threads 2
 
 Three faces of the same rules take turns: the core with autoreset (tensors stay where they are),
 the vector face (numpy, with infos) and Gymnasium's own `SyncVectorEnv` over single environments,
@@ -27,12 +29,13 @@ from typing import Any
 import gymnasium
 import torch
 
-import envs
-from envs.faces import Core, CoreVector, advance
-from envs.two_player import Versus
-from errors import UserError, require
-from training import process
-from training.cli import RunConfig, fail
+from semigradient import envs
+from semigradient.envs.adapters import CoreVector
+from semigradient.envs.core import Core, advance
+from semigradient.envs.games.two_player import Versus
+from semigradient.errors import UserError, require
+from semigradient.training import process
+from semigradient.training.cli import RunConfig, fail
 
 _SYNC_LIMIT = 64  # single environments are slow enough to be measured with few
 
@@ -130,15 +133,17 @@ def main(argv: list[str]) -> int:
                 rates = f"{row['per_second']:10.0f} {row['per_cpu_second']:15.0f}"
                 print(f"{batch:6d} {name:14s} {rates}", flush=True)
     except UserError as problem:
-        fail(problem, "benchmarks.environments")
+        fail(problem, "semigradient.benchmarks.environments")
     if chosen.out:
         Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmarks.environments", description=__doc__)
-    parser.add_argument("--env", default="afterstate/Glimpse-v0")
+    parser = argparse.ArgumentParser(
+        prog="semigradient.benchmarks.environments", description=__doc__
+    )
+    parser.add_argument("--env", default="semigradient/Glimpse-v0")
     parser.add_argument("--env-options", nargs="*", default=[], help="KEY=VALUE")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64, 256, 1024])
     parser.add_argument("--seconds", type=float, default=2.0, help="per face and batch")

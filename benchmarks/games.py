@@ -1,6 +1,6 @@
 """Exact values and learning rules of repeated matrix games: milliseconds for many pairs at once.
 
-    python -m benchmarks.games --pairs 4096 --threads 2
+    python -m semigradient.benchmarks.games --pairs 4096 --threads 2
 
 Beside the closed form stands the same value through `torch.linalg.solve`. The best of many
 repetitions is reported, as other processes can only add to it.
@@ -16,9 +16,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from envs.matrix_games import SEEN_BY_OTHER, MatrixGame
-from games.rules import rule
-from training import process
+from semigradient.domains.games.rules import rule
+from semigradient.envs.games.matrix_games import SEEN_BY_OTHER, MatrixGame
+from semigradient.training import process
 
 
 def solved(game: MatrixGame, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def best(work: Callable[[], object], seconds: float) -> float:
 
 def main(argv: list[str]) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.games", description=__doc__)
+    parser = argparse.ArgumentParser(prog="semigradient.benchmarks.games", description=__doc__)
     parser.add_argument("--pairs", type=int, default=4096)
     parser.add_argument("--seconds", type=float, default=2.0, help="per line")
     parser.add_argument("--threads", type=int, default=1)

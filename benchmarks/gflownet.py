@@ -1,6 +1,6 @@
 """Time of a training iteration of `gflownet`, beside torchgfn, and how well both have learned.
 
-    python -m benchmarks.gflownet --peer VENV/bin/python --dimensions 2 4 --loss tb fm
+    python -m semigradient.benchmarks.gflownet --peer VENV/bin/python --dimensions 2 4 --loss tb fm
 
 The peer runs in a Python of its own (`pip install torchgfn "numpy<2"`). Both learners live for the
 whole measurement and take turns of a few iterations: same grid (exit_only, the peer's rule), same
@@ -19,11 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agents.gflownet import GFlowNet
-from errors import UserError, require
-from training import process
-from training.build import build
-from training.cli import fail, parse
+from semigradient.agents.gflownet.gflownet import GFlowNet
+from semigradient.errors import UserError, require
+from semigradient.training import process
+from semigradient.training.build import build
+from semigradient.training.cli import fail, parse
 
 _PEER = Path(__file__).with_name("torchgfn_peer.py")
 
@@ -32,7 +32,7 @@ class Ours:
     """Our learner, with the exact evaluation left out of the time."""
 
     def __init__(self, loss: str, dimensions: int, chosen: argparse.Namespace) -> None:
-        words = ["--agent", "gflownet", "--env", "afterstate/HyperGrid-v0", "--loss", loss]
+        words = ["--agent", "gflownet", "--env", "semigradient/HyperGrid-v0", "--loss", loss]
         words += ["--batch-size", str(chosen.batch), "--exact-every", "0", "--optim.lr", "1e-3"]
         words += ["--threads", str(chosen.threads), "--seed", str(chosen.seed), "--env-options"]
         words += [f"dimensions={dimensions}", f"height={chosen.height}", "rule=exit_only"]
@@ -146,14 +146,14 @@ def main(argv: list[str]) -> int:
                 rows.append(compare(loss, dimensions, chosen))
                 print(report(rows[-1]), flush=True)
     except UserError as problem:
-        fail(problem, "benchmarks.gflownet")
+        fail(problem, "semigradient.benchmarks.gflownet")
     if chosen.out:
         Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmarks.gflownet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="semigradient.benchmarks.gflownet", description=__doc__)
     parser.add_argument("--peer", default="", help="a Python with torchgfn; default: ours alone")
     parser.add_argument("--loss", nargs="+", default=["tb", "fm"], choices=("tb", "fm"))
     parser.add_argument("--dimensions", nargs="+", type=int, default=[2, 4])

@@ -1,6 +1,6 @@
 """Milliseconds of one learning step of DQN on images with each optimizer, beside torch's Adam.
 
-    python -m benchmarks.optimizers --rounds 15 --batch 32
+    python -m semigradient.benchmarks.optimizers --rounds 15 --batch 32
 
 One step is what a training run does: the bootstrap, forward, backward, the optimizer's part
 (taking in the minibatch and stepping; those that see temporal differences find the gradient in the
@@ -27,15 +27,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-import optim
-from nets.q_network import QNetwork
-from optim.temporal_difference import (
+from semigradient import optim
+from semigradient.nets.q_network import QNetwork
+from semigradient.optim.temporal_difference import (
     DifferentiatesTemporalDifference,
     Samples,
     TemporalDifference,
     wants_temporal_difference,
 )
-from training import process
+from semigradient.training import process
 
 ACTIONS = 6
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -1,7 +1,7 @@
 """How much of momentum's staleness each form of the correction removes.
 
-    python -m benchmarks.staleness --seeds 10            # policy evaluation on Mountain Car
-    python -m benchmarks.staleness --images --seeds 3    # networks for images, windowed oracle
+    python -m semigradient.benchmarks.staleness --seeds 10          # on Mountain Car
+    python -m semigradient.benchmarks.staleness --images --seeds 3  # images, windowed oracle
 
 All forms are observers of one and the same run, plain momentum's, so that they face the same
 minibatches and the same displacements: mu - eta of each is compared with the recomputed mu* at
@@ -23,12 +23,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from nets.q_network import QNetwork
-from optim.batched import semi_gradient
-from optim.corrected_momentum import CorrectedMomentum
-from optim.oracle_momentum import OracleMomentum
-from optim.temporal_difference import Samples, TemporalDifference
-from training.statistics import bootstrap_interval
+from semigradient.nets.q_network import QNetwork
+from semigradient.optim.batched import semi_gradient
+from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.oracle_momentum import OracleMomentum
+from semigradient.optim.temporal_difference import Samples, TemporalDifference
+from semigradient.training.summary import bootstrap_interval
 
 FORMS: dict[str, dict[str, Any]] = {
     "diagonal": {"correction": "diagonal"},

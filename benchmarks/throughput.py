@@ -1,6 +1,6 @@
 """Environment steps per second of training, beside stable-baselines3's.
 
-    python -m benchmarks.throughput --cases cartpole-dqn pong-ppo --seconds 10 --rounds 3
+    python -m semigradient.benchmarks.throughput --cases cartpole-dqn pong-ppo --seconds 10
 
 Both sides train with the same hyperparameters, networks of the same size, as many environments
 and torch threads, taking turns in one process; building and warming up are not counted. SB3 runs
@@ -33,11 +33,11 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from agents.sb3 import arguments
-from errors import UserError, require
-from training.agent import Agent
-from training.build import build, set_threads
-from training.cli import Command, fail, parse
+from semigradient.agents.sb3.adapter import arguments
+from semigradient.errors import UserError, require
+from semigradient.training.agent import Agent
+from semigradient.training.build import build, set_threads
+from semigradient.training.cli import Command, fail, parse
 
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy")
 _FOREVER = 10**9  # steps of a run that only the clock ends
@@ -183,7 +183,7 @@ def main(argv: list[str]) -> int:
         try:
             report["cases"][name] = measure(CASES[name], options)
         except UserError as problem:
-            fail(problem, "benchmarks.throughput")
+            fail(problem, "semigradient.benchmarks.throughput")
         print(_lines(name, report["cases"][name]), flush=True)
     if options.out:
         Path(options.out).write_text(json.dumps(report, indent=1) + "\n")
@@ -238,7 +238,7 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="benchmarks.throughput", description=__doc__)
+    parser = argparse.ArgumentParser(prog="semigradient.benchmarks.throughput", description=__doc__)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seconds", type=float, default=10.0, help="per side and round")
     parser.add_argument("--rounds", type=int, default=3)

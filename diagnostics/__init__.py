@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from errors import require, unknown
+from semigradient.errors import require, unknown
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,38 @@ class Entry:
 
 DIAGNOSTICS: dict[str, Entry] = {
     "interference": Entry(
-        "diagnostics.interference:measure", "inner products and cosines of gradients, in pairs"
+        "semigradient.diagnostics.interference:measure",
+        "inner products and cosines of gradients, in pairs",
     ),
     "stiffness": Entry(
-        "diagnostics.interference:measure_stiffness",
+        "semigradient.diagnostics.interference:measure_stiffness",
         "cosine of gradients by distance in time",
         length=2,
     ),
-    "gain": Entry("diagnostics.gain:measure", "what one update does to losses nearby", length=2),
+    "gain": Entry(
+        "semigradient.diagnostics.gain:measure", "what one update does to losses nearby", length=2
+    ),
     "spectrum": Entry(
-        "diagnostics.spectrum:measure", "singular values of the last hidden layer's weights"
+        "semigradient.diagnostics.spectrum:measure",
+        "singular values of the last hidden layer's weights",
     ),
     "sign-variance": Entry(
-        "diagnostics.coherence:measure", "variance of the errors' signs in a row", length=5
+        "semigradient.diagnostics.coherence:measure",
+        "variance of the errors' signs in a row",
+        length=5,
     ),
     "evolution": Entry(
-        "diagnostics.evolution:measure", "derivative of interference along an update"
+        "semigradient.diagnostics.evolution:measure", "derivative of interference along an update"
     ),
     "staleness": Entry(
-        "diagnostics.staleness:measure", "momentum, plain and corrected, against the oracle's"
+        "semigradient.diagnostics.staleness:measure",
+        "momentum, plain and corrected, against the oracle's",
     ),
-    "drift": Entry("diagnostics.drift:Drift", "how far values move while momentum remembers"),
+    "drift": Entry(
+        "semigradient.diagnostics.drift:Drift", "how far values move while momentum remembers"
+    ),
     "sensitivity": Entry(
-        "diagnostics.sensitivity:measure",
+        "semigradient.diagnostics.sensitivity:measure",
         "how much losses depend on each example learned from",
         continuous=True,
     ),

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diagnostics.examples import Examples, Experience, half_square, last_hidden
-from envs import ExactVector
-from optim.temporal_difference import Call, Samples
-from training.agent import Policy
-from training.replay import Batch, FrameReplay, Replay
-from training.returns import double_q_bootstrap, td_target
-from training.stepping import Stepper
+from semigradient.diagnostics.examples import Examples, Experience, half_square, last_hidden
+from semigradient.envs import ExactVector
+from semigradient.optim.temporal_difference import Call, Samples
+from semigradient.training.agent import Policy
+from semigradient.training.replay import Batch, FrameReplay, Replay
+from semigradient.training.returns import double_q_bootstrap, td_target
+from semigradient.training.stepping import Stepper
 
 
 def value_experience(agent: Any, memory: Replay | FrameReplay) -> Experience:

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-import diagnostics
-from diagnostics.examples import Experience
-from diagnostics.observer import Findings, Observer, Stateless, View
-from envs import make_vector
-from errors import require
-from training.agent import Agent, generator
-from training.cli import RunConfig
-from training.logging import Logger, MetricsFile
-from training.sinks import one_line, warn
+from semigradient import diagnostics
+from semigradient.diagnostics.examples import Experience
+from semigradient.diagnostics.observer import Findings, Observer, Stateless, View
+from semigradient.envs import make_vector
+from semigradient.errors import require
+from semigradient.training.agent import Agent, generator
+from semigradient.training.cli import RunConfig
+from semigradient.training.logging import Logger, MetricsFile
+from semigradient.training.sinks import one_line, warn
 
 SEED_OFFSET = 2_000_003
 """Distance between the root seeds of training and of held-out experience."""
@@ -87,7 +87,7 @@ class Attachment:
         Before the last step, only if drawing would take less than a twentieth of the time.
         """
         assert self._logger is not None
-        from diagnostics.plots import draw
+        from semigradient.diagnostics.plots import draw
 
         started = time.monotonic()
         if not last and started < self._next_drawing:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diagnostics.derivatives import errors
-from diagnostics.observer import Findings, View, masked_mean
+from semigradient.diagnostics.derivatives import errors
+from semigradient.diagnostics.observer import Findings, View, masked_mean
 
 WINDOW = 5
 """Consecutive states in a window."""

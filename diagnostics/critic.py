@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diagnostics.examples import Examples, Experience, last_hidden
-from envs import ExactVector
-from training.returns import gae
+from semigradient.diagnostics.examples import Examples, Experience, last_hidden
+from semigradient.envs import ExactVector
+from semigradient.training.returns import gae
 
 
 def critic_experience(

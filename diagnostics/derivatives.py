@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
 
-from diagnostics.examples import Examples, Params
-from optim.temporal_difference import (
+from semigradient.diagnostics.examples import Examples, Params
+from semigradient.optim.temporal_difference import (
     Call,
     Rows,
     Samples,

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.derivatives import values
-from diagnostics.examples import Examples
-from diagnostics.observer import Findings, View
-from diagnostics.staleness import Path, decay, follow
-from optim.temporal_difference import Scalar
+from semigradient.diagnostics.derivatives import values
+from semigradient.diagnostics.examples import Examples
+from semigradient.diagnostics.observer import Findings, View
+from semigradient.diagnostics.staleness import Path, decay, follow
+from semigradient.optim.temporal_difference import Scalar
 
 
 def value_drift(function: Scalar, path: Path) -> Tensor:

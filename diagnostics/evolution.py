@@ -23,11 +23,19 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from diagnostics.derivatives import curvature, error_rows, onto, paired, products, rows, slopes
-from diagnostics.derivatives import scaled as scale
-from diagnostics.examples import Examples, Params
-from diagnostics.observer import Findings, View
-from optim.temporal_difference import Rows
+from semigradient.diagnostics.derivatives import (
+    curvature,
+    error_rows,
+    onto,
+    paired,
+    products,
+    rows,
+    slopes,
+)
+from semigradient.diagnostics.derivatives import scaled as scale
+from semigradient.diagnostics.examples import Examples, Params
+from semigradient.diagnostics.observer import Findings, View
+from semigradient.optim.temporal_difference import Rows
 
 PAIRS = 32
 """Most examples on each side of the pairs: their number is the square (thesis, Fig. 3.17)."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optim.temporal_difference import Samples, Scalar, TemporalDifference
+from semigradient.optim.temporal_difference import Samples, Scalar, TemporalDifference
 
 Params = dict[str, Tensor]
 """Values of a module's trainable parameters, by name."""

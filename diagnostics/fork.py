@@ -6,10 +6,10 @@ import copy
 
 import torch
 
-from diagnostics.derivatives import slopes, values
-from diagnostics.examples import Examples, Experience, Params
-from optim.temporal_difference import TemporalDifference, wants_temporal_difference
-from training.gradients import clip_factor, clip_gradients
+from semigradient.diagnostics.derivatives import slopes, values
+from semigradient.diagnostics.examples import Examples, Experience, Params
+from semigradient.optim.temporal_difference import TemporalDifference, wants_temporal_difference
+from semigradient.training.gradients import clip_factor, clip_gradients
 
 
 class Fork:

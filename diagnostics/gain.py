@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diagnostics.derivatives import losses
-from diagnostics.examples import Examples, Params
-from diagnostics.fork import Fork
-from diagnostics.interference import reach
-from diagnostics.observer import Findings, Profile, View, masked_mean
+from semigradient.diagnostics.derivatives import losses
+from semigradient.diagnostics.examples import Examples, Params
+from semigradient.diagnostics.fork import Fork
+from semigradient.diagnostics.interference import reach
+from semigradient.diagnostics.observer import Findings, Profile, View, masked_mean
 
 
 def pointwise_gain(examples: Examples, before: Params, after: Params) -> Tensor:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diagnostics.derivatives import loss_rows, paired, products, rows
-from diagnostics.examples import Examples, Params
-from diagnostics.observer import Findings, Profile, View, masked_mean
-from optim.temporal_difference import Rows
+from semigradient.diagnostics.derivatives import loss_rows, paired, products, rows
+from semigradient.diagnostics.examples import Examples, Params
+from semigradient.diagnostics.observer import Findings, Profile, View, masked_mean
+from semigradient.optim.temporal_difference import Rows
 
 OFFSETS = 30
 """Largest distance in time (thesis, Fig. 3.7 and 3.12)."""

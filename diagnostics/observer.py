@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from diagnostics.examples import Examples, Experience
+from semigradient.diagnostics.examples import Examples, Experience
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from training.logging import read_metrics
+from semigradient.training.logging import read_metrics
 
 
 def draw(folder: Path, names: list[str]) -> list[Path]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev, vmap
 
-from diagnostics.examples import Examples, Experience, Params
-from diagnostics.observer import Findings, Profile, View
-from optim.temporal_difference import Samples, functional
+from semigradient.diagnostics.examples import Examples, Experience, Params
+from semigradient.diagnostics.observer import Findings, Profile, View
+from semigradient.optim.temporal_difference import Samples, functional
 
 Field: TypeAlias = Callable[[Params, Samples], Params]
 """The direction of an update at one example: for a loss, its gradient."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diagnostics.observer import Findings, Profile, View
+from semigradient.diagnostics.observer import Findings, Profile, View
 
 
 def singular_values(weight: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from diagnostics.derivatives import (
+from semigradient.diagnostics.derivatives import (
     along,
     cosine,
     error_of,
@@ -28,9 +28,9 @@ from diagnostics.derivatives import (
     semi_gradient,
     slopes,
 )
-from diagnostics.examples import Examples, Params
-from diagnostics.fork import Fork
-from diagnostics.observer import Findings, View
+from semigradient.diagnostics.examples import Examples, Params
+from semigradient.diagnostics.fork import Fork
+from semigradient.diagnostics.observer import Findings, View
 
 DEFAULT_BETA = 0.9
 

@@ -10,71 +10,75 @@ from typing import Any
 
 import gymnasium
 
-from envs.vector import ExactVector
-from errors import UserError, unknown
+from semigradient.envs.vector import ExactVector
+from semigradient.errors import UserError, unknown
 
 __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
 
 OURS: dict[str, str] = {
-    "afterstate/Glimpse-v0": "envs.glimpse:make",
-    "afterstate/HyperGrid-v0": "envs.hypergrid:make",
-    "afterstate/ActiveHyperGrid-v0": "envs.active_learning:make",
-    "afterstate/ToyMolecules-v0": "envs.molecules:make_toy",
-    "afterstate/ToyChorale-v0": "envs.chorale_fill:make_toy",
-    "afterstate/ChoraleFill-v0": "envs.chorale_fill:make",
-    "afterstate/ChoraleRewrite-v0": "envs.chorale_rewrite:make",
-    "afterstate/ChoraleChrono-v0": "envs.chorale_chrono:make",
-    "afterstate/Chorales-v0": "envs.chorale_completion:make",
-    "afterstate/Molecule-v0": "envs.molecule:make",
-    "afterstate/ActiveMolecule-v0": "envs.active_molecules:make",
-    "afterstate/Classification-v0": "envs.supervised:make_classification",
-    "afterstate/Regression-v0": "envs.supervised:make_regression",
-    "afterstate/CoinGame-v0": "envs.coin_game:make",
-    "afterstate/Pendulum-v0": "envs.classic_control:make_pendulum",
-    "afterstate/CartPole-v0": "envs.classic_control:make_cart_pole",
-    "afterstate/Pusher-v0": "envs.closed_forms:make_pusher",
-    "afterstate/LQ1-v0": "envs.closed_forms:make_lq1",
-    "afterstate/LQR1-v0": "envs.closed_forms:make_lqr1",
-    "afterstate/Hill-v0": "envs.closed_forms:make_hill",
-    "afterstate/Sine-v0": "envs.closed_forms:make_sine",
-    "afterstate/IPD-v0": "envs.iterated:make_ipd",
-    "afterstate/MatchingPennies-v0": "envs.iterated:make_matching_pennies",
-    "afterstate/Chicken-v0": "envs.iterated:make_chicken",
-    "afterstate/StagHunt-v0": "envs.iterated:make_stag_hunt",
-    "afterstate/MatrixGame-v0": "envs.iterated:make_matrix_game",
-    "afterstate/LogisticGame-v0": "envs.logistic:make",
+    "semigradient/Glimpse-v0": "semigradient.envs.images.glimpse:make",
+    "semigradient/HyperGrid-v0": "semigradient.envs.constructions.hypergrid:make",
+    "semigradient/ActiveHyperGrid-v0": "semigradient.envs.constructions.active_learning:make",
+    "semigradient/ToyMolecules-v0": "semigradient.envs.molecules.toy:make_toy",
+    "semigradient/ToyChorale-v0": "semigradient.envs.music.chorale_fill:make_toy",
+    "semigradient/ChoraleFill-v0": "semigradient.envs.music.chorale_fill:make",
+    "semigradient/ChoraleRewrite-v0": "semigradient.envs.music.chorale_rewrite:make",
+    "semigradient/ChoraleChrono-v0": "semigradient.envs.music.chorale_chrono:make",
+    "semigradient/Chorales-v0": "semigradient.envs.music.chorale_completion:make",
+    "semigradient/Molecule-v0": "semigradient.envs.molecules.molecule:make",
+    "semigradient/ActiveMolecule-v0": "semigradient.envs.molecules.active_molecules:make",
+    "semigradient/Classification-v0": "semigradient.envs.images.supervised:make_classification",
+    "semigradient/Regression-v0": "semigradient.envs.images.supervised:make_regression",
+    "semigradient/CoinGame-v0": "semigradient.envs.games.coin_game:make",
+    "semigradient/Pendulum-v0": "semigradient.envs.control.classic_control:make_pendulum",
+    "semigradient/CartPole-v0": "semigradient.envs.control.classic_control:make_cart_pole",
+    "semigradient/Pusher-v0": "semigradient.envs.control.closed_forms:make_pusher",
+    "semigradient/LQ1-v0": "semigradient.envs.control.closed_forms:make_lq1",
+    "semigradient/LQR1-v0": "semigradient.envs.control.closed_forms:make_lqr1",
+    "semigradient/Hill-v0": "semigradient.envs.control.closed_forms:make_hill",
+    "semigradient/Sine-v0": "semigradient.envs.control.closed_forms:make_sine",
+    "semigradient/IPD-v0": "semigradient.envs.games.iterated:make_ipd",
+    "semigradient/MatchingPennies-v0": "semigradient.envs.games.iterated:make_matching_pennies",
+    "semigradient/Chicken-v0": "semigradient.envs.games.iterated:make_chicken",
+    "semigradient/StagHunt-v0": "semigradient.envs.games.iterated:make_stag_hunt",
+    "semigradient/MatrixGame-v0": "semigradient.envs.games.iterated:make_matrix_game",
+    "semigradient/LogisticGame-v0": "semigradient.envs.games.logistic:make",
 }
 """Ids of our own environments, and what makes their cores."""
 
-_WRITTEN = "envs.faces:WrittenEnv"
+_WRITTEN = "semigradient.envs.adapters:WrittenEnv"
 SINGLE: dict[str, str] = {
-    "afterstate/ToyChorale-v0": _WRITTEN,
-    "afterstate/ChoraleFill-v0": _WRITTEN,
-    "afterstate/ChoraleRewrite-v0": _WRITTEN,
-    "afterstate/ChoraleChrono-v0": _WRITTEN,
-    "afterstate/Molecule-v0": "envs.molecule:MoleculeEnv",
+    "semigradient/ToyChorale-v0": _WRITTEN,
+    "semigradient/ChoraleFill-v0": _WRITTEN,
+    "semigradient/ChoraleRewrite-v0": _WRITTEN,
+    "semigradient/ChoraleChrono-v0": _WRITTEN,
+    "semigradient/Molecule-v0": "semigradient.envs.molecules.molecule:MoleculeEnv",
 }
 """Ids whose single environment can do more than `CoreEnv`: be rendered in letters, and so on."""
 
 for _id, _core in OURS.items():
     gymnasium.register(
         _id,
-        entry_point=SINGLE.get(_id, "envs.faces:CoreEnv"),
-        vector_entry_point="envs.faces:CoreVector",
+        entry_point=SINGLE.get(_id, "semigradient.envs.adapters:CoreEnv"),
+        vector_entry_point="semigradient.envs.adapters:CoreVector",
         kwargs={"core": _core},
     )
 
 
 REFINED: dict[str, str] = {
-    "afterstate/BipedalWalker-v0": "BipedalWalker-v3",
-    "afterstate/HalfCheetah-v0": "HalfCheetah-v5",
-    "afterstate/Ant-v0": "Ant-v5",
+    "semigradient/BipedalWalker-v0": "BipedalWalker-v3",
+    "semigradient/HalfCheetah-v0": "HalfCheetah-v5",
+    "semigradient/Ant-v0": "Ant-v5",
 }
-"""Ids of Gymnasium's environments at any time step; `afterstate/TimeStep-v0` takes others."""
+"""Ids of Gymnasium's environments at any time step; `semigradient/TimeStep-v0` takes others."""
 
-gymnasium.register("afterstate/TimeStep-v0", entry_point="envs.time_step:make")
+gymnasium.register(
+    "semigradient/TimeStep-v0", entry_point="semigradient.envs.control.time_step:make"
+)
 for _id, _base in REFINED.items():
-    gymnasium.register(_id, entry_point="envs.time_step:make", kwargs={"base": _base})
+    gymnasium.register(
+        _id, entry_point="semigradient.envs.control.time_step:make", kwargs={"base": _base}
+    )
 
 
 def check_id(env_id: str) -> gymnasium.envs.registration.EnvSpec:
@@ -100,7 +104,7 @@ def make_vector(
 
     Args:
         env_id: any Gymnasium id; `ALE/…` games run in ale-py's native vector environment,
-            `afterstate/…` on their batched cores.
+            `semigradient/…` on their batched cores.
         num_envs: batch size B.
         seed: every episode's seed is derived from it.
         render: keep RGB frames for `render()`.
@@ -111,18 +115,18 @@ def make_vector(
     """
     spec = check_id(env_id)
     if _is_atari_game(spec):
-        from envs.atari import AtariVector
+        from semigradient.envs.atari import AtariVector
 
         return AtariVector(spec, num_envs, seed, render=render, **options)
     if env_id in OURS:
-        from envs.faces import CoreVector
+        from semigradient.envs.adapters import CoreVector
 
         mode = "rgb_array" if render else None
         envs = CoreVector(OURS[env_id], num_envs, seed, render_mode=mode, **options)
         envs.spec = spec
         envs.protocol = {"env": env_id, **envs.protocol}
         return envs
-    from envs.sync import SyncVector
+    from semigradient.envs.sync import SyncVector
 
     return SyncVector(spec, num_envs, seed, render=render, **options)
 
@@ -131,14 +135,14 @@ def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -
     """Make one of our games as a PettingZoo `ParallelEnv`, both seats played from outside.
 
     Args:
-        env_id: a game, such as afterstate/IPD-v0.
+        env_id: a game, such as semigradient/IPD-v0.
         render_mode: None or "rgb_array".
         options: keyword arguments of the game.
 
     Raises:
         UserError: not a game of two, pettingzoo missing, or an odd option.
     """
-    from envs.faces import resolve
+    from semigradient.envs.core import resolve
 
     check_id(env_id)
     core = resolve(OURS[env_id], options) if env_id in OURS else None
@@ -146,10 +150,10 @@ def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -
     if getattr(game, "players", None) is None:
         raise UserError(f"environment {env_id!r}: is no game of two players")
     try:
-        from envs.parallel import Parallel
+        from semigradient.envs.games.parallel import Parallel
     except ModuleNotFoundError as problem:
         raise UserError(
-            f"environment {env_id!r}: needs {problem.name} (pip install 'afterstate[games]')"
+            f"environment {env_id!r}: needs {problem.name} (pip install 'semigradient[games]')"
         ) from problem
     return Parallel(game, render_mode, env_id)
 

@@ -16,8 +16,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from envs.vector import Arrays, ExactVector
-from errors import UserError
+from semigradient.envs.vector import Arrays, ExactVector
+from semigradient.errors import UserError
 
 _RESET = -1
 _OPTIONS = (

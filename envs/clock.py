@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from errors import UserError, require
+from semigradient.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,6 @@ def clock_of(envs: Any) -> Clock:
         name = envs.spec.id if envs.spec is not None else type(envs).__name__
         raise UserError(
             f"environment {name!r}: has no time step that can be set; accepted are those of "
-            "docs/continuous_time.md, or afterstate/TimeStep-v0 with --env-options base=… dt=…"
+            "docs/continuous_time.md, or semigradient/TimeStep-v0 with --env-options base=… dt=…"
         )
     return clock

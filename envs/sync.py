@@ -13,9 +13,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from envs.clock import Clock
-from envs.vector import Arrays, ExactVector
-from errors import UserError
+from semigradient.envs.clock import Clock
+from semigradient.envs.vector import Arrays, ExactVector
+from semigradient.errors import UserError
 
 
 class SyncVector(ExactVector):

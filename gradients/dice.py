@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from errors import require
+from semigradient.errors import require
 
 
 def magic_box(log_prob: Tensor) -> Tensor:

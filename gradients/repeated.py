@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from errors import require
+from semigradient.errors import require
 
 PRISONERS = torch.tensor([[-1.0, -3.0, 0.0, -2.0], [-1.0, 0.0, -3.0, -2.0]], dtype=torch.float64)
 """Prisoner's dilemma (2, 4): of each player, after AA, AB, BA, BB (first player's action first)."""

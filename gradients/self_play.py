@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gradients.dice import average
+from semigradient.gradients.dice import average
 
 
 def self_play_return(

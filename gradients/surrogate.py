@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from errors import require
-from gradients.dice import average, powers
+from semigradient.errors import require
+from semigradient.gradients.dice import average, powers
 
 
 def surrogate_graph(log_probs: Tensor, costs: Tensor, influence: Tensor) -> Tensor:

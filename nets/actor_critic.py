@@ -9,8 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from nets.bricks import Flat, mlp, orthogonal, torso
-from nets.distributions import Distribution, distribution
+from semigradient.nets.bricks import Flat, mlp, orthogonal, torso
+from semigradient.nets.distributions import Distribution, distribution
 
 
 class ActorCritic(nn.Module):

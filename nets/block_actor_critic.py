@@ -5,8 +5,8 @@ from __future__ import annotations
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from nets.block_graph import BlockGraphNetwork, GraphShape
-from nets.distributions import Distribution, distribution
+from semigradient.nets.block_graph import BlockGraphNetwork, GraphShape
+from semigradient.nets.distributions import Distribution, distribution
 
 
 class BlockActorCritic(nn.Module):

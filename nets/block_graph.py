@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nets.bricks import mlp
-from nets.flow_network import FlowOutputs
+from semigradient.nets.bricks import mlp
+from semigradient.nets.flow_network import FlowOutputs
 
 _NONE = -1e30  # of a stem that is not there; finite, as elsewhere
 

@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from errors import UserError, unknown
-from nets.glimpse import GlimpseCNN, glorot
+from semigradient.errors import UserError, unknown
+from semigradient.nets.glimpse import GlimpseCNN, glorot
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import require
+from semigradient.errors import require
 
 
 class Coconet(nn.Module):

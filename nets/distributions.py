@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from errors import UserError
+from semigradient.errors import UserError
 
 _ILLEGAL = -1e9  # finite, so that an entropy of a masked action is 0 and not NaN
 

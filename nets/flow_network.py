@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from nets.bricks import mlp
-from nets.recalled import recalled
+from semigradient.nets.bricks import mlp
+from semigradient.nets.recalled import recalled
 
 
 class FlowOutputs(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from errors import UserError, require
+from semigradient.errors import UserError, require
 
 _SLOPE = 0.01
 

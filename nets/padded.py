@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from errors import require
+from semigradient.errors import require
 
 
 class Scaled(nn.Module):

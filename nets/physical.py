@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nets.bricks import mlp
+from semigradient.nets.bricks import mlp
 
 
 class Tower(nn.Module):

@@ -8,8 +8,8 @@ from typing import Any
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from nets.bricks import Flat, mlp, torso
-from nets.glimpse import GlimpseCNN, glorot
+from semigradient.nets.bricks import Flat, mlp, torso
+from semigradient.nets.glimpse import GlimpseCNN, glorot
 
 
 class QNetwork(nn.Module):

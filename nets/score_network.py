@@ -12,10 +12,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from errors import UserError
-from nets.bricks import mlp
-from nets.coconet import Coconet
-from nets.distributions import Categorical
+from semigradient.errors import UserError
+from semigradient.nets.bricks import mlp
+from semigradient.nets.coconet import Coconet
+from semigradient.nets.distributions import Categorical
 
 _SHALLOWEST = 6
 
@@ -26,7 +26,7 @@ class ScoreTrunk(nn.Module):
     Batch normalisation keeps the statistics it came with: acting and learning must agree.
 
     Args:
-        observation: of `afterstate/ChoraleFill-v0`, (2I or 3I, T, P).
+        observation: of `semigradient/ChoraleFill-v0`, (2I or 3I, T, P).
         actions: I T P, or P where the observation points to a cell.
         width: channels of the hidden layers.
         depth: layers beyond the six that there are at least.

@@ -15,23 +15,23 @@ import importlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from errors import unknown
+from semigradient.errors import unknown
 
 if TYPE_CHECKING:
     import torch
 
-    from optim.configs import OptimizerConfig
+    from semigradient.optim.configs import OptimizerConfig
 
 _CONFIGS = {
-    "sgd": "optim.configs:SGDConfig",
-    "momentum": "optim.configs:MomentumConfig",
-    "nesterov": "optim.configs:NesterovConfig",
-    "rmsprop": "optim.configs:RMSpropConfig",
-    "adam": "optim.configs:AdamConfig",
-    "adamw": "optim.configs:AdamWConfig",
-    "corrected-momentum": "optim.configs:CorrectedMomentumConfig",
-    "corrected-adam": "optim.configs:CorrectedAdamConfig",
-    "oracle-momentum": "optim.configs:OracleMomentumConfig",
+    "sgd": "semigradient.optim.configs:SGDConfig",
+    "momentum": "semigradient.optim.configs:MomentumConfig",
+    "nesterov": "semigradient.optim.configs:NesterovConfig",
+    "rmsprop": "semigradient.optim.configs:RMSpropConfig",
+    "adam": "semigradient.optim.configs:AdamConfig",
+    "adamw": "semigradient.optim.configs:AdamWConfig",
+    "corrected-momentum": "semigradient.optim.configs:CorrectedMomentumConfig",
+    "corrected-adam": "semigradient.optim.configs:CorrectedAdamConfig",
+    "oracle-momentum": "semigradient.optim.configs:OracleMomentumConfig",
 }
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from optim.temporal_difference import Samples, Scalar, TemporalDifference, plain
+from semigradient.optim.temporal_difference import Samples, Scalar, TemporalDifference, plain
 
 
 class _Together(torch.autograd.Function):

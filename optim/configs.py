@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
-from errors import require, unknown
+from semigradient.errors import require, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +115,7 @@ class MomentumConfig:
 
     def build(self, params: Params) -> torch.optim.Optimizer:
         """Return `optim.momentum.Momentum`."""
-        from optim.momentum import Momentum
+        from semigradient.optim.momentum import Momentum
 
         return Momentum(params, self.lr, self.beta, self.weight_decay, self.decoupled_weight_decay)
 
@@ -179,7 +179,7 @@ class RMSpropConfig:
 
     def build(self, params: Params) -> torch.optim.Optimizer:
         """Return `optim.rmsprop.RMSprop`."""
-        from optim.rmsprop import RMSprop
+        from semigradient.optim.rmsprop import RMSprop
 
         return RMSprop(
             params,
@@ -284,7 +284,7 @@ class CorrectedMomentumConfig:
 
     def build(self, params: Params) -> torch.optim.Optimizer:
         """Return `optim.corrected_momentum.CorrectedMomentum`."""
-        from optim.corrected_momentum import CorrectedMomentum
+        from semigradient.optim.corrected_momentum import CorrectedMomentum
 
         options = dataclasses.asdict(self)
         lr, beta = options.pop("lr"), options.pop("beta")
@@ -335,7 +335,7 @@ class OracleMomentumConfig:
 
     def build(self, params: Params) -> torch.optim.Optimizer:
         """Return `optim.oracle_momentum.OracleMomentum`."""
-        from optim.oracle_momentum import OracleMomentum
+        from semigradient.optim.oracle_momentum import OracleMomentum
 
         return OracleMomentum(
             params,

@@ -24,15 +24,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from errors import unknown
-from optim.configs import Correction, Motion, Rest
-from optim.corrections import Blocks, Diagonal, Form, Matrices, Options, joint_beta
-from optim.derivatives import SemiGradient
-from optim.foreach import decay_weights, descend, evaluate
-from optim.kronecker import Kronecker
-from optim.low_rank import LowRank
-from optim.memory import check_memory
-from optim.temporal_difference import TemporalDifference
+from semigradient.errors import unknown
+from semigradient.optim.configs import Correction, Motion, Rest
+from semigradient.optim.corrections import Blocks, Diagonal, Form, Matrices, Options, joint_beta
+from semigradient.optim.derivatives import SemiGradient
+from semigradient.optim.foreach import decay_weights, descend, evaluate
+from semigradient.optim.kronecker import Kronecker
+from semigradient.optim.low_rank import LowRank
+from semigradient.optim.memory import check_memory
+from semigradient.optim.temporal_difference import TemporalDifference
 
 _FORMS: dict[str, Callable[[list[Tensor], Any, Options], Form]] = {
     "full": Matrices,

@@ -18,12 +18,12 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from errors import UserError
-from optim.batched import curvatures, values
-from optim.configs import Correction, Rest
-from optim.derivatives import LayerDerivatives, SemiGradient
-from optim.layers import Product
-from optim.temporal_difference import Rows, TemporalDifference, per_sample_gradients
+from semigradient.errors import UserError
+from semigradient.optim.batched import curvatures, values
+from semigradient.optim.configs import Correction, Rest
+from semigradient.optim.derivatives import LayerDerivatives, SemiGradient
+from semigradient.optim.layers import Product
+from semigradient.optim.temporal_difference import Rows, TemporalDifference, per_sample_gradients
 
 State: TypeAlias = MutableMapping[Any, Any]
 """`Optimizer.state`: a dictionary for each parameter."""

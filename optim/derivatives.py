@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from optim.batched import curvatures, error, evaluate, slopes
-from optim.layers import Layer, Rows, columns
-from optim.temporal_difference import (
+from semigradient.optim.batched import curvatures, error, evaluate, slopes
+from semigradient.optim.layers import Layer, Rows, columns
+from semigradient.optim.temporal_difference import (
     Samples,
     Scalar,
     TemporalDifference,

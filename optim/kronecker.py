@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from optim.corrections import Names, Options, State
-from optim.derivatives import LayerDerivatives, SemiGradient
-from optim.layers import Layer, columns, uncolumns
-from optim.temporal_difference import TemporalDifference
+from semigradient.optim.corrections import Names, Options, State
+from semigradient.optim.derivatives import LayerDerivatives, SemiGradient
+from semigradient.optim.layers import Layer, columns, uncolumns
+from semigradient.optim.temporal_difference import TemporalDifference
 
 KEYS = ("inputs", "outputs", "mass", "next_inputs", "next_outputs", "next_mass")
 

@@ -19,12 +19,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from errors import UserError
-from optim.corrections import Names, Options, State, joint_beta, one_kind
-from optim.derivatives import LayerDerivatives, SemiGradient
-from optim.layers import Layer, Rows, columns, uncolumns
-from optim.memory import available_memory, readable
-from optim.temporal_difference import TemporalDifference
+from semigradient.errors import UserError
+from semigradient.optim.corrections import Names, Options, State, joint_beta, one_kind
+from semigradient.optim.derivatives import LayerDerivatives, SemiGradient
+from semigradient.optim.layers import Layer, Rows, columns, uncolumns
+from semigradient.optim.memory import available_memory, readable
+from semigradient.optim.temporal_difference import TemporalDifference
 
 _RING = ("shares", "x", "g", "a", "b")
 

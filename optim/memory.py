@@ -12,9 +12,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from errors import UserError
-from optim.configs import Correction
-from optim.corrections import Options, chosen_layers, layers_of
+from semigradient.errors import UserError
+from semigradient.optim.configs import Correction
+from semigradient.optim.corrections import Options, chosen_layers, layers_of
 
 
 def available_memory(device: torch.device) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from optim.foreach import decay_weights, descend, evaluate, with_gradient
+from semigradient.optim.foreach import decay_weights, descend, evaluate, with_gradient
 
 
 class Momentum(torch.optim.Optimizer):

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.batched import semi_gradient
-from optim.foreach import decay_weights, descend, evaluate
-from optim.temporal_difference import LOG_LIKELIHOOD, TemporalDifference
+from semigradient.optim.batched import semi_gradient
+from semigradient.optim.foreach import decay_weights, descend, evaluate
+from semigradient.optim.temporal_difference import LOG_LIKELIHOOD, TemporalDifference
 
 
 class OracleMomentum(torch.optim.Optimizer):

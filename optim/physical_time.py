@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from errors import require
+from semigradient.errors import require
 
 _AVERAGES = ("alpha", "momentum", "beta", "beta2")
 

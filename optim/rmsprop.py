@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optim.foreach import decay_weights, descend, evaluate, with_gradient
+from semigradient.optim.foreach import decay_weights, descend, evaluate, with_gradient
 
 
 class RMSprop(torch.optim.Optimizer):

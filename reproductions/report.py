@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from errors import UserError, require
-from training.run import provenance, write_json
+from semigradient.errors import UserError, require
+from semigradient.training.run import provenance, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

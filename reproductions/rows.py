@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from reproductions.report import Row
-from training.statistics import bootstrap_interval
+from semigradient.reproductions.report import Row
+from semigradient.training.summary import bootstrap_interval
 
 Array = NDArray[np.float64]
 

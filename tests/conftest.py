@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress")
+from support.commands import ROOT, train_command
 
 # Read when W&B is imported, here and in every process that a test starts.
 os.environ["WANDB_MODE"] = "disabled"
 torch.set_num_threads(1)
-
-
-def train_command(arguments: tuple[object, ...]) -> list[str]:
-    """The command line of a quiet training run."""
-    return [sys.executable, "train.py", *map(str, arguments), *QUIET]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +21,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is slow to read is kept for all tests and workers, and not in the user's folder."""
     root = tmp_path_factory.getbasetemp()
     shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    os.environ["AFTERSTATE_CACHE"] = str(shared / "cache")
+    os.environ["SEMIGRADIENT_CACHE"] = str(shared / "cache")
 
 
 @pytest.fixture(autouse=True)

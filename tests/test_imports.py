@@ -1,57 +1,44 @@
-"""Imports point downwards only, and a light import stays light."""
+"""Imports point downwards only, without circles, and a light import stays light."""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.commands import ROOT
 
-ROOT = Path(__file__).parent.parent
-OURS = {
-    "errors",
-    "envs",
-    "games",
-    "optim",
-    "gradients",
-    "nets",
-    "training",
-    "diagnostics",
-    "agents",
-    "benchmarks",
-    "reproductions",
-}
-SCRIPTS = {"train", "evaluate", "compare", "reproduce"}
+SCRIPTS = {"train", "evaluate", "compare", "reproduce", "commands"}
 
+_BRICKS = {"errors", "registry", "optim", "gradients", "nets"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
-    "envs": {"errors"},
-    "games": {"envs", "nets", "errors"},
-    "optim": {"errors"},
-    "gradients": {"errors"},
-    "nets": {"errors"},
-    "training": {"envs", "optim", "gradients", "nets", "errors"},
-    "diagnostics": {"training", "envs", "optim", "gradients", "nets", "errors"},
-    "agents": {
-        "training",
-        "diagnostics",
-        "games",
-        "envs",
-        "optim",
-        "gradients",
-        "nets",
-        "errors",
-    },
-    "reproductions": OURS - {"benchmarks"},
-    "benchmarks": OURS | SCRIPTS,
+    "registry": {"errors"},
+    "optim": {"errors", "registry"},
+    "gradients": {"errors", "registry"},
+    "nets": {"errors", "registry"},
+    "envs": {"errors", "registry"},
+    "training": {*_BRICKS, "envs"},
+    "domains": {*_BRICKS, "envs", "training"},
+    "diagnostics": {*_BRICKS, "envs", "training"},
+    "agents": {*_BRICKS, "envs", "training", "domains", "diagnostics"},
+    "experiments": {*_BRICKS, "envs", "training"},
 }
+BELOW["reproductions"] = {*BELOW}
+BELOW["benchmarks"] = {*BELOW, *SCRIPTS}
+FOLDERS = set(BELOW) - {"errors", "registry"}
+# These two stand above everything: the package itself, and what families bring by name.
+TOP = {"__init__", "families"}
 
-# The registry of agents, `agents/__init__.py`, turns a name into a class. These three look names
-# up in it; no agent's own module may be named anywhere in `training`.
-REGISTRY_READERS = {"training/cli.py", "training/build.py", "training/comparison.py"}
+# The registry of agents, `agents/__init__.py`, turns a name into a class. These look names up in
+# it; no agent's own module may be named anywhere below.
+REGISTRY_READERS = {"training/cli.py", "training/build.py", "experiments/comparison.py"}
 
 OPTIONAL = (
     "rdkit",
@@ -64,17 +51,27 @@ OPTIONAL = (
     "ale_py",
     "ray",
     "pettingzoo",
+    "stable_baselines3",
+    "tensorboard",
+    "matplotlib",
 )
 
 
 def sources() -> list[Path]:
-    scripts = [ROOT / f"{name}.py" for name in ("errors", *SCRIPTS)]
-    folders = [path for name in OURS - {"errors"} for path in (ROOT / name).rglob("*.py")]
-    return sorted([path for path in scripts if path.exists()] + folders)
+    scripts = [ROOT / f"{name}.py" for name in ("errors", "registry", *SCRIPTS)]
+    return sorted(scripts + [path for name in FOLDERS for path in (ROOT / name).rglob("*.py")])
+
+
+def module_of(path: str) -> str:
+    """agents/dqn.py → agents.dqn, agents/__init__.py → agents."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module_of(str(path.relative_to(ROOT))) for path in sources()}
 
 
 def imported(tree: ast.AST) -> list[tuple[int, str]]:
-    """(line, dotted module) of every absolute import, those inside functions included.
+    """(line, dotted name) of every import of ours, those inside functions included.
 
     `from package import name` counts as `package.name`, since `name` may be a module.
     """
@@ -85,38 +82,124 @@ def imported(tree: ast.AST) -> list[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative import"
             found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    mark = "semigradient."
+    return [(line, name.removeprefix(mark)) for line, name in found if name.startswith(mark)]
+
+
+def named(tree: ast.AST) -> list[tuple[int, str]]:
+    """(line, dotted name) of every module of ours that a string names for importing."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = re.findall(r"\bsemigradient\.([a-z_0-9.]+)", node.value)
+            found += [(node.lineno, name) for name in names]
     return found
+
+
+def without_docstrings(code: str) -> ast.AST:
+    """The tree of a module, documentation strings replaced by nothing."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            for statement in body:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    statement.value = ast.Constant(None)
+    return tree
 
 
 def violations(path: str, code: str) -> list[str]:
-    """Imports in `code`, standing at `path`, that point upwards."""
+    """Modules that `code`, standing at `path`, imports or names although they are above it."""
     place = path.split("/")[0].removesuffix(".py")
-    if place in SCRIPTS:
-        return [
-            f"{path}:{line} imports {module}"
-            for line, module in imported(ast.parse(code))
-            if module.split(".")[0] in SCRIPTS
-        ]
-    allowed = BELOW[place] | {place}
+    tree = without_docstrings(code)
+    uses = [(line, name, "imports") for line, name in imported(tree)]
+    uses += [(line, name, "names") for line, name in named(tree)]
     found = []
-    for line, module in imported(ast.parse(code)):
-        top = module.split(".")[0]
-        if top not in OURS | SCRIPTS or top in allowed:
-            continue
-        if path in REGISTRY_READERS and module == "agents":
-            continue
-        found.append(f"{path}:{line} imports {module}")
+    for line, name, verb in uses:
+        top = name.split(".")[0]
+        if place in SCRIPTS:
+            # The console script names the other scripts; none of those names another.
+            is_above = top in SCRIPTS and place != "commands"
+        else:
+            is_above = top in {*BELOW, *SCRIPTS, *TOP} and top not in BELOW[place] | {place}
+        if is_above and not (path in REGISTRY_READERS and name == "agents"):
+            found.append(f"{path}:{line} {verb} {name}")
     return found
 
 
+def imports_when_loaded(path: str, code: str) -> set[str]:
+    """Modules of ours that are imported while `path` is: not inside functions or for types."""
+    tree = ast.parse(code)
+    queue: list[ast.AST] = list(tree.body)
+    names: list[tuple[int, str]] = []
+    while queue:
+        node = queue.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names += imported(node)
+        queue += ast.iter_child_nodes(node)
+    own = module_of(path)
+    modules = set()
+    for _, name in names:
+        modules.add(name if name in MODULES else name.rpartition(".")[0])
+    return {module for module in modules if module in MODULES} - {own}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of a graph, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 @pytest.mark.parametrize("path", [str(path.relative_to(ROOT)) for path in sources()])
-def test_imports_point_downwards(path: str) -> None:
+def test_imports_and_names_point_downwards(path: str) -> None:
     assert violations(path, (ROOT / path).read_text()) == []
 
 
-def test_every_folder_of_the_rule_is_there() -> None:
-    places = {str(path.relative_to(ROOT)).split("/")[0].removesuffix(".py") for path in sources()}
-    assert places == OURS | SCRIPTS
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = [str(path.relative_to(ROOT)) for path in sources()]
+    graph = {module_of(p): imports_when_loaded(p, (ROOT / p).read_text()) for p in paths}
+    assert circle(graph) == []
+
+
+def test_no_families_use_each_other_in_a_circle() -> None:
+    """Rooms of one folder, such as envs/music and envs/games, even through functions."""
+    graph: dict[str, set[str]] = {}
+    for path in sources():
+        parts = path.relative_to(ROOT).parts
+        if len(parts) < 3:
+            continue
+        room = ".".join(parts[:2])
+        for _, name in imported(ast.parse(path.read_text())):
+            other = ".".join(name.split(".")[:2])
+            if other != room and (ROOT / other.replace(".", "/")).is_dir():
+                graph.setdefault(room, set()).add(other)
+    assert circle(graph) == []
+
+
+def test_a_circle_is_seen() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) != []
+    assert circle({"a": {"b"}, "b": {"c"}}) == []
+
+
+def test_every_folder_of_the_rule_is_there_and_no_other() -> None:
+    tracked = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/__init__.py")}
+    assert tracked == FOLDERS
+    files = {path.stem for path in ROOT.glob("*.py")}
+    assert files == {"errors", "registry", *SCRIPTS, *TOP}
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent for name in FOLDERS for path in (ROOT / name).rglob("*.py")}
+    names = {".".join(("semigradient", *path.relative_to(ROOT).parts)) for path in folders}
+    assert set(listed) == {"semigradient", *names}
 
 
 @pytest.mark.parametrize("path", sorted(REGISTRY_READERS))
@@ -128,34 +211,49 @@ def test_every_exception_is_needed(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("envs/new.py", "import training"),
-        ("envs/new.py", "from nets import mlp"),
-        ("optim/new.py", "def f():\n    from agents import dqn"),
-        ("nets/new.py", "from training.agent import Setup"),
-        ("gradients/new.py", "from nets import mlp"),
-        ("errors.py", "import envs"),
-        ("training/new.py", "import agents"),
-        ("training/cli.py", "from agents.dqn import DQN"),
-        ("training/build.py", "from agents import ppo"),
-        ("training/loop.py", "import train"),
-        ("training/loop.py", "from diagnostics.attach import Attachment"),
-        ("diagnostics/new.py", "from agents.dqn import DQN"),
-        ("agents/new.py", "from benchmarks import throughput"),
-        ("reproductions/new.py", "from benchmarks import throughput"),
-        ("reproductions/new.py", "import reproduce"),
-        ("evaluate.py", "from train import main"),
+        ("envs/new.py", "from semigradient import training"),
+        ("envs/new.py", "from semigradient.nets import mlp"),
+        ("envs/new.py", "MAKER = 'semigradient.domains.music:make'"),
+        ("optim/new.py", "def f():\n    from semigradient.agents import dqn"),
+        ("nets/new.py", "from semigradient.training.agent import Setup"),
+        ("gradients/new.py", "from semigradient.nets import mlp"),
+        ("errors.py", "from semigradient import envs"),
+        ("training/new.py", "from semigradient import agents"),
+        ("training/new.py", "from semigradient.domains.music import gibbs"),
+        ("training/new.py", "from semigradient.families import register"),
+        ("training/cli.py", "from semigradient.agents.dqn import DQN"),
+        ("training/build.py", "from semigradient.agents import ppo"),
+        ("training/loop.py", "from semigradient import train"),
+        ("training/loop.py", "from semigradient.diagnostics.attach import Attachment"),
+        ("diagnostics/new.py", "from semigradient.agents.dqn import DQN"),
+        ("agents/new.py", "from semigradient.benchmarks import throughput"),
+        ("agents/new.py", "from semigradient.experiments import report"),
+        ("reproductions/new.py", "from semigradient.benchmarks import throughput"),
+        ("reproductions/new.py", "from semigradient import reproduce"),
+        ("evaluate.py", "from semigradient.train import main"),
     ],
 )
-def test_the_rule_sees_an_upward_import(path: str, code: str) -> None:
+def test_the_rule_sees_an_upward_edge(path: str, code: str) -> None:
     assert len(violations(path, code)) == 1
 
 
 @pytest.mark.parametrize(
-    "module", ["envs", "games", "agents", "training.cli", "optim", "diagnostics", "reproductions"]
+    "module",
+    ["envs", "agents", "training.cli", "optim", "diagnostics", "reproductions", "experiments"],
 )
 def test_importing_loads_no_optional_package(module: str) -> None:
+    loaded = loaded_by(f"semigradient.{module}")
+    assert loaded.isdisjoint(OPTIONAL), sorted(loaded.intersection(OPTIONAL))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    loaded = loaded_by("semigradient")
+    assert loaded.isdisjoint({*OPTIONAL, "torch", "tyro", "rich"})
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages in memory after importing one of our modules, from another folder."""
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    loaded = {name.split(".")[0] for name in json.loads(run.stdout)}
-    assert loaded.isdisjoint(OPTIONAL), sorted(loaded.intersection(OPTIONAL))
+    run = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=True)
+    return {name.split(".")[0] for name in json.loads(run.stdout)}

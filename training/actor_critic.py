@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from gymnasium import spaces
+from torch import Tensor
 
-from errors import UserError, require
-from nets.actor_critic import ActorCritic
-from nets.block_actor_critic import BlockActorCritic
-from nets.score_network import ScoreActorCritic, ScoreTrunk
-from training.agent import Setup
-from training.constructions import blocks_of, graph_shape
-from training.trained_coconet import network
-
-Network = ActorCritic | BlockActorCritic | ScoreActorCritic
-
-TORSOS = ("auto", "coconet")
+from semigradient.errors import require
+from semigradient.nets.actor_critic import ActorCritic
+from semigradient.nets.distributions import Distribution
+from semigradient.registry import NETWORKS
+from semigradient.training.agent import Setup
 
 
-class Wishes(Protocol):
+class Network(Protocol):
+    """Policy and value of one observation; an `nn.Module`, as `nets.actor_critic.ActorCritic`."""
+
+    distribution: Distribution
+    shared: bool
+
+    def __call__(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Distribution parameters (B, P) and values (B,)."""
+        ...
+
+    def policy(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Distribution parameters (B, P)."""
+        ...
+
+    def value(self, obs: Tensor) -> Tensor:
+        """Values (B,)."""
+        ...
+
+
+class NetworkConfig(Protocol):
     """What a config says about its network; see the fields of `agents.ppo.Config`."""
 
     @property
@@ -34,17 +47,17 @@ class Wishes(Protocol):
 
     @property
     def torso(self) -> str:
-        """A key of `TORSOS`."""
+        """`auto`, or a name in `registry.NETWORKS`."""
         ...
 
     @property
     def torso_width(self) -> int:
-        """Channels of Coconet, width of the network of molecules."""
+        """Channels or units a layer of a registered torso."""
         ...
 
     @property
     def torso_depth(self) -> int:
-        """Layers of Coconet beyond six, convolutions over a molecule."""
+        """Layers of a registered torso."""
         ...
 
     @property
@@ -53,32 +66,29 @@ class Wishes(Protocol):
         ...
 
 
-def check(wishes: Wishes) -> None:
+def check(config: NetworkConfig) -> None:
     """`UserError` for a torso that there is not."""
-    good = wishes.torso in TORSOS
-    require(good, f"torso={wishes.torso!r}: accepted are {', '.join(TORSOS)}")
-    require(wishes.torso_width >= 1, f"torso_width={wishes.torso_width}: must be ≥ 1")
-    require(wishes.torso_depth >= 0, f"torso_depth={wishes.torso_depth}: must be ≥ 0")
-    good = not wishes.torso_weights or wishes.torso == "coconet"
-    require(good, f"torso_weights={wishes.torso_weights!r}: are for torso='coconet'")
+    accepted = ["auto", *NETWORKS.names()]
+    is_known = config.torso in accepted
+    require(is_known, f"torso={config.torso!r}: accepted are {', '.join(accepted)}")
+    require(config.torso_width >= 1, f"torso_width={config.torso_width}: must be ≥ 1")
+    require(config.torso_depth >= 0, f"torso_depth={config.torso_depth}: must be ≥ 0")
 
 
-def actor_critic(setup: Setup, wishes: Wishes, log_std_init: float = 0.0) -> Network:
-    """What fits the spaces of the environments, on the agent's device.
+def actor_critic(setup: Setup, config: NetworkConfig, log_std_init: float = 0.0) -> Any:
+    """What fits the spaces of the environments, on the agent's device: a `Network`.
+
+    A core whose observations ask for a network of their own names it in `network`.
 
     Raises:
         UserError: the torso is for other environments, or its weights cannot be read.
     """
+    core = getattr(setup.envs, "core", None)
+    kind = config.torso if config.torso != "auto" else getattr(core, "network", "")
+    if kind:
+        return NETWORKS.load(kind)(setup, config).to(setup.device)
+    weights = config.torso_weights
+    require(not weights, f"torso_weights={weights!r}: are for torso='coconet'")
     observation, action = setup.envs.single_observation_space, setup.envs.single_action_space
-    size = (wishes.torso_width, wishes.torso_depth)
-    molecules = blocks_of(setup)
-    if wishes.torso == "auto" and molecules is not None:
-        return BlockActorCritic(graph_shape(molecules), *size).to(setup.device)
-    if wishes.torso != "coconet":
-        net = ActorCritic(observation, action, wishes.hidden, wishes.activation, log_std_init)
-        return net.to(setup.device)
-    if not isinstance(action, spaces.Discrete):
-        raise UserError(f"torso='coconet': is for Discrete actions, not {action}")
-    trained = network(wishes.torso_weights) if wishes.torso_weights else None
-    trunk = ScoreTrunk(observation, int(action.n), *size, trained)
-    return ScoreActorCritic(trunk, int(action.n)).to(setup.device)
+    net = ActorCritic(observation, action, config.hidden, config.activation, log_std_init)
+    return net.to(setup.device)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from envs import ExactVector
-from training.timers import Timers
+from semigradient.envs import ExactVector
+from semigradient.training.timers import Timers
 
 Policy = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
 """Actions (B, *action) for observations (B, *observation) and optional masks (B, A)."""

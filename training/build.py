@@ -9,15 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import agents
-import optim
-from envs import make_vector
-from nets.bricks import is_image
-from training import checkpoint, process
-from training.agent import Agent, Setup
-from training.checkpoint import Loaded
-from training.cli import Command, parse
-from training.loop import choose_device
+from semigradient import agents, optim
+from semigradient.envs import make_vector
+from semigradient.nets.bricks import is_image
+from semigradient.training import checkpoint, process
+from semigradient.training.agent import Agent, Setup
+from semigradient.training.checkpoint import Loaded
+from semigradient.training.cli import Command, parse
+from semigradient.training.loop import choose_device
 
 
 def build(command: Command, learning: bool = True) -> Agent:

@@ -30,8 +30,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from errors import UserError
-from training.state import SAFETENSORS_NAMES, Encoder, decode
+from semigradient.errors import UserError
+from semigradient.training.state import SAFETENSORS_NAMES, Encoder, decode
 
 SCHEMA = 1
 _BLOCK = 1 << 20

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-import agents
-import optim
-from errors import UserError, require
+from semigradient import agents, optim
+from semigradient.errors import UserError, require
 
 PRESETS = Path(__file__).parent.parent / "presets"
 
@@ -55,8 +54,6 @@ class RunConfig:
     """Environment steps between evaluations; 0 evaluates only at the end."""
     eval_episodes: int = 10
     """Episodes per evaluation, on seeds of their own."""
-    portraits: bool = False
-    """At every evaluation, draw value and policy of a pendulum over angle and speed."""
     checkpoint_every: int = 10_000
     """Environment steps between checkpoints; 0 saves only at the end."""
     log_every: int = 1_000
@@ -71,7 +68,7 @@ class RunConfig:
     """Run folder; default: a new one under runs/."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto is online when a key is configured, else offline."""
-    wandb_project: str = "afterstate"
+    wandb_project: str = "semigradient"
     """Project of Weights & Biases."""
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from envs import ExactVector
-from errors import UserError
-from training.actor_critic import Network
-from training.agent import Policy, Setup, generator
-from training.normalise import ObservationNormaliser, RewardNormaliser
-from training.rollout import Rollout
-from training.stepping import Stepper
-from training.timers import Timers
+from semigradient.envs import ExactVector
+from semigradient.errors import UserError
+from semigradient.training.actor_critic import Network
+from semigradient.training.agent import Policy, Setup, generator
+from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser
+from semigradient.training.rollout import Rollout
+from semigradient.training.stepping import Stepper
+from semigradient.training.timers import Timers
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs import ExactVector
-from training.agent import Policy
+from semigradient.envs import ExactVector
+from semigradient.training.agent import Policy
 
 SEED_OFFSET = 1_000_003
 """Distance between the root seeds of training and of evaluation."""

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from errors import require
+from semigradient.errors import require
 
 Kind = Literal["ou", "white", "epsilon"]
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errors import require
-from training.sinks import Sink, one_line, warn
+from semigradient.errors import require
+from semigradient.training.sinks import Sink, one_line, warn
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 

@@ -12,16 +12,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from envs import make_vector
-from errors import UserError
-from training import checkpoint, statistics
-from training.agent import Agent, Policy
-from training.cli import Command
-from training.evaluation import SEED_OFFSET, Scores, evaluate
-from training.logging import Logger
-from training.portraits import pendulum_portrait, require_pendulum
-from training.progress import Progress
-from training.run import write_json
+from semigradient.envs import make_vector
+from semigradient.errors import UserError
+from semigradient.training import checkpoint
+from semigradient.training.agent import Agent, Policy
+from semigradient.training.cli import Command
+from semigradient.training.evaluation import SEED_OFFSET, Scores, evaluate
+from semigradient.training.logging import Logger
+from semigradient.training.progress import Progress
+from semigradient.training.run import write_json
+from semigradient.training.summary import summarise
 
 
 class NonFiniteError(RuntimeError):
@@ -104,8 +104,6 @@ class Loop:
         """Train; always leaves `summary.json` behind, whatever happens."""
         self.logger = logger
         run = self.command.run
-        if run.portraits:
-            require_pendulum(self.agent)
         try:
             if self.observers is not None:
                 self.observers.open(logger)
@@ -186,7 +184,7 @@ class Loop:
 
     def _evaluate(self, final: bool) -> None:
         scores = score(self.command, self.agent.policy(True), self.command.run.eval_episodes)
-        summary = statistics.summary(scores.returns, np.random.default_rng(0))
+        summary = summarise(scores.returns, np.random.default_rng(0))
         self.evaluation = {"episodes": len(scores.returns), **summary}
         kept = ("mean", "median", "iqm", "std")
         scalars = {f"eval/{key}": summary[key] for key in kept}
@@ -196,9 +194,6 @@ class Loop:
             scalars["eval/scaled_return"] = summary["mean"] * clock.return_scale
         self.logger.scalars(self.agent.steps, scalars)
         self._draw()
-        if self.command.run.portraits:
-            path = self.folder / "portraits" / f"step-{self.agent.steps:012d}.png"
-            pendulum_portrait(self.agent).save(path)
 
     def _draw(self) -> None:
         """Pictures that some agents have of what they learned."""

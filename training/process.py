@@ -1,7 +1,8 @@
 """What a process does for speed before it computes: threads of torch, memory of the C library.
 
 What one update allocates, glibc can hand back to the system as soon as it is freed, and take again,
-page by page, at the next. Kept instead, an outer loop of `agents.meva` takes a seventh less time.
+page by page, at the next. Kept instead, an outer loop of `agents.games.meva` takes a seventh less
+time.
 """
 
 from __future__ import annotations

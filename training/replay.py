@@ -17,8 +17,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from errors import UserError
-from training.state import Shard
+from semigradient.errors import UserError
+from semigradient.training.state import Shard
 
 _SHARD_BYTES = 64 * 2**20
 

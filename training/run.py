@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from errors import UserError
-from training.cli import Command, dump_toml
+from semigradient.errors import UserError
+from semigradient.training.cli import Command, dump_toml
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors")
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from errors import unknown
+from semigradient.errors import unknown
 
 _PREFLIGHT_SECONDS = 4.0  # to learn whether W&B answers at all
 _INIT_SECONDS = 20.0

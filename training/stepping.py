@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import ExactVector
-from training.timers import Timers
+from semigradient.envs import ExactVector
+from semigradient.training.timers import Timers
 
 
 class Transition(NamedTuple):

@@ -1,0 +1,1 @@
+"""Agents that keep working as the time step goes to zero, and their baseline."""

@@ -1,0 +1,204 @@
+"""Deep Advantage Updating: Q-learning that survives small time steps.
+
+As dt → 0, Q(s, a) tends to V(s) and forgets the action. Here Q = V + dt A, with
+
+    A(s, a) = Ā(s, a) - Ā(s, π(s))                                            (8.27)
+    δQ = dt A(s, a) + V(s) - (r dt + (1 - terminated) γ^dt V(s'))             (8.33)
+
+and V and Ā descend along δQ/dt ∂V(s) and δQ/dt ∂A(s, a), at learning rates in proportion to dt.
+Continuous actions: π is a network that ascends Ā(s, π(s)) (algorithm 4). Discrete actions: π(s) is
+the maximum of Ā (algorithm 5). C. Tallec, PhD thesis, 2019, chapter 8 and appendix A, after
+C. Tallec, L. Blier and Y. Ollivier, "Making deep Q-learning methods robust to time discretization".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semigradient.domains.continuous_time.physical_time import Explorer, PhysicalConfig
+from semigradient.domains.continuous_time.portraits import portraits
+from semigradient.nets.physical import Tower
+from semigradient.training.agent import Policy, Setup, load_optimizer_state, optimizer_state
+from semigradient.training.replay import Batch
+
+
+@dataclass(frozen=True)
+class Config(PhysicalConfig):
+    """Hyperparameters; the defaults are the published ones."""
+
+    advantage_scale: Literal["dt", "one"] = "dt"
+    """Q = V + dt A, or Q = V + A as in dueling networks: the reparameterisation alone."""
+    bootstrap_at: Literal["successor", "state"] = "successor"
+    """Where the target's V is taken: at s', or at s as algorithms 4 and 5 print by mistake."""
+
+
+def residual(
+    value: Tensor, advantage: Tensor, reward: Tensor, bootstrap: Tensor, scale: float
+) -> Tensor:
+    """δQ / scale: (m,) of V(s), A(s, a), r·h and (1 - terminated) γ^dt V(s'), (m,) each."""
+    return (scale * advantage + value - reward - bootstrap) / scale
+
+
+def critic_loss(error: Tensor, value: Tensor, advantage: Tensor) -> Tensor:
+    """Whose gradients are mean δQ/dt ∂V(s) and mean δQ/dt ∂A(s, a): (m,) each → 0-dim."""
+    return (error.detach() * (value + advantage)).mean()
+
+
+def discrete_advantage(outputs: Tensor, action: Tensor) -> Tensor:
+    """Ā(s, a) - max Ā(s, ·): (m,) of (m, A) and (m,)."""
+    return outputs.gather(1, action[:, None]).squeeze(1) - outputs.max(1).values
+
+
+class DAU:
+    """Explores B environments coherently and learns V, Ā and, for continuous actions, π."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        self.explorer = Explorer(setup, config)
+        self.discrete = self.explorer.actions.discrete
+        outputs = self.explorer.actions.outputs
+        inputs = prod(setup.envs.single_observation_space.shape)
+        shape = (config.hidden, config.activation, config.layer_norm)
+        self.value = Tower(inputs, 1, *shape)
+        if self.discrete:
+            self.advantage = Tower(inputs, outputs, *shape)
+        else:
+            self.advantage = Tower(inputs + outputs, 1, *shape)
+            self.actor = Tower(inputs, outputs, *shape, bounded=True).to(setup.device)
+        self.networks = nn.ModuleDict({"value": self.value, "advantage": self.advantage})
+        self.networks.to(setup.device)
+        optimizer = self.explorer.optimizer
+        self.optimizers = {"critic": optimizer(self.networks.parameters())}
+        if not self.discrete:
+            self.networks["actor"] = self.actor
+            self.optimizers["actor"] = optimizer(self.actor.parameters(), config.policy_lr)
+        self.scale = self.explorer.scale.step if config.advantage_scale == "dt" else 1.0
+        self._losses = self._discrete if self.discrete else self._continuous
+        self.updates = 0
+        self.pop_episodes = self.explorer.stepper.pop_episodes
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.explorer.stepper.steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.explorer.stepper.exact
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """One phase of acting, then, when enough has been seen, one of learning."""
+        self.explorer.collect(self._outputs)
+        scalars: dict[str, float | Tensor] = {"hours": self.explorer.clock.hours(self.steps)}
+        if self.explorer.warm:
+            with self.timers("learn"):
+                for batch in self.explorer.minibatches():
+                    error, value, advantage = self._learn(batch)
+            scalars |= {
+                "error": error.square().mean().sqrt(),
+                "value": value.mean(),
+                "advantage_std": advantage.std(),
+                "updates": float(self.updates),
+            }
+        return scalars
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The greedy policy, or that of exploration with noise of its own."""
+        return self.explorer.policy(self._outputs, deterministic)
+
+    @torch.no_grad()
+    def values(self, obs: np.ndarray) -> np.ndarray:
+        """V(s) (B,) of observations (B, *observation)."""
+        return self.value(self.explorer.observe(obs)).squeeze(1).cpu().numpy()
+
+    @torch.no_grad()
+    def advantages(self, obs: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """A(s, a) (B,); actions are indices (B,), or in [-1, 1] (B, K)."""
+        rows = self.explorer.observe(obs)
+        chosen = torch.as_tensor(actions, device=rows.device)
+        if self.discrete:
+            return discrete_advantage(self.advantage(rows), chosen).cpu().numpy()
+        found = self.advantage(rows, chosen.float()) - self.advantage(rows, self.actor(rows))
+        return found.squeeze(1).cpu().numpy()
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """On a pendulum, the portrait of value and policy."""
+        return portraits(self)
+
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """Those of all networks."""
+        return self.networks.named_parameters()
+
+    def policy_state(self) -> dict[str, Any]:
+        """All networks, since portraits want V too, and the statistics of observations."""
+        return {"networks": self.networks.state_dict(), **self.explorer.statistics()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take back what `policy_state` gave."""
+        self.networks.load_state_dict(state["networks"])
+        self.explorer.load_statistics(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizers, and everything about acting."""
+        return {
+            "networks": self.networks.state_dict(),
+            "optimizers": {key: optimizer_state(o) for key, o in self.optimizers.items()},
+            "explorer": self.explorer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.networks.load_state_dict(state["networks"])
+        for key, optimizer in self.optimizers.items():
+            load_optimizer_state(optimizer, state["optimizers"][key])
+        self.explorer.load_state_dict(state["explorer"])
+        self.updates = state["updates"]
+
+    def _outputs(self, obs: Tensor) -> Tensor:
+        """What is explored around: π(s), or the advantages of all actions."""
+        return self.advantage(obs) if self.discrete else self.actor(obs)
+
+    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of every network, all from the same parameters; δQ/dt, V and A, detached."""
+        loss, error, value, advantage = self._losses(batch)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        self.updates += 1
+        return error.detach(), value.detach(), advantage.detach()
+
+    def _discrete(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        advantage = discrete_advantage(self.advantage(batch.obs), batch.action)
+        value = self.value(batch.obs).squeeze(1)
+        error = self._residual(batch, value, advantage)
+        return critic_loss(error, value, advantage), error, value, advantage
+
+    def _continuous(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The critic's loss, to which the policy's is added: they share no parameter."""
+        action = self.actor(batch.obs)
+        held = action.detach().requires_grad_()  # constant for the critic
+        at_policy = self.advantage(batch.obs, held)
+        (ascent,) = torch.autograd.grad(at_policy.sum(), held, retain_graph=True)
+        advantage = (self.advantage(batch.obs, batch.action) - at_policy).squeeze(1)
+        value = self.value(batch.obs).squeeze(1)
+        error = self._residual(batch, value, advantage)
+        policy_loss = -(ascent * action).sum(1).mean()
+        loss = critic_loss(error, value, advantage) + policy_loss
+        return loss, error, value, advantage
+
+    def _residual(self, batch: Batch, value: Tensor, advantage: Tensor) -> Tensor:
+        with torch.no_grad():
+            at_successor = self.config.bootstrap_at == "successor"
+            next_value = self.value(batch.next_obs).squeeze(1) if at_successor else value
+            return residual(value, advantage, batch.reward, batch.discount * next_value, self.scale)

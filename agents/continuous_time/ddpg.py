@@ -1,0 +1,174 @@
+"""Deep deterministic policy gradients, as the baseline of Deep Advantage Updating.
+
+    y = r h + (1 - terminated) γ^dt Q̄(s', π̄(s')),   Q descends (Q - y) ∂Q,   π ascends Q(s, π(s))
+
+Lillicrap et al. 2016, "Continuous control with deep reinforcement learning"; with the settings of
+C. Tallec, PhD thesis, 2019, algorithm 6 and appendix A: coherent noise, the discount γ^dt, and
+rewards and rates in proportion to dt ("scaled") or to a constant step ("unscaled").
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semigradient.domains.continuous_time.physical_time import Explorer, PhysicalConfig, Time
+from semigradient.domains.continuous_time.portraits import portraits
+from semigradient.errors import UserError, require
+from semigradient.nets.physical import Tower
+from semigradient.training.agent import Policy, Setup, load_optimizer_state, optimizer_state
+from semigradient.training.replay import Batch
+
+
+@dataclass(frozen=True)
+class Config(PhysicalConfig):
+    """Hyperparameters; the defaults are the published ones of the baseline's main figures."""
+
+    time: Time = "unscaled"
+    """Rewards and rates times dt (scaled), or times reference_step (unscaled)."""
+    tau: float = 0.9
+    """Share of the target networks that a gradient step keeps; 0: no target networks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.tau < 1, f"tau={self.tau}: must be in [0, 1)")
+
+
+def critic_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared error, (m,) each → 0-dim; its gradient is mean (Q - y) ∂Q."""
+    return 0.5 * (prediction - target.detach()).square().mean()
+
+
+class DDPG:
+    """Explores B environments and learns Q and π from replayed transitions."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        self.explorer = Explorer(setup, config)
+        actions = self.explorer.actions
+        if actions.discrete:
+            space = setup.envs.single_action_space
+            raise UserError(f"action space {space}: ddpg accepts Box; dau and dqn accept Discrete")
+        inputs = prod(setup.envs.single_observation_space.shape)
+        shape = (config.hidden, config.activation, config.layer_norm)
+        critic = Tower(inputs + actions.outputs, 1, *shape)
+        actor = Tower(inputs, actions.outputs, *shape, bounded=True)
+        self.networks = nn.ModuleDict({"critic": critic, "actor": actor}).to(setup.device)
+        self.targets = copy.deepcopy(self.networks) if config.tau > 0 else self.networks
+        optimizer = self.explorer.optimizer
+        self.optimizers = {
+            "critic": optimizer(critic.parameters()),
+            "actor": optimizer(actor.parameters(), config.policy_lr),
+        }
+        self.updates = 0
+        self.pop_episodes = self.explorer.stepper.pop_episodes
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.explorer.stepper.steps
+
+    @property
+    def exact(self) -> bool:
+        """Whether a loaded state continues exactly."""
+        return self.explorer.stepper.exact
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """One phase of acting, then, when enough has been seen, one of learning."""
+        self.explorer.collect(self._outputs)
+        scalars: dict[str, float | Tensor] = {"hours": self.explorer.clock.hours(self.steps)}
+        if self.explorer.warm:
+            with self.timers("learn"):
+                for batch in self.explorer.minibatches():
+                    loss, value = self._learn(batch)
+            scalars |= {"loss": loss, "value": value.mean(), "updates": float(self.updates)}
+        return scalars
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The greedy policy, or that of exploration with noise of its own."""
+        return self.explorer.policy(self._outputs, deterministic)
+
+    @torch.no_grad()
+    def values(self, obs: np.ndarray) -> np.ndarray:
+        """Q(s, π(s)) (B,) of observations (B, *observation)."""
+        rows = self.explorer.observe(obs)
+        return self.networks["critic"](rows, self._outputs(rows)).squeeze(1).cpu().numpy()
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """On a pendulum, the portrait of value and policy."""
+        return portraits(self)
+
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """Those of both networks."""
+        return self.networks.named_parameters()
+
+    def policy_state(self) -> dict[str, Any]:
+        """Both networks, since portraits want Q too, and the statistics of observations."""
+        return {"networks": self.networks.state_dict(), **self.explorer.statistics()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take back what `policy_state` gave."""
+        self.networks.load_state_dict(state["networks"])
+        self.explorer.load_statistics(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizers, and everything about acting."""
+        state = {
+            "networks": self.networks.state_dict(),
+            "optimizers": {key: optimizer_state(o) for key, o in self.optimizers.items()},
+            "explorer": self.explorer.state_dict(),
+            "updates": self.updates,
+        }
+        if self.targets is not self.networks:
+            state["targets"] = self.targets.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.networks.load_state_dict(state["networks"])
+        if self.targets is not self.networks:
+            self.targets.load_state_dict(state["targets"])
+        for key, optimizer in self.optimizers.items():
+            load_optimizer_state(optimizer, state["optimizers"][key])
+        self.explorer.load_state_dict(state["explorer"])
+        self.updates = state["updates"]
+
+    def _outputs(self, obs: Tensor) -> Tensor:
+        return self.networks["actor"](obs)
+
+    def _learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One step of both networks from the same parameters; the loss and Q(s, a), detached."""
+        critic, action = self.networks["critic"], self._outputs(batch.obs)
+        held = action.detach().requires_grad_()
+        (ascent,) = torch.autograd.grad(critic(batch.obs, held).sum(), held)
+        prediction = critic(batch.obs, batch.action).squeeze(1)
+        loss = critic_loss(prediction, self._target(batch))
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        (loss - (ascent * action).sum(1).mean()).backward()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        self._move_targets()
+        self.updates += 1
+        return loss.detach(), prediction.detach()
+
+    @torch.no_grad()
+    def _target(self, batch: Batch) -> Tensor:
+        """Y (m,)."""
+        action = self.targets["actor"](batch.next_obs)
+        bootstrap = self.targets["critic"](batch.next_obs, action).squeeze(1)
+        return batch.reward + batch.discount * bootstrap
+
+    @torch.no_grad()
+    def _move_targets(self) -> None:
+        if self.targets is not self.networks:
+            pairs = zip(self.targets.parameters(), self.networks.parameters(), strict=True)
+            old, new = zip(*pairs, strict=True)
+            torch._foreach_lerp_(old, new, 1 - self.config.tau)

@@ -1,0 +1,1 @@
+"""Learners that play against learners: shaping, look-ahead, meta-values, best responses."""

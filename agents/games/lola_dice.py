@@ -1,0 +1,254 @@
+"""LOLA-DiCE on repeated 2×2 games: differentiate through the other's sampled policy gradients.
+
+    θ₂' ← θ₂;  K times  θ₂' ← θ₂' + α ∇_θ₂' L²_□(θ₁, θ₂'),   on games of (θ₁, θ₂')
+    θ₁ ← θ₁ + η ∇_θ₁ L¹_□(θ₁, θ₂'(θ₁)),                       on games of (θ₁, θ₂')
+
+and at the same time the same for the second player. The box keeps what L²'s gradient depends on,
+so the derivative of θ₂' with respect to θ₁ is there; with the surrogate loss of stochastic
+computation graphs it is lost, and what is left is naive learning.
+
+`Learner` trains several pairs at once, and `LolaDice` makes an agent of one for `train.py`. Its
+policies are five logits a player, its critics five values, which are the first-order baseline and
+are constants inside the lookahead. A step is one round of one sampled game.
+
+Source: the DiCE slides (LOLA-DiCE); hyperparameters as in published code for this game: 150 rounds,
+discount 0.96, inner rate 0.3, critic's rate 0.1, batch 128; the outer rule is Adam here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from semigradient import optim
+from semigradient.envs.games.iterated import matrix_game_behind, memory_one
+from semigradient.errors import UserError, require, unknown
+from semigradient.gradients.dice import dice_return
+from semigradient.gradients.repeated import PRISONERS, Episodes, look_up, sample
+from semigradient.gradients.surrogate import surrogate_return
+from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training.agent import (
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    optimizer_state,
+)
+from semigradient.training.returns import discounted_return
+
+MakeOptimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+
+ESTIMATORS = ("dice", "surrogate")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters."""
+
+    lookaheads: int = 1
+    """K, the other's steps that are looked through; 0 is naive learning."""
+    estimator: Literal["dice", "surrogate"] = "dice"
+    """What is differentiated."""
+    rounds: int = 150
+    """Rounds of a game; in an environment with a horizon, that many."""
+    batch: int = 128
+    """Games for each estimate."""
+    gamma: float = 0.96
+    """Discount of one round, in [0, 1]."""
+    inner_rate: float = 0.3
+    """α, the learning rate that the other is supposed to have."""
+    value_rate: float = 0.1
+    """Learning rate of the critics, which Adam moves."""
+    pairs: int = 1
+    """Pairs trained side by side."""
+
+    def __post_init__(self) -> None:
+        require(self.lookaheads >= 0, f"lookaheads={self.lookaheads}: must be ≥ 0")
+        require(self.rounds >= 1, f"rounds={self.rounds}: must be ≥ 1")
+        require(self.batch >= 1, f"batch={self.batch}: must be ≥ 1")
+        require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
+        require(self.inner_rate >= 0, f"inner_rate={self.inner_rate}: must be ≥ 0")
+        require(self.value_rate > 0, f"value_rate={self.value_rate}: must be > 0")
+        require(self.pairs >= 1, f"pairs={self.pairs}: must be ≥ 1")
+        if self.estimator not in ESTIMATORS:
+            unknown("estimator", self.estimator, ESTIMATORS)
+
+
+def objective(
+    config: Config, episodes: Episodes, player: int, values: Tensor | None = None
+) -> Tensor:
+    """(S,) a player's return, with the derivatives that the estimator has.
+
+    Args:
+        config: which estimator, and the discount.
+        episodes: games of S pairs.
+        player: 0 or 1.
+        values: (2, T, S, B) of the states that the players saw, for DiCE's baseline.
+    """
+    both, rewards = episodes.log_probs.sum(0), episodes.rewards[player]
+    if config.estimator == "surrogate":
+        return surrogate_return(both, rewards, config.gamma, episodes.weights)
+    known = None if values is None else values[player]
+    return dice_return(both, rewards, config.gamma, episodes.weights, known)
+
+
+def adam(rate: float) -> MakeOptimizer:
+    """Adam with its usual averages."""
+    make_config: Any = optim.config_class("adam")
+    return partial(optim.make, make_config(lr=rate))
+
+
+class Learner:
+    """Two LOLA-DiCE learners in each of S independent pairs.
+
+    Args:
+        config: hyperparameters.
+        seeds: S.
+        seed: root of all randomness.
+        payoff: (2, 4).
+        spread: standard deviation of the initial logits.
+        make_optimizer: of the policies; default: Adam at 0.1.
+
+    Attributes:
+        played: rounds of sampled games so far, for each pair.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        seeds: int,
+        seed: int = 0,
+        payoff: Tensor = PRISONERS,
+        spread: float = 0.1,
+        make_optimizer: MakeOptimizer | None = None,
+    ) -> None:
+        self.config, self.payoff = config, payoff.float()
+        self.random = torch.Generator().manual_seed(seed)
+        start = spread * torch.randn(seeds, 2, 5, generator=self.random)
+        self.policies = start.requires_grad_()
+        self.values = torch.zeros(seeds, 2, 5, requires_grad=True)
+        self.optimizer = (make_optimizer or adam(0.1))([self.policies])
+        self.critics = adam(config.value_rate)([self.values])
+        self.played = 0
+
+    def iterate(self) -> Tensor:
+        """Both players' step; the mean reward of a round (S, 2) before it."""
+        gradient = torch.stack([self.gradient(player) for player in (0, 1)], 1)
+        episodes = self._games(self.policies.detach())
+        self._fit(episodes)
+        self.policies.grad = -gradient
+        self.optimizer.step()
+        return episodes.rewards.mean((1, 3)).T
+
+    def gradient(self, player: int) -> Tensor:
+        """(S, 5): how a player's return after the other's lookahead grows with its policy."""
+        own = self.policies.detach()[:, player].requires_grad_()
+        other = self.policies.detach()[:, 1 - player].requires_grad_()
+        for _ in range(self.config.lookaheads):
+            episodes = self._games(_pair(own, other, player))
+            foreseen = objective(self.config, episodes, 1 - player, self._values(episodes)).sum()
+            (step,) = torch.autograd.grad(foreseen, other, create_graph=True)
+            other = other + self.config.inner_rate * step
+        episodes = self._games(_pair(own, other, player))
+        total = objective(self.config, episodes, player, self._values(episodes)).sum()
+        return torch.autograd.grad(total, own)[0]
+
+    def _games(self, policies: Tensor) -> Episodes:
+        config = self.config
+        self.played += config.rounds * config.batch
+        return sample(policies, self.payoff, config.rounds, config.batch, self.random)
+
+    def _values(self, episodes: Episodes) -> Tensor:
+        return look_up(self.values.detach().movedim(1, 0), episodes.states)
+
+    def _fit(self, episodes: Episodes) -> None:
+        """Regress the critics on discounted returns to go."""
+        rewards = episodes.rewards.movedim(0, 1)  # (T, 2, S, B)
+        going_on = torch.zeros_like(rewards, dtype=torch.bool)
+        target = discounted_return(rewards, going_on, going_on, self.config.gamma).movedim(0, 1)
+        known = look_up(self.values.movedim(1, 0), episodes.states)
+        self.critics.zero_grad()
+        (known - target).square().mean((0, 1, 3)).sum().backward()
+        self.critics.step()
+
+
+def _pair(own: Tensor, other: Tensor, player: int) -> Tensor:
+    return torch.stack((own, other) if player == 0 else (other, own), 1)
+
+
+class LolaDice:
+    """A `Learner` on the 2×2 game behind an environment; both of a pair learn alike."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.setup, self.timers = setup, setup.timers
+        require(not setup.compile, "compile=True: not for lola-dice, which differentiates twice")
+        require(setup.device.type == "cpu", f"device={setup.device}: lola-dice runs on the cpu")
+        self.game = matrix_game_behind(setup.envs)
+        self.config = replace(config, rounds=self.game.horizon or config.rounds)
+        self.learner = Learner(
+            self.config,
+            config.pairs,
+            setup.seed,
+            self.game.payoff,
+            make_optimizer=setup.make_optimizer,
+        )
+        if wants_temporal_difference(self.learner.optimizer):
+            raise UserError("--optim: lola-dice has no temporal differences")
+        self.exact = True
+
+    @property
+    def steps(self) -> int:
+        """Rounds of sampled games so far, for each pair."""
+        return self.learner.played
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """One update of both players; the mean rewards of a round."""
+        with self.timers("learn"):
+            ours, theirs = self.learner.iterate().mean(0).unbind()
+        return {"reward": ours, "opponent_reward": theirs}
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """How the first pair's first player plays."""
+        own = None if deterministic else generator(self.setup.seed, 3)
+        return memory_one(self.learner.policies[0, 0].sigmoid(), own)
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """None: sampled games are whole batches, whose mean is logged."""
+        return []
+
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """Policies and critics."""
+        return [("policies", self.learner.policies), ("values", self.learner.values)]
+
+    def policy_state(self) -> dict[str, Any]:
+        """The policies."""
+        return {"policies": self.learner.policies.detach()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take the policies back."""
+        self.learner.policies.data.copy_(state["policies"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Policies, critics, their optimizers, generator and counter."""
+        return {
+            **self.policy_state(),
+            "values": self.learner.values.detach(),
+            "optimizer": optimizer_state(self.learner.optimizer),
+            "critics": optimizer_state(self.learner.critics),
+            "generator": self.learner.random.get_state(),
+            "steps": self.learner.played,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.load_policy_state(state)
+        self.learner.values.data.copy_(state["values"])
+        load_optimizer_state(self.learner.optimizer, state["optimizer"])
+        load_optimizer_state(self.learner.critics, state["critics"])
+        self.learner.random.set_state(state["generator"])
+        self.learner.played = state["steps"]

@@ -1,0 +1,167 @@
+"""Hyperparameters of `agents.gflownet.gflownet`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from semigradient.domains.flows.losses import REGRESSIONS
+from semigradient.domains.flows.objectives import ON_EDGES, Rules
+from semigradient.errors import require, unknown
+from semigradient.nets import ACTIVATIONS
+
+Loss = Literal["fm", "db", "tb", "subtb", "fl-db", "fl-subtb", "modified-db", "log-variance"]
+Backward = Literal["uniform", "learned", "tree"]
+Reduction = Literal["mean_transitions", "sum_trajectory", "balanced"]
+Replay = Literal["none", "trajectories", "terminals", "transitions"]
+Priority = Literal["uniform", "reward", "loss"]
+Offline = Literal["none", "random-policy", "uniform-objects"]
+Target = Literal["none", "ema", "frozen"]
+Form = Literal["published", "normalised"]
+CHOICES: dict[str, Any] = {
+    "loss": Loss,
+    "backward": Backward,
+    "reduction": Reduction,
+    "replay": Replay,
+    "replay_priority": Priority,
+    "offline": Offline,
+    "target": Target,
+    "graph_form": Form,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the defaults are those of the published grid experiments' code."""
+
+    loss: Loss = "fm"
+    """Condition that is learned: fm, db, tb, subtb, fl-db, fl-subtb, modified-db, log-variance."""
+    backward: Backward = "uniform"
+    """Backward policy; tree takes every state to have one parent, which biases (for study)."""
+    batch_size: int = 16
+    """Trajectories (with replay "transitions": edges times its share) per gradient step."""
+    reward_exponent: float = 1.0
+    """β of the distribution R^β / Z that is learned."""
+    reduction: Reduction = "mean_transitions"
+    """How fm, db, fl-db and modified-db average over edges."""
+    leaf_weight: float = 10.0
+    """Weight of edges that end a trajectory, with reduction balanced."""
+    epsilon: float = 0.0
+    """ε of flow matching, about the smallest reward that matters; 0 for none."""
+    lambda_: float = 0.9
+    """λ of sub-trajectory balance."""
+    regression: str = "squared"
+    """Penalty of a residual: squared, half, huber or cosh."""
+    lr_log_z: float = 0.1
+    """Learning rate of log Z (tb), apart from that of the network."""
+    log_z: float = 0.0
+    """Initial log Z (tb)."""
+    random_actions: float = 0.0
+    """Probability of a random legal action instead of the policy's, in [0, 1]."""
+    random_schedule: Literal["constant", "linear"] = "constant"
+    """Random actions over the run: constant, or falling linearly to 0."""
+    sharpness: float = 1.0
+    """κ, an inverse temperature that multiplies the behaviour's logits (below 1 explores more)."""
+    replay: Replay = "none"
+    """What is remembered: trajectories, their objects (rebuilt backwards), or single edges."""
+    replay_size: int = 20_000
+    """How many of them."""
+    replay_share: float = 0.5
+    """Share of a batch that comes from memory, in [0, 1]; the rest is new, on top of it."""
+    replay_priority: Priority = "uniform"
+    """Drawn uniformly, or in proportion to a power of R^β or of the loss when last new."""
+    replay_power: float = 1.0
+    """That power."""
+    replay_top: bool = False
+    """Keep the ones of highest priority instead of the newest."""
+    offline: Offline = "none"
+    """Learn from a fixed set instead: of a random policy, or walked back from random objects."""
+    offline_size: int = 2000
+    """Trajectories of that set."""
+    target: Target = "none"
+    """Network of the flows further on (fm, db, fl-db): the same, an average, or an old copy."""
+    target_decay: float = 0.9
+    """Share of the average that is kept at each step."""
+    target_period: int = 100
+    """Gradient steps between copies."""
+    max_grad_norm: float = 0.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """Learning rate over the run: constant, or falling linearly to 0."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    activation: str = "leaky_relu"
+    """Nonlinearity of the hidden layers."""
+    separate_backward: bool = False
+    """A network of its own for the learned backward policy."""
+    exact_parents: bool = True
+    """Count every action that leads to a state; false counts parents once (wrong, for study)."""
+    exact_every: int = 100
+    """Gradient steps between exact evaluations, where states can be enumerated; 0 for none."""
+    window: int = 200_000
+    """Objects behind the empirical distribution."""
+    graph_width: int = 256
+    """Molecules: width of embeddings and layers."""
+    graph_steps: int = 10
+    """Molecules: convolutions over the tree of blocks."""
+    graph_form: Form = "published"
+    """Molecules: normalised has layer norms and messages of unit scale."""
+    bidirectional: bool = False
+    """Molecules: messages both ways along bonds (the published network: outwards only)."""
+    double: bool = False
+    """Molecules: 64-bit numbers in the network, as published."""
+    test_objects: int = 64
+    """Molecules: random ones on which log P and log R are correlated, every exact_every."""
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value, known = getattr(self, name), get_args(choices)
+            if value not in known:
+                unknown(name, value, known)
+        counts = ("batch_size", "replay_size", "offline_size", "target_period", "window")
+        for name in (*counts, "graph_width", "graph_steps"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        for name in ("reward_exponent", "lambda_", "lr_log_z", "sharpness"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"{name}={value}: must be positive and finite")
+        amounts = ("leaf_weight", "epsilon", "max_grad_norm", "exact_every", "replay_power")
+        for name in (*amounts, "test_objects"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name}={value}: must be ≥ 0")
+        for name in ("random_actions", "replay_share"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
+        require(0 <= self.target_decay < 1, f"target_decay={self.target_decay}: must be in [0, 1)")
+        require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
+        for name, table in (("regression", REGRESSIONS), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in table:
+                unknown(name, getattr(self, name), table)
+        self._require_a_match()
+
+    def _require_a_match(self) -> None:
+        """What cannot go together."""
+        edgewise = ", ".join(ON_EDGES)
+        require(
+            self.replay != "transitions" or self.loss in ON_EDGES,
+            f"replay='transitions': accepted with loss {edgewise}, not {self.loss!r}",
+        )
+        targets = ("fm", "db", "fl-db")
+        require(
+            self.target == "none" or self.loss in targets,
+            f"target={self.target!r}: accepted with loss {', '.join(targets)}, not {self.loss!r}",
+        )
+        require(
+            self.loss != "fm" or self.backward != "learned",
+            "backward='learned': flow matching has no backward policy; accepted are uniform, tree",
+        )
+        require(
+            self.replay == "none" or self.offline == "none",
+            "offline: a fixed set is not mixed with replay",
+        )
+
+    @property
+    def rules(self) -> Rules:
+        """The part that the objective needs."""
+        log_epsilon = math.log(self.epsilon) if self.epsilon > 0 else -math.inf
+        return Rules(self.lambda_, log_epsilon, self.regression, self.reduction, self.leaf_weight)

@@ -1,0 +1,373 @@
+"""Generative flow networks (Bengio et al. 2021; E. Bengio 2022, chapter 5).
+
+Build objects x with probability R(x)^β / Z. The steps of all constructions are a graph; a network
+learns flows through it that start with Z, drain R(x)^β at every x, and lose nothing in between.
+Following edges in proportion to their flow then samples as wanted.
+
+What is learned and from which condition is `--loss`: the flows themselves (fm), or a policy with
+state flows (db, subtb), with log Z alone (tb) or with neither (modified-db, log-variance). All may
+learn from any constructions, so exploration needs no correction: log-probabilities are always
+computed anew from what was built.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semigradient.agents.gflownet.batches import Batches, Network
+from semigradient.agents.gflownet.config import Config
+from semigradient.agents.gflownet.molecules import Record, graph_network
+from semigradient.domains.flows.constructions import rules_of
+from semigradient.domains.flows.estimates import Estimates, distinct, policy_table, with_parents
+from semigradient.domains.flows.objectives import (
+    OBJECTIVES,
+    OF_ALL_STATES,
+    WITH_FLOWS,
+    Batch,
+    Penalty,
+)
+from semigradient.domains.flows.table_sampler import Known
+from semigradient.domains.flows.trajectories import Trajectories
+from semigradient.domains.flows.visits import Visits, distance
+from semigradient.envs.constructions.construction import Construction, Table
+from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.errors import UserError, require
+from semigradient.nets.flow_network import FlowNetwork
+from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training.agent import (
+    LearningRate,
+    Policy,
+    Setup,
+    generator,
+    load_optimizer_state,
+    optimizer_state,
+)
+from semigradient.training.gradients import clip_gradients
+
+__all__ = ["Config", "GFlowNet"]
+
+_DENSE = 4  # states per trajectory up to which the network is asked about all of a table
+
+
+class GFlowNet:
+    """Builds objects with the current policy and takes one gradient step, by turns."""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        self.config, self.setup, self.timers = config, setup, setup.timers
+        require(not setup.compile, "compile=True: batches of constructions have no fixed shape")
+        self.rules = rules_of(setup, "gflownet", config.exact_parents)
+        self.table = self.rules if isinstance(self.rules, Table) else None
+        _require_a_match(config, self.rules)
+        self.network = self._make_network()
+        self.log_z = nn.Parameter(torch.tensor(config.log_z, device=setup.device))
+        self.target = copy.deepcopy(self.network) if config.target != "none" else None
+        self.optimizer = self._make_optimizer()
+        self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        self.generator = generator(setup.seed, 1, setup.device)
+        self.batches = Batches(self.rules, config, self.network, self.generator)
+        self.visits = Visits(self.rules, config.window, config.reward_exponent)
+        self.record: Record | None = None
+        if isinstance(self.rules, BlockMolecules):
+            self.record = Record(self.rules, config, setup.seed)
+        self.exact, self._steps, self.updates = True, 0, 0
+        self._ended: list[Tensor] = []  # (k, 2): R and length
+        self._exact: dict[str, float] = {}
+        few = self.table is not None and self.table.size <= _DENSE * config.batch_size
+        self._dense = few
+
+    @property
+    def steps(self) -> int:
+        """Edges constructed so far (offline: learned from)."""
+        return self._steps
+
+    def iterate(self) -> Mapping[str, float | Tensor]:
+        """Build a batch, learn from it and from what is remembered."""
+        config = self.config
+        if isinstance(self.rules, BlockMolecules):
+            self.rules.tidy(self._live)
+        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        whole = self._estimates(None) if self._dense else None
+        if config.offline == "none":
+            with self.timers("act"):
+                progress = (self.steps, self.setup.total_steps)
+                fresh, known = self.batches.build(self._look, whole, progress)
+                self._note(fresh)
+                mixed = self.batches.mix(fresh, self._look)
+            with self.timers("learn"):
+                at = self._recalled(known) if mixed.paths is fresh else None
+                scalars, penalty = self._learn(mixed.paths, whole or at)
+            self.batches.remember(mixed, penalty.by_trajectory())
+        else:
+            paths = self.batches.from_fixed_set()
+            self._steps += int(paths.length.sum())
+            with self.timers("learn"):
+                scalars, _ = self._learn(paths, whole)
+        self.updates += 1
+        if config.exact_every and (self.updates - 1) % config.exact_every == 0:
+            with self.timers("exact"):
+                self._exact = {**self.evaluate(), **self.visits.metrics()}
+        return {**scalars, "lr": rate, **self._exact}
+
+    def evaluate(self) -> dict[str, float]:
+        """How far the policy's own distribution over objects is from R^β / Z; exact on a table.
+
+        Of molecules: what was found, and how log P_T goes with β log R on random ones.
+        """
+        if self.record is not None:
+            log_z = {"log_z": float(self.log_z_estimate())}
+            return {**self.record.metrics(self._look), **(log_z if self._says_log_z else {})}
+        if self.table is None:
+            return {}
+        _, found = self.table.reach(policy_table(self.table, self.network))
+        truth = self.table.log_partition(self.config.reward_exponent)
+        named = distance(found, self.visits.target, self.table)
+        estimate = float(self.log_z_estimate())
+        if math.isnan(estimate):
+            return named
+        return {**named, "log_z": estimate, "log_z_error": abs(estimate - truth)}
+
+    @torch.no_grad()
+    def log_z_estimate(self) -> Tensor:
+        """What the network says log Z is, 0-dim; NaN for an objective that does not say."""
+        root = torch.tensor([self.rules.root], device=self.rules.device)
+        return self._log_z_of(self._look(root))
+
+    def policy(self, deterministic: bool = True) -> Policy:
+        """The most probable action, or a sample of P_F from a generator of its own."""
+        own = generator(self.setup.seed, 3, self.setup.device)
+
+        @torch.no_grad()
+        def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+            logits = self.network(torch.from_numpy(obs).to(self.setup.device)).forward
+            if mask is not None:
+                legal = torch.from_numpy(mask).to(self.setup.device)
+                logits = logits.masked_fill(~legal, -1e30)
+            if deterministic:
+                return logits.argmax(1).cpu().numpy()
+            return torch.multinomial(logits.softmax(1), 1, generator=own)[:, 0].cpu().numpy()
+
+        return act
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Images (H, W, 3) of what was found, by name."""
+        return {} if self.record is None else {"best": self.record.discoveries.picture()}
+
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """The network and log Z."""
+        return [*self.network.named_parameters(), ("log_z", self.log_z)]
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(R, edges) of the objects built since the last call."""
+        ended, self._ended = self._ended, []
+        return [(reward, int(length)) for part in ended for reward, length in part.tolist()]
+
+    def policy_state(self) -> dict[str, Any]:
+        """The network."""
+        return {"network": self.network.state_dict()}
+
+    def load_policy_state(self, state: dict[str, Any]) -> None:
+        """Take the network back."""
+        self.network.load_state_dict(state["network"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, log Z, target, optimizer, memory, counters and generator."""
+        nothing = torch.zeros((0, 2), dtype=torch.float64)
+        return {
+            "network": self.network.state_dict(),
+            "log_z": self.log_z.detach().clone(),
+            "target": {} if self.target is None else self.target.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "generator": self.generator.get_state(),
+            "visits": self.visits.state_dict(),
+            "batches": self.batches.state_dict(),
+            "record": {} if self.record is None else self.record.state_dict(),
+            "live": self._kept(),
+            "steps": self._steps,
+            "updates": self.updates,
+            "exact": dict(self._exact),
+            "ended": torch.cat([nothing, *(part.cpu() for part in self._ended)]),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Come back to a saved instant."""
+        self.network.load_state_dict(state["network"])
+        with torch.no_grad():
+            self.log_z.copy_(state["log_z"])
+        if self.target is not None:
+            self.target.load_state_dict(state["target"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.visits.load_state_dict(state["visits"])
+        if isinstance(self.rules, BlockMolecules) and self.record is not None:
+            self.record.load_state_dict(state["record"])
+            self.rules.recall(state["live"]["number"], state["live"]["tree"])
+        self.batches.load_state_dict(state["batches"])
+        self._steps, self.updates = state["steps"], state["updates"]
+        self._exact, self._ended = dict(state["exact"]), [state["ended"]]
+
+    def _learn(
+        self, paths: Trajectories, at: Estimates | None
+    ) -> tuple[dict[str, float | Tensor], Penalty]:
+        """One gradient step, with estimates `at` all states needed if those are there already."""
+        config = self.config
+        if at is None:
+            at = self._estimates(self._needed(paths))
+        batch = Batch(paths, at, self._reward_at(at, paths), self.log_z, self._frozen(at))
+        penalty = OBJECTIVES[config.loss](batch, config.rules)
+        loss = penalty.loss(config.rules)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if config.max_grad_norm > 0:
+            clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+        self.optimizer.step()
+        self._move_target()
+        return {"loss": loss.detach(), **penalty.parts()}, penalty
+
+    def _needed(self, paths: Trajectories) -> Tensor:
+        """States that the objective looks at: (u,)."""
+        look = with_parents if self._asks_parents else distinct
+        return look(self.rules, paths.state)
+
+    def _recalled(self, known: Known | None) -> Estimates | None:
+        """Estimates from what was computed to build a batch, if that is all that is needed."""
+        if known is None or self._asks_parents:
+            return None
+        network = partial(self.network, known=known.values)
+        return Estimates(self.rules, network, known.states, self.config.backward)
+
+    def _reward_at(self, at: Estimates, paths: Trajectories) -> Tensor:
+        """Log R^β of the states of `at` (u,) that the objective asks for, 0 for others."""
+        rules, exponent, kind = self.rules, self.config.reward_exponent, at.log_edges.dtype
+        if self.table is not None or self.config.loss in OF_ALL_STATES:
+            return (exponent * rules.log_reward(at.everything)).to(kind)
+        # A reward may be dear: only objects are asked for theirs.
+        ends = paths.objects
+        ended = (paths.action[-1] == rules.actions - 1) | rules.finished(ends)
+        objects = ends[ended].unique()
+        reward = torch.zeros(len(at.everything), dtype=kind, device=ends.device)
+        reward[at.rows(objects)] = (exponent * rules.log_reward(objects)).to(kind)
+        return reward
+
+    def _live(self) -> Tensor:
+        """States that must not be forgotten."""
+        assert self.record is not None, "molecules have a record"
+        return torch.cat([self.batches.live(), self.record.recent, self.record.test]).unique()
+
+    def _kept(self) -> dict[str, Tensor]:
+        """What remembered states stand for, where their numbers alone do not say it."""
+        if not isinstance(self.rules, BlockMolecules):
+            return {}
+        live = self._live()
+        return {"number": live, "tree": self.rules.kept(live)}
+
+    @property
+    def _asks_parents(self) -> bool:
+        return self.config.loss == "fm" and self.config.backward != "tree"
+
+    @property
+    def _says_log_z(self) -> bool:
+        return self.config.loss != "log-variance"
+
+    def _estimates(self, states: Tensor | None) -> Estimates:
+        return Estimates(self.rules, self.network, states, self.config.backward)
+
+    @torch.no_grad()
+    def _look(self, states: Tensor) -> Estimates:
+        return self._estimates(states)
+
+    @torch.no_grad()
+    def _frozen(self, at: Estimates) -> Estimates | None:
+        """What the target network says at the same states."""
+        if self.target is None:
+            return None
+        return Estimates(self.rules, self.target, at.states, self.config.backward)
+
+    @torch.no_grad()
+    def _move_target(self) -> None:
+        """An average moves a little at each step, a copy all the way now and then."""
+        if self.target is None:
+            return
+        pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
+        if self.config.target == "ema":
+            for old, new in pairs:
+                old.lerp_(new, 1 - self.config.target_decay)
+        elif (self.updates + 1) % self.config.target_period == 0:
+            for old, new in pairs:
+                old.copy_(new)
+
+    def _log_z_of(self, at: Estimates) -> Tensor:
+        """Log Z according to estimates at the root."""
+        loss, root = self.config.loss, torch.tensor(self.rules.root, device=self.rules.device)
+        if loss == "tb":
+            return self.log_z.detach()
+        if loss == "fm":
+            return at.log_outflow(root)
+        reward = self.config.reward_exponent * self.rules.log_reward(root[None])[0]
+        if loss == "modified-db":
+            return reward - at.log_stop(root)
+        if loss in WITH_FLOWS:
+            return at.log_flow(root) + (reward if loss.startswith("fl-") else 0.0)
+        return torch.tensor(math.nan)
+
+    def _note(self, fresh: Trajectories) -> None:
+        """Count what was built."""
+        self._steps += int(fresh.length.sum())
+        objects = fresh.objects
+        self.visits.add(objects)
+        if self.record is not None:
+            self.record.add(objects)
+        reward = self.rules.log_reward(objects).exp()
+        self._ended.append(torch.stack([reward, fresh.length.double()], 1))
+
+    def _make_network(self) -> Network:
+        config, rules = self.config, self.rules
+        if isinstance(rules, BlockMolecules):
+            return graph_network(rules, config).to(self.setup.device)
+        return FlowNetwork(
+            rules.width,
+            rules.actions,
+            rules.in_degree if config.backward == "learned" else 0,
+            config.loss in WITH_FLOWS,
+            config.hidden,
+            config.activation,
+            config.separate_backward,
+        ).to(self.setup.device)
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        if self.config.loss == "tb":
+            groups.append({"params": [self.log_z], "lr": self.config.lr_log_z})
+        optimizer = self.setup.make_optimizer(groups)  # type: ignore[arg-type]
+        if wants_temporal_difference(optimizer):
+            raise UserError("--optim: flow networks have no temporal differences; dqn has")
+        return optimizer
+
+
+def _require_a_match(config: Config, rules: Construction) -> None:
+    """What of the config does not fit the construction."""
+    root = torch.tensor([rules.root], device=rules.device)
+    require(
+        config.loss != "modified-db" or bool(rules.legal(root)[0, -1]),
+        "loss='modified-db': needs every state to allow stopping, which the empty one does not",
+    )
+    require(
+        config.backward != "learned" or rules.in_degree > 0,
+        "backward='learned': molecules have no bounded number of parents; accepted are "
+        "uniform, tree",
+    )
+    require(
+        config.offline != "uniform-objects" or isinstance(rules, Table),
+        "offline='uniform-objects': needs a construction that can be enumerated",
+    )
+    require(
+        config.exact_parents or isinstance(rules, Table),
+        "exact_parents=False: needs a construction that can be enumerated",
+    )

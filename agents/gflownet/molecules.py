@@ -1,0 +1,85 @@
+"""What a flow network needs besides where it builds molecules: a network, a record, a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semigradient.agents.gflownet.config import Config
+from semigradient.domains.flows.constructions import graph_shape
+from semigradient.domains.flows.discoveries import Discoveries
+from semigradient.domains.flows.estimates import Estimates
+from semigradient.domains.flows.objectives import WITH_FLOWS
+from semigradient.domains.flows.terminal import log_terminal
+from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
+from semigradient.domains.flows.visits import correlation, rank_correlation
+from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.nets.block_graph import BlockGraphNetwork
+from semigradient.training.agent import generator
+
+
+def graph_network(rules: BlockMolecules, config: Config) -> BlockGraphNetwork:
+    """The network of a vocabulary."""
+    network = BlockGraphNetwork(
+        graph_shape(rules),
+        config.graph_width,
+        config.graph_steps,
+        config.loss in WITH_FLOWS,
+        config.graph_form == "normalised",
+        config.bidirectional,
+    )
+    return network.double() if config.double else network
+
+
+_RECENT = 2048
+
+
+class Record:
+    """The molecules of a run: those it found, and random ones to test its policy on.
+
+    Args:
+        rules: of the construction.
+        config: hyperparameters.
+        seed: of the test molecules.
+
+    Attributes:
+        discoveries: what was found.
+        recent: the states of the last objects, in order.
+    """
+
+    def __init__(self, rules: BlockMolecules, config: Config, seed: int) -> None:
+        self.rules, self.config, self.discoveries = rules, config, Discoveries()
+        self.test = torch.zeros(0, dtype=torch.int64, device=rules.device)
+        self.recent = self.test
+        if config.test_objects:
+            random = generator(seed, 5, rules.device)
+            draws = uniform_draws(rules, config.test_objects, random)
+            self.test = forward(rules, uniform(rules), draws).objects.unique()
+
+    def add(self, objects: Tensor) -> None:
+        """Note objects (m,)."""
+        scores = self.rules.score(objects).tolist()
+        self.discoveries.add(self.rules.smiles(objects), scores)
+        self.recent = torch.cat([self.recent, objects])[-_RECENT:]
+
+    def metrics(self, look: Callable[[Tensor], Estimates]) -> dict[str, float]:
+        """What was found, and how log P_T of test molecules goes with β log R."""
+        found = self.discoveries.metrics()
+        if len(self.test) > 1:
+            log_p = log_terminal(self.rules, look, self.test)
+            wanted = self.config.reward_exponent * self.rules.log_reward(self.test)
+            found["correlation"] = correlation(log_p, wanted)
+            found["rank_correlation"] = rank_correlation(log_p, wanted)
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """The record; test molecules follow from the seed."""
+        return {**self.discoveries.state_dict(), "recent": self.recent.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.discoveries.load_state_dict(state)
+        self.recent = state["recent"].to(self.rules.device)

@@ -1,0 +1,1 @@
+"""Models and samplers of four-part music as agents."""

@@ -1,0 +1,1 @@
+"""stable-baselines3's agents under this toolkit's commands."""

@@ -1,0 +1,1 @@
+"""The mathematics of one family each, between its environments and its agents."""

@@ -1,0 +1,1 @@
+"""Learning in physical time, and portraits of what was learned."""

@@ -1,0 +1,1 @@
+"""Flow networks: losses, objectives, trajectories, exact solutions, what was sampled."""

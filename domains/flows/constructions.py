@@ -1,0 +1,82 @@
+"""What searchers of constructions share: finding the rules, and acting at random."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semigradient.envs.adapters import CoreVector
+from semigradient.envs.constructions.building import Building
+from semigradient.envs.constructions.construction import Construction, tabulate
+from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.envs.molecules.molecule import MoleculeBuilding
+from semigradient.errors import UserError, require
+from semigradient.nets.block_graph import GraphShape
+from semigradient.training.agent import Policy, Setup, generator
+
+
+def rules_of(setup: Setup, agent: str, multiplicity: bool = True) -> Construction:
+    """The rules behind the environments, written down as a table where that is possible.
+
+    Args:
+        setup: of the agent.
+        agent: its name, for the error.
+        multiplicity: see `envs.constructions.construction.Table`.
+    """
+    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
+    if not isinstance(core, (Building, MoleculeBuilding)):
+        spec = setup.envs.spec
+        raise UserError(
+            f"--env {spec.id if spec else '?'}: {agent} builds objects; accepted are "
+            "semigradient/HyperGrid-v0, semigradient/Molecule-v0 and other constructions"
+        )
+    here, there = core.device.type, setup.device.type
+    require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
+    rules: Construction = core.rules
+    return tabulate(rules, multiplicity) if rules.enumerable else rules
+
+
+def blocks_of(setup: Setup) -> BlockMolecules | None:
+    """The rules of molecules of blocks, where those are what is built."""
+    core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
+    return core.rules if isinstance(core, MoleculeBuilding) else None
+
+
+def graph_shape(rules: BlockMolecules) -> GraphShape:
+    """What the numbers of observations of molecules speak of."""
+    tables = rules.tables
+    return GraphShape(
+        rules.max_blocks, rules.stems, len(tables.blocks), tables.types, rules.entries
+    )
+
+
+def are_objects(rules: Construction, states: Tensor) -> Tensor:
+    """Which states (m,) may be kept, or are complete: (m,) bool."""
+    return rules.legal(states)[:, -1] | rules.finished(states)
+
+
+def kept(rules: Construction, states: Tensor) -> dict[str, Tensor]:
+    """What states (m,) stand for, where their numbers alone do not say it: to be saved."""
+    if not isinstance(rules, BlockMolecules):
+        return {}
+    live = states.unique()
+    return {"number": live, "tree": rules.kept(live)}
+
+
+def recall(rules: Construction, saved: dict[str, Tensor]) -> None:
+    """Take back what `kept` gave."""
+    if isinstance(rules, BlockMolecules) and saved:
+        rules.recall(saved["number"], saved["tree"])
+
+
+def random_policy(seed: int, actions: int) -> Policy:
+    """Uniformly random legal actions: a search has no policy of construction."""
+    own = generator(seed, 3)
+
+    def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        legal = np.ones((len(obs), actions)) if mask is None else mask
+        weights = torch.from_numpy(np.asarray(legal, np.float32))
+        return torch.multinomial(weights, 1, generator=own)[:, 0].numpy()
+
+    return act

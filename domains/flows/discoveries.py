@@ -1,0 +1,187 @@
+"""What a search for molecules has found: the best ones, how different they are, and how many modes.
+
+Two molecules are one where their canonical SMILES agree. Similarity is Tanimoto's of RDKit's own
+path fingerprint, which the published figures seem to use: only it gives random molecules the
+similarity they report. Morgan's, with radius 2, is shown beside it.
+
+A mode is a molecule above a threshold that is less than 0.7 similar to every earlier mode (Bengio
+2022, figure 5.10), so the count depends on the order of discovery.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semigradient.envs.molecules.toy import chemistry
+
+TOP = (10, 100, 1000)
+THRESHOLDS = (7.0, 8.0)
+SIMILAR = 0.7
+
+
+class Discoveries:
+    """The record of a run.
+
+    Args:
+        thresholds: scores above which molecules count as modes and give scaffolds, increasing.
+
+    Attributes:
+        objects: how many molecules were met, repetitions included.
+        best: scores of the best distinct molecules, up to 1000, by SMILES.
+        modes: by threshold, the SMILES of the modes in order of discovery.
+        high: scores of all distinct molecules above the lowest threshold, by SMILES.
+        scaffolds: by threshold, the Bemis-Murcko scaffolds of those.
+    """
+
+    def __init__(self, thresholds: Sequence[float] = THRESHOLDS) -> None:
+        self.thresholds, self.objects = tuple(thresholds), 0
+        self.best: dict[str, float] = {}
+        self.high: dict[str, float] = {}
+        self.modes: dict[float, list[str]] = {each: [] for each in thresholds}
+        self.scaffolds: dict[float, set[str]] = {each: set() for each in thresholds}
+        self._prints: dict[float, list[Any]] = {each: [] for each in thresholds}
+        self._heap: list[tuple[float, str]] = []
+
+    def add(self, smiles: Sequence[str], scores: Sequence[float]) -> None:
+        """Note molecules in the order they were met."""
+        self.objects += len(smiles)
+        for each, score in zip(smiles, scores, strict=True):
+            if each not in self.best and (
+                len(self._heap) < TOP[-1] or (score, each) > self._heap[0]
+            ):
+                self._enter(each, score)
+            if score > self.thresholds[0] and each not in self.high:
+                self._rank(each, score)
+
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The best distinct molecules with their scores, best first."""
+        return sorted(self.best.items(), key=lambda item: (-item[1], item[0]))[:count]
+
+    def metrics(self) -> dict[str, float]:
+        """Means of the best, similarity within them, modes, scaffolds and high scorers.
+
+        The mean of the best k is missing while there are fewer.
+        """
+        ranked = self.top(TOP[-1])
+        found = {"objects": float(self.objects)}
+        for k in TOP:
+            if len(ranked) >= k:
+                found[f"top_{k}"] = float(np.mean([score for _, score in ranked[:k]]))
+        if len(ranked) > 1:
+            names = [each for each, _ in ranked]
+            found["similarity"] = similarity(names)
+            found["similarity_morgan"] = similarity(names, morgan)
+        for each in self.thresholds:
+            high = sum(score > each for score in self.high.values())
+            found[f"above_{each:g}"] = float(high)
+            found[f"modes_{each:g}"] = float(len(self.modes[each]))
+            found[f"scaffolds_{each:g}"] = float(len(self.scaffolds[each]))
+        return found
+
+    def picture(self, count: int = 12) -> NDArray[np.uint8]:
+        """The best ones with their scores, as an image (H, W, 3)."""
+        return grid(self.top(count))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but fingerprints, which follow from it."""
+        return {
+            "objects": self.objects,
+            "best": [[name, score] for name, score in self.best.items()],
+            "high": [[name, score] for name, score in self.high.items()],
+            "modes": [self.modes[each] for each in self.thresholds],
+            "scaffolds": [sorted(self.scaffolds[each]) for each in self.thresholds],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.objects = int(state["objects"])
+        self.best = {name: float(score) for name, score in state["best"]}
+        self.high = {name: float(score) for name, score in state["high"]}
+        self.modes = {k: list(v) for k, v in zip(self.thresholds, state["modes"], strict=True)}
+        pairs = zip(self.thresholds, state["scaffolds"], strict=True)
+        self.scaffolds = {k: set(v) for k, v in pairs}
+        self._prints = {k: [paths(each) for each in names] for k, names in self.modes.items()}
+        self._heap = [(score, name) for name, score in self.best.items()]
+        heapq.heapify(self._heap)
+
+    def _enter(self, smiles: str, score: float) -> None:
+        """Among the best."""
+        self.best[smiles] = score
+        heapq.heappush(self._heap, (score, smiles))
+        if len(self._heap) > TOP[-1]:
+            del self.best[heapq.heappop(self._heap)[1]]
+
+    def _rank(self, smiles: str, score: float) -> None:
+        """Above the lowest threshold: perhaps a mode, or a new scaffold."""
+        from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+
+        self.high[smiles] = score
+        scaffold, mark = MurckoScaffoldSmiles(smiles), paths(smiles)
+        for each in self.thresholds:
+            if score > each:
+                self.scaffolds[each].add(scaffold)
+                known = self._prints[each]
+                if not known or max(_bulk(mark, known)) < SIMILAR:
+                    known.append(mark)
+                    self.modes[each].append(smiles)
+
+
+def paths(smiles: str) -> Any:
+    """RDKit's path fingerprint, 2048 bits."""
+    return _path_generator().GetFingerprint(chemistry().MolFromSmiles(smiles))
+
+
+def morgan(smiles: str) -> Any:
+    """Morgan's fingerprint with radius 2, 2048 bits."""
+    return _morgan_generator().GetFingerprint(chemistry().MolFromSmiles(smiles))
+
+
+def similarity(smiles: Sequence[str], fingerprint: Callable[[str], Any] = paths) -> float:
+    """Mean Tanimoto similarity over all pairs."""
+    prints = [fingerprint(each) for each in smiles]
+    total = sum(sum(_bulk(each, prints[:index])) for index, each in enumerate(prints) if index)
+    return total / (len(prints) * (len(prints) - 1) / 2)
+
+
+def grid(scored: Sequence[tuple[str, float]]) -> NDArray[np.uint8]:
+    """Molecules with their scores below, four in a row: (H, W, 3)."""
+    import io
+
+    from PIL import Image
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    if not scored:
+        return np.full((200, 200, 3), 255, np.uint8)
+    columns, side = min(4, len(scored)), 200
+    rows = -(-len(scored) // columns)
+    canvas = rdMolDraw2D.MolDraw2DCairo(columns * side, rows * side, side, side)
+    mols = [chemistry().MolFromSmiles(each) for each, _ in scored]
+    canvas.DrawMolecules(mols, legends=[f"{score:.2f}" for _, score in scored])
+    canvas.FinishDrawing()
+    return np.asarray(Image.open(io.BytesIO(canvas.GetDrawingText())).convert("RGB")).copy()
+
+
+def _bulk(one: Any, others: list[Any]) -> list[float]:
+    from rdkit.DataStructs import BulkTanimotoSimilarity
+
+    return BulkTanimotoSimilarity(one, others)
+
+
+@cache
+def _path_generator() -> Any:
+    from rdkit.Chem.rdFingerprintGenerator import GetRDKitFPGenerator
+
+    return GetRDKitFPGenerator(fpSize=2048)
+
+
+@cache
+def _morgan_generator() -> Any:
+    from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+
+    return GetMorganGenerator(radius=2, fpSize=2048)

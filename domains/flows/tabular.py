@@ -1,0 +1,81 @@
+"""Exact solutions of reinforcement learning on a construction with every state written down.
+
+An agent that is paid r(x) for the object it ends with, may earn something on the way, and is paid
+α for every nat of entropy has the optimum
+
+    V(s) = α log Σ_a exp(Q(s, a) / α),    Q(s, a) = r_step(s, a) + V(s'),    π ∝ exp(Q / α).
+
+Paid log R, with α = 1 and nothing on the way, it samples n(x) R(x), where n(x) counts the ways to
+build x: it takes the graph for a tree (E. Bengio 2022, proposition 1). Paid log P_B(s | s') on the
+way as well, it samples R(x).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from semigradient.envs.constructions.construction import Table
+
+_ILLEGAL = -1e30
+
+
+def soft_optimum(
+    table: Table, reward: Tensor, temperature: float = 1.0, on_the_way: Tensor | None = None
+) -> Tensor:
+    """Log π (S, A) of the agent that is optimal for reward and entropy.
+
+    Args:
+        table: of the construction.
+        reward: (S,) what it is paid for each state as an object.
+        temperature: α > 0.
+        on_the_way: (S, A) what it is paid for each edge; default: nothing.
+    """
+    return _evaluate(table, reward, on_the_way, temperature)[1]
+
+
+def uniform_values(table: Table, reward: Tensor) -> Tensor:
+    """Q (S, A) of the policy that takes every legal action alike, without discount."""
+    return _evaluate(table, reward, None, 0.0)[0]
+
+
+def _evaluate(
+    table: Table, reward: Tensor, on_the_way: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Q and log π (S, A), from the objects backwards; temperature 0: of the uniform policy."""
+    states = torch.arange(table.size, device=table.device)
+    legal = table.legal(states)
+    everything = (states.repeat_interleave(table.actions), _actions(table))
+    child = table.child(*everything).view(legal.shape).clamp(min=0)
+    finished, extra = table.finished(states), torch.zeros(legal.shape, dtype=torch.float64)
+    extra = extra.to(table.device) if on_the_way is None else on_the_way.double()
+    reward = reward.double()
+    value = torch.where(finished, reward, 0.0)
+    values = log_policy = extra
+    for _ in range(table.horizon):
+        # An object that is complete is paid on arrival, one that is kept when it is.
+        ahead = value[child]
+        ahead[:, -1] = reward
+        values = (extra + ahead).masked_fill(~legal, _ILLEGAL)
+        if temperature > 0:
+            log_policy = (values / temperature).log_softmax(1)
+        else:
+            log_policy = torch.zeros_like(values).masked_fill(~legal, _ILLEGAL).log_softmax(1)
+        chance = log_policy.exp().masked_fill(~legal, 0.0)
+        gain = torch.where(legal, values - temperature * log_policy, 0.0)
+        value = torch.where(finished, reward, (chance * gain).sum(1))
+    return values, log_policy
+
+
+def _actions(table: Table) -> Tensor:
+    return torch.arange(table.actions, device=table.device).repeat(table.size)
+
+
+def log_share_of_parents(table: Table) -> Tensor:
+    """Log P_B (S, A) of every edge, for parents that are all alike; 0 for stop."""
+    states = torch.arange(table.size, device=table.device)
+    everything = (states.repeat_interleave(table.actions), _actions(table))
+    child = table.child(*everything).view(table.size, table.actions).clamp(min=0)
+    share = -table.edges_into(child.flatten()).clamp(min=1).double().log().view(child.shape)
+    share[:, -1] = 0
+    return share

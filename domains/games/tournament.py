@@ -1,0 +1,80 @@
+"""Head-to-head: what two learners do to each other from random starts.
+
+`python -m semigradient.agents.games.tournament` is the command, which also knows trained learners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from semigradient.domains.games.rules import Rule
+from semigradient.envs.games.differentiable import Game
+
+_CHUNK = 1024
+"""Pairs learned at a time: their derivatives stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Somebody who plays a game of learning: whatever changes its own policy by both.
+
+    Attributes:
+        change: the next own policy (B, n), of the game, both policies (B, 2, n) and one's seat.
+        start: the first own policy (B, n), of what the game has drawn for it (B, n).
+    """
+
+    change: Callable[[Game, Tensor, int], Tensor]
+    start: Callable[[Tensor], Tensor] = lambda drawn: drawn
+
+
+def follower(chosen: Rule, lr: float) -> Contestant:
+    """A contestant who takes steps of size `lr` by a learning rule."""
+    return Contestant(lambda game, x, player: x[..., player, :] + lr * chosen(game, x, player))
+
+
+def contest(game: Game, players: tuple[Contestant, Contestant], x: Tensor, updates: int) -> Tensor:
+    """Policies (B, 2, n) after so many simultaneous updates from x (B, 2, n)."""
+    x = torch.stack([player.start(x[..., i, :]) for i, player in enumerate(players)], -2)
+    for _ in range(updates):
+        x = torch.stack([player.change(game, x, i) for i, player in enumerate(players)], -2)
+    return x
+
+
+def returns(
+    game: Game,
+    players: tuple[Contestant, Contestant],
+    pairs: int,
+    updates: int,
+    seed: int = 0,
+) -> Tensor:
+    """Final returns (pairs, 2) of contestants for whom the game draws starts.
+
+    Args:
+        game: the game.
+        players: the first and the second.
+        pairs: how many pairs learn.
+        updates: simultaneous updates.
+        seed: of the drawn policies, which do not depend on the players.
+    """
+    x = game.draw(pairs, torch.Generator().manual_seed(seed))
+    return torch.cat(
+        [game.value(contest(game, players, part, updates)) for part in x.split(_CHUNK)]
+    )
+
+
+def table(
+    game: Game, players: Mapping[str, Contestant], pairs: int, updates: int, seed: int = 0
+) -> dict[tuple[str, str], float]:
+    """Mean final returns of each player (first name) against each other (second name)."""
+    found, names = {}, list(players)
+    for index, first in enumerate(names):
+        for second in names[index:]:
+            chosen = players[first], players[second]
+            ours, theirs = returns(game, chosen, pairs, updates, seed).mean(0).tolist()
+            found[second, first] = theirs
+            found[first, second] = ours
+    return found

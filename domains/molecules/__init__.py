@@ -1,0 +1,1 @@
+"""Molecules as graphs of atoms, docking and binding scores, labelled sets."""

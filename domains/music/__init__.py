@@ -1,0 +1,1 @@
+"""Likelihoods and samplers of scores, and their pictures and files."""

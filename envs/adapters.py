@@ -1,0 +1,244 @@
+"""Adapters that wrap any batched core: as one Gymnasium environment, and as a vector of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from semigradient.envs.core import Core, State, advance, resolve
+from semigradient.envs.vector import Arrays, ExactVector
+from semigradient.errors import UserError
+
+
+class CoreEnv(gymnasium.Env):
+    """One environment over a core: a batch of one.
+
+    Args:
+        core: the rules, or "module:function" that makes them from `options`.
+        render_mode: None or "rgb_array".
+        options: keyword arguments of the core.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, core: Core | str, render_mode: str | None = None, **options: Any) -> None:
+        self.core = resolve(core, options)
+        self.render_mode = _render_mode(render_mode)
+        self.observation_space = self.core.single_observation_space
+        self.action_space = self.core.single_action_space
+        self.generator = torch.Generator(self.core.device)
+        self.state: State = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; `options` are the core's own."""
+        super().reset(seed=seed)
+        self.generator.manual_seed(int(self.np_random.integers(2**63)))
+        self.state = self.core.reset(1, self.generator, **(options or {}))
+        return self._observe(), self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act; raises `gymnasium.error.ResetNeeded` before the first reset."""
+        if self.state is None:
+            raise gymnasium.error.ResetNeeded("step needs a reset first")
+        actions = torch.as_tensor(np.asarray(action)[None], device=self.core.device)
+        self.state, reward, terminated, truncated = self.core.step(
+            self.state, actions, self.generator
+        )
+        return (
+            self._observe(),
+            reward.item(),
+            bool(terminated.item()),
+            bool(truncated.item()),
+            self._info(),
+        )
+
+    def render(self) -> np.ndarray | None:
+        """RGB frame (H, W, 3) uint8, when made with render_mode="rgb_array"."""
+        if self.render_mode is None or self.state is None:
+            return None
+        return self.core.render(self.state)[0]
+
+    def _observe(self) -> Any:
+        found: Any = self.core.observe(self.state)
+        if isinstance(found, dict):
+            return {key: _array(value[0]) for key, value in found.items()}
+        return _array(found[0])
+
+    def _info(self) -> dict[str, Any]:
+        first = {key: value[0] for key, value in self.core.info(self.state).items()}
+        return {k: v.cpu().numpy() if v.dim() else v.item() for k, v in first.items()}
+
+
+class WrittenEnv(CoreEnv):
+    """One environment over a core that can also be shown in letters (`text(state)`).
+
+    Args:
+        core, options: as of `CoreEnv`.
+        render_mode: None, "rgb_array" or "ansi".
+    """
+
+    metadata: dict[str, Any] = {**CoreEnv.metadata, "render_modes": ["rgb_array", "ansi"]}  # noqa: RUF012
+
+    def __init__(self, core: Core | str, render_mode: str | None = None, **options: Any) -> None:
+        super().__init__(core, None if render_mode == "ansi" else render_mode, **options)
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        """RGB frame (H, W, 3) uint8, or a string of lines, as `render_mode` says."""
+        if self.render_mode == "ansi" and self.state is not None:
+            return cast(Any, self.core).text(self.state)[0]
+        return super().render()
+
+
+class CoreVector(ExactVector):
+    """B environments over a core, with SAME_STEP autoreset and exact state.
+
+    State is the core's tensors and one generator. What goes in and out are numpy arrays; learners
+    on a GPU that want no copies use the core and `advance`.
+
+    Args:
+        core: the rules, or "module:function" that makes them from `options`.
+        num_envs: B.
+        seed: root of all randomness.
+        device: where the core computes.
+        render_mode: None or "rgb_array".
+        options: keyword arguments of the core.
+    """
+
+    def __init__(
+        self,
+        core: Core | str,
+        num_envs: int = 1,
+        seed: int = 0,
+        device: str = "cpu",
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_envs, seed)
+        self.core = resolve(core, options, device)
+        self.render_mode = _render_mode(render_mode)
+        self.metadata = {**CoreEnv.metadata, **self.metadata}
+        self.single_observation_space = self.core.single_observation_space
+        self.single_action_space = self.core.single_action_space
+        if not isinstance(self.single_observation_space, spaces.Box):
+            raise UserError(
+                f"observation space {self.single_observation_space}: a vector of environments "
+                "shows a Box; gymnasium.make_vec(…, vectorization_mode='sync') takes others"
+            )
+        self.observation_space = cast(
+            spaces.Box, batch_space(self.single_observation_space, num_envs)
+        )
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.protocol = dict(self.core.protocol)
+        self.clock = getattr(self.core, "clock", None)
+        self.generator = torch.Generator(self.core.device)
+        self.state: State = None
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start fresh episodes everywhere; `seed` replaces the root of all randomness."""
+        if seed is not None:
+            # One generator serves all: a seed for each environment is mixed into one root.
+            self.seed = seed if isinstance(seed, int) else _hash(seed)
+            self.resets[:] = 0
+        self.generator.manual_seed(self.next_seed(0))
+        self.state = self.core.reset(self.num_envs, self.generator, **(options or {}))
+        self.last_obs = _array(self.core.observe(self.state))
+        return self.last_obs.copy(), self._infos(self.state)
+
+    def step(self, actions: np.ndarray) -> Arrays:
+        """Act everywhere; episodes that end are followed by new ones in the same step.
+
+        Args:
+            actions: (B, *action).
+
+        Returns:
+            Observations (B, *observation), rewards (B,) float64, terminated and truncated (B,)
+            bool, infos; where episodes ended, `final_obs` and `final_info` beside them.
+        """
+        chosen = torch.as_tensor(np.asarray(actions), device=self.core.device)
+        now = advance(self.core, self.state, chosen, self.generator)
+        self.state, self.last_obs = now.state, _array(now.obs)
+        infos = self._infos(now.state)
+        terminated, truncated = _array(now.terminated), _array(now.truncated)
+        if len(now.ended):
+            # Pages of zeros cost nothing until they are written, and few rows are.
+            final_obs = np.zeros(self.last_obs.shape, self.last_obs.dtype)
+            final_obs[_array(now.ended)] = _array(now.final_obs)
+            infos |= {"final_obs": final_obs, "final_info": self._infos(now.last_state)}
+            infos["_final_obs"] = infos["_final_info"] = terminated | truncated
+        return self.last_obs, _array(now.reward), terminated, truncated, infos
+
+    def state_dict(self) -> dict[str, Any]:
+        """The core's state and the generator."""
+        return {
+            "seed": self.seed,
+            "resets": self.resets.copy(),
+            "last_obs": self.last_obs.copy(),
+            "generator": self.generator.get_state(),
+            "state": {name: value.cpu() for name, value in self.state._asdict().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Return to a saved instant; false where the core now shows something else there."""
+        self.seed = int(state["seed"])
+        self.resets = np.asarray(state["resets"]).copy()
+        self.generator.set_state(state["generator"].clone())
+        device = self.core.device
+        saved = {name: value.clone().to(device) for name, value in state["state"].items()}
+        blank = self.core.reset(self.num_envs, torch.Generator(device))
+        if saved.keys() != set(blank._fields):  # of another version of the core
+            self.reset()
+            return False
+        self.state = blank._replace(**saved)
+        try:
+            self.last_obs = _array(self.core.observe(self.state))
+        except IndexError:  # what the state speaks of, such as an image, is not in this core
+            self.last_obs = np.zeros(0)
+        exact = np.array_equal(self.last_obs, state["last_obs"])
+        if not exact:
+            self.reset()
+        return exact
+
+    def action_masks(self) -> np.ndarray | None:
+        """Legal actions (B, A) now, or None where the core does not tell."""
+        return self._infos(self.state).get("action_mask")
+
+    def frames(self) -> list[np.ndarray]:
+        """RGB frames (H, W, 3) of each environment."""
+        return self.core.render(self.state)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """RGB frames of all environments, when made with render_mode="rgb_array"."""
+        return None if self.render_mode is None else tuple(self.frames())
+
+    def _infos(self, state: State) -> dict[str, Any]:
+        # Copies: what is handed out must not be the state's own memory.
+        return {key: _array(value).copy() for key, value in self.core.info(state).items()}
+
+
+def _render_mode(mode: str | None) -> str | None:
+    if mode not in (None, "rgb_array"):
+        raise UserError(f"render_mode={mode!r}: accepted are None, 'rgb_array'")
+    return mode
+
+
+def _hash(seeds: Sequence[int]) -> int:
+    return int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

@@ -1,0 +1,1 @@
+"""Objects built step by step: the protocol, the environment, hyper-grids, active learning."""

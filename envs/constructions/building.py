@@ -1,0 +1,102 @@
+"""Any construction as an environment: build an object, be rewarded for what it became."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.envs.constructions.construction import Construction
+from semigradient.envs.core import Step
+
+
+class State(NamedTuple):
+    """Objects under construction."""
+
+    number: Tensor  # (B,) int64: state of the construction
+    steps: Tensor  # (B,) int64
+    stopped: Tensor  # (B,) bool: kept by the stop action
+
+
+class Building:
+    """`semigradient/HyperGrid-v0` and other constructions, as environments.
+
+    ## Action space
+    `Discrete(A)`: the construction's actions, the last of which is stop. Illegal ones are told by
+    `action_mask`; taking one changes nothing but takes a step.
+
+    ## Observation space
+    `Box(0, 1, (D,), float32)`: the construction's features; for a hyper-grid every coordinate
+    one-hot.
+
+    ## Rewards
+    R of the object when the construction ends, 0 before.
+
+    ## Starting state
+    The empty object. With `options={"state": k}` the construction starts from state k.
+
+    ## Episode end
+    Terminated by stop, or when nothing can be added. Truncated after twice the longest
+    construction, which only illegal actions can lead to.
+
+    ## Information
+    `action_mask` (A,) of legal actions, `state` (number of the state) and `log_reward` of the
+    object that the state is.
+
+    ## Arguments
+    Through `gymnasium.make`: those of the construction, such as
+    `envs.constructions.hypergrid.make`.
+
+    ## Version history
+    v0: first version.
+    """
+
+    def __init__(self, rules: Construction, protocol: dict[str, Any]) -> None:
+        self.rules, self.protocol, self.device = rules, protocol, rules.device
+        self.single_observation_space = spaces.Box(0.0, 1.0, (rules.width,), np.float32)
+        self.single_action_space: spaces.Space = spaces.Discrete(rules.actions)
+        self.max_steps = 2 * rules.horizon
+
+    def reset(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        state: int | list[int] | Tensor | None = None,
+    ) -> State:
+        """`n` empty objects, or the states that are named."""
+        start = self.rules.root if state is None else state
+        number = torch.as_tensor(start, dtype=torch.int64, device=self.device).expand(n).clone()
+        return State(number, torch.zeros_like(number), torch.zeros_like(number, dtype=torch.bool))
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Add something, or stop. Actions are (B,)."""
+        rules = self.rules
+        allowed = rules.legal(state.number).gather(1, actions[:, None]).squeeze(1)
+        stop = rules.actions - 1
+        child = rules.child(state.number, torch.where(allowed, actions, stop))
+        number = torch.where(allowed, child, state.number)
+        stopped = allowed & (actions == stop)
+        steps = state.steps + 1
+        over = stopped | rules.finished(number)
+        reward = torch.where(over, rules.log_reward(number).exp(), 0.0)
+        truncated = (steps >= self.max_steps) & ~over
+        return Step(State(number, steps, stopped), reward, over, truncated)
+
+    def observe(self, state: State) -> Tensor:
+        """(B, D) float32."""
+        return self.rules.features(state.number)
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Mask of legal actions (B, A), state and log-reward (B,)."""
+        return {
+            "action_mask": self.rules.legal(state.number),
+            "state": state.number,
+            "log_reward": self.rules.log_reward(state.number),
+        }
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """The construction's pictures."""
+        return self.rules.pictures(state.number)

@@ -1,0 +1,182 @@
+"""Hyper-grids: the smallest domain of flow networks with all their difficulties.
+
+n coordinates start at 0; an action raises one of them, or stops. The reward of where one stops is
+high in 2^n places far from each other (Bengio 2022, section 5.4.1).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from semigradient.envs.constructions.building import Building
+from semigradient.envs.constructions.construction import Parents
+from semigradient.envs.constructions.hypergrid_rewards import (
+    REWARDS,
+    Landscape,
+    check,
+    mode_count,
+    mode_numbers,
+)
+from semigradient.errors import require
+
+Rule = Literal["edge", "exit_only"]
+_TABULATED = 2**25  # features of all cells up to which a table is worth its memory
+
+
+class HyperGrid:
+    """Rules of the grid as a `Construction`; cells are numbers in [0, H^n).
+
+    Two rules of termination are in use, and numbers are comparable only within one:
+
+    - `edge`: a construction ends as soon as a coordinate reaches H-1. Cells where two or more do
+      are never reached, and |X| = (H-1)^n + n (H-1)^(n-1).
+    - `exit_only`: a coordinate at H-1 cannot be raised further, and only stop ends. |X| = H^n.
+
+    Args:
+        dimensions: n.
+        height: H.
+        rule: edge or exit_only.
+        reward: a key of `envs.constructions.hypergrid_rewards.REWARDS`.
+        r0: reward everywhere.
+        r1: added on the plateaus.
+        r2: added in the modes.
+        seed: of the rewards that are drawn.
+        device: where the tensors live.
+    """
+
+    root = 0
+
+    def __init__(
+        self,
+        dimensions: int = 2,
+        height: int = 8,
+        rule: Rule = "edge",
+        reward: str = "corners",
+        r0: float = 0.1,
+        r1: float = 0.5,
+        r2: float = 2.0,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        require(dimensions >= 1, f"dimensions={dimensions}: must be ≥ 1")
+        require(height >= 2, f"height={height}: must be ≥ 2")
+        require(
+            height**dimensions < 2**62,
+            f"dimensions={dimensions}, height={height}: must have fewer than 2^62 cells",
+        )
+        rules = get_args(Rule)
+        require(rule in rules, f"rule={rule!r}: accepted are {', '.join(rules)}")
+        self.land = Landscape(height, dimensions, r0, r1, r2, seed)
+        check(reward, self.land)
+        self.device = torch.device(device)
+        self.dimensions, self.height, self.rule, self.reward = dimensions, height, rule, reward
+        self.actions, self.in_degree = dimensions + 1, dimensions
+        self.neighbours = 2 * dimensions
+        self.size, self.width = height**dimensions, dimensions * height
+        self.enumerable = self.size * self.width <= _TABULATED
+        longest = height - 2 if rule == "edge" else height - 1
+        self.horizon = dimensions * longest + 1
+        self.mode_count = mode_count(reward, self.land)
+        # Stop moves by nothing.
+        powers = [height**axis for axis in range(dimensions)] + [0]
+        self._strides = torch.tensor(powers, device=self.device)
+
+    def cells(self, states: Tensor) -> Tensor:
+        """Coordinates (m, n) of states (m,)."""
+        return states[:, None] // self._strides[:-1] % self.height
+
+    def number(self, cells: Tensor) -> Tensor:
+        """States (m,) of coordinates (m, n)."""
+        return (cells * self._strides[:-1]).sum(1)
+
+    def legal(self, states: Tensor) -> Tensor:
+        """(m, n+1) bool."""
+        below = self.cells(states) < self.height - 1
+        if self.rule == "edge":
+            return below.all(1, keepdim=True).expand(-1, self.actions).clone()
+        return F.pad(below, (0, 1), value=True)
+
+    def child(self, states: Tensor, actions: Tensor) -> Tensor:
+        """(m,)."""
+        return states + self._strides[actions]
+
+    def finished(self, states: Tensor) -> Tensor:
+        """(m,) bool."""
+        if self.rule == "edge":
+            return (self.cells(states) == self.height - 1).any(1)
+        return torch.zeros_like(states, dtype=torch.bool)
+
+    def parents(self, states: Tensor) -> Parents:
+        """Edge k raised coordinate k; under the edge rule a finished cell is nobody's parent."""
+        cells = self.cells(states)
+        real = cells > 0
+        if self.rule == "edge":
+            at_edge = cells == self.height - 1
+            others = at_edge.sum(1, keepdim=True) - at_edge.long()
+            real &= others == 0
+        axes = torch.arange(self.dimensions, device=self.device).expand_as(cells)
+        return Parents(torch.where(real, states[:, None] - self._strides[:-1], 0), axes, real)
+
+    def edges_into(self, states: Tensor) -> Tensor:
+        """(m,) int64."""
+        return self.parents(states).real.sum(1)
+
+    def log_reward(self, states: Tensor) -> Tensor:
+        """(m,) float64."""
+        return REWARDS[self.reward](self.cells(states), self.land).log()
+
+    def features(self, states: Tensor) -> Tensor:
+        """One-hot coordinates (m, n·H) float32."""
+        return F.one_hot(self.cells(states), self.height).flatten(1).float()
+
+    def modes(self, states: Tensor) -> Tensor:
+        """Mode by the signs of the coordinates: (m,)."""
+        return mode_numbers(self.reward, self.cells(states), self.land)
+
+    def move(self, states: Tensor, moves: Tensor) -> Tensor:
+        """One coordinate down (moves below n) or up, clamped to the grid: (m,).
+
+        Under the edge rule what would leave the reachable cells stays put, too.
+        """
+        axis, up = moves % self.dimensions, moves >= self.dimensions
+        step = torch.where(up, 1, -1)
+        cells = self.cells(states)
+        moved = cells.scatter_add(1, axis[:, None], step[:, None])
+        allowed = ((moved >= 0) & (moved < self.height)).all(1)
+        if self.rule == "edge":
+            allowed &= (moved == self.height - 1).sum(1) <= 1
+        return torch.where(allowed, states + step * self._strides[axis], states)
+
+    def pictures(self, states: Tensor, visits: Tensor | None = None) -> list[np.ndarray]:
+        """Heat maps of log R, or of how often objects were met (S,), with each state's cell."""
+        from semigradient.envs.constructions.hypergrid_rendering import frames
+
+        return frames(self, states, visits)
+
+
+def make(
+    dimensions: int = 2,
+    height: int = 8,
+    rule: Rule = "edge",
+    reward: str = "corners",
+    r0: float = 0.1,
+    r1: float = 0.5,
+    r2: float = 2.0,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Building:
+    """`semigradient/HyperGrid-v0`; the arguments are those of `HyperGrid`."""
+    rules = HyperGrid(dimensions, height, rule, reward, r0, r1, r2, seed, device)
+    protocol: dict[str, Any] = {
+        "dimensions": dimensions,
+        "height": height,
+        "rule": rule,
+        "reward": reward,
+        "r0": r0,
+    }
+    return Building(rules, protocol)

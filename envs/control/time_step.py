@@ -1,0 +1,170 @@
+"""Any Gymnasium environment whose simulator's time step can be set, as a near-continuous one.
+
+    gymnasium.make("semigradient/TimeStep-v0", base="HalfCheetah-v5", dt=0.01)
+
+The simulator itself is refined, not the control alone. Where the step lives is found out:
+
+- MuJoCo: `model.opt.timestep`; the frame skip stays, so a step lasts `dt` seconds;
+- Box2D's walker: the module's constant FPS, replaced in this instance's methods only;
+- `tau` (Gymnasium's CartPole) or `dt` (Pendulum): the attribute.
+
+C. Tallec, PhD thesis, 2019, appendix A; `reference_dt` is the step the environment came with.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Literal, get_args
+
+import gymnasium
+import numpy as np
+
+from semigradient.envs.clock import Clock
+from semigradient.errors import UserError, require
+
+FallPenalty = Literal["as_published", "impulse_consistent"]
+
+
+class TimeStep(gymnasium.Wrapper):
+    """An environment with a time step of `dt` seconds and a limit in seconds.
+
+    Rewards are densities if those of the environment are. `impulse=True` says that they come per
+    step instead: they are then divided by `dt`, in units of the reference step, so that the scaled
+    return stays their sum.
+
+    Args:
+        env: an environment without Gymnasium's own limit of steps.
+        dt: seconds of one step; None leaves it alone.
+        time_limit: seconds after which an episode is truncated; 0: never.
+        impulse: whether rewards come per step and not per second.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        dt: float | None = None,
+        time_limit: float = 10.0,
+        impulse: bool = False,
+    ) -> None:
+        super().__init__(env)
+        reference = time_step(env)
+        chosen = reference if dt is None else dt
+        self.clock = Clock(chosen, reference, time_limit)
+        set_time_step(env, chosen)
+        self._factor = 1 / self.clock.return_scale if impulse else 1.0
+        self._steps = 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self._steps = 0
+        obs, info = self.env.reset(**options)
+        return obs, {**info, "time": 0.0}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Hold the action for `dt` seconds."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        late = self.clock.limit > 0 and self._steps >= self.clock.limit
+        truncated = bool(truncated or late) and not terminated
+        info = {**info, "time": self._steps * self.clock.dt}
+        return obs, float(reward) * self._factor, bool(terminated), truncated, info
+
+
+class WalkerReward(gymnasium.Wrapper):
+    """The walker's reward as a density, which in Gymnasium scales with the time step.
+
+    Gymnasium rewards progress per step and takes off the cost of torque once a step. As published,
+    progress is multiplied by FPS / 50 and the cost left alone; the penalty of -100 for a fall
+    stays too, so that what a learner makes of it fades like dt. `impulse_consistent` multiplies it
+    by 0.02 / dt: worth the same at every step.
+    """
+
+    def __init__(self, env: gymnasium.Env, fall_penalty: FallPenalty = "as_published") -> None:
+        super().__init__(env)
+        accepted = get_args(FallPenalty)
+        good = fall_penalty in accepted
+        require(good, f"fall_penalty={fall_penalty!r}: accepted are {', '.join(accepted)}")
+        self._consistent = fall_penalty == "impulse_consistent"
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act; only the reward differs."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        factor = _WALKER_STEP / time_step(self.env)
+        if terminated and reward == -100:
+            density = -100 * (factor if self._consistent else 1.0)
+        else:
+            cost = _TORQUE_COST * float(np.clip(np.abs(action), 0, 1).sum())
+            density = (float(reward) + cost) * factor - cost
+        return obs, density, terminated, truncated, info
+
+
+_WALKER_STEP = 1 / 50
+_TORQUE_COST = 0.00035 * 80
+
+
+def time_step(env: gymnasium.Env) -> float:
+    """Seconds of one step; `UserError` where it cannot be told or set."""
+    core = env.unwrapped
+    if hasattr(core, "model") and hasattr(core, "frame_skip"):
+        return float(core.model.opt.timestep * core.frame_skip)
+    if "FPS" in _module_of(core):
+        return 1 / float(_module_of(core)["FPS"])
+    for name in ("tau", "dt"):
+        if isinstance(getattr(core, name, None), float):
+            return float(getattr(core, name))
+    name = env.spec.id if env.spec is not None else type(core).__name__
+    raise UserError(
+        f"environment {name!r}: has no time step that can be set; accepted are MuJoCo's, Box2D's "
+        "walker, and those with an attribute tau or dt"
+    )
+
+
+def set_time_step(env: gymnasium.Env, dt: float) -> None:
+    """Let one step of the simulator behind `env` last `dt` seconds."""
+    core: Any = env.unwrapped
+    if hasattr(core, "model") and hasattr(core, "frame_skip"):
+        core.model.opt.timestep = dt / core.frame_skip
+    elif "FPS" in _module_of(core):
+        names = {**_module_of(core), "FPS": 1 / dt}
+        for name in ("reset", "step"):
+            method = getattr(type(core), name)
+            own = types.FunctionType(
+                method.__code__, names, name, method.__defaults__, method.__closure__
+            )
+            own.__kwdefaults__ = method.__kwdefaults__
+            setattr(core, name, types.MethodType(own, core))
+    else:
+        setattr(core, "tau" if isinstance(getattr(core, "tau", None), float) else "dt", dt)
+
+
+def _module_of(core: Any) -> dict[str, Any]:
+    """The global names that this environment's own `step` sees."""
+    step = getattr(core.step, "__func__", core.step)
+    return getattr(step, "__globals__", {})
+
+
+def make(
+    base: str,
+    dt: float | None = None,
+    time_limit: float = 10.0,
+    impulse: bool = False,
+    fall_penalty: FallPenalty = "as_published",
+    render_mode: str | None = None,
+    **options: Any,
+) -> gymnasium.Env:
+    """Gymnasium's environment `base` at a time step of `dt` seconds; see `TimeStep`."""
+    try:
+        env = gymnasium.make(
+            base,
+            render_mode=render_mode,
+            max_episode_steps=-1,  # the limit is one of seconds
+            disable_env_checker=True,
+            **options,
+        )
+    except gymnasium.error.DependencyNotInstalled as problem:
+        raise UserError(f"environment {base!r} needs a package: {problem}") from problem
+    except (gymnasium.error.Error, TypeError) as problem:
+        raise UserError(f"environment {base!r}: {problem}") from problem
+    if "bipedal_walker" in type(env.unwrapped).__module__:
+        env = WalkerReward(env, fall_penalty)
+    return TimeStep(env, dt, time_limit, impulse)

@@ -1,0 +1,125 @@
+"""What a batched environment core is, and stepping one with autoreset.
+
+A core is a set of rules on tensors, on any device, and holds no episode: `reset(n, generator)`
+gives a state, `step(state, actions)` a new one. `advance` adds SAME_STEP autoreset, for learners
+that stay on the device; `envs.adapters` puts Gymnasium's interfaces around any core,
+so a new environment writes its rules once and registers one line.
+
+A state is a `NamedTuple` of tensors whose first axis is the batch. Rules never write into the
+state they are given.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.errors import UserError
+
+State = Any
+"""A `NamedTuple` of tensors (B, …)."""
+
+
+class Step(NamedTuple):
+    """What one step of B environments leads to."""
+
+    state: State
+    reward: Tensor  # (B,) float64
+    terminated: Tensor  # (B,) bool
+    truncated: Tensor  # (B,) bool
+
+
+class Core(Protocol):
+    """Rules of an environment, on batches of tensors.
+
+    Attributes:
+        device: where its tensors live.
+        single_observation_space: space of one observation.
+        single_action_space: space of one action.
+        protocol: how scores are to be read; travels with every run.
+
+    A core whose observations ask for a network of their own has its name in `registry.NETWORKS`
+    as `network`.
+    """
+
+    device: torch.device
+    single_observation_space: spaces.Box
+    single_action_space: spaces.Space
+    protocol: dict[str, Any]
+
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+        """`n` fresh episodes; `options` are those of Gymnasium's reset."""
+        ...
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Act once in every episode."""
+        ...
+
+    def observe(self, state: State) -> Tensor:
+        """Observations (B, *observation) in memory of their own."""
+        ...
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """What may be known about the episodes besides: tensors (B, …)."""
+        ...
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """RGB frames (H, W, 3) uint8, one an episode."""
+        ...
+
+
+class Advance(NamedTuple):
+    """One step with SAME_STEP autoreset.
+
+    `state` and `obs` are those of the next episode where one ended; `last_state` is the state
+    before any reset. `final_obs` (k, *observation) are the last observations of the k episodes
+    that ended, in environments `ended` (k,).
+    """
+
+    state: State
+    obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    last_state: State
+    ended: Tensor
+    final_obs: Tensor
+
+
+def advance(core: Core, state: State, actions: Tensor, generator: torch.Generator) -> Advance:
+    """Act once in every episode and begin a new one where one ended.
+
+    The number of ended episodes decides what is drawn, so a GPU is waited for once a step.
+    """
+    last, reward, terminated, truncated = core.step(state, actions, generator)
+    obs = core.observe(last)
+    ended = (terminated | truncated).nonzero().squeeze(1)
+    final_obs = obs.index_select(0, ended)
+    state = last
+    if len(ended):
+        fresh = core.reset(len(ended), generator)
+        pairs = zip(last, fresh, strict=True)
+        state = type(last)(*(old.index_copy(0, ended, new) for old, new in pairs))
+        obs.index_copy_(0, ended, core.observe(fresh))
+    return Advance(state, obs, reward, terminated, truncated, last, ended, final_obs)
+
+
+def resolve(core: Core | str, options: dict[str, Any], device: str = "cpu") -> Core:
+    """The core itself, or what "module:function" makes of the options; `UserError` for odd ones."""
+    if not isinstance(core, str):
+        if options:
+            raise TypeError(f"options {sorted(options)} need the core's maker, not a core")
+        return core
+    module, name = core.split(":")
+    maker = getattr(import_module(module), name)
+    accepted = [key for key in inspect.signature(maker).parameters if key != "device"]
+    for key in options:
+        if key not in accepted:
+            raise UserError(f"environment option {key!r}: accepted are {', '.join(accepted)}")
+    return maker(**options, device=device)

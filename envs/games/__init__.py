@@ -1,0 +1,1 @@
+"""Games of two players: repeated matrix games, the Logistic Game, the coin game."""

@@ -1,0 +1,114 @@
+"""Monte-Carlo tree search on the coin game: a best response to anybody who can be asked.
+
+At each of its moves the searcher plays imagined games on from the present one, with copies of the
+other's memory and with its actions drawn from its policy. Its own actions follow an open-loop tree
+(sequences of actions, whatever happens in between) by upper confidence bounds (Kocsis and
+Szepesvári 2006), and are uniform below the tree. Every sequence that is tried is played by a few
+games at once, and many games search side by side.
+
+The thesis (T. Cooijmans 2023, section 5.5.2) says of its own only that it does 1,000 rollouts of
+the agent's policy in each state. Whatever is not said is decided here, and held against the best
+responses of `envs.games.coin_players.Oracle`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from semigradient.envs.games.coin_game import MOVES, CoinGame, State
+from semigradient.envs.games.two_player import Player
+from semigradient.errors import require
+
+_WAYS = len(MOVES)
+
+
+class TreeSearch:
+    """A player that answers `other` as well as it can find out; its memory is the other's.
+
+    Args:
+        game: the rules.
+        other: who sits on the other seat.
+        rollouts: imagined games at each move.
+        abreast: how many of them try one sequence of actions together.
+        levels: depth of the tree.
+        steps: length of an imagined game.
+        exploration: weight of the confidence bound, in units of reward.
+    """
+
+    def __init__(
+        self,
+        game: CoinGame,
+        other: Player,
+        rollouts: int = 1000,
+        abreast: int = 8,
+        levels: int = 4,
+        steps: int = 8,
+        exploration: float = 1.5,
+    ) -> None:
+        require(rollouts >= abreast >= 1, f"rollouts={rollouts}: must be ≥ abreast={abreast} ≥ 1")
+        require(1 <= levels <= 8, f"levels={levels}: must be in [1, 8]")
+        require(steps >= 1, f"steps={steps}: must be ≥ 1")
+        self.game, self.other, self.width = game, other, other.width
+        self.rounds, self.abreast = rollouts // abreast, abreast
+        self.levels, self.steps, self.exploration = levels, steps, exploration
+        self._nodes = sum(_WAYS**level for level in range(levels + 1))
+
+    def act(
+        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """The action (B,) that was tried most, and the other's next memory."""
+        random = generator if generator is not None else torch.Generator(self.game.device)
+        visits = torch.zeros(len(memory), self._nodes, device=self.game.device)
+        totals = torch.zeros_like(visits)
+        fork = State(*(field.repeat_interleave(self.abreast, 0) for field in state))
+        known = memory.repeat_interleave(self.abreast, 0)
+        left = self.game.horizon - int(state.steps.max())
+        for _ in range(self.rounds):
+            path, rewards = self._imagine(visits, totals, fork, seat, known, left, random)
+            to_go = rewards.flip(0).cumsum(0).flip(0)
+            for level, node in enumerate(path):
+                visits.scatter_add_(1, node, torch.ones_like(node, dtype=visits.dtype))
+                totals.scatter_add_(1, node, to_go[level][:, None])
+        _, after = self.other.act(state, 1 - seat, memory, random)
+        return visits[:, 1 : 1 + _WAYS].argmax(1), after
+
+    def _imagine(
+        self,
+        visits: Tensor,
+        totals: Tensor,
+        state: State,
+        seat: int,
+        memory: Tensor,
+        left: int,
+        random: torch.Generator,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Nodes (B, 1) of the sequence that was tried, rewards (steps, B) averaged abreast."""
+        node = torch.zeros(len(visits), 1, dtype=torch.int64, device=visits.device)
+        path, rewards = [], []
+        for step in range(min(self.steps, left)):
+            if step < self.levels:
+                own = self._select(visits, totals, node, random)
+                node = _WAYS * node + 1 + own[:, None]
+                path.append(node)
+                own = own.repeat_interleave(self.abreast)
+            else:
+                own = torch.randint(
+                    _WAYS, (len(memory),), generator=random, device=self.game.device
+                )
+            theirs, memory = self.other.act(state, 1 - seat, memory, random)
+            pair = (own, theirs) if seat == 0 else (theirs, own)
+            state, reward, *_ = self.game.step(state, torch.stack(pair, 1), random)
+            rewards.append(reward[:, seat].view(-1, self.abreast).mean(1).to(totals.dtype))
+        return path, torch.stack(rewards)
+
+    def _select(
+        self, visits: Tensor, totals: Tensor, node: Tensor, random: torch.Generator
+    ) -> Tensor:
+        """The child (B,) with the highest upper bound; those never tried come first, by lot."""
+        children = _WAYS * node + 1 + torch.arange(_WAYS, device=node.device)
+        tried, total = visits.gather(1, children), totals.gather(1, children)
+        log_all = tried.sum(1, keepdim=True).clamp(min=1).log()
+        bound = total / tried + self.exploration * (log_all / tried).sqrt()
+        lot = torch.rand(bound.shape, generator=random, device=bound.device)
+        return torch.where(tried > 0, bound, 1e6 + lot).argmax(1)

@@ -1,0 +1,203 @@
+"""Iterated 2×2 matrix games to act in: `semigradient/IPD-v0` and its siblings.
+
+The exact values of what is played here, and the strategies by name, are in
+`envs.games.matrix_games`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.envs.core import Step
+from semigradient.envs.games.differentiable import game_behind
+from semigradient.envs.games.matrix_games import SEEN_BY_OTHER, MatrixGame, strategy
+from semigradient.envs.games.two_player import Versus
+from semigradient.envs.vector import ExactVector
+from semigradient.errors import UserError
+
+
+class State(NamedTuple):
+    """Running games."""
+
+    seen: Tensor  # (B,) int64: what the first player saw last, of start, AA, AB, BA, BB
+    rounds: Tensor  # (B,) int64
+
+
+class IteratedGame:
+    """`semigradient/IPD-v0`, `MatchingPennies-v0`, `Chicken-v0`, `StagHunt-v0`, `MatrixGame-v0`.
+
+    Two players choose A or B at once, again and again, and see the last round.
+
+    ## Action space
+    `Discrete(2)`: 0 is A (cooperate, heads, swerve, stag), 1 is B (defect, tails, straight, hare).
+
+    ## Observation space
+    `Box(0, 1, (5,), float32)`, one-hot: start, AA, AB, BA, BB of the last round, own action first.
+
+    ## Rewards
+    The game's payoffs, by default for AA, AB, BA, BB:
+    Prisoner's Dilemma −1, −3, 0, −2; matching pennies 1, −1, −1, 1 to the first player and the
+    opposite to the second; Chicken 0, −1, 1, −100; stag hunt 4, 1, 3, 2. `MatrixGame-v0` takes
+    any: `payoff`, as in `envs.games.matrix_games.payoff_tensor`.
+
+    ## Episode end
+    With `horizon=0` (default) the game has no last round: after each one it is terminated with
+    probability 1 − `discount`, so the expected sum of rewards is the exact discounted value.
+    With `horizon=T` it is truncated after T rounds, and `discount` says only what `game` values.
+
+    ## Opponents
+    `opponent`: always-cooperate, always-defect, tit-for-tat (default), cynic-tit-for-tat, grim,
+    pavlov, random, extortion (which keeps `slope` times its opponent's surplus over BB, where the
+    payoffs allow that), or five probabilities of A after start, AA, AB, BA, BB.
+
+    ## Version history
+    v0: first version.
+    """
+
+    state_type: Any = State
+    players = ("first", "second")
+
+    def __init__(self, game: MatrixGame, device: str | torch.device = "cpu") -> None:
+        self.game, self.device = game, torch.device(device)
+        self.single_observation_space: spaces.Box = spaces.Box(0, 1, (5,), np.float32)
+        self.single_action_space: spaces.Space = spaces.Discrete(2)
+        self.protocol: dict[str, Any] = {
+            "payoff": game.payoff.tolist(),
+            "discount": game.discount,
+            "horizon": game.horizon,
+        }
+        self._rewards = game.payoff.T.contiguous().to(self.device)
+        views = torch.eye(5)
+        self._views = torch.stack((views, views[list(SEEN_BY_OTHER)]), 1).to(self.device)
+        self._never = torch.zeros(1, dtype=torch.bool, device=self.device)
+
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+        """`n` games before their first round."""
+        nothing = torch.zeros(n, dtype=torch.int64, device=self.device)
+        return State(nothing, nothing.clone())
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """One round; actions (B, 2) of both players, rewards (B, 2)."""
+        first, second = actions.unbind(1)
+        joint = torch.add(second, first, alpha=2)
+        rounds, count = state.rounds + 1, len(state.rounds)
+        reward = self._rewards.index_select(0, joint)
+        never = self._never.expand(count)
+        if self.game.horizon:
+            return Step(State(joint + 1, rounds), reward, never, rounds >= self.game.horizon)
+        chance = torch.rand(count, generator=generator, device=self.device)
+        return Step(State(joint + 1, rounds), reward, chance >= self.game.discount, never)
+
+    def observe(self, state: State) -> Tensor:
+        """(B, 2, 5) float32, one-hot, each from its player's own view."""
+        return self._views.index_select(0, state.seen)
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Rounds played."""
+        return {"rounds": state.rounds}
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """The 2×2 table, own action down and the other's across; the last outcome is lit."""
+        frames = []
+        for seen in state.seen.tolist():
+            cells = np.full((2, 2, 3), 60, np.uint8)
+            if seen:
+                cells[divmod(seen - 1, 2)] = ((70, 170, 90), (200, 70, 60))[seen == 4]
+                if seen in (2, 3):
+                    cells[divmod(seen - 1, 2)] = (220, 170, 50)
+            frame = cells.repeat(80, 0).repeat(80, 1)
+            frame[79:81], frame[:, 79:81] = 0, 0
+            frames.append(frame)
+        return frames
+
+
+class MemoryOne:
+    """Plays A with probabilities (5,), by what it saw, own action first."""
+
+    width = 0
+
+    def __init__(self, probabilities: Tensor, device: torch.device) -> None:
+        both = torch.stack((probabilities, probabilities[list(SEEN_BY_OTHER)])).to(device)
+        self.certain = bool(((both == 0) | (both == 1)).all())
+        # By seat, and by what the first player saw.
+        self._plays_b = (both < 0.5).long() if self.certain else (1 - both).float()
+
+    def act(
+        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Actions (B,) int64; there is no memory."""
+        plays_b = self._plays_b[seat].index_select(0, state.seen)
+        if self.certain:
+            return plays_b, memory
+        drawn = torch.rand(len(plays_b), generator=generator, device=plays_b.device)
+        return (drawn < plays_b).long(), memory
+
+
+def matrix_game_behind(envs: ExactVector) -> MatrixGame:
+    """The 2×2 game that environments play; `UserError` if there is none."""
+    game = game_behind(envs)
+    if not isinstance(game, MatrixGame):
+        raise UserError(
+            f"--env {envs.spec.id if envs.spec else '?'}: is no 2×2 game; accepted are "
+            "semigradient/IPD-v0, MatchingPennies-v0, Chicken-v0, StagHunt-v0 and MatrixGame-v0"
+        )
+    return game
+
+
+def memory_one(
+    chance: Tensor, generator: torch.Generator | None = None
+) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """Actions (B,) for one-hot observations (B, 5), by probabilities of A (5,).
+
+    Drawn by `generator`; without one, what is more probable.
+    """
+    chance = chance.detach().cpu().double()
+
+    def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        plays_a = torch.from_numpy(obs).double() @ chance
+        drawn = 0.5 if generator is None else torch.rand(plays_a.shape, generator=generator)
+        return (plays_a < drawn).long().numpy()
+
+    return act
+
+
+def make_matrix_game(
+    payoff: Any = "prisoners-dilemma",
+    opponent: Any = "tit-for-tat",
+    discount: float = 0.96,
+    horizon: int = 0,
+    slope: float = 3.0,
+    device: str = "cpu",
+) -> Versus:
+    """An iterated game against an opponent; arguments as in `IteratedGame`."""
+    game = MatrixGame(payoff, discount, horizon)
+    # The opponent is the second player: its own payoffs come first, in its own order of actions.
+    own = game.payoff.flip(0)[:, [0, 2, 1, 3]]
+    core = IteratedGame(game, device)
+    probabilities = strategy(opponent, own, discount, slope)
+    name = opponent if isinstance(opponent, str) else str(list(opponent))
+    if name == "extortion":
+        name += f" (slope {slope:g})"
+    versus = Versus(core, MemoryOne(probabilities, core.device))
+    versus.protocol = {"opponent": name, **versus.protocol}
+    return versus
+
+
+def make_matching_pennies(
+    opponent: Any = "random", discount: float = 0.96, horizon: int = 0, device: str = "cpu"
+) -> Versus:
+    """Iterated matching pennies; the learner wins where both choose the same."""
+    return make_matrix_game("matching-pennies", opponent, discount, horizon, device=device)
+
+
+# The others have the opponent, discount, horizon and slope of `make_matrix_game`.
+make_ipd = partial(make_matrix_game, "prisoners-dilemma")
+make_chicken = partial(make_matrix_game, "chicken")
+make_stag_hunt = partial(make_matrix_game, "stag-hunt")

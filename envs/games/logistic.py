@@ -1,0 +1,171 @@
+"""The Logistic Game: two scalar policies, so that the space of all pairs is a plane.
+
+    f₁ = −4 σ(x₁)(1 − 2 σ(x₂)) − h,   f₂ = −4 σ(x₂)(1 − 2 σ(x₁)) − h,
+    h = (x₁² x₂² + (x₁ − x₂)² (x₁ + x₂)²) / 10000
+
+There are two stable points, A in the lower left and B in the upper right. Both players prefer B;
+from A it is reached together or not at all.
+
+Source: T. Cooijmans, PhD thesis (2024), equation 6.5.1, after A. Letcher (2018). The divisor is
+10000: with the 1000 that Letcher prints the stable points would be at ±3.63 instead of ±5.03.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.envs.core import Step
+from semigradient.envs.games.differentiable import simultaneous_gradient
+from semigradient.envs.games.two_player import Versus
+from semigradient.errors import require, unknown
+
+DIVISOR = 10_000.0
+RADIUS = 8.0
+"""Initial policies are uniform in [−8, 8]."""
+
+
+class LogisticGame:
+    """The game as `envs.games.differentiable.Game` has it, with one number a policy."""
+
+    parameters = 1
+    symmetric = True
+
+    def value(self, x: Tensor) -> Tensor:
+        """Returns (…, 2) of policies (…, 2, 1)."""
+        x = x.squeeze(-1)
+        chosen = torch.sigmoid(x)
+        squares = x * x
+        first, second = squares.unbind(-1)
+        penalty = (first * second + (first - second) ** 2) / DIVISOR
+        return -4 * chosen * (1 - 2 * chosen.flip(-1)) - penalty.unsqueeze(-1)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Policies (count, 2, 1), uniform in [−8, 8]."""
+        shape = (count, 2, 1)
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
+        return (2 * drawn - 1) * RADIUS
+
+    def features(self, x: Tensor) -> Tensor:
+        """Policies in units of ten."""
+        return x / 10
+
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """Half the squared distance: these policies are numbers, not distributions."""
+        return (new - old).square().sum(-1) / 2
+
+
+class State(NamedTuple):
+    """Running pairs of policies."""
+
+    x: Tensor  # (B, 2) float64
+    rounds: Tensor  # (B,) int64
+
+
+class LogisticMetaGame:
+    """`semigradient/LogisticGame-v0`: to learn is to act; each step changes both policies.
+
+    ## Action space
+    `Box(-1, 1, (1,), float32)`: what is added to one's own policy.
+
+    ## Observation space
+    `Box(-inf, inf, (2,), float32)`: both policies, one's own first.
+
+    ## Rewards
+    Each player's return at the new pair of policies.
+
+    ## Starting state
+    Uniform in [−8, 8]².
+
+    ## Episode end
+    Truncated after `horizon` (200) updates.
+
+    ## Opponents
+    `opponent`: naive (default), which follows its own gradient with step size `lr`, or still.
+
+    ## Version history
+    v0: first version.
+    """
+
+    state_type: Any = State
+    players = ("first", "second")
+
+    def __init__(self, horizon: int = 200, device: str | torch.device = "cpu") -> None:
+        require(horizon >= 1, f"horizon={horizon}: must be ≥ 1")
+        self.game, self.horizon, self.device = LogisticGame(), horizon, torch.device(device)
+        self.single_observation_space: spaces.Box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.single_action_space: spaces.Space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.protocol: dict[str, Any] = {"horizon": horizon}
+
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+        """`n` pairs; `x`: (2,) or (n, 2) places them."""
+        if "x" in options:
+            x = torch.as_tensor(options["x"], dtype=torch.float64, device=self.device)
+            x = x.expand(n, 2).clone()
+        else:
+            x = self.game.draw(n, generator or torch.Generator(self.device)).squeeze(-1)
+        return State(x, torch.zeros(n, dtype=torch.int64, device=self.device))
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Both change their policies, by (B, 2, 1)."""
+        x = state.x + actions.squeeze(-1).clamp(-1, 1).double()
+        rounds = state.rounds + 1
+        never = torch.zeros_like(rounds, dtype=torch.bool)
+        return Step(
+            State(x, rounds), self.game.value(x.unsqueeze(-1)), never, rounds >= self.horizon
+        )
+
+    def observe(self, state: State) -> Tensor:
+        """(B, 2, 2) float32, each with its own policy first."""
+        return torch.stack((state.x, state.x.flip(-1)), 1).float()
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Updates made."""
+        return {"rounds": state.rounds}
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """The plane [−10, 10]²: both players' returns as colours, and where the pair is."""
+        axis = torch.linspace(-10, 10, 100, dtype=torch.float64)
+        grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
+        colour = (self.game.value(grid.unsqueeze(-1)).numpy() + 4) / 8
+        picture = np.stack((colour[..., 0], colour.mean(-1), colour[..., 1]), -1)
+        picture = (picture.clip(0, 1) * 255).astype(np.uint8)
+        frames = []
+        for first, second in state.x.clamp(-10, 10).tolist():
+            frame = picture.copy()
+            row, column = round((10 - second) * 4.95), round((first + 10) * 4.95)
+            frame[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 255
+            frames.append(frame.repeat(2, 0).repeat(2, 1))
+        return frames
+
+
+class _Naive:
+    """Follows its own gradient."""
+
+    width = 0
+
+    def __init__(self, game: LogisticGame, lr: float) -> None:
+        self.game, self.lr = game, lr
+
+    def act(
+        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        gradient = simultaneous_gradient(self.game, state.x.unsqueeze(-1))[:, seat]
+        return self.lr * gradient, memory
+
+
+def make(
+    opponent: str = "naive", lr: float = 1.0, horizon: int = 200, device: str = "cpu"
+) -> Versus:
+    """The game against an opponent; arguments as in `LogisticMetaGame`."""
+    require(lr >= 0, f"lr={lr}: must be ≥ 0")
+    if opponent not in ("naive", "still"):
+        unknown("opponent", opponent, ("naive", "still"))
+    core = LogisticMetaGame(horizon, device)
+    versus = Versus(core, _Naive(core.game, lr if opponent == "naive" else 0.0))
+    versus.protocol = {"opponent": opponent, **versus.protocol}
+    return versus

@@ -1,0 +1,1 @@
+"""Environments and data sets of images and tables: glimpses and supervised problems."""

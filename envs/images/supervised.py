@@ -1,0 +1,148 @@
+"""Supervised problems as environments of a single step, so that one loop trains and scores all.
+
+The mean return of a policy is minus its mean squared error on a table, or its accuracy on images:
+the same training and test images as those of `envs.images.glimpse`, seen whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.envs.core import Step
+from semigradient.envs.images import datasets as images
+from semigradient.envs.images import tables
+
+_LIMIT = 100.0  # targets have unit variance; a prediction beyond this is no better for it
+
+
+class State(NamedTuple):
+    """Which example is asked for."""
+
+    example: Tensor  # (B,) int64
+
+
+class Supervised:
+    """`semigradient/Classification-v0` and `semigradient/Regression-v0`: one example an episode.
+
+    ## Action space
+    Classification: `Discrete(10)`, the class. Regression: `Box(-100, 100, (O,), float32)`, the
+    predicted targets.
+
+    ## Observation space
+    Classification: `Box(0, 255, (C, H, W), uint8)`, the whole image. Regression: `Box(-inf, inf,
+    (I,), float32)`, scaled by the training rows.
+
+    ## Rewards
+    Classification: 1 for the right class, 0 otherwise. Regression: minus the squared error,
+    averaged over the outputs.
+
+    ## Starting state
+    An example uniformly at random, or `options={"index": i}`.
+
+    ## Episode end
+    Terminated after one step.
+
+    ## Information
+    `index` of the example.
+
+    ## Arguments
+    Those of `make_classification` and `make_regression` below. `inputs` (N, …) and `targets`
+    (N,) int64 or (N, O) float32 are public, for supervised learners.
+
+    ## Version history
+    v0: first version.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        classes: int = 10,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.inputs, self.targets = inputs.to(self.device), targets.to(self.device)
+        self.classification = not targets.is_floating_point()
+        shape = tuple(inputs.shape[1:])
+        self.single_observation_space: spaces.Box
+        self.single_action_space: spaces.Space
+        if self.classification:
+            self.single_observation_space = spaces.Box(0, 255, shape, np.uint8)
+            self.single_action_space = spaces.Discrete(classes)
+        else:
+            outputs = tuple(targets.shape[1:])
+            self.single_observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+            self.single_action_space = spaces.Box(-_LIMIT, _LIMIT, outputs, np.float32)
+        self.protocol: dict[str, Any] = {"examples": len(inputs)}
+
+    def reset(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        index: int | list[int] | Tensor | None = None,
+    ) -> State:
+        """`n` random examples, or those that `index` names."""
+        if index is None:
+            count = len(self.inputs)
+            return State(torch.randint(count, (n,), generator=generator, device=self.device))
+        chosen = torch.as_tensor(index, dtype=torch.int64, device=self.device)
+        return State(chosen.expand(n).clone())
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Compare with the truth; every episode ends."""
+        target = self.targets.index_select(0, state.example)
+        if self.classification:
+            reward = (actions == target).double()
+        else:
+            reward = -(actions.double() - target).square().mean(1)
+        over = torch.ones_like(state.example, dtype=torch.bool)
+        return Step(state, reward, over, ~over)
+
+    def observe(self, state: State) -> Tensor:
+        """(B, …): the examples."""
+        return self.inputs.index_select(0, state.example)
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Index (B,)."""
+        return {"index": state.example}
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """Images as frames (H, W, 3); rows of a table as grey bars."""
+        pixels = self.observe(state)
+        if not self.classification:
+            pixels = ((pixels.clamp(-3, 3) + 3) * (255 / 6)).to(torch.uint8)[:, None, None]
+            pixels = pixels.expand(-1, 1, 8, -1)
+        pixels = pixels[:, :1].expand(-1, 3, -1, -1) if pixels.shape[1] < 3 else pixels[:, :3]
+        return [image.permute(1, 2, 0).cpu().numpy().copy() for image in pixels]
+
+
+def make_classification(
+    dataset: str = "glyphs",
+    split: str = "train",
+    folder: str = "",
+    limit: int = 0,
+    verify: bool = True,
+    device: str = "cpu",
+) -> Supervised:
+    """Images to classify; arguments as those of `envs.images.datasets.load`."""
+    core = Supervised(*images.load(dataset, split, folder, limit, verify), device=device)
+    core.protocol = {"dataset": dataset, "split": split, **core.protocol}
+    return core
+
+
+def make_regression(
+    dataset: str = "waves",
+    split: str = "train",
+    folder: str = "",
+    limit: int = 0,
+    device: str = "cpu",
+) -> Supervised:
+    """Rows to regress; arguments as those of `envs.images.tables.load`."""
+    core = Supervised(*tables.load(dataset, split, folder, limit), device=device)
+    core.protocol = {"dataset": dataset, "split": split, **core.protocol}
+    return core

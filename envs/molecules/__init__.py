@@ -1,0 +1,1 @@
+"""Molecules built of blocks: vocabulary, states, rewards, environments."""

@@ -1,0 +1,243 @@
+"""`semigradient/ActiveMolecule-v0`: which molecules to measure next, in rounds.
+
+An oracle scores a batch of molecules a round. What counts is the mean of the k best scores known,
+and a round's reward is by how much it rises (E. Bengio, PhD thesis, algorithm 1, section 5.4.3,
+with docking as the oracle). `envs.constructions.active_learning` is the same where objects can be
+listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.envs.core import Step
+from semigradient.envs.molecules import block_trees
+from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.envs.molecules.block_tables import Ints, Tables
+from semigradient.envs.molecules.block_trees import Trees
+from semigradient.envs.molecules.blocks import load
+from semigradient.envs.molecules.rewards import Batch, Scorer
+from semigradient.envs.molecules.toy import draw
+from semigradient.errors import require
+
+UNKNOWN, HIGHEST = -1.0, 10.0
+"""What is observed where nothing was measured, and the best score there is."""
+
+
+class State(NamedTuple):
+    """Campaigns of measurement; rows of C molecules in the order of measurement, then free ones."""
+
+    key: Tensor  # (B, C) int64: a digest of the SMILES, 0 for none
+    score: Tensor  # (B, C) float64, -inf for none
+    trees: Tensor  # (B, C, 4, N) int16: see `envs.molecules.block_trees.Trees`
+    last: Tensor  # (B, queries) float64: scores of the last round, `UNKNOWN` for none
+    rounds: Tensor  # (B,) int64
+
+
+class ActiveMolecules:
+    """Measure a batch of molecules, again and again.
+
+    ## Action space
+    `MultiDiscrete([A] * (queries · N))`: for each molecule that is to be measured up to N actions
+    of `semigradient/Molecule-v0`, which build it. What follows its end is ignored, as is a stop
+    that comes too early; a stem that is not there is counted on from the first one again.
+    Measuring a molecule again tells nothing new, nor does one with less than `min_blocks` blocks.
+
+    ## Observation space
+    `Box(-1, 10, (top_k + queries,), float32)`: the `top_k` best scores known, best first, and those
+    of the last round's molecules, -1 where nothing was measured; cut to these bounds, which the
+    project's own scores keep.
+
+    ## Rewards
+    By how much the mean of the `top_k` best scores rises.
+
+    ## Starting state
+    `initial` different molecules, built by uniformly random legal actions, are known.
+
+    ## Episode end
+    Terminated after `rounds` rounds.
+
+    ## Information
+    `top`: the mean of the `top_k` best scores known; `known`: how many molecules are.
+
+    ## Arguments
+    Those of `make`.
+
+    ## Version history
+    v0: first version.
+    """
+
+    def __init__(
+        self,
+        rules: BlockMolecules,
+        protocol: dict[str, Any],
+        initial: int = 2000,
+        queries: int = 200,
+        rounds: int = 9,
+        top_k: int = 10,
+    ) -> None:
+        for name, value in (("queries", queries), ("rounds", rounds), ("top_k", top_k)):
+            require(value >= 1, f"{name}={value}: must be ≥ 1")
+        require(initial >= top_k, f"initial={initial}: must be ≥ top_k={top_k}")
+        self.rules, self.protocol, self.device = rules, protocol, rules.device
+        self.initial, self.queries, self.rounds, self.top_k = initial, queries, rounds, top_k
+        self.length = rules.max_blocks
+        self.single_observation_space = spaces.Box(UNKNOWN, HIGHEST, (top_k + queries,), np.float32)
+        self.single_action_space: spaces.Space = spaces.MultiDiscrete(
+            np.full(queries * self.length, rules.actions)
+        )
+
+    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
+        """`n` campaigns, each with first molecules of its own."""
+        capacity = self.initial + self.rounds * self.queries
+        blank = np.stack(block_trees.empty(1, self.length), 1).astype(np.int16)
+        state = State(
+            torch.zeros((n, capacity), dtype=torch.int64),
+            torch.full((n, capacity), -torch.inf, dtype=torch.float64),
+            torch.from_numpy(blank).expand(n, capacity, -1, -1).clone(),
+            torch.full((n, self.queries), UNKNOWN, dtype=torch.float64),
+            torch.zeros(n, dtype=torch.int64),
+        )
+        for row in range(n):
+            trees, smiles = self._first(generator)
+            self._note(state, row, trees, smiles)
+        return State(*(each.to(self.device) for each in state))
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Build and measure; actions are (B, queries · N)."""
+        flat = actions.cpu().numpy().reshape(-1, self.length)
+        trees = self.build(flat)
+        return self.measure(
+            state, [trees.select(rows) for rows in np.split(np.arange(len(flat)), len(actions))]
+        )
+
+    def measure(self, state: State, molecules: Sequence[Trees]) -> Step:
+        """Score at most `queries` molecules in each campaign: canonical trees, one `Trees` each."""
+        after = State(*(each.cpu().clone() for each in state))
+        after.last.fill_(UNKNOWN)
+        for row, trees in enumerate(molecules):
+            kept = (trees.size >= self.rules.min_blocks).nonzero()[0][: self.queries]
+            chosen = trees.select(kept)
+            scores = self._note(after, row, chosen, self.rules.smiles_of(chosen))
+            after.last[row, torch.from_numpy(kept)] = scores
+        rounds = after.rounds.add_(1)
+        over = (rounds >= self.rounds).to(self.device)
+        after = State(*(each.to(self.device) for each in after))
+        return Step(after, self.top(after) - self.top(state), over, torch.zeros_like(over))
+
+    def build(self, actions: Ints) -> Trees:
+        """Canonical trees of action sequences (M, N)."""
+        rules, trees = self.rules, block_trees.empty(len(actions), self.length)
+        going = np.ones(len(actions), bool)
+        for column in actions.T:
+            taken = rules.wrapped(trees, column)
+            stop = taken == rules.actions - 1
+            going &= ~(stop & (trees.size >= rules.min_blocks)) & ~rules.complete(trees)
+            rows = (going & ~stop).nonzero()[0]
+            trees = rules.grown(trees, rows, taken[rows])
+        return trees
+
+    def smiles(self, state: State, row: int = 0) -> list[str]:
+        """Canonical SMILES of the molecules known to a campaign, in the order of measurement."""
+        known = state.trees[row][state.key[row] != 0].cpu().numpy().astype(np.int64)
+        return self.rules.smiles_of(Trees(*known.transpose(1, 0, 2)))
+
+    def top(self, state: State) -> Tensor:
+        """Mean of the `top_k` best scores known: (B,)."""
+        return state.score.topk(self.top_k, 1).values.mean(1)
+
+    def observe(self, state: State) -> Tensor:
+        """(B, top_k + queries) float32."""
+        shown = torch.cat([state.score.topk(self.top_k, 1).values, state.last], 1)
+        return shown.clamp(UNKNOWN, HIGHEST).float()
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Mean of the best scores known, and how many molecules are known: (B,) each."""
+        return {"top": self.top(state), "known": (state.key != 0).sum(1)}
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """Depictions (256, 256, 3) of the best molecule known."""
+        best = state.score.argmax(1)
+        found = state.trees[torch.arange(len(best)), best].cpu().numpy().astype(np.int64)
+        return [draw(each) for each in self.rules.molecules(Trees(*found.transpose(1, 0, 2)))]
+
+    def _first(self, generator: torch.Generator | None) -> tuple[Trees, list[str]]:
+        """`initial` different random molecules."""
+        found: dict[str, Trees] = {}
+        while len(found) < self.initial:
+            trees = self._random(min(1024, 2 * (self.initial - len(found)) + 8), generator)
+            each = (trees.select(np.array([row])) for row in range(len(trees.kind)))
+            found.update(zip(self.rules.smiles_of(trees), each, strict=True))
+        names = list(found)[: self.initial]
+        columns = zip(*(found[name] for name in names), strict=True)
+        return Trees(*(np.concatenate(column) for column in columns)), names
+
+    def _random(self, count: int, generator: torch.Generator | None) -> Trees:
+        """Molecules of the uniform policy."""
+        rules, trees = self.rules, block_trees.empty(count, self.length)
+        going = np.ones(count, bool)
+        for _ in range(self.length):
+            legal = rules.legal_in(trees)
+            drawn = torch.rand(legal.shape, generator=generator, device=self.device).cpu().numpy()
+            taken = np.where(legal, drawn, -1).argmax(1)
+            going &= (taken != rules.actions - 1) & ~rules.complete(trees)
+            rows = going.nonzero()[0]
+            trees = rules.grown(trees, rows, taken[rows])
+        return trees
+
+    def _note(self, state: State, row: int, trees: Trees, smiles: list[str]) -> Tensor:
+        """Score molecules and note the new ones; scores (M,)."""
+        scores = self.rules.scores_of(smiles)
+        known = set(state.key[row].tolist()) - {0}
+        end = len(known)
+        packed = np.stack(trees, 1).astype(np.int16)
+        for index, name in enumerate(smiles):
+            key = _digest(name)
+            if key not in known:
+                known.add(key)
+                state.key[row, end], state.score[row, end] = key, scores[index]
+                state.trees[row, end] = torch.from_numpy(packed[index])
+                end += 1
+        return torch.from_numpy(scores)
+
+
+def _digest(smiles: str) -> int:
+    """The same in every process, and never 0."""
+    return int.from_bytes(blake2b(smiles.encode(), digest_size=7).digest()) + 1
+
+
+def make(
+    reward: str | Batch = "dock_like",
+    vocabulary: str = "published",
+    min_blocks: int = 2,
+    max_blocks: int = 6,
+    initial: int = 2000,
+    queries: int = 200,
+    rounds: int = 9,
+    top_k: int = 10,
+    reward_seed: int = 0,
+    reward_file: str = "",
+    workers: int = 0,
+    engine: str = "local",
+    ray_address: str = "",
+    device: str = "cpu",
+) -> ActiveMolecules:
+    """`semigradient/ActiveMolecule-v0`; see `ActiveMolecules`, of rewards `molecule.make`."""
+    score = Scorer(reward, reward_seed, reward_file, workers, engine, ray_address)
+    rules = BlockMolecules(Tables(load(vocabulary)), score, min_blocks, max_blocks, device=device)
+    protocol = {
+        "reward": reward if isinstance(reward, str) else getattr(reward, "__name__", "function"),
+        "vocabulary": vocabulary if len(vocabulary) < 40 else f"{rules.entries} entries",
+        "blocks": f"{min_blocks} to {max_blocks}",
+        "initial": initial,
+        "queries": queries,
+        "top_k": top_k,
+    }
+    return ActiveMolecules(rules, protocol, initial, queries, rounds, top_k)

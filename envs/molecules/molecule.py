@@ -1,0 +1,255 @@
+"""`semigradient/Molecule-v0`: molecules built of blocks, as an environment."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.envs.adapters import CoreEnv
+from semigradient.envs.core import Step
+from semigradient.envs.molecules import block_trees
+from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.envs.molecules.block_tables import Tables
+from semigradient.envs.molecules.block_trees import Trees
+from semigradient.envs.molecules.blocks import load
+from semigradient.envs.molecules.rewards import Batch, Scorer
+from semigradient.envs.molecules.toy import draw
+from semigradient.errors import unknown
+
+Observation = Literal["flat", "graph"]
+Masks = Literal["info", "observation", "none"]
+
+
+class State(NamedTuple):
+    """Molecules under construction: canonical trees, and how it stands with the episode."""
+
+    kind: Tensor  # (B, N) int64, and so on: see `envs.molecules.block_trees.Trees`
+    parent: Tensor
+    host: Tensor
+    own: Tensor
+    steps: Tensor  # (B,) int64
+    stopped: Tensor  # (B,) bool
+
+    @property
+    def trees(self) -> Trees:
+        """The molecules."""
+        return Trees(*(each.cpu().numpy() for each in self[:4]))
+
+
+class MoleculeBuilding:
+    """Molecules of up to eight blocks, attached one by one to open stems (Bengio et al. 2021).
+
+    ## Action space
+    `Discrete(1 + P·E)` for E entries of the vocabulary and at most P open stems (3151 for the
+    published vocabulary and eight blocks): `stem·E + entry` attaches, the last one stops. The first
+    block is attached to stem 0 of nothing. Stopping is legal from `min_blocks` on. An illegal
+    action changes nothing but takes a step. Without masks (`masks="none"`) a stem that is not there
+    is counted on from the first one again, so that learners that know no masks can build, too.
+
+    ## Observation space
+    `observation="flat"`: `Box` of 4 N + 2 P numbers, see `BlockMolecules.features_of`. "graph":
+    `Dict` of `blocks` (N,) block numbers from 1, 0 for none; `bonds` (N, 3) of each block's bond:
+    its parent and the types of the two atoms, -1 for none; `stems` (P, 2) of each open stem: its
+    block and the type of its atom, -1 for none. Both are canonical: however a molecule was built,
+    it is shown in the same way. With `masks="observation"` a `Dict` with `action_mask` besides.
+
+    ## Rewards
+    R = (max(R_min, score) / T)^β of the molecule when it is complete, 0 before; scores are those of
+    `envs.molecules.rewards`, from 0 to 10.
+
+    ## Starting state
+    Nothing.
+
+    ## Episode end
+    Terminated by stop, at `max_blocks` blocks, or when no stem is open. Truncated after twice as
+    many steps as the longest construction has, which only illegal actions can lead to.
+
+    ## Information
+    `action_mask` (A,) of legal actions (with `masks="info"`) and `blocks`, how many there are.
+
+    ## Arguments
+    Through `gymnasium.make`: those of `make`.
+
+    ## Version history
+    v0: first version.
+    """
+
+    network = "blocks"
+
+    def __init__(
+        self,
+        rules: BlockMolecules,
+        protocol: dict[str, Any],
+        observation: Observation = "flat",
+        masks: Masks = "info",
+    ) -> None:
+        for name, value, kind in (
+            ("observation", observation, Observation),
+            ("masks", masks, Masks),
+        ):
+            if value not in get_args(kind):
+                unknown(name, value, get_args(kind))
+        self.rules, self.protocol, self.device = rules, protocol, rules.device
+        self.observation, self.masks = observation, masks
+        self.single_action_space: spaces.Space = spaces.Discrete(rules.actions)
+        # A dictionary is for one environment at a time; `CoreVector` accepts a Box only.
+        self.single_observation_space = cast(spaces.Box, self._space())
+        self.max_steps = 2 * rules.horizon
+
+    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+        """`n` times nothing; there are no options."""
+        steps = torch.zeros(n, dtype=torch.int64, device=self.device)
+        return self._state(block_trees.empty(n, self.rules.max_blocks), steps, steps > 0)
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Attach a block, or stop. Actions are (B,)."""
+        rules, trees = self.rules, state.trees
+        taken = actions.cpu().numpy()
+        if self.masks == "none":
+            taken = rules.wrapped(trees, taken)
+        allowed = rules.legal_in(trees)[np.arange(len(taken)), taken]
+        stop = taken == rules.actions - 1
+        rows = (allowed & ~stop).nonzero()[0]
+        trees = rules.grown(trees, rows, taken[rows])
+        stopped = allowed & stop
+        over, steps = stopped | rules.complete(trees), state.steps + 1
+        reward = np.zeros(len(taken))
+        if over.any():
+            smiles = rules.smiles_of(trees.select(over.nonzero()[0]))
+            reward[over] = np.exp(rules.log_reward_of(rules.scores_of(smiles)))
+        ended = self._tensor(over)
+        truncated = (steps >= self.max_steps) & ~ended
+        after = self._state(trees, steps, self._tensor(stopped))
+        return Step(after, self._tensor(reward), ended, truncated)
+
+    def observe(self, state: State) -> Any:
+        """(B, D) float32, or a dictionary of tensors."""
+        flat = self._tensor(self.rules.features_of(state.trees))
+        found: Any = flat if self.observation == "flat" else self.graph(flat)
+        if self.masks != "observation":
+            return found
+        mask = self._tensor(self.rules.legal_in(state.trees)).to(torch.int8)
+        parts = found if isinstance(found, dict) else {"observation": found}
+        return {**parts, "action_mask": mask}
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Number of blocks (B,) and, where wanted, the mask of legal actions (B, A)."""
+        found = {"blocks": (state.kind >= 0).sum(1)}
+        if self.masks == "info":
+            found["action_mask"] = self._tensor(self.rules.legal_in(state.trees))
+        return found
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """Depictions (256, 256, 3) with open stems marked."""
+        return [draw(each) for each in self.rules.molecules(state.trees)]
+
+    def graph(self, flat: Tensor) -> dict[str, Tensor]:
+        """`blocks` (B, N), `bonds` (B, N, 3) and `stems` (B, P, 2) int64 of flat observations."""
+        blocks, most = self.rules.max_blocks, self.rules.stems
+        block, parent, host, own, on, kind = flat.long().split([blocks] * 4 + [most] * 2, 1)
+        bonds = torch.where((own > 0)[..., None], torch.stack([parent, host - 1, own - 1], 2), -1)
+        stems = torch.where((kind > 0)[..., None], torch.stack([on, kind - 1], 2), -1)
+        return {"blocks": block, "bonds": bonds, "stems": stems}
+
+    def _state(self, trees: Trees, steps: Tensor, stopped: Tensor) -> State:
+        kind, parent, host, own = (self._tensor(each) for each in trees)
+        return State(kind, parent, host, own, steps, stopped)
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _space(self) -> spaces.Space:
+        rules, tables = self.rules, self.rules.tables
+        most = float(max(len(tables.blocks), tables.types, rules.max_blocks))
+        shown: dict[str, spaces.Space] = {
+            "observation": spaces.Box(0.0, most, (rules.width,), np.float32)
+        }
+        if self.observation == "graph":
+            shown = {
+                "blocks": _integers(0, len(tables.blocks), (rules.max_blocks,)),
+                "bonds": _integers(-1, max(tables.types, rules.max_blocks), (rules.max_blocks, 3)),
+                "stems": _integers(-1, max(tables.types, rules.max_blocks), (rules.stems, 2)),
+            }
+        elif self.masks != "observation":
+            return shown["observation"]
+        if self.masks == "observation":
+            shown["action_mask"] = spaces.Box(0, 1, (rules.actions,), np.int8)
+        return spaces.Dict(shown)
+
+
+class MoleculeEnv(CoreEnv):
+    """One molecule at a time, with what may be asked about it besides."""
+
+    core: MoleculeBuilding
+
+    def legal_actions(self) -> np.ndarray:
+        """Numbers of the legal actions, increasing."""
+        return np.flatnonzero(self.core.rules.legal_in(self.state.trees)[0])
+
+    def key(self) -> int:
+        """Number of the state: equal for the same tree of blocks, however it was built."""
+        return int(block_trees.canonical(self.core.rules.tables, self.state.trees).number[0])
+
+    def smiles(self) -> str:
+        """Canonical SMILES of the molecule so far."""
+        return self.core.rules.smiles_of(self.state.trees)[0]
+
+
+def make(
+    reward: str | Batch = "qed",
+    vocabulary: str = "published",
+    min_blocks: int = 2,
+    max_blocks: int = 8,
+    lowest: float = 0.01,
+    scale: float = 8.0,
+    exponent: float = 1.0,
+    reward_seed: int = 0,
+    reward_file: str = "",
+    workers: int = 0,
+    engine: str = "local",
+    ray_address: str = "",
+    observation: Observation = "flat",
+    masks: Masks = "info",
+    device: str = "cpu",
+) -> MoleculeBuilding:
+    """`semigradient/Molecule-v0`.
+
+    Args:
+        reward: qed, sa, qed_sa, plogp, mw_window, dock_like, or what `Scorer` accepts besides.
+        vocabulary: published, small, a file, or entries such as "CC[0,1]; O[0]".
+        min_blocks: fewest blocks of a molecule.
+        max_blocks: most blocks.
+        lowest: R_min.
+        scale: T.
+        exponent: β.
+        reward_seed: of rewards with a random part.
+        reward_file: of rewards that need one.
+        workers: processes that compute scores; 0: this one.
+        engine: local or ray: where these processes are.
+        ray_address: the Ray cluster; none: one on this machine.
+        observation: flat or graph.
+        masks: in the infos, in the observation, or none.
+        device: where the tensors live.
+    """
+    tables = Tables(load(vocabulary))
+    score = Scorer(reward, reward_seed, reward_file, workers, engine, ray_address)
+    rules = BlockMolecules(
+        tables, score, min_blocks, max_blocks, lowest, scale, exponent, device=device
+    )
+    protocol: dict[str, Any] = {
+        "reward": reward if isinstance(reward, str) else getattr(reward, "__name__", "function"),
+        "vocabulary": vocabulary if len(vocabulary) < 40 else f"{len(tables.entries)} entries",
+        "blocks": f"{min_blocks} to {max_blocks}",
+        "lowest": lowest,
+        "scale": scale,
+        "exponent": exponent,
+    }
+    return MoleculeBuilding(rules, protocol, observation, masks)
+
+
+def _integers(low: int, high: int, shape: tuple[int, ...]) -> spaces.Box:
+    return spaces.Box(low, high, shape, np.int64)

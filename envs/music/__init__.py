@@ -1,0 +1,1 @@
+"""Chorales: data, files, rules of harmony, and writing them as an environment."""

@@ -1,0 +1,249 @@
+"""Composing as one goes: a chorale from left to right, with little of the past in sight.
+
+The stream is partially observed on purpose, so that credit and memory are long: recurrent agents
+have to carry what was written. The decision process is this project's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional as F
+
+from semigradient.envs.core import Step
+from semigradient.envs.music.chorale_setting import (
+    ILLEGAL,
+    Conditionals,
+    Setting,
+    bach_setting,
+    numbers,
+    one_of,
+)
+from semigradient.errors import require
+
+Reward = Literal["rules", "model", "imitation"]
+Task = Literal["scratch", "harmonize"]
+_MAJOR, _MINOR = (0, 4, 7), (0, 3, 7)
+
+
+class State(NamedTuple):
+    """Running episodes."""
+
+    pitches: Tensor  # (B, I, T) int64: pitch numbers, -1 where nothing is written
+    truth: Tensor  # (B, I, T) int64: the corpus' roll
+    written: Tensor  # (B,) int64: notes written
+    steps: Tensor  # (B,) int64
+    log_p: Tensor  # (B,) float64
+    events: Tensor  # (B, E) int64
+
+
+class ChoraleChrono:
+    """`semigradient/ChoraleChrono-v0`: frame by frame, soprano to bass, one note a step.
+
+    ## Action space
+    `Discrete(P)`: the pitch of the next note, within the voice's range.
+
+    ## Observation space
+    `Box(0, 1, (D,), float32)`, one-hots side by side: the `memory` (4, or 1) notes before this one
+    in the order of writing, the latest first; the place in a bar of four quarters; the voice that
+    is next; when harmonizing, the soprano's note now and in the next frame. Nothing is a row of
+    zeros.
+
+    ## Rewards
+    `rules`: the change of the potential of `envs.music.chorale_rules`. `model`: log p of the note
+    given all that was written (when harmonizing, and the whole soprano). `imitation`: 1 for the
+    real note, 0 otherwise, and the real note is what is written. An illegal action changes nothing
+    and costs 10. Besides, `cadence` for a last frame that is the major or minor triad on the pitch
+    class of the soprano's last note, complete.
+
+    ## Starting state
+    An empty roll, or one that has the soprano of a roll of the corpus (`task="harmonize"`).
+    `options`: `piece`, `offset`.
+
+    ## Episode end
+    Terminated when everything is written, truncated after four times as many steps, which only
+    illegal actions can lead to.
+
+    ## Information
+    `action_mask` (P,), `pianoroll` (I, T) int8 of MIDI pitches with -1 where unknown, `log_p` of
+    the notes written (0 where the reward needs no model), `rules` (E,), the counts of
+    `envs.music.chorale_rules.EVENTS`.
+
+    ## Arguments
+    Through `gymnasium.make`: those of `make`.
+
+    ## Version history
+    v0: first version.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        reward: Reward = "rules",
+        task: Task = "scratch",
+        memory: int = 4,
+        cadence: float = 0.0,
+    ) -> None:
+        one_of("reward", reward, Reward)
+        one_of("task", task, Task)
+        require(memory in (1, 4), f"memory={memory}: accepted are 1, 4 notes")
+        self.rules = setting.need_rules("ChoraleChrono")
+        if reward == "model":
+            setting.need_model(f"reward={reward!r}")
+        self.setting, self.device = setting, setting.device
+        self.reward, self.task, self.memory, self.cadence = reward, task, memory, cadence
+        self.first = 1 if task == "harmonize" else 0
+        self.notes_a_frame = setting.voices - self.first
+        self.notes = self.notes_a_frame * setting.frames
+        self.bar = 4 * self.rules.beat
+        width = memory * setting.pitches + self.bar + setting.voices
+        width += 2 * setting.pitches * self.first
+        self.single_observation_space = spaces.Box(0.0, 1.0, (width,), np.float32)
+        self.single_action_space: spaces.Space = spaces.Discrete(setting.pitches)
+        self.protocol: dict[str, Any] = {
+            "frames": setting.frames,
+            "reward": reward,
+            "task": task,
+            "memory": memory,
+        }
+
+    def reset(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        piece: int | list[int] | Tensor | None = None,
+        offset: int | list[int] | Tensor | None = None,
+    ) -> State:
+        """`n` episodes on rolls of the corpus, at random unless they are named."""
+        where = (numbers(piece, n, self.device), numbers(offset, n, self.device))
+        truth = self.setting.corpus.draw(n, generator, *where)
+        pitches = torch.full_like(truth, -1)
+        pitches[:, : self.first] = truth[:, : self.first]
+        count = torch.zeros(n, dtype=torch.int64, device=self.device)
+        return State(pitches, truth, count, count, count.double(), self.rules.count(pitches))
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Write the next note. Actions are (B,)."""
+        setting, rows = self.setting, torch.arange(len(state.steps), device=self.device)
+        voice, time = self._place(state)
+        legal = setting.singable[voice, actions]
+        real = state.truth[rows, voice, time]
+        pitch = real if self.reward == "imitation" else actions
+        pitches = state.pitches.clone()
+        pitches[rows, voice, time] = pitch.where(legal, -1)
+        gained = self.rules.completed(pitches, voice, time) * legal[:, None]
+        log_p = torch.zeros_like(state.log_p)
+        if self.reward == "model":
+            model = setting.need_model("reward")
+            seen = model(state.pitches.clamp(min=0), state.pitches >= 0)
+            log_p = seen[rows, voice, time, actions].double().where(legal, 0.0)
+        written, steps = state.written + legal.long(), state.steps + 1
+        terminated = written == self.notes
+        truncated = (steps >= 4 * self.notes) & ~terminated
+        after = State(
+            pitches, state.truth, written, steps, state.log_p + log_p, state.events + gained
+        )
+        paid = {
+            "rules": lambda: self.rules.potential(gained),
+            "model": lambda: log_p,
+            "imitation": lambda: (actions == real).double(),
+        }[self.reward]()
+        if self.cadence:
+            paid = paid + self.cadence * (terminated & self._closes(pitches))
+        return Step(after, paid.where(legal, ILLEGAL), terminated, truncated)
+
+    def observe(self, state: State) -> Tensor:
+        """(B, D) float32."""
+        setting = self.setting
+        voice, time = self._place(state)
+        stream = state.pitches.transpose(1, 2).flatten(1)  # frame by frame, soprano to bass
+        now = time * setting.voices + voice
+        back = now[:, None] - 1 - torch.arange(self.memory, device=self.device)
+        recent = stream.gather(1, back.clamp(min=0)).where(back >= 0, -1)
+        parts = [
+            self._one_hot(recent),
+            F.one_hot(time % self.bar, self.bar),
+            F.one_hot(voice, setting.voices),
+        ]
+        if self.first:
+            near = time[:, None] + torch.arange(2, device=self.device)
+            inside = near < setting.frames
+            soprano = state.pitches[:, 0].gather(1, near.clamp(max=setting.frames - 1))
+            parts.append(self._one_hot(soprano.where(inside, -1)))
+        return torch.cat([part.float() for part in parts], 1)
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """Legal pitches, the roll, what it has brought."""
+        return {
+            "action_mask": self.setting.singable[self._place(state)[0]],
+            "pianoroll": self.setting.notes(state.pitches),
+            "log_p": state.log_p,
+            "rules": state.events,
+        }
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """Pictures (4P, 8T, 3)."""
+        return self.setting.pictures(state.pitches)
+
+    def text(self, state: State) -> list[str]:
+        """The same in letters."""
+        return self.setting.texts(state.pitches)
+
+    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+        """Write the roll of one episode as a MIDI file."""
+        self.setting.export_midi(state.pitches[index], path)
+
+    def _place(self, state: State) -> tuple[Tensor, Tensor]:
+        """Voice and frame (B,) of the next note, those of the last one when all is written."""
+        at = state.written.clamp(max=self.notes - 1)
+        return self.first + at % self.notes_a_frame, at // self.notes_a_frame
+
+    def _one_hot(self, pitches: Tensor) -> Tensor:
+        """(B, n P) of pitch numbers (B, n), zeros for -1."""
+        return F.one_hot(pitches + 1, self.setting.pitches + 1)[..., 1:].flatten(1)
+
+    def _closes(self, pitches: Tensor) -> Tensor:
+        """Whether the last frame (B,) is the triad on the soprano's last note."""
+        last = pitches[:, :, -1]
+        above = (last - last[:, :1]) % 12
+        soprano, alto, tenor, bass = (torch.ones_like(above) << above).unbind(1)
+        sets = soprano | alto | tenor | bass
+        triads = [sum(1 << step for step in chord) for chord in (_MAJOR, _MINOR)]
+        return ((sets == triads[0]) | (sets == triads[1])) & (last >= 0).all(1)
+
+
+def make(
+    frames: int = 32,
+    grid: int = 1,
+    split: str = "train",
+    source: str = "music21",
+    align: bool = True,
+    model: str | Conditionals = "",
+    reward: Reward = "rules",
+    task: Task = "scratch",
+    memory: int = 4,
+    cadence: float = 0.0,
+    device: str = "cpu",
+) -> ChoraleChrono:
+    """`semigradient/ChoraleChrono-v0`.
+
+    Args:
+        frames: T, frames of an excerpt.
+        grid: sixteenths in a frame: 1, 2 or 4.
+        split: train, valid or test.
+        source: of the chorales, see `envs.music.chorales.load`.
+        align: excerpts begin on a quarter.
+        model: conditionals of the reward: a function, module:function@argument, or none.
+        reward: rules, model or imitation.
+        task: scratch or harmonize.
+        memory: notes in sight, 1 or 4.
+        cadence: bonus for a last frame that is the triad on the soprano's last note.
+        device: where the tensors live.
+    """
+    setting = bach_setting(frames, grid, split, source, align, model, device)
+    return ChoraleChrono(setting, reward, task, memory, cadence)

@@ -1,0 +1,326 @@
+"""Rewriting a chorale: erase some of it and let a model fill the gap, over and over.
+
+Blocked Gibbs sampling as a decision process: what is erased is the action, the filling is the
+environment's only chance, and the reward is by how much the score of the roll went up. An annealed
+schedule of erasure rates is one policy among others.
+
+Source: T. Cooijmans, PhD thesis, section 3.4.2 (the samplers); the decision process is this
+project's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from semigradient.envs.core import Step
+from semigradient.envs.music import chorale_tasks
+from semigradient.envs.music.chorale_filling import Fill, fill, framewise_log_likelihood
+from semigradient.envs.music.chorale_setting import (
+    ILLEGAL,
+    Conditionals,
+    Setting,
+    bach_setting,
+    check_task,
+    contexts,
+    numbers,
+    one_of,
+    toy_setting,
+)
+from semigradient.errors import require
+
+Action = Literal["block", "mask", "schedule", "note"]
+Score = Literal["masked", "frame", "rules"]
+LENGTHS = 5
+"""Blocks are 1, 2, 4, 8 or 16 frames long."""
+
+
+class State(NamedTuple):
+    """Running episodes; rolls are always complete."""
+
+    pitches: Tensor  # (B, I, T) int64
+    given: Tensor  # (B, I, T) bool: never erased
+    known: Tensor  # (B, K, I, T) bool: the contexts that the masked score is taken in
+    score: Tensor  # (B,) float64
+    steps: Tensor  # (B,) int64
+    erased: Tensor  # (B,) int64: cells erased in the last step
+
+
+class ChoraleRewrite:
+    """`semigradient/ChoraleRewrite-v0`: erase, and see it filled again.
+
+    ## Action space
+    What is erased, never the given cells. `actions="block"` `MultiDiscrete([I + 1, T, 5])`: a voice
+    (the last number: all voices), a first frame, and l for 2^l frames, cut off at the end. `mask`
+    `MultiBinary(I T)`: cell i T + t. `schedule` `Box(0, 1, (1,))`: every cell with that
+    probability. `note` `MultiDiscrete([I, T, 5, P])`: nothing is filled in; the last number is the
+    pitch that the block gets. A pitch that the voice does not sing changes nothing and costs 10.
+
+    ## Observation space
+    `Box(0, 1, (2I + 1, T, P), float32)`: I channels with ones at the notes, I with ones at the
+    given cells, one that is n / N everywhere, with n of N steps done.
+
+    ## Rewards
+    S(x') - S(x) - `cost` × erased cells, so a return telescopes. `score="masked"`: S is the mean,
+    over K contexts that are drawn for an episode and then stay, of the mean log p of the hidden
+    cells. `frame`: the framewise log-likelihood in one ordering, the same for all. `rules`: the
+    potential of `envs.music.chorale_rules` by 100 frames.
+
+    ## Starting state
+    The task's cells of a roll of the corpus are given, the others filled at once by the model.
+    With `corrupt` ≥ 0 a roll of the corpus, in which every cell that is not given was replaced with
+    that probability by a random singable pitch. `options`: `piece`, `offset`, `task`,
+    `context_rate`.
+
+    ## Episode end
+    Truncated after N steps: `steps`, or I T if that is 0.
+
+    ## Information
+    `pianoroll` (I, T) int8 of MIDI pitches, `score`, `erased` (cells in the last step), and with
+    four voices `rules` (E,), the counts of `envs.music.chorale_rules.EVENTS`.
+
+    ## Arguments
+    Through `gymnasium.make`: those of `make`.
+
+    ## Version history
+    v0: first version.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        actions: Action = "block",
+        score: Score = "masked",
+        refill: Fill = "independent",
+        temperature: float = 1.0,
+        task: str = "scratch",
+        context_rate: float = 0.5,
+        corrupt: float = -1.0,
+        steps: int = 0,
+        masks: int = 8,
+        cost: float = 0.0,
+    ) -> None:
+        one_of("actions", actions, Action)
+        one_of("score", score, Score)
+        one_of("refill", refill, Fill)
+        require(temperature > 0, f"temperature={temperature}: must be > 0")
+        require(corrupt <= 1, f"corrupt={corrupt}: must be ≤ 1; below 0 begins with a filling")
+        require(steps >= 0, f"steps={steps}: must be ≥ 0")
+        require(masks >= 1, f"masks={masks}: must be ≥ 1")
+        require(cost >= 0, f"cost={cost}: must be ≥ 0")
+        check_task(task, context_rate, setting.voices)
+        if score != "rules":
+            setting.need_model(f"score={score!r}")
+        else:
+            setting.need_rules(f"score={score!r}")
+        if actions != "note" or corrupt < 0:
+            setting.need_model(f"actions={actions!r}, corrupt={corrupt}")
+        self.setting, self.device = setting, setting.device
+        self.actions, self.score, self.refill, self.temperature = (
+            actions,
+            score,
+            refill,
+            temperature,
+        )
+        self.task, self.rate, self.corrupt, self.cost = task, context_rate, corrupt, cost
+        self.masks = masks if score == "masked" else 0
+        self.horizon = steps or setting.cells
+        voices, frames, pitches = setting.voices, setting.frames, setting.pitches
+        self.single_observation_space = spaces.Box(
+            0.0, 1.0, (2 * voices + 1, frames, pitches), np.float32
+        )
+        self.single_action_space: spaces.Space = {
+            "block": spaces.MultiDiscrete([voices + 1, frames, LENGTHS]),
+            "mask": spaces.MultiBinary(setting.cells),
+            "schedule": spaces.Box(0.0, 1.0, (1,), np.float32),
+            "note": spaces.MultiDiscrete([voices, frames, LENGTHS, pitches]),
+        }[actions]
+        self.protocol: dict[str, Any] = {
+            "frames": frames,
+            "actions": actions,
+            "score": score,
+            "refill": refill,
+            "steps": self.horizon,
+            "task": task,
+        }
+
+    def reset(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        piece: int | list[int] | Tensor | None = None,
+        offset: int | list[int] | Tensor | None = None,
+        task: str | None = None,
+        context_rate: float | None = None,
+    ) -> State:
+        """`n` complete rolls; everything random unless it is named."""
+        setting, device = self.setting, self.device
+        rate = self.rate if context_rate is None else context_rate
+        task = self.task if task is None else task
+        check_task(task, rate, setting.voices)
+        where = (numbers(piece, n, device), numbers(offset, n, device))
+        roll = setting.corpus.draw(n, generator, *where)
+        given = contexts(task, n, setting, generator, rate)
+        if self.corrupt < 0:
+            model = setting.need_model("reset")
+            roll = fill(model, roll, given, "independent", self.temperature, generator)
+        else:
+            luck = torch.rand(roll.shape, generator=generator, device=device)
+            weights = setting.singable.float()
+            noise = torch.multinomial(weights, n * setting.frames, True, generator=generator)
+            noise = noise.view(setting.voices, n, setting.frames).movedim(1, 0)
+            roll = noise.where(~given & (luck < self.corrupt), roll)
+        shape = (n * self.masks, setting.voices, setting.frames)
+        known = chorale_tasks.orderless(*shape, generator).to(device).view(n, -1, *shape[1:])
+        count = torch.zeros(n, dtype=torch.int64, device=device)
+        return State(roll, given, known, self.score_of(roll, known), count, count)
+
+    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+        """Erase and fill. Actions are (B, …) as the action space has them."""
+        erased = self._erased(state, actions, generator) & ~state.given
+        legal = torch.ones(len(erased), dtype=torch.bool, device=self.device)
+        if self.actions == "note":
+            voice, pitch = actions[:, 0], actions[:, 3]
+            legal = self.setting.singable[voice, pitch]
+            erased = erased & legal[:, None, None]
+            pitches = pitch[:, None, None].where(erased, state.pitches)
+        else:
+            model = self.setting.need_model("step")
+            pitches = fill(model, state.pitches, ~erased, self.refill, self.temperature, generator)
+        same = (pitches == state.pitches).flatten(1).all(1)
+        score = state.score.where(same, self.score_of(pitches, state.known))
+        count = erased.flatten(1).sum(1)
+        reward = (score - state.score - self.cost * count).where(legal, ILLEGAL)
+        steps = state.steps + 1
+        truncated = steps >= self.horizon
+        after = State(pitches, state.given, state.known, score, steps, count)
+        return Step(after, reward, torch.zeros_like(truncated), truncated)
+
+    def score_of(self, pitches: Tensor, known: Tensor) -> Tensor:
+        """S (B,) float64 of complete rolls (B, I, T), in contexts (B, K, I, T)."""
+        setting = self.setting
+        if self.score == "rules":
+            rules = setting.need_rules("score")
+            return rules.potential(rules.count(pitches)) / (setting.frames / 100)
+        model = setting.need_model("score")
+        if self.score == "frame":
+            fixed = torch.Generator(self.device).manual_seed(0)
+            return framewise_log_likelihood(model, pitches, fixed, shared=True)
+        rows = pitches.repeat_interleave(self.masks, 0)
+        seen = known.flatten(0, 1)
+        log_p = model(rows.where(seen, 0), seen).gather(-1, rows[..., None]).squeeze(-1)
+        hidden = (~seen).flatten(1)
+        mean = log_p.double().flatten(1).where(hidden, 0.0).sum(1) / hidden.sum(1)
+        return mean.view(len(pitches), self.masks).mean(1)
+
+    def observe(self, state: State) -> Tensor:
+        """(B, 2I + 1, T, P) float32."""
+        setting = self.setting
+        shape = (len(state.pitches), -1, setting.frames, setting.pitches)
+        notes = torch.nn.functional.one_hot(state.pitches, setting.pitches).float()
+        given = state.given.float()[..., None].expand_as(notes)
+        done = (state.steps / self.horizon).float()[:, None, None, None].expand_as(notes[:, :1])
+        return torch.cat([notes, given, done], 1).view(shape)
+
+    def info(self, state: State) -> dict[str, Tensor]:
+        """The roll and its score."""
+        setting = self.setting
+        found = {
+            "pianoroll": setting.notes(state.pitches),
+            "score": state.score,
+            "erased": state.erased,
+        }
+        return found | ({"rules": setting.rules.count(state.pitches)} if setting.rules else {})
+
+    def render(self, state: State) -> list[np.ndarray]:
+        """Pictures (4P, 8T, 3)."""
+        return self.setting.pictures(state.pitches)
+
+    def text(self, state: State) -> list[str]:
+        """The same in letters."""
+        return self.setting.texts(state.pitches)
+
+    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+        """Write the roll of one episode as a MIDI file."""
+        self.setting.export_midi(state.pitches[index], path)
+
+    def _erased(self, state: State, actions: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Cells (B, I, T) bool that an action names."""
+        shape, setting = state.pitches.shape, self.setting
+        if self.actions == "mask":
+            return actions.view(shape) > 0
+        if self.actions == "schedule":
+            luck = torch.rand(shape, generator=generator, device=self.device)
+            return luck < actions[:, :, None].float()
+        voice, start, length = (column[:, None] for column in actions.unbind(1)[:3])
+        times = torch.arange(setting.frames, device=self.device)
+        inside = (times >= start) & (times < start + 2**length)
+        voices = torch.arange(setting.voices, device=self.device)
+        chosen = (voices == voice) | (voice == setting.voices)
+        return chosen[:, :, None] & inside[:, None]
+
+
+def make(
+    frames: int = 32,
+    grid: int = 1,
+    split: str = "train",
+    source: str = "music21",
+    align: bool = True,
+    model: str | Conditionals = "",
+    actions: Action = "block",
+    score: Score = "masked",
+    refill: Fill = "independent",
+    temperature: float = 1.0,
+    task: str = "scratch",
+    context_rate: float = 0.5,
+    corrupt: float = -1.0,
+    steps: int = 0,
+    masks: int = 8,
+    cost: float = 0.0,
+    device: str = "cpu",
+) -> ChoraleRewrite:
+    """`semigradient/ChoraleRewrite-v0`.
+
+    Args:
+        frames: T, frames of an excerpt.
+        grid: sixteenths in a frame: 1, 2 or 4.
+        split: train, valid or test.
+        source: of the chorales, see `envs.music.chorales.load`.
+        align: excerpts begin on a quarter.
+        model: a function, module:function@argument, none, or toy: two voices, three frames and
+            pitches, with exact conditionals.
+        actions: block, mask, schedule or note.
+        score: masked, frame or rules.
+        refill: independent, argmax or ancestral.
+        temperature: of the filling.
+        task: what is given and never erased.
+        context_rate: of inpaint.
+        corrupt: share of a real excerpt that is replaced at the beginning; below 0 begin with a
+            filling by the model.
+        steps: N; 0 takes I T.
+        masks: K.
+        cost: of an erased cell.
+        device: where the tensors live.
+    """
+    if model == "toy":
+        setting = toy_setting(device)
+    else:
+        setting = bach_setting(frames, grid, split, source, align, model, device)
+    return ChoraleRewrite(
+        setting,
+        actions,
+        score,
+        refill,
+        temperature,
+        task,
+        context_rate,
+        corrupt,
+        steps,
+        masks,
+        cost,
+    )

@@ -1,0 +1,290 @@
+"""What the environments of four-part writing share: whose notes, which rolls, which conditionals.
+
+A roll is (I, T): I voices, soprano first, T frames, one of P pitches in every cell. The world is
+Bach's chorales, read by `envs.music.chorales`, or the exact joint of `envs.music.toy_chorale`. A
+model is any function that gives log-probabilities (B, I, T, P) of every cell given the cells that
+are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semigradient.envs.music.chorale_rules import Rules
+from semigradient.envs.music.chorale_tasks import known
+from semigradient.envs.music.toy_chorale import toy_joint
+from semigradient.errors import UserError, require
+from semigradient.registry import MODELS, load
+
+Conditionals = Callable[[Tensor, Tensor], Tensor]
+"""Log-probabilities (B, I, T, P) of pitch indices (B, I, T) int64 and what is known (B, I, T) bool.
+What stands at unknown places is not looked at. Likelihoods and samplers take any such callable."""
+
+ILLEGAL = -10.0
+"""Reward of an action that changes nothing because it is not allowed."""
+
+LOW, HIGH = 36, 81
+RANGES = ((57, 81), (52, 74), (46, 69), (36, 66))
+"""MIDI pitches that soprano, alto, tenor and bass sing in Bach's chorales."""
+
+
+class Corpus(Protocol):
+    """Where complete rolls come from."""
+
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator | None,
+        piece: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
+        """Rolls (n, I, T) int64 of pitch numbers in [0, P), at random or those that are named."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The world of an environment.
+
+    Attributes:
+        corpus: complete rolls.
+        voices, frames, pitches: I, T and P.
+        low: MIDI pitch of pitch number 0.
+        singable: (I, P) bool, what each voice may sing.
+        rules: the rules of harmony, where there are four voices.
+        conditionals: the model, if there is one.
+        device: where the tensors live.
+    """
+
+    corpus: Corpus
+    voices: int
+    frames: int
+    pitches: int
+    low: int
+    singable: Tensor
+    rules: Rules | None
+    conditionals: Conditionals | None
+    device: torch.device
+
+    @property
+    def cells(self) -> int:
+        """D = I T."""
+        return self.voices * self.frames
+
+    def notes(self, pitches: Tensor) -> Tensor:
+        """MIDI pitches int8 of pitch numbers, -1 where they are unknown."""
+        return torch.where(pitches >= 0, pitches + self.low, -1).to(torch.int8)
+
+    def pictures(self, pitches: Tensor) -> list[np.ndarray]:
+        """Pictures (4P, 8T, 3) of rolls (B, I, T)."""
+        from semigradient.envs.music.chorale_rendering import picture
+
+        return [picture(roll, self.pitches) for roll in pitches]
+
+    def texts(self, pitches: Tensor) -> list[str]:
+        """Rolls (B, I, T) in letters."""
+        from semigradient.envs.music.chorale_rendering import text
+
+        return [text(roll, self.pitches) for roll in pitches]
+
+    def export_midi(self, pitches: Tensor, path: Path) -> None:
+        """Write one roll (I, T) as a MIDI file, one track a voice."""
+        from semigradient.envs.music import midi
+
+        grid = 4 // self.rules.beat if self.rules else 4
+        midi.write(path, self.notes(pitches).cpu().numpy(), grid)
+
+    def need_rules(self, what: str) -> Rules:
+        """The rules; `UserError` where `what` asks for them and there are none."""
+        if self.rules is None:
+            raise UserError(f"{what}: rules of harmony are for 4 voices, not {self.voices}")
+        return self.rules
+
+    def need_model(self, what: str) -> Conditionals:
+        """The model; `UserError` where `what` asks for one and there is none."""
+        if self.conditionals is None:
+            raise UserError(f"{what}: needs model=…, the conditionals of a roll")
+        return self.conditionals
+
+
+class Excerpts:
+    """Crops of T frames from pieces of different lengths.
+
+    Args:
+        pieces: (I, L) arrays of MIDI pitches each; those with L < T are left out.
+        frames: T.
+        stride: crops begin at multiples of so many frames.
+        device: where the tensors live.
+    """
+
+    def __init__(
+        self, pieces: Sequence[np.ndarray], frames: int, stride: int, device: torch.device
+    ) -> None:
+        long = [np.asarray(piece) for piece in pieces if piece.shape[1] >= frames]
+        require(len(long) > 0, f"frames={frames}: no piece is that long")
+        notes = np.concatenate(long, 1)
+        outside = notes[(notes < LOW) | (notes > HIGH)]
+        require(len(outside) == 0, f"pitch {outside[:1]}: must be in [{LOW}, {HIGH}]")
+        lengths = torch.tensor([piece.shape[1] for piece in long])
+        self.device, self.stride = device, stride
+        self.lengths = lengths.to(device)
+        self.starts = (lengths.cumsum(0) - lengths).to(device)
+        self.choices = ((lengths - frames) // stride + 1).to(device)
+        self.notes = torch.from_numpy(notes.astype(np.int64)).to(device) - LOW
+        self._frames = torch.arange(frames, device=device)
+
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator | None,
+        piece: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
+        """Pieces uniformly, then places in them uniformly: (n, I, T)."""
+        luck = torch.rand(2, n, generator=generator, device=self.device, dtype=torch.float64)
+        count, longest = len(self.starts), len(self._frames)
+        if piece is None:
+            piece = (luck[0] * count).long()
+        good = bool(((piece >= 0) & (piece < count)).all())
+        require(good, f"piece={piece.tolist()}: must be in [0, {count})")
+        if offset is None:
+            offset = (luck[1] * self.choices[piece]).long() * self.stride
+        good = bool(((offset >= 0) & (offset + longest <= self.lengths[piece])).all())
+        require(good, f"offset={offset.tolist()}: {longest} frames must fit into the piece")
+        at = (self.starts[piece] + offset)[:, None] + self._frames
+        return self.notes[:, at].movedim(1, 0)
+
+
+class _Toy:
+    """Rolls drawn from the exact joint; its `piece` is the number of a roll."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.joint = toy_joint(str(device))
+
+    def draw(
+        self,
+        n: int,
+        generator: torch.Generator | None,
+        piece: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
+        require(offset is None or not offset.any(), "offset: rolls of the toy have one place")
+        drawn = self.joint.sample(n, generator)
+        return drawn if piece is None else self.joint.rolls[piece]
+
+
+def toy_setting(device: str = "cpu") -> Setting:
+    """Two voices, three frames, three pitches, exact conditionals."""
+    where = torch.device(device)
+    joint = toy_joint(device)
+    everything = torch.ones(joint.voices, joint.pitches, dtype=torch.bool, device=where)
+    sizes = (joint.voices, joint.frames, joint.pitches)
+    return Setting(_Toy(where), *sizes, 0, everything, None, joint.conditionals, where)
+
+
+def chorale_setting(
+    pieces: Sequence[np.ndarray],
+    frames: int,
+    beat: int,
+    align: bool = True,
+    model: str | Conditionals = "",
+    device: str = "cpu",
+) -> Setting:
+    """Crops of the given pieces.
+
+    Args:
+        pieces: (4, L) arrays of MIDI pitches each, soprano first.
+        frames: T, frames of a crop.
+        beat: frames of a quarter note.
+        align: begin crops on a quarter.
+        model: the conditionals, or where they are found; see `conditionals_of`.
+        device: where the tensors live.
+    """
+    require(frames >= 2, f"frames={frames}: must be ≥ 2")
+    where = torch.device(device)
+    corpus = Excerpts(pieces, frames, beat if align else 1, where)
+    pitch = torch.arange(LOW, HIGH + 1, device=where)
+    ranges = torch.tensor(RANGES, device=where)
+    singable = (pitch >= ranges[:, :1]) & (pitch <= ranges[:, 1:])
+    count = HIGH - LOW + 1
+    found = conditionals_of(model, device)
+    return Setting(corpus, 4, frames, count, LOW, singable, Rules(beat, where), found, where)
+
+
+def bach_setting(
+    frames: int,
+    grid: int,
+    split: str,
+    source: str,
+    align: bool,
+    model: str | Conditionals,
+    device: str,
+) -> Setting:
+    """Excerpts of chorales that `envs.music.chorales.load` finds; `grid` sixteenths in a frame."""
+    from semigradient.envs.music import chorales
+
+    pieces = chorales.load(split, grid, source).pieces
+    return chorale_setting(pieces, frames, 4 // grid, align, model, device)
+
+
+def conditionals_of(model: str | Conditionals, device: str) -> Conditionals | None:
+    """The model itself, or what "module:function@argument" makes with (argument, device).
+
+    A network lives above the environments, so they know it by the name of its maker only, as
+    `envs.core` knows cores. A folder is the run of a Coconet.
+    """
+    if not isinstance(model, str):
+        return model
+    if not model:
+        return None
+    if Path(model).expanduser().is_dir():
+        return MODELS.load("coconet")(model, device)
+    place, _, argument = model.partition("@")
+    try:
+        maker = load(place)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(
+            f"model={model!r}: accepted are a run folder of a Coconet, module:function@argument"
+        ) from None
+    return maker(argument, device)
+
+
+def contexts(
+    task: str, n: int, setting: Setting, generator: torch.Generator | None, rate: float
+) -> Tensor:
+    """What is given at the beginning: (n, I, T) bool, with something left to write in every row.
+
+    Where the law of a task gives everything, one cell drawn uniformly is taken away.
+    """
+    shape = (n, setting.voices, setting.frames)
+    given = known(task, *shape, generator, rate).to(setting.device)
+    flat = given.flatten(1)
+    cell = torch.randint(setting.cells, (n,), generator=generator, device=setting.device)
+    taken = torch.arange(setting.cells, device=setting.device) == cell[:, None]
+    return (flat & ~(flat.all(1, keepdim=True) & taken)).view(shape)
+
+
+def check_task(task: str, rate: float, voices: int) -> None:
+    """`UserError` for what is no task."""
+    known(task, 1, voices, 4, rate=rate)
+    require(0 <= rate <= 1, f"context_rate={rate}: must be in [0, 1]")
+
+
+def one_of(name: str, value: str, kind: Any) -> None:
+    """`UserError` unless `value` is one of a `Literal`'s."""
+    known = get_args(kind)
+    require(value in known, f"{name}={value!r}: accepted are {', '.join(known)}")
+
+
+def numbers(given: int | list[int] | Tensor | None, n: int, device: torch.device) -> Tensor | None:
+    """What one names, once an episode: (n,) int64."""
+    if given is None:
+        return None
+    return torch.as_tensor(given, dtype=torch.int64, device=device).expand(n)

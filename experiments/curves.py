@@ -1,0 +1,211 @@
+"""Learning curves of many runs, brought to one grid of steps and averaged; figures of these and
+of performance profiles.
+
+Every interval is a 95 % percentile bootstrap that resamples runs (`experiments/statistics.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semigradient.experiments import statistics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+# Okabe and Ito's palette, told apart with every common colour blindness; yellow is left out
+# because it vanishes on white. Line styles take over when the colours are used up.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES = ("-", "--", ":", "-.")
+EVALUATION, EPISODE = "eval/mean", "episode/return"
+GRID_POINTS = 101
+PANEL_INCHES = (4.6, 3.4)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: `values[i]` was logged at `steps[i]`, steps increasing."""
+
+    steps: Array
+    values: Array
+
+
+@dataclass(frozen=True)
+class Band:
+    """A mean over seeds with its interval, each at the steps of a grid; all `(G,)`."""
+
+    steps: Array
+    mean: Array
+    low: Array
+    high: Array
+
+
+def choose_key(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """Evaluation returns when every run logged at least two, else those of training episodes."""
+    logged = [sum(EVALUATION in line for line in lines) for lines in runs]
+    return EVALUATION if logged and min(logged) >= 2 else EPISODE
+
+
+def read_curve(lines: Sequence[Mapping[str, Any]], key: str) -> Curve:
+    """The values of one key; of a step that was logged twice the later line counts."""
+    found = {
+        float(line["step"]): float(line[key])
+        for line in lines
+        if line.get(key) is not None and np.isfinite(line[key])
+    }
+    steps = sorted(found)
+    return Curve(np.array(steps), np.array([found[step] for step in steps]))
+
+
+def common_grid(curves: Sequence[Curve], points: int = GRID_POINTS) -> Array:
+    """Evenly spaced steps where every curve has data; empty when there are none."""
+    if not curves or any(len(curve.steps) == 0 for curve in curves):
+        return np.empty(0)
+    first = max(curve.steps[0] for curve in curves)
+    last = min(curve.steps[-1] for curve in curves)
+    if last < first:
+        return np.empty(0)
+    return np.linspace(first, last, points) if last > first else np.array([first])
+
+
+def on_grid(curve: Curve, grid: Array) -> Array:
+    """A curve at the steps of a grid, `(G,)`.
+
+    Values nearer to one grid step than to any other are averaged, so a noisy curve with many
+    points is not merely sampled; steps without any are interpolated linearly. A curve with
+    fewer points than the grid is only interpolated.
+    """
+    if len(curve.steps) <= len(grid) or len(grid) == 1:
+        return np.interp(grid, curve.steps, curve.values)
+    edges = (grid[1:] + grid[:-1]) / 2
+    cell = np.searchsorted(edges, curve.steps)
+    inside = (curve.steps >= grid[0]) & (curve.steps <= grid[-1])
+    total = np.bincount(cell[inside], curve.values[inside], len(grid))
+    count = np.bincount(cell[inside], minlength=len(grid))
+    filled = count > 0
+    return np.interp(grid, grid[filled], total[filled] / count[filled])
+
+
+def seed_band(
+    curves: Sequence[Curve],
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    points: int = GRID_POINTS,
+) -> Band:
+    """Mean over the runs of one environment with its bootstrap interval at each step.
+
+    Whole runs are drawn with replacement (of one environment the stratified bootstrap is the
+    plain one). One run has no interval: `low` and `high` are its values.
+    """
+    grid = common_grid(curves, points)
+    if len(grid) == 0:
+        return Band(grid, grid, grid, grid)
+    values = np.stack([on_grid(curve, grid) for curve in curves])  # (N, G)
+    # How often each run is drawn: every resampled mean is then one matrix product.
+    runs = len(values)
+    weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(weights @ values, (tail, 1 - tail), axis=0)
+    return Band(grid, values.mean(axis=0), low, high)
+
+
+def draw_curves(
+    panels: Mapping[str, Mapping[str, Band]], keys: Mapping[str, str], path: Path
+) -> None:
+    """One panel an environment; `panels[environment][method]` is a band, of returns `keys`."""
+    environments = list(panels)
+
+    def panel(axes: Axes, index: int) -> None:
+        bands = panels[environments[index]]
+        for method, band in bands.items():
+            if len(band.steps):
+                style = _style(method, panels)
+                axes.fill_between(
+                    band.steps, band.low, band.high, color=style["color"], alpha=0.18, linewidth=0
+                )
+                axes.plot(band.steps, band.mean, label=method, **style)
+        axes.set_title(environments[index])
+        axes.set_xlabel("environment steps")
+        evaluated = keys[environments[index]] == EVALUATION
+        axes.set_ylabel("evaluation return" if evaluated else "episode return")
+
+    _draw(len(environments), panel, path)
+
+
+def draw_profiles(
+    panels: Mapping[str, Mapping[str, statistics.Profile]],
+    thresholds: Mapping[str, Array],
+    path: Path,
+) -> None:
+    """Share of runs above each score; one panel a kind of normalised score."""
+    kinds = list(panels)
+
+    def panel(axes: Axes, index: int) -> None:
+        kind = kinds[index]
+        for method, profile in panels[kind].items():
+            style = _style(method, panels)
+            axes.fill_between(
+                thresholds[kind],
+                profile.low,
+                profile.high,
+                color=style["color"],
+                alpha=0.18,
+                linewidth=0,
+            )
+            axes.plot(thresholds[kind], profile.fraction, label=method, **style)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel(f"{kind} score τ")
+        axes.set_ylabel("share of runs with score > τ")
+
+    _draw(len(kinds), panel, path)
+
+
+def _style(method: str, panels: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The same colour for a method in every panel, whichever methods a panel lacks."""
+    order = list(dict.fromkeys(name for methods in panels.values() for name in methods))
+    lines, colour = divmod(order.index(method), len(COLOURS))
+    return {"color": COLOURS[colour], "linestyle": LINES[lines % len(LINES)], "linewidth": 1.6}
+
+
+def _draw(count: int, panel: Callable[[Axes, int], None], path: Path) -> None:
+    """Lay out panels, three a row, with one legend below all of them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(3, count))
+    rows = max(1, -(-count // columns))
+    size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    handles: dict[str, Any] = {}
+    for index in range(count):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        panel(axes, index)
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        lines, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, lines, strict=True))
+    _legend(figure, handles, columns)
+    figure.savefig(path, dpi=150)
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:
+    if handles:
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=min(len(handles), 3 * columns),
+            frameon=False,
+        )

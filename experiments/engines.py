@@ -1,0 +1,271 @@
+"""Running many commands: on the cores of this machine, or elsewhere (`experiments/ray_engine.py`).
+
+Nothing here knows what the commands do. A `Job` is a sequence of commands, asked for one at a
+time, so that each can depend on what the one before left on disk: this is how a job that was
+cut off goes on where it stopped, whether it is this machine or a Ray worker that died.
+
+Two processes never work on one job: the log file of a job is locked for as long as anything
+that writes to it lives, and a command whose parent is killed is told to stop (on Linux).
+POSIX only; on a cluster, every node must see the working folder and the logs at the same path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, BinaryIO
+
+from semigradient.errors import UserError, require
+
+ENGINES = ("local", "ray")
+INTERRUPTED = 130
+POLL_SECONDS = 0.05
+THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
+
+# Each command is started through this program, which becomes the command. It cannot be a
+# `preexec_fn`: running Python between fork and exec can deadlock in a threaded Ray worker.
+# Ray blocks SIGINT in its workers and shells ignore it in background jobs, and both are
+# inherited, so the command gets the defaults back. 1 is PR_SET_PDEATHSIG.
+_GUARD = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the process that asked for this command has ended")
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Commands that belong together.
+
+    `commands` is called once an attempt, and its result advanced only after the command
+    before has succeeded: write it as a generator that looks at the disk. It must pickle.
+    """
+
+    name: str
+    commands: Callable[[], Iterable[Sequence[str]]]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended: 0 is success, 130 an interruption; `message` says why it failed."""
+
+    name: str
+    returncode: int
+    seconds: float
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where jobs run and what each may use."""
+
+    name: str = "local"
+    jobs: int | None = None  # at a time; local: the cores divided by the threads; ray: no limit
+    threads: int = 1
+    ray_address: str | None = None  # None starts a cluster on this machine
+    cpus_per_run: float = 1.0
+    gpus_per_run: float = 0.0
+    retries: int = 3  # of a Ray task whose worker died
+    folder: Path = field(default_factory=Path.cwd)
+
+    def __post_init__(self) -> None:
+        require(self.name in ENGINES, f"--engine {self.name!r}: choose from {', '.join(ENGINES)}")
+        require(self.jobs is None or self.jobs >= 1, f"--jobs {self.jobs}: must be at least 1")
+        require(self.threads >= 1, f"--threads {self.threads}: must be at least 1")
+        require(self.cpus_per_run > 0, f"--cpus-per-run {self.cpus_per_run}: must be above 0")
+        require(self.gpus_per_run >= 0, f"--gpus-per-run {self.gpus_per_run}: must be at least 0")
+        if self.name == "ray" and importlib.util.find_spec("ray") is None:
+            raise UserError(
+                "--engine ray needs the 'ray' extra: pip install -c constraints.txt -e '.[ray]'"
+            )
+
+    @property
+    def local_slots(self) -> int:
+        """How many jobs the local engine runs at a time."""
+        return self.jobs or max(1, (os.cpu_count() or 1) // self.threads)
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a command: this one, with the number of threads set."""
+        return os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+
+
+class Attempt:
+    """One pass through the commands of a job; `poll` moves it on and never blocks."""
+
+    def __init__(self, job: Job, engine: Engine) -> None:
+        self.job, self.engine = job, engine
+        self.commands: Iterator[Sequence[str]] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.interrupted = False
+        self.started = time.monotonic()
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = job.log.open("ab")
+
+    def poll(self) -> Result | None:
+        """Start the next command when its turn has come; the result once all is over."""
+        if self.process is not None:
+            returncode = self.process.poll()
+            if returncode is None:
+                return None
+            self.process = None
+            if returncode and not self.interrupted:
+                return self._end(returncode, _reason(self.job.log, returncode))
+        if self.interrupted:
+            return self._end(INTERRUPTED, "interrupted")
+        try:
+            return self._advance()
+        except Exception as error:
+            # One job that cannot even be planned must not take the others down.
+            return self._end(1, f"{type(error).__name__}: {error}")
+
+    def _advance(self) -> Result | None:
+        if self.commands is None:
+            if not _try_lock(self.log):
+                return None
+            self.commands = iter(self.job.commands())
+        command = next(self.commands, None)
+        if command is None:
+            return self._end(0, "")
+        self.process = _start(command, self.log, self.engine)
+        return None
+
+    def _end(self, returncode: int, message: str) -> Result:
+        self.log.close()
+        return Result(self.job.name, returncode, time.monotonic() - self.started, message)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the running command, if any, and start no other."""
+        self.interrupted = True
+        if self.process is not None:
+            self.process.send_signal(number)
+
+
+def _start(command: Sequence[str], log: BinaryIO, engine: Engine) -> subprocess.Popen[bytes]:
+    log.write(f"$ {shlex.join(command)}\n".encode())
+    log.flush()
+    # A session of its own keeps the terminal's Ctrl-C away from the command, which would
+    # otherwise be told twice: programs often take the second as "stop without saving".
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=engine.folder,
+        env=engine.environment(),
+        start_new_session=True,
+    )
+
+
+def _try_lock(log: BinaryIO) -> bool:
+    """Take the lock that commands inherit with the log: it is free when the last has ended."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _reason(log: Path, returncode: int) -> str:
+    if returncode < 0:
+        return f"killed by {signal.Signals(-returncode).name}"
+    return last_words(log) or f"exit status {returncode}"
+
+
+def last_words(log: Path) -> str:
+    """The last line that a job's commands printed; empty when they printed none."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+        lines = file.read().decode(errors="replace").splitlines()
+    spoken = (line.strip() for line in reversed(lines) if not line.startswith("$ "))
+    return next(filter(None, spoken), "")
+
+
+class Interruptions:
+    """Counts SIGINT and SIGTERM while open, instead of raising between two statements."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruptions:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _count(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def stop(attempts: Iterable[Attempt], interruptions: Interruptions) -> None:
+    """Interrupt, wait until all have saved what they want to save; kill if told once more."""
+    remaining = list(attempts)
+    told = interruptions.count
+    for attempt in remaining:
+        attempt.signal(signal.SIGINT)
+    while remaining := [attempt for attempt in remaining if attempt.poll() is None]:
+        if interruptions.count > max(told, 1):
+            for attempt in remaining:
+                attempt.signal(signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def run_local(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
+    """Run jobs as processes of this machine; yield each result as it comes.
+
+    SIGINT or SIGTERM is passed on as one SIGINT; `KeyboardInterrupt` follows when all commands
+    have ended. A second one kills them.
+    """
+    waiting = deque(jobs)
+    running: list[Attempt] = []
+    with Interruptions() as interruptions:
+        try:
+            while (waiting or running) and not interruptions.count:
+                while waiting and len(running) < engine.local_slots:
+                    running.append(Attempt(waiting.popleft(), engine))
+                for attempt in tuple(running):
+                    if (result := attempt.poll()) is not None:
+                        running.remove(attempt)
+                        yield result
+                time.sleep(POLL_SECONDS)
+        finally:
+            stop(running, interruptions)
+    if interruptions.count:
+        raise KeyboardInterrupt
+
+
+def run_all(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
+    """Run jobs on an engine and yield their results as they finish."""
+    if engine.name == "ray":
+        from semigradient.experiments.ray_engine import run_ray
+
+        return run_ray(jobs, engine)
+    return run_local(jobs, engine)

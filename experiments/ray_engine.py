@@ -1,0 +1,174 @@
+"""Work as Ray tasks, on this machine or a cluster, again after the death of a worker.
+
+Whole jobs (`run_ray`), and parts of one computation that a process waits for (`Tasks`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from semigradient.errors import UserError
+from semigradient.experiments.engines import (
+    INTERRUPTED,
+    POLL_SECONDS,
+    Attempt,
+    Engine,
+    Interruptions,
+    Job,
+    Result,
+    stop,
+)
+
+GRACE_SECONDS = 120.0
+
+
+def run_ray(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
+    """Run each job as a Ray task, again after the death of its worker; yield results."""
+    ray, ours = _connect(engine)
+    task = _task(ray, _attempt_in_worker, engine)
+    waiting = deque(jobs)
+    pending: dict[Any, Job] = {}
+    with Interruptions() as interruptions:
+        try:
+            while (waiting or pending) and not interruptions.count:
+                while waiting and (engine.jobs is None or len(pending) < engine.jobs):
+                    job = waiting.popleft()
+                    pending[task.remote(job, engine)] = job
+                for reference in ray.wait(list(pending), timeout=4 * POLL_SECONDS)[0]:
+                    yield _fetch(ray, reference, pending.pop(reference))
+        finally:
+            _cancel(ray, list(pending), interruptions)
+            if ours:
+                ray.shutdown()
+    if interruptions.count:
+        raise KeyboardInterrupt
+
+
+class Tasks:
+    """A function mapped over parts, each a task that uses what `engine` says of a run."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._ray, self._ours = _connect(engine)
+
+    def map(self, function: Callable[[Any], Any], parts: Iterable[Any], /) -> list[Any]:
+        """What `function`, which must pickle, makes of each part, in order."""
+        task = _task(self._ray, _apply, self.engine)
+        references = [task.remote(function, part) for part in parts]
+        try:
+            found: list[Any] = self._ray.get(references)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        return found
+
+    def shutdown(self, *, cancel_futures: bool = True) -> None:
+        """Leave the cluster; tasks that still run are forgotten."""
+        if self._ours:
+            self._ray.shutdown()
+
+
+def pool(workers: int, address: str) -> Tasks:
+    """One processor for each part; without an address, of a cluster on this machine."""
+    return Tasks(Engine(name="ray", jobs=workers, ray_address=address or None))
+
+
+def _apply(function: Callable[[Any], Any], part: Any) -> Any:
+    """The body of a Ray task."""
+    return function(part)
+
+
+def _task(ray: ModuleType, function: Callable[..., Any], engine: Engine) -> Any:
+    """A remote function whose workers import this project, wherever they start."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    return ray.remote(function).options(
+        num_cpus=engine.cpus_per_run,
+        num_gpus=engine.gpus_per_run,
+        max_retries=engine.retries,
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+
+
+def _connect(engine: Engine) -> tuple[ModuleType, bool]:
+    """Ray, connected; and whether the connection is ours to close."""
+    # Ray reads this when it is imported, and would otherwise report usage over the network.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return ray, False
+    if engine.ray_address:
+        _check_reachable(engine.ray_address)
+    try:
+        ray.init(
+            address=engine.ray_address or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"--ray-address {engine.ray_address}: {error}".splitlines()[0]) from error
+    if engine.ray_address is None:
+        _check_resources(ray, engine)
+    return ray, True
+
+
+def _check_reachable(address: str) -> None:
+    """Knock at HOST:PORT first: Ray itself goes on trying for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return  # "auto", or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ray-address {address}: nothing answers there ({error})") from error
+
+
+def _check_resources(ray: ModuleType, engine: Engine) -> None:
+    """Refuse what this machine can never give; a cluster elsewhere may grow on demand."""
+    total = ray.cluster_resources()
+    for flag, key, wanted in (
+        ("--cpus-per-run", "CPU", engine.cpus_per_run),
+        ("--gpus-per-run", "GPU", engine.gpus_per_run),
+    ):
+        if wanted > total.get(key, 0):
+            ray.shutdown()
+            raise UserError(f"{flag} {wanted:g}: this machine has {total.get(key, 0):g}")
+
+
+def _attempt_in_worker(job: Job, engine: Engine) -> Result:
+    """The body of a Ray task."""
+    attempt = Attempt(job, engine)
+    try:
+        while (result := attempt.poll()) is None:
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:  # how `ray.cancel` arrives
+        stop([attempt], Interruptions())
+        return Result(job.name, INTERRUPTED, time.monotonic() - attempt.started, "interrupted")
+    return result
+
+
+def _fetch(ray: ModuleType, reference: Any, job: Job) -> Result:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return Result(job.name, 1, 0.0, f"{type(error.cause).__name__}: {error.cause}")
+    except ray.exceptions.RayError as error:
+        return Result(job.name, 1, 0.0, (str(error) or type(error).__name__).splitlines()[0])
+
+
+def _cancel(ray: ModuleType, references: list[Any], interruptions: Interruptions) -> None:
+    """Cancel tasks and give their commands time to save; no longer if told once more."""
+    for reference in references:
+        ray.cancel(reference)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while references and time.monotonic() < deadline and interruptions.count < 2:
+        references = ray.wait(references, num_returns=len(references), timeout=POLL_SECONDS)[1]

@@ -1,0 +1,22 @@
+"""What each family brings to code that is shared, by name.
+
+This page stands above everything and names it; the shared code knows the names only.
+"""
+
+from __future__ import annotations
+
+from semigradient import registry
+
+
+def register() -> None:
+    """Fill the registries; nothing is imported before it is asked for."""
+    domains = "semigradient.domains"
+    registry.NETWORKS.add("blocks", f"{domains}.molecules.networks:actor_critic")
+    registry.NETWORKS.add("coconet", f"{domains}.music.networks:actor_critic")
+    registry.MODELS.add("coconet", f"{domains}.music.trained_coconet:conditionals")
+    registry.REWARDS.add("proxy", f"{domains}.molecules.binding:published")
+    registry.REWARDS.add("proxy_x_WT", f"{domains}.molecules.binding:published_transposed")
+    registry.REWARDS.add("fitted", f"{domains}.molecules.binding:fitted")
+    registry.REWARDS.add("vina", f"{domains}.molecules.docking:scores")
+    registry.POOLS.add("local", "semigradient.envs.molecules.rewards:processes")
+    registry.POOLS.add("ray", "semigradient.experiments.ray_engine:pool")

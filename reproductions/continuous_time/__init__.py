@@ -1,0 +1,1 @@
+"""Deep Advantage Updating (C. Tallec 2019, chapter 8)."""

@@ -1,0 +1,201 @@
+"""Figure 5.2: a flow network, a Markov chain, PPO and chance on the 4-D grid with H = 8.
+
+Two things against states visited (edges constructed, proposals of the chain): how far the sampled
+distribution is from p, as the mean of |p - q| over objects, and how many of the 16 modes were met.
+
+For the flow network, PPO and chance q is the exact law of the policy; a chain has none, so its q
+is the frequencies of all its samples. Rejected moves of the chain repeat its object, as they must;
+`accepted only` is the published count, which converges to something else than p.
+
+Source: E. Bengio, PhD thesis, section 5.4.1 (PPO with entropy coefficient 0.5); what it leaves
+open is from its published code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semigradient import optim
+from semigradient.agents import agent_class
+from semigradient.agents.gflownet.gflownet import GFlowNet
+from semigradient.agents.gflownet.walkers import Walker
+from semigradient.domains.flows.visits import Visits, distance, floor
+from semigradient.envs.adapters import Arrays, CoreVector
+from semigradient.envs.constructions.building import Building
+from semigradient.envs.constructions.construction import Table, tabulate
+from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.experiments.curves import COLOURS
+from semigradient.reproductions.gflownet.flow_runs import POINTS, draw_curves
+from semigradient.reproductions.report import Job, Report, Row
+from semigradient.training.agent import Setup
+from semigradient.training.build import build
+from semigradient.training.cli import Command, parse
+from semigradient.training.summary import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+TITLE = "Hyper-grid, n = 4, H = 8: flow network, Metropolis-Hastings, PPO: thesis figure 5.2"
+SEEDS = {"quick": 2, "full": 10}
+R0 = (0.1, 0.01, 0.001)
+MODES = 16
+FLAGS: Mapping[str, str] = {
+    "gflownet": "--agent gflownet --loss fm --optim.lr 1e-3 --batch-size 16 --exact-every 0",
+    "metropolis": "--agent metropolis --chains 16 --moves 20",
+    "accepted only": "--agent metropolis --chains 16 --moves 20 --accepted-only",
+    "ppo": "--agent ppo --num-envs 16 --rollout-steps 96 --batch-size 384 --epochs 4 --gamma 1 "
+    "--gae-lambda 0 --entropy-coefficient 0.5 --no-normalise-advantages --clip 0.2 "
+    "--hidden 256 256 --activation leaky_relu --optim.lr 1e-3",
+    "random": "--agent random --chains 16",
+}
+_SOURCE = "figure 5.2"
+
+
+class Recorder(CoreVector):
+    """The vector environment of a construction, which counts the objects that come out."""
+
+    def __init__(self, command: Command) -> None:
+        run = command.run
+        super().__init__(
+            "semigradient.envs.constructions.hypergrid:make",
+            run.num_envs,
+            run.seed,
+            **run.environment(),
+        )
+        assert isinstance(self.core, Building)
+        self.table: Table = tabulate(self.core.rules)
+        self.visits: Visits = Visits(self.table)
+
+    def step(self, actions: np.ndarray) -> Arrays:
+        """Act, and note what was built."""
+        found = super().step(actions)
+        terminated, infos = found[2], found[4]
+        if terminated.any():
+            self.visits.add(torch.from_numpy(infos["final_info"]["state"][terminated]))
+        return found
+
+
+def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, Visits, Table]:
+    """The agent, what counts its objects, and the truth."""
+    words = [*FLAGS[method].split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
+    words += ["--seed", str(seed), "--threads", "1", "--env-options", "dimensions=4", f"r0={r0}"]
+    command = parse(words).command
+    if method != "ppo":
+        agent = build(command)
+        assert isinstance(agent, (GFlowNet, Walker))
+        table = agent.table
+        assert table is not None, "the grid can be enumerated"
+        return agent, agent.visits, table
+    return recorded(command)
+
+
+def recorded(command: Command) -> tuple[Any, Visits, Table]:
+    """The same for an agent that steps environments."""
+    run = command.run
+    torch.manual_seed(run.seed)
+    envs = Recorder(command)
+    setup = Setup(
+        envs,
+        torch.device("cpu"),
+        run.seed,
+        run.steps,
+        lambda params: optim.make(command.optimizer, params),
+    )
+    return agent_class(run.agent)(command.agent, setup), envs.visits, envs.table
+
+
+def measure(agent: Any, visits: Visits, table: Table) -> tuple[float, float]:
+    """Mean |p - q| of the policy's own law (of a chain: of its samples), and modes met."""
+    if isinstance(agent, Walker) and agent.config.kind == "metropolis":
+        l1 = visits.metrics()["empirical_l1"]
+    elif isinstance(agent, GFlowNet):
+        l1 = agent.evaluate()["l1"]
+    elif isinstance(agent, Walker):
+        l1 = dict(agent._exact())["l1"]
+    else:
+        states = torch.arange(table.size)
+        with torch.no_grad():
+            logits = agent.network.policy(table.features(states), table.legal(states))
+        l1 = distance(table.reach(logits.log_softmax(1))[1], visits.target, table)["l1"]
+    return l1, float(visits.modes_found)
+
+
+def curve(method: str, r0: float, seed: int, states: int) -> dict[str, Array]:
+    """States, L1 and modes at `POINTS` instants, and when all modes had been met (inf: never)."""
+    agent, visits, table = learner(method, r0, seed, states)
+    rows, all_met = [], np.inf
+    for point in range(1, POINTS + 1):
+        while agent.steps < states * point / POINTS:
+            agent.iterate()
+            agent.pop_episodes()
+            if all_met == np.inf and visits.modes_found == MODES:
+                all_met = float(agent.steps)
+        rows.append((agent.steps, *measure(agent, visits, table)))
+    steps, l1, modes = np.array(rows, dtype=float).T
+    return {"steps": steps, "l1": l1, "modes": modes, "all_met": np.array([all_met])}
+
+
+def reproduce(job: Job) -> Report:
+    """Run every method at every R0, and compare."""
+    states = 1_000_000 if job.full else 200_000
+    found: dict[tuple[str, float], dict[str, Array]] = {}
+    for r0 in R0:
+        for method in FLAGS:
+            parts = [_cell(job, method, r0, seed, states) for seed in range(job.seeds)]
+            found[method, r0] = {key: np.stack([p[key] for p in parts]) for key in parts[0]}
+    rows = [row for r0 in R0 for row in _claims(found, r0, states)]
+    floors = {r0: _floor(r0) for r0 in R0}
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(2, len(R0), sharex=True)
+        for column, r0 in enumerate(R0):
+            chosen = {method: found[method, r0] for method in FLAGS}
+            draw_curves(panels[0, column], chosen, "steps", "l1", COLOURS)
+            draw_curves(panels[1, column], chosen, "steps", "modes", COLOURS)
+            panels[0, column].axhline(floors[r0], color="grey", linewidth=0.8)
+            panels[0, column].set(title=f"R0 = {r0}", yscale="log")
+            panels[1, column].set(xlabel="states visited")
+        panels[0, 0].set_ylabel("mean |p - q|")
+        panels[1, 0].set_ylabel("modes met, of 16")
+        panels[0, 0].legend(fontsize="small")
+
+    return Report(rows, draw, (12.0, 6.0))
+
+
+def _cell(job: Job, method: str, r0: float, seed: int, states: int) -> dict[str, Array]:
+    name = f"{method.replace(' ', '-')}-{r0}-s{seed}"
+    work: Callable[[], dict[str, Array]] = lambda: curve(method, r0, seed, states)  # noqa: E731
+    return job.cell(name, (FLAGS[method], r0, seed, states), work)
+
+
+def _claims(found: Mapping[tuple[str, float], Mapping[str, Array]], r0: float, states: int) -> Any:
+    """GFlowNet below the others in L1, and first to meet all modes; paired by seed."""
+    for other in ("metropolis", "accepted only", "ppo", "random"):
+        ours, theirs = (found[m, r0]["l1"][:, -1] for m in ("gflownet", other))
+        yield _below(f"R0={r0}: L1, gflownet minus {other}", ours - theirs)
+    for other in ("metropolis", "ppo"):
+        # A method that has not met all of them counts with its whole budget.
+        ours, theirs = (
+            np.minimum(found[m, r0]["all_met"][:, 0], states) for m in ("gflownet", other)
+        )
+        yield _below(f"R0={r0}: states to all modes, gflownet minus {other}", ours - theirs)
+
+
+def _below(quantity: str, difference: Array) -> Row:
+    """Agrees if the 95 % interval of the paired difference lies below zero."""
+    low, high = bootstrap_interval(np.mean, difference, np.random.default_rng(0))
+    mean = float(difference.mean())
+    return Row(quantity, "< 0", _SOURCE, mean, low, high, "interval < 0", high < 0)
+
+
+def _floor(r0: float) -> float:
+    """What frequencies of 200 000 perfect samples would show."""
+    table = tabulate(HyperGrid(4, 8, r0=r0))
+    return floor(table.distribution(), table, 200_000)

@@ -1,0 +1,143 @@
+"""Beside figure 5.2: agents for reward and entropy, and chains with learned proposals, on the grid.
+
+On the 4-D grid with H = 8, soft Q-learning and soft actor-critic over temperatures and entropies:
+rewarded R, what they sample is not R / Z, and where they find most modes they are close to
+uniform. A policy counts as degenerate here when its exact L1 is not below nine tenths of the
+uniform policy's. MARS walks with learned proposals; without the ratio of proposals it converges to
+something else.
+
+Source: E. Bengio, PhD thesis, section 5.4.1 (SAC "at best 10 of 16 modes"); MARS on the grid is in
+its published code only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from semigradient.agents.gflownet.mars import MARS
+from semigradient.agents.gflownet.walkers import random_law
+from semigradient.agents.soft_q import SoftQ
+from semigradient.domains.flows.visits import distance
+from semigradient.envs.constructions.construction import Table, tabulate
+from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.reproductions.gflownet.flow_runs import Array
+from semigradient.reproductions.gflownet.hypergrid_baselines import MODES, recorded
+from semigradient.reproductions.report import Job, Report, Row
+from semigradient.training.build import build
+from semigradient.training.cli import parse
+from semigradient.training.summary import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Hyper-grid, n = 4, H = 8: soft Q, soft actor-critic, MARS: beside thesis figure 5.2"
+SEEDS = {"quick": 2, "full": 10}
+_SOFT = (
+    "--num-envs 16 --train-every 16 --batch-size 256 --gamma 1 --target-rate 0.01 "
+    "--learning-starts 2000 --optim.lr 1e-3"
+)
+_MARS = "--agent mars --chains 16 --moves 20 --updates 2 --backward learned --optim.lr 1e-3"
+SETTINGS: Mapping[str, str] = {
+    **{f"soft-q α {a}": f"--agent soft-q {_SOFT} --temperature {a}" for a in (0.03, 0.1, 0.3)},
+    **{f"sac entropy {e}": f"--agent sac {_SOFT} --entropy-share {e}" for e in (0.3, 0.6, 0.9)},
+    "mars": _MARS,
+    "mars published": f"{_MARS} --no-proposal-ratio",
+}
+_LATE = 5_000  # objects, the last ones, among which modes are counted
+
+
+def train(flags: str, seed: int, states: int) -> dict[str, Array]:
+    """Exact L1 of the policy (of a chain: of its samples), modes met, and among the last ones."""
+    words = [*flags.split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
+    words += ["--seed", str(seed), "--threads", "1", "--env-options", "dimensions=4", "r0=0.1"]
+    command = parse(words).command
+    agent: Any
+    if "mars" in flags:
+        agent = build(command)
+        assert isinstance(agent, MARS)
+        visits, table = agent.visits, agent.rules
+    else:
+        agent, visits, table = recorded(command)
+    while agent.steps < states:
+        agent.iterate()
+        agent.pop_episodes()
+    assert isinstance(table, Table)
+    l1 = visits.metrics()["empirical_l1"] if isinstance(agent, MARS) else _exact(agent, table)
+    visits._settle()
+    late = visits.rules.modes(visits.recent[-_LATE:])
+    found = (visits.modes_found, len(late[late >= 0].unique()))
+    return {"l1": np.array([l1]), "modes": np.array(found, dtype=float)}
+
+
+def _exact(agent: SoftQ, table: Table) -> float:
+    states = torch.arange(table.size)
+    features, legal = table.features(states).numpy(), table.legal(states).numpy()
+    law = table.reach(agent.log_policy(features, legal))[1]
+    return distance(law, table.distribution(), table)["l1"]
+
+
+def uniform_l1() -> float:
+    """Of the uniform policy."""
+    table = tabulate(HyperGrid(4, 8, r0=0.1))
+    return distance(random_law(table), table.distribution(), table)["l1"]
+
+
+def reproduce(job: Job) -> Report:
+    """Train every setting."""
+    states = 1_000_000 if job.full else 60_000
+    found: dict[str, dict[str, Array]] = {}
+    for name, flags in SETTINGS.items():
+        parts = [
+            job.cell(
+                f"{name.replace(' ', '-').replace('α', 'a')}-s{seed}",
+                (flags, seed, states),
+                partial(train, flags, seed, states),
+            )
+            for seed in range(job.seeds)
+        ]
+        found[name] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, sharey=True)
+        names = list(found)
+        for row, name in enumerate(names):
+            left.plot(found[name]["l1"][:, 0], [row] * job.seeds, "o", alpha=0.6)
+            right.plot(found[name]["modes"][:, 1], [row] * job.seeds, "o", alpha=0.6)
+        left.set(xscale="log", xlabel="mean |p - q|", yticks=range(len(names)), yticklabels=names)
+        right.set(xlabel=f"modes among the last {_LATE} objects, of {MODES}")
+
+    return Report(_claims(found), draw)
+
+
+def _claims(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
+    limit = 0.9 * uniform_l1()
+    rows = []
+    for agent in ("sac", "soft-q"):
+        kept = {
+            name: runs["modes"][:, 1]
+            for name, runs in found.items()
+            if name.startswith(agent) and runs["l1"].mean() < limit
+        }
+        best = max(kept, key=lambda name: float(kept[name].mean()), default="none")
+        modes = kept.get(best, np.zeros(2))
+        quantity = f"{agent}: modes, best of {len(kept)} settings that are not uniform ({best})"
+        agrees = bool(modes.mean() <= 10)
+        rows.append(_row(quantity, "at best 10 of 16", modes, "≤ 10", agrees, agent == "sac"))
+    gap = (found["mars published"]["l1"] - found["mars"]["l1"])[:, 0]
+    quantity = "mars: L1 without the ratio of proposals, minus with it"
+    rows.append(_row(quantity, "another law", gap, "mean > 0", bool(gap.mean() > 0), True))
+    return rows
+
+
+def _row(
+    quantity: str, published: str, values: Array, tolerance: str, agrees: bool, required: bool
+) -> Row:
+    low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
+    mean = float(values.mean())
+    source = "section 5.4.1"
+    return Row(quantity, published, source, mean, low, high, tolerance, agrees, required)

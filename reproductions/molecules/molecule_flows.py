@@ -1,0 +1,240 @@
+"""Flow networks on molecules by themselves: figures 5.8, 5.12 and 5.14, and chance beside them.
+
+A flow network trained by flow matching builds molecules, for three exponents β. Then: how scores
+move up with β; how the flow into a molecule, and the probability of building it, go with its
+reward; what was found on the way, against as many random molecules. The flow into a molecule is
+the published measure. Its probability is exact: the sum over all orders of building it.
+
+The quick scale takes 18 blocks, up to five in a molecule, the synthetic score `dock_like`, and a
+network 64 wide with 4 convolutions; the full scale the published vocabulary and network, with the
+published proxy from `--folder DIR`, where this installation knows one, or with `dock_like`.
+
+Source: E. Bengio, PhD thesis, section 5.4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semigradient.agents.gflownet.gflownet import GFlowNet
+from semigradient.domains.flows.discoveries import Discoveries, similarity
+from semigradient.domains.flows.estimates import Estimates, with_parents
+from semigradient.domains.flows.terminal import log_terminal
+from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
+from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.experiments.curves import COLOURS
+from semigradient.reproductions.gflownet.flow_runs import Array
+from semigradient.reproductions.report import Job, Report, Row
+from semigradient.training.agent import generator
+from semigradient.training.build import build
+from semigradient.training.cli import parse
+from semigradient.training.summary import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Flow networks on molecules: exponents, flows against rewards: thesis figures 5.8, 5.12"
+SEEDS = {"quick": 2, "full": 3}
+THRESHOLDS = (5.0, 6.0)
+_LAST, _TESTED = 2000, 256
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training.
+
+    Attributes:
+        beta: exponent of the reward.
+        flags: of `train.py`, besides.
+        options: of the environment, KEY=VALUE.
+        molecules: how many are built.
+        thresholds: scores above which modes count.
+    """
+
+    beta: int
+    flags: str
+    options: tuple[str, ...]
+    molecules: int
+    thresholds: tuple[float, ...] = THRESHOLDS
+
+    def agent(self, seed: int) -> GFlowNet:
+        """The learner before it has learned."""
+        words = ["--agent", "gflownet", "--env", "semigradient/Molecule-v0", "--seed", str(seed)]
+        words += ["--threads", "1", "--exact-every", "0", "--test-objects", "0"]
+        words += ["--reward-exponent", str(self.beta), *self.flags.split()]
+        agent = build(parse([*words, "--env-options", *self.options]).command)
+        assert isinstance(agent, GFlowNet)
+        assert agent.record is not None, "molecules are built of blocks"
+        agent.record.discoveries = Discoveries(self.thresholds)
+        return agent
+
+    def results(self, seed: int) -> dict[str, Array]:
+        """Train, and look at the last molecules."""
+        agent, losses = self.agent(seed), []
+        rules, record = agent.rules, agent.record
+        assert isinstance(rules, BlockMolecules)
+        assert record is not None
+        while record.discoveries.objects < self.molecules:
+            scalars = agent.iterate()
+            losses.append([float(scalars["leaf_loss"]), float(scalars["inner_loss"])])
+        tested = record.recent.unique()[:_TESTED]
+        return {
+            **summary(rules, record.recent, record.discoveries),
+            "log_reward": (self.beta * rules.log_reward(tested)).numpy(),
+            "log_inflow": log_leaf_inflow(agent, tested).numpy(),
+            "log_probability": log_terminal(rules, agent._look, tested).numpy(),
+            "losses": np.array(losses).T,
+        }
+
+
+def summary(rules: BlockMolecules, last: Tensor, found: Discoveries) -> dict[str, Array]:
+    """Scores of the last molecules, and what was found: best, similarity of the best 100, modes."""
+    metrics, best = found.metrics(), [name for name, _ in found.top(100)]
+    return {
+        "scores": rules.score(last).numpy(),
+        "top_10": np.array(metrics["top_10"]),
+        "top_100": np.array(metrics["top_100"]),
+        "similarity": np.array(similarity(best)),
+        "modes": np.array([len(each) for each in found.modes.values()], dtype=float),
+    }
+
+
+def by_chance(setting: Setting, seed: int) -> dict[str, Array]:
+    """As many random molecules."""
+    rules = setting.agent(seed).rules
+    assert isinstance(rules, BlockMolecules)
+    draws = uniform_draws(rules, setting.molecules, generator(seed, 7))
+    objects, found = forward(rules, uniform(rules), draws).objects, Discoveries(setting.thresholds)
+    found.add(rules.smiles(objects), rules.score(objects).tolist())
+    return summary(rules, objects[-_LAST:], found)
+
+
+@torch.no_grad()
+def log_leaf_inflow(agent: GFlowNet, objects: Tensor) -> Tensor:
+    """Log of the flow into the sinks of objects (m,): by stopping, or by all parents' edges."""
+    rules = agent.rules
+    at: Estimates = agent._look(with_parents(rules, objects))
+    stop = at.log_edges_of(objects, torch.full_like(objects, rules.actions - 1))
+    return torch.where(rules.finished(objects), at.log_inflow(objects), stop).double()
+
+
+def settings(job: Job) -> dict[int, Setting]:
+    """What is trained, by β."""
+    if job.full:
+        reward: tuple[str, ...] = ("reward=dock_like",)
+        if job.folder:
+            reward = ("reward=proxy", f"reward_file={job.folder}/best_params.pkl.gz")
+        return {
+            beta: Setting(beta, "--loss fm", reward, 100_000, (7.0, 8.0)) for beta in (1, 4, 10)
+        }
+    options = ("vocabulary=small", "max_blocks=5", "reward=dock_like")
+    flags = "--loss fm --batch-size 16 --graph-width 64 --graph-steps 4 --bidirectional"
+    lengths = {1: 6_000, 4: 6_000, 8: 16_000}
+    return {beta: Setting(beta, flags, options, count) for beta, count in lengths.items()}
+
+
+def reproduce(job: Job) -> Report:
+    """Train for every β, build at random, compare."""
+    chosen = settings(job)
+    sharp = max(chosen)
+
+    def cells(name: str, beta: int, chance: bool = False) -> list[dict[str, Array]]:
+        setting = chosen[beta]
+        work = partial(by_chance, setting) if chance else setting.results
+        return [
+            job.cell(f"{name}-s{seed}", (setting, seed, chance), partial(work, seed))
+            for seed in range(job.seeds)
+        ]
+
+    random = cells("random", sharp, True)
+    found = {beta: cells(f"beta-{beta}", beta) for beta in sorted(chosen, reverse=True)}
+    rows = [*_shift(found), *_against_chance(found[sharp], random), *_consistency(found[sharp])]
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        named = {"random": random, **{f"β = {beta}": runs for beta, runs in found.items()}}
+        for colour, (name, runs) in zip(COLOURS, named.items(), strict=False):
+            scores = np.concatenate([each["scores"] for each in runs])
+            left.hist(scores, 60, (0, 10), True, histtype="step", color=colour, label=name)
+        left.set(xlabel="score of the last molecules", ylabel="density")
+        left.legend()
+        for runs_, key in ((found[sharp], "log_inflow"), (found[sharp], "log_probability")):
+            x = np.concatenate([each["log_reward"] for each in runs_])
+            y = np.concatenate([each[key] - each[key].mean() for each in runs_])
+            right.plot(x, y, ".", markersize=2, label=key.replace("_", " "))
+        right.set(xlabel="β log R", ylabel="log, less its mean", title=f"β = {sharp}")
+        right.legend()
+
+    return Report(rows, draw)
+
+
+def _shift(found: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
+    """Figure 5.8: rewards move up with β."""
+    means = {beta: np.array([run["scores"].mean() for run in runs]) for beta, runs in found.items()}
+    betas = sorted(found)
+    return [
+        _row(
+            f"mean score of the last molecules, β = {high} minus β = {low}",
+            ("higher for the higher β", "figure 5.8"),
+            means[high] - means[low],
+            "> 0",
+        )
+        for low, high in pairwise(betas)
+    ]
+
+
+def _against_chance(learned: list[dict[str, Array]], random: list[dict[str, Array]]) -> list[Row]:
+    """Better, more modes, and less alike than nothing but chance is."""
+
+    def gap(key: str) -> Array:
+        pairs = zip(learned, random, strict=True)
+        return np.array([float(np.ravel(a[key])[0] - np.ravel(b[key])[0]) for a, b in pairs])
+
+    source = "section 5.4.2"
+    what = "flow network minus random"
+    return [
+        _row(f"mean of the 100 best, {what}", ("> 0", source), gap("top_100"), "> 0"),
+        _row(f"modes above {THRESHOLDS[0]:g}, {what}", ("> 0", source), gap("modes"), "> 0"),
+        _row(
+            f"similarity of the 100 best, {what}",
+            ("0.44 against 0.231: > 0", source),
+            gap("similarity"),
+            "> 0",
+        ),
+    ]
+
+
+def _consistency(learned: list[dict[str, Array]]) -> list[Row]:
+    """Figure 5.12: flow goes with reward, at a slope below 1."""
+    rows = []
+    for key, words in (("log_inflow", "log leaf in-flow"), ("log_probability", "log P")):
+        fits = np.array([_fit(run["log_reward"], run[key]) for run in learned])
+        inflow = key == "log_inflow"
+        claims = ("r = 0.69", "slope 0.58") if inflow else ("1 for an exact sampler",) * 2
+        place = "figure 5.12" if inflow else "proposition 2"
+        rows.append(_row(f"{words} against β log R: r", (claims[0], place), fits[:, 0], "≥ 0.5"))
+        rows.append(
+            _row(f"{words} against β log R: slope", (claims[1], place), fits[:, 1], "in (0, 1.2)")
+        )
+    return rows
+
+
+def _fit(x: Array, y: Array) -> tuple[float, float]:
+    """Correlation and slope of y over x."""
+    return float(np.corrcoef(x, y)[0, 1]), float(np.polyfit(x, y, 1)[0])
+
+
+def _row(quantity: str, claim: tuple[str, str], values: Array, rule: str) -> Row:
+    """The mean over seeds, judged by one of three rules."""
+    low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
+    mean = float(values.mean())
+    agrees = {"> 0": mean > 0, "≥ 0.5": mean >= 0.5, "in (0, 1.2)": 0 < mean < 1.2}[rule]
+    return Row(f"{quantity} ({len(values)} seeds)", *claim, mean, low, high, rule, agrees)

@@ -1,0 +1,98 @@
+"""Searches for molecules that several reproductions share: agents, and what they came upon.
+
+Methods are compared at equal numbers of *scored* molecules: distinct ones whose reward was asked
+for, in the order of asking. That is what a reward costs, and the same for builders, chains (which
+ask for rejected proposals, too) and breeders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semigradient.domains.flows.constructions import blocks_of
+from semigradient.domains.flows.discoveries import Discoveries, similarity
+from semigradient.envs.molecules.rewards import Scorer
+from semigradient.reproductions.report import Job
+from semigradient.training.build import build
+from semigradient.training.cli import parse
+
+Array = NDArray[np.float64]
+POINTS = 20
+KEPT = (100, 1000)
+"""Numbers of best molecules among which similarity is measured."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One method on one kind of molecules.
+
+    Attributes:
+        flags: of `train.py`.
+        options: of the environment, KEY=VALUE.
+        calls: molecules to be scored.
+        thresholds: scores above which modes and scaffolds are counted.
+    """
+
+    flags: str
+    options: tuple[str, ...]
+    calls: int
+    thresholds: tuple[float, ...]
+
+    def scored(self, seed: int) -> list[tuple[str, float]]:
+        """The molecules that were scored, in order; fewer if the method repeats itself."""
+        words = [*self.flags.split(), "--env", "semigradient/Molecule-v0", "--seed", str(seed)]
+        words += ["--threads", "1", "--steps", str(20 * self.calls)]
+        agent = build(parse([*words, "--env-options", *self.options]).command)
+        rules = blocks_of(agent.setup)
+        assert rules is not None, "molecules are built of blocks"
+        score = rules.score_of
+        assert isinstance(score, Scorer)
+        # Twenty steps a molecule are enough for a method that still finds any.
+        while score.calls < self.calls and agent.steps < 20 * self.calls:
+            agent.iterate()
+            agent.pop_episodes()
+        return list(score.known.items())[: self.calls]
+
+    def results(self, seed: int) -> dict[str, Array]:
+        """What `summary` says of a run."""
+        return summary(self.scored(seed), self.calls, self.thresholds)
+
+
+def summary(
+    scored: Sequence[tuple[str, float]], calls: int, thresholds: Sequence[float]
+) -> dict[str, Array]:
+    """Means of the best against calls, and at the end similarity, modes, scaffolds.
+
+    Returns:
+        `calls` and `top_10`, `top_100`, `top_1000` (POINTS,), NaN while there are fewer; `similar`,
+        of the best `KEPT`; `modes`, `scaffolds` and `above` (thresholds,); `scored`, how many.
+    """
+    at = np.linspace(calls / POINTS, calls, POINTS).astype(int)
+    values = np.array([score for _, score in scored])
+    found: dict[str, Array] = {"calls": at.astype(float), "scored": np.array([len(scored) * 1.0])}
+    for k in (10, 100, 1000):
+        best = [np.sort(values[:count])[-k:].mean() if count >= k else np.nan for count in at]
+        found[f"top_{k}"] = np.array(best)
+    record = Discoveries(thresholds)
+    record.add([name for name, _ in scored], values.tolist())
+    metrics = record.metrics()
+    for name in ("modes", "scaffolds", "above"):
+        found[name] = np.array([metrics[f"{name}_{each:g}"] for each in thresholds])
+    names = [name for name, _ in record.top(max(KEPT))]
+    likeness = [similarity(names[:k]) if len(names) > 1 else np.nan for k in KEPT]
+    found["similar"] = np.array(likeness)
+    return found
+
+
+def runs(job: Job, name: str, search: Search) -> dict[str, Array]:
+    """The results of all seeds, (seeds, …) each."""
+    parts = [
+        job.cell(f"{name}-s{seed}", (search, seed), partial(search.results, seed))
+        for seed in range(job.seeds)
+    ]
+    return {key: np.stack([part[key] for part in parts]) for key in parts[0]}

@@ -1,0 +1,1 @@
+"""Coconet and writing chorales (T. Cooijmans 2024, chapter 3)."""

@@ -1,0 +1,170 @@
+"""Harmonising a soprano by the rules: PPO from a trained Coconet on, beside the same as a sampler.
+
+A policy with Coconet's convolutions begins as its ancestral sampler and is then rewarded by the
+rules of harmony alone. It must leave the sampler behind, and random notes far behind. What it
+writes is judged by the model it came from, too: reward hacking shows there.
+
+The decision process is this project's; the model is T. Cooijmans, PhD thesis, chapter 3.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from semigradient.envs import make_vector
+from semigradient.envs.adapters import CoreVector
+from semigradient.envs.music.chorale_setting import Setting
+from semigradient.reproductions.music.chorale_models import coconet_run
+from semigradient.reproductions.report import Array, Job, Report, Row
+from semigradient.reproductions.rows import separated
+from semigradient.training.agent import Policy
+from semigradient.training.build import build
+from semigradient.training.cli import RunConfig, parse
+from semigradient.training.summary import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Harmonising by the rules: PPO from a trained Coconet on, and the samplers it leaves behind"
+SEEDS = {"quick": 2, "full": 5}
+
+ENV = "semigradient/ChoraleFill-v0"
+OPTIONS = ("grid=4", "frames=8", "task=harmonize", "reward=rules")
+PPO = (
+    *("--torso", "coconet", "--num-envs", "32", "--rollout-steps", "24", "--batch-size", "192"),
+    *("--epochs", "2", "--gamma", "1", "--gae-lambda", "0.9", "--optim.lr", "5e-4"),
+    *("--schedule", "linear", "--max-grad-norm", "0.5", "--normalise-rewards"),
+)
+_STEPS = {"quick": 18_432, "full": 491_520}
+_POINTS = 10
+_EPISODES = 128
+_SHOWN = 3
+
+
+def reproduce(job: Job) -> Report:
+    """Train, and score all policies on the same excerpts of the split test."""
+    folder = coconet_run(job)
+    steps = _STEPS[job.scale]
+    curves = [
+        job.cell(f"ppo-{seed}", (PPO, OPTIONS, steps, folder), partial(learn, folder, steps, seed))
+        for seed in range(job.seeds)
+    ]
+    others = {
+        kind: job.cell(kind, (OPTIONS, folder), partial(reference, folder, kind))
+        for kind in ("random-legal", "ancestral")
+    }
+    bach = job.cell("bach", OPTIONS, real)["returns"]
+
+    def draw(figure: Figure) -> None:
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+        above, below = parts
+        axes = above.subplots()
+        for curve in curves:
+            label = "PPO" if curve is curves[0] else None
+            axes.plot(curve["steps"], curve["mean"], color="C0", label=label)
+        for place, (name, found) in enumerate(others.items(), 1):
+            axes.axhline(found["returns"].mean(), color=f"C{place}", label=name)
+        axes.axhline(bach.mean(), color="grey", label="Bach")
+        axes.set(xlabel="notes written in training", ylabel="return by the rules, split test")
+        axes.legend()
+        shown = below.subplots(1, _SHOWN, squeeze=False)[0]
+        for axis, picture in zip(shown, curves[0]["pictures"].astype(np.uint8), strict=True):
+            axis.imshow(picture, aspect="auto")
+            axis.set_axis_off()
+
+    return Report(_rows(curves, others, bach), draw, (8.0, 7.0))
+
+
+def _rows(curves: list[dict[str, Array]], others: dict[str, Any], bach: Array) -> list[Row]:
+    learned = np.concatenate([curve["returns"] for curve in curves])
+    begun = np.concatenate([curve["mean"][:1] for curve in curves])
+    sampled, plain = others["ancestral"]["returns"], others["random-legal"]["returns"]
+    source = "expected of a policy gradient"
+    rows = [
+        separated("PPO - ancestral sampler", "above 0", source, learned, sampled, 1),
+        separated("ancestral sampler - random notes", "above 0", source, sampled, plain, 1),
+    ]
+    share = (learned.mean() - sampled.mean()) / (sampled.mean() - plain.mean())
+    for name, values in (("PPO", learned), ("ancestral sampler", sampled), ("random", plain),
+                         ("Bach", bach), ("PPO before learning", begun)):  # fmt: skip
+        low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
+        mean = float(values.mean())
+        rows.append(Row(f"{name}: mean return", "-", "shown", mean, low, high, "-", True, False))
+    claim = "gain of PPO over the sampler, by that of the sampler over random notes"
+    rows.append(Row(claim, "-", "shown", share, share, share, "-", True, False))
+    return rows
+
+
+def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
+    """Train PPO; mean returns on the way, returns and pictures at the end."""
+    words = ["--agent", "ppo", "--env", ENV, "--seed", str(seed), "--steps", str(steps)]
+    words += ["--threads", "1", "--torso-weights", folder, *PPO, "--env-options", *OPTIONS]
+    agent: Any = build(parse(words).command)
+    found: dict[str, list[float]] = {"steps": [], "mean": []}
+    for point in range(_POINTS + 1):
+        while agent.steps < steps * point / _POINTS:
+            agent.iterate()
+        found["steps"].append(float(agent.steps))
+        found["mean"].append(float(returns(agent.policy(False), 32).mean()))
+    pictures, last = _pictures(agent.policy(False)), returns(agent.policy(False), _EPISODES)
+    curve = {name: np.array(values) for name, values in found.items()}
+    return {**curve, "returns": last, "pictures": pictures}
+
+
+def reference(folder: str, kind: str) -> dict[str, Array]:
+    """Returns of a policy that learns nothing."""
+    words = ["--agent", "composer", "--kind", kind, "--env", ENV, "--num-envs", "32"]
+    words += ["--env-options", *OPTIONS, f"model={folder}"]
+    agent: Any = build(parse(words).command)
+    return {"returns": returns(agent.policy(False), _EPISODES)}
+
+
+def real() -> dict[str, Array]:
+    """What the notes that Bach wrote would have earned on the same excerpts."""
+    envs = _excerpts()
+    setting: Setting = envs.core.setting  # type: ignore[attr-defined]
+    found = []
+    for _ in range(_EPISODES // envs.num_envs):
+        roll = setting.corpus.draw(envs.num_envs, envs.generator)
+        rules = setting.need_rules("real")
+        given = roll.clone()
+        given[:, 1:] = -1
+        gain = rules.potential(rules.count(roll)) - rules.potential(rules.count(given))
+        found.append(gain.numpy())
+    return {"returns": np.concatenate(found)}
+
+
+def returns(policy: Policy, episodes: int) -> Array:
+    """Of whole episodes on excerpts of the split test, always the same: (episodes,)."""
+    envs, found = _excerpts(), []
+    for _ in range(max(1, episodes // envs.num_envs)):
+        obs, infos = envs.reset()
+        total, over = np.zeros(envs.num_envs), False
+        while not over:
+            obs, reward, terminated, truncated, infos = envs.step(policy(obs, infos["action_mask"]))
+            total += reward
+            over = bool((terminated | truncated).all())
+        found.append(total)
+    return np.concatenate(found)
+
+
+def _pictures(policy: Policy) -> Array:
+    """The first excerpts, harmonised: (3, 4P, 8T, 3)."""
+    envs = _excerpts()
+    obs, infos = envs.reset()
+    while int(envs.state.missing[0]) > 1:
+        obs, _, _, _, infos = envs.step(policy(obs, infos["action_mask"]))
+    action = torch.from_numpy(policy(obs, infos["action_mask"]))
+    last = envs.core.step(envs.state, action, envs.generator)
+    return np.stack(envs.core.render(last.state)[:_SHOWN]).astype(float)
+
+
+def _excerpts() -> CoreVector:
+    options = RunConfig(env_options=(*OPTIONS, "split=test")).environment()
+    envs = make_vector(ENV, 32, seed=1, **options)
+    assert isinstance(envs, CoreVector)
+    return envs

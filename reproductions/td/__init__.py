@@ -1,0 +1,1 @@
+"""Interference, staleness and corrected momentum (E. Bengio 2022, chapters 3 and 4)."""

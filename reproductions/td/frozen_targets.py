@@ -1,0 +1,61 @@
+"""Frozen targets against plain momentum on Mountain Car: figure 4.17.
+
+Source: E. Bengio, PhD thesis, section 4.3.2.3; the copy is renewed every 100 steps as in its
+published code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from semigradient.reproductions.report import Job, Report
+from semigradient.reproductions.td.mountain_car_iid import BETAS_OF_GRID, RATES, STEPS
+from semigradient.reproductions.td.policy_evaluation import DIAGONAL, MOMENTUM, Method, Setting
+from semigradient.reproductions.td.pooled import curves, lower, pool, train, untrained
+from semigradient.reproductions.td.problems import MountainCar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Mountain Car policy evaluation with frozen targets: thesis figure 4.17"
+SEEDS = {"quick": 10, "full": 10}
+METHODS = {
+    "momentum": MOMENTUM,
+    "diagonal": DIAGONAL,
+    "frozen": Method("frozen", renewed_every=100),
+}
+
+
+def reproduce(job: Job) -> Report:
+    """Train everything that is not trained yet and set it beside the published claims."""
+    worst = untrained(MountainCar())
+    hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4, 16))
+    runs = {}
+    for name, method in METHODS.items():
+        cells = [
+            Setting(MountainCar(), (h,) * 3, method, beta, size, RATES, STEPS)
+            for h in hidden
+            for beta in BETAS_OF_GRID
+            for size in sizes
+        ]
+        runs[name] = pool([train(job, name, cell, worst) for cell in cells])
+    rows = [
+        lower(
+            f"4.17: loss of {words} less that of frozen targets at step 5k",
+            "figure 4.17, section 4.3.2.3",
+            runs[name][:, -1],
+            runs["frozen"][:, -1],
+            job.full,
+        )
+        for name, words in (("momentum", "μ"), ("diagonal", "μ̂ diag"))
+    ]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        curves(axes, np.arange(250, STEPS + 1, 250), runs)
+        axes.set(xlabel="step", ylabel="MSE to $V^\\pi$", yscale="log")
+        axes.legend()
+
+    return Report(rows, draw, inches=(5.0, 3.6))

@@ -1,0 +1,246 @@
+"""The policy-evaluation bench: one setting, many seeds and learning rates, one method.
+
+    theta_{t+1} = theta_t - lr direction(g_t),   g_t = c mean_i delta_i grad V(s_i)
+
+with delta = V(s) - r - gamma V(s'), no gradient through the target. c is 1 for the loss
+delta^2 / 2 of the thesis' equations and 2 for delta^2, which its published code has. The methods
+differ in what they make of g_t:
+
+- `momentum`: the running average mu (`beta = 0`: plain gradient descent);
+- `frozen`: the same, the target made by a copy of the network that is renewed at intervals;
+- `oracle`: mu*, every minibatch of the last 2 / (1 - beta) evaluated anew at theta_t;
+- `corrected`: mu less its staleness by the full matrix of derivatives, by its diagonal, or by
+  blocks of layers.
+
+Source: E. Bengio, PhD thesis, eq. 4.2-4.6 and 4.12-4.19, section 4.3.2.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semigradient.reproductions.td import updates
+from semigradient.reproductions.td.history import History, per_sample, semi_gradient, window
+from semigradient.reproductions.td.networks import Stack
+from semigradient.reproductions.td.problems import Batch, Problem
+from semigradient.reproductions.td.updates import Averages, Correction
+
+Array = NDArray[np.float64]
+
+CACHED = 100_000
+"""Numbers in a layer's activations up to which several members share a pass: more would no longer
+stay in a processor's cache, fewer would be all overhead."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is made of a stream of gradients."""
+
+    kind: str
+    """momentum, frozen, oracle or corrected."""
+    full_layers: tuple[int, int] | None = None
+    """Corrected: layers [first, last) with every derivative by one another; None: all of them."""
+    diagonal: bool = False
+    """Corrected: the other parameters have their diagonal."""
+    derivative_scale: float = 1.0
+    """Corrected: 0.5 with the loss delta^2 is what the published code does: the gradient has the
+    factor 2, its derivative has not."""
+    renewed_every: int = 0
+    """Frozen: steps between copies."""
+
+    def correction(self, stack: Stack) -> Correction:
+        """The parameters that are corrected in full."""
+        first, last = (0, len(stack.layers)) if self.full_layers is None else self.full_layers
+        if first == last:
+            return Correction(slice(0, 0), self.diagonal)
+        return Correction(
+            slice(stack.layers[first].start, stack.layers[last - 1].stop), self.diagonal
+        )
+
+
+MOMENTUM = Method("momentum")
+ORACLE = Method("oracle")
+FULL = Method("corrected")
+FULL_HALF = Method("corrected", derivative_scale=0.5)
+DIAGONAL = Method("corrected", (0, 0), diagonal=True)
+METHODS = {
+    "momentum": MOMENTUM,
+    "oracle": ORACLE,
+    "full": FULL,
+    "full-half": FULL_HALF,
+    "diagonal": DIAGONAL,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of a published grid: everything that decides its numbers but the seeds."""
+
+    problem: Problem
+    hidden: tuple[int, ...]
+    method: Method
+    beta: float
+    size: int
+    """Transitions in a minibatch, m."""
+    lrs: tuple[float, ...]
+    steps: int
+    loss_scale: float = 2.0
+    """c of the module's docstring."""
+    every: int = 250
+    """Steps between two measurements."""
+    measure: tuple[str, ...] = ()
+    """Beyond the error: `drift`, `cosine` (corrected and stale), over the last 2 / (1 - beta)
+    minibatches."""
+
+
+class Learner:
+    """The networks of one setting: A learning rates times S seeds, E = A S members."""
+
+    def __init__(
+        self, setting: Setting, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.setting = setting
+        self.stack = Stack((setting.problem.width, *setting.hidden, 1))
+        self.theta = self.stack.initial(seeds).to(dtype).repeat(len(setting.lrs), 1)
+        """(E, n); the members of the first learning rate come first."""
+        self.lr = torch.tensor(setting.lrs, dtype=dtype).repeat_interleave(len(seeds))[:, None]
+        corrected = setting.method.kind == "corrected"
+        self.correction = setting.method.correction(self.stack) if corrected else None
+        self.averages = Averages.zero(self.theta, self.correction)
+        self.target = self.theta.clone() if setting.method.kind == "frozen" else None
+        self.history: History | None = None
+        self.time = 0
+
+    def of_members(self, batch: Batch) -> Batch:
+        """The minibatches of S seeds for every learning rate, (E, m, ...)."""
+        rates = len(self.setting.lrs)
+
+        def expanded(part: Tensor) -> Tensor:
+            return part.to(self.theta).repeat(rates, *[1] * (part.ndim - 1))
+
+        truth = None if batch.truth is None else expanded(batch.truth)
+        inputs, reward, discount, next_inputs = (expanded(part) for part in batch[:4])
+        return Batch(inputs, reward, discount, next_inputs, truth)
+
+    def remember(self, batch: Batch) -> None:
+        """Keep the minibatch (E, m, ...), if anybody is going to look back at it."""
+        setting, extras = self.setting, {}
+        if "drift" in setting.measure:
+            extras["next_values"] = self.stack.values(self.theta, batch.next_inputs)
+        if "cosine" in setting.measure:
+            extras["theta"] = self.theta
+        if not extras and setting.method.kind != "oracle":
+            return
+        if self.history is None:
+            # The oracle sees the present minibatch and as many before it as the window has.
+            slots = window(setting.beta) + (setting.method.kind == "oracle")
+            self.history = History(slots, batch, **extras)
+        self.history.push(batch, **extras)
+
+    def learn(self, batch: Batch) -> None:
+        """Take one step on a minibatch (E, m, ...) that has been remembered."""
+        setting, kind = self.setting, self.setting.method.kind
+        scale = setting.loss_scale / setting.size
+        if kind == "oracle":
+            self.theta.addcmul_(self._oracle(scale), self.lr, value=-1)
+        elif self.correction is not None:
+            self._corrected(batch, scale)
+        else:
+            if self.target is not None and self.time % setting.method.renewed_every == 0:
+                self.target.copy_(self.theta)
+            gradient = semi_gradient(self.stack, self.theta, batch, scale, self.target)
+            updates.momentum(self.averages, self.theta, gradient, self.lr, setting.beta)
+        self.time += 1
+
+    def _corrected(self, batch: Batch, scale: float) -> None:
+        gradients, a, b = per_sample(self.stack, self.theta, batch)
+        assert self.correction is not None
+        updates.corrected(
+            self.averages,
+            self.theta,
+            scale * gradients.sum(1),
+            a,
+            b * (scale * self.setting.method.derivative_scale),
+            self.lr,
+            self.setting.beta,
+            self.correction,
+        )
+
+    def _oracle(self, scale: float) -> Tensor:
+        """(1 - beta) sum_i beta^(t - i) g_i(theta_t) over the window, (E, n)."""
+        assert self.history is not None
+        past = self.history.joined()
+        weight = self.history.weight(self.setting.beta).repeat_interleave(self.setting.size)
+        weight = (scale * weight).to(self.theta)
+        parts = []
+        share = self._share(2 * past.inputs.shape[1])
+        for start in range(0, len(self.theta), share):
+            part = slice(start, start + share)
+            theta, few = self.theta[part], Batch(*(p[part] for p in past if p is not None))
+            parts.append(semi_gradient(self.stack, theta, few, weight, None))
+        return torch.cat(parts)
+
+    def _share(self, inputs: int) -> int:
+        """Members that pass over so many inputs in one call."""
+        return max(1, CACHED // (inputs * max(self.stack.sizes)))
+
+    def errors(self) -> Tensor:
+        """Mean squared error (E,) to the right values."""
+        inputs, values = self.setting.problem.evaluation()
+        found = [
+            ((self.stack.values(theta, inputs.expand(len(theta), -1, -1)) - values) ** 2).mean(1)
+            for theta in self.theta.split(self._share(len(values)))
+        ]
+        return torch.cat(found)
+
+
+@torch.no_grad()
+def run(setting: Setting, seeds: Sequence[int]) -> dict[str, Array]:
+    """Train and measure; `step` (T,), and (A, S, T) each for `error` and what else was asked.
+
+    `visited` is the mean squared error at the states of the minibatches since the measurement
+    before, predicted before learning from them; there where the problem's stream knows the truth.
+    A member that diverged has error infinity from then on.
+    """
+    learner = Learner(setting, seeds)
+    found: dict[str, list[Tensor]] = {}
+    visited: list[Tensor] = []
+    for batch in itertools.islice(setting.problem.batches(seeds, setting.size), setting.steps):
+        members = learner.of_members(batch)
+        learner.remember(members)
+        if members.truth is not None:
+            values = learner.stack.values(learner.theta, members.inputs)
+            visited.append(((values - members.truth) ** 2).mean(1))
+        learner.learn(members)
+        if learner.time % setting.every == 0:
+            for name, value in _measure(learner, visited).items():
+                found.setdefault(name, []).append(value)
+            visited.clear()
+    shape = (len(setting.lrs), len(seeds), -1)
+    arrays = {name: torch.stack(v, 1).reshape(shape).double().numpy() for name, v in found.items()}
+    steps = np.arange(setting.every, setting.steps + 1, setting.every, dtype=np.float64)
+    return {"step": steps, **arrays}
+
+
+def _measure(learner: Learner, visited: list[Tensor]) -> dict[str, Tensor]:
+    """One measurement of every member, (E,) each."""
+    found = {"error": learner.errors()}
+    if visited:
+        found["visited"] = torch.stack(visited).mean(0)
+    history = learner.history
+    if history is not None and "drift" in learner.setting.measure:
+        found["drift"] = history.drift(learner.stack, learner.theta)
+    if history is not None and "cosine" in learner.setting.measure:
+        found["cosine"] = history.cosine(learner.stack, learner.theta)
+        found["stale_cosine"] = history.cosine(learner.stack, learner.theta, correct=False)
+    for name in ("error", "visited", "drift"):
+        if name in found:
+            found[name] = torch.nan_to_num(found[name], nan=torch.inf)
+    return found

@@ -1,0 +1,75 @@
+"""Regression to a mixture of sines: figure 4.1, where correcting momentum is not expected to help.
+
+Source: E. Bengio, PhD thesis, sections 4.3.1 and 4.3.3.1. As in its published code, the loss is
+delta^2 and the gradients are summed without the factor 1 - beta: the published learning rates are
+divided by 1 - beta here, which is the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semigradient.reproductions.report import Job, Report
+from semigradient.reproductions.td.policy_evaluation import (
+    FULL,
+    FULL_HALF,
+    MOMENTUM,
+    ORACLE,
+    Setting,
+)
+from semigradient.reproductions.td.pooled import alike, curves, different, pool, train, untrained
+from semigradient.reproductions.td.problems import Sines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+TITLE = "Regression to a mixture of sines: thesis figure 4.1"
+SEEDS = {"quick": 10, "full": 10}
+METHODS = {"momentum": MOMENTUM, "oracle": ORACLE, "full": FULL, "full-half": FULL_HALF}
+PUBLISHED_RATES = (0.01, 0.005)
+STEPS = 5000
+SOURCE = "figure 4.1, section 4.3.1"
+
+
+def settings(method: str, full: bool) -> list[Setting]:
+    """The published grid, or its smallest width and one size of minibatch."""
+    hidden, sizes = ((8, 16, 32), (4, 16, 64)) if full else ((8,), (4,))
+    return [
+        Setting(Sines(), (h,) * 3, METHODS[method], beta, size, _rates(beta), STEPS)
+        for h in hidden
+        for beta in (0.9, 0.99)
+        for size in sizes
+    ]
+
+
+def reproduce(job: Job) -> Report:
+    """Train everything that is not trained yet and set it beside the published claims."""
+    worst = untrained(Sines())
+    runs = {
+        name: pool([train(job, name, cell, worst) for cell in settings(name, job.full)])
+        for name in METHODS
+    }
+    last = {name: losses[:, -1] for name, losses in runs.items()}
+    plain = last["momentum"]
+    words = "4.1: loss of μ* less that of μ"
+    rows = [different(words, SOURCE, last["oracle"], plain, job.full, level=0.05)]
+    for name, words in (("full", "μ̂"), ("full-half", "μ̂ with half Z")):
+        words = f"4.1: loss of {words} less that of μ"
+        rows.append(alike(words, SOURCE, last[name], plain, level=0.05))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        curves(axes, np.arange(250, STEPS + 1, 250), runs)
+        axes.set(xlabel="step", ylabel="MSE", yscale="log")
+        axes.legend()
+
+    return Report(rows, draw, inches=(5.0, 3.6))
+
+
+def _rates(beta: float) -> tuple[float, ...]:
+    return tuple(round(rate / (1 - beta), 9) for rate in PUBLISHED_RATES)

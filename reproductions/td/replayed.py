@@ -1,0 +1,272 @@
+"""A network of values that learns from recorded episodes, and what one of its updates does nearby.
+
+    J(s, a) = (f(s, a) - y)² / 2,    f = Q, or V with a single output
+
+Objectives differ in their targets y: a table of all T steps, made once or anew at intervals
+(returns, an expert's values, lambda-returns or Q-learning from a frozen copy), or one step ahead
+from a copy that follows the network, down to the network itself.
+
+Source: E. Bengio, PhD thesis, section 3.2.2.4, eq. 3.17, 3.19. The half in front of the square is
+that of `diagnostics`; the thesis has none.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from semigradient import optim
+from semigradient.diagnostics.examples import Examples, Experience, Params, last_hidden
+from semigradient.diagnostics.gain import pointwise_gain
+from semigradient.diagnostics.interference import OFFSETS
+from semigradient.diagnostics.observer import View
+from semigradient.nets.padded import padded_cnn
+from semigradient.nets.q_network import QNetwork
+from semigradient.optim.configs import OptimizerConfig
+from semigradient.optim.temporal_difference import (
+    Call,
+    Samples,
+    TemporalDifference,
+    wants_temporal_difference,
+)
+from semigradient.reproductions.td.recorded import Recorded
+from semigradient.training.agent import generator
+from semigradient.training.replay import Batch, FrameReplay
+from semigradient.training.returns import max_q_bootstrap, td_target
+
+MINIBATCH = 32
+
+
+class Targets(Protocol):
+    """What values are regressed to."""
+
+    moving: bool
+    """Whether targets have a derivative by the parameters (that learning leaves out)."""
+    sarsa: bool
+    """Moving ones: bootstrap from the action that followed, not from the best one."""
+
+    def renew(self, network: nn.Module, updates: int) -> None:
+        """Follow the network: before the first update, with 0, and after each."""
+        ...
+
+    def at(self, batch: Batch, index: Tensor, next_action: Tensor) -> Tensor:
+        """Targets (m,) of the steps with these numbers (m,)."""
+        ...
+
+
+class Table:
+    """Targets (T,) of all steps, made by `make(network)`: once, or anew every so many updates."""
+
+    moving = sarsa = False
+
+    def __init__(self, make: Callable[[nn.Module], Tensor], every: int = 0) -> None:
+        self.make, self.every = make, every
+        self.values: Tensor | None = None
+
+    def renew(self, network: nn.Module, updates: int) -> None:
+        """Make the table if it is time."""
+        if self.values is None or (self.every and updates % self.every == 0):
+            self.values = self.make(network)
+
+    def at(self, batch: Batch, index: Tensor, next_action: Tensor) -> Tensor:
+        """Look them up."""
+        assert self.values is not None
+        return self.values[index]
+
+
+class OneStep:
+    """r + gamma Q̄(s', a') with Q̄ <- (1 - rate) Q̄ + rate Q after each update; rate 1: Q itself.
+
+    `every`: instead, Q̄ <- Q every so many updates.
+    """
+
+    def __init__(self, rate: float = 1.0, every: int = 0, sarsa: bool = False) -> None:
+        self.rate, self.every, self.sarsa = rate, every, sarsa
+        self.moving = rate == 1 and every == 0
+        self.network: nn.Module | None = None
+
+    @torch.no_grad()
+    def renew(self, network: nn.Module, updates: int) -> None:
+        """Let the copy follow."""
+        if self.network is None:
+            self.network = network if self.moving else copy.deepcopy(network)
+        elif self.every and updates % self.every == 0:
+            self.network.load_state_dict(network.state_dict())
+        elif not self.every and not self.moving:
+            pairs = zip(self.network.parameters(), network.parameters(), strict=True)
+            for mean, parameter in pairs:
+                mean.lerp_(parameter, self.rate)
+
+    @torch.no_grad()
+    def at(self, batch: Batch, index: Tensor, next_action: Tensor) -> Tensor:
+        """One step ahead."""
+        assert self.network is not None
+        following = self.network(batch.next_obs)
+        if self.sarsa:
+            bootstrap = following.gather(1, next_action[:, None])[:, 0]
+        else:
+            bootstrap = max_q_bootstrap(following)
+        return td_target(batch.reward, batch.discount, bootstrap)
+
+
+def network(recorded: Recorded, seed: int, outputs: int = 0) -> nn.Module:
+    """An untrained network of action values, or with so many outputs.
+
+    Two hidden layers of 64, or for frames the published convolutions.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        outputs = outputs or recorded.actions
+        if isinstance(recorded.memory, FrameReplay):
+            made: nn.Module = padded_cnn(outputs, channels=recorded.observation.shape[0])
+        else:
+            made = QNetwork(recorded.observation, outputs, (64, 64), "leaky_relu", False)
+    return made.to(recorded.action.device)
+
+
+def q_learning(recorded: Recorded) -> Callable[[nn.Module], Tensor]:
+    """One-step targets of all steps, from the values of a network."""
+
+    def make(frozen: nn.Module) -> Tensor:
+        following = max_q_bootstrap(recorded.evaluate(frozen, successors=True))
+        return td_target(recorded.reward, recorded.discount, following)
+
+    return make
+
+
+class Learner:
+    """Minibatches of recorded steps, drawn uniformly, and one optimizer step on each.
+
+    A network with one output learns V, one with more Q; its seed decides the minibatches.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recorded: Recorded,
+        targets: Targets,
+        optimizer: OptimizerConfig,
+        seed: int,
+        batch_size: int = MINIBATCH,
+    ) -> None:
+        self.network, self.recorded, self.targets = network, recorded, targets
+        self.make_optimizer = lambda params: optim.make(optimizer, params)
+        self.optimizer = self.make_optimizer(network.parameters())
+        self.batch_size = batch_size
+        self.drawing = generator(seed, 7)
+        self.updates = 0
+        first = recorded.at(torch.zeros_like(recorded.action[:1])).obs
+        one, zero = network(first).shape[1] == 1, torch.zeros_like(recorded.action)
+        self.action = zero if one else recorded.action
+        self.next_action = zero if one else recorded.next_action
+        self.targets.renew(network, 0)
+
+    def draw(self, count: int) -> Tensor:
+        """(count,) numbers of steps, uniformly with replacement."""
+        drawn = torch.randint(self.recorded.size, (count,), generator=self.drawing)
+        return drawn.to(self.action.device)
+
+    def learn(self, index: Tensor) -> None:
+        """One update on the steps with these numbers."""
+        batch = self.recorded.at(index)
+        target = self.targets.at(batch, index, self.next_action[index])
+        prediction = self.network(batch.obs).gather(1, self.action[index][:, None])[:, 0]
+        loss = 0.5 * (prediction - target).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        if wants_temporal_difference(self.optimizer):
+            self.optimizer.observe(self._temporal_difference(batch, index))
+        self.optimizer.step()
+        self.updates += 1
+        self.targets.renew(self.network, self.updates)
+
+    def parameters(self) -> Params:
+        """A copy of the present parameters, by name."""
+        return {name: p.detach().clone() for name, p in self.network.named_parameters()}
+
+    def examples(self, index: Tensor, table: Tensor | None = None) -> Examples:
+        """The regression at these numbers, for observers; to `table` (T,) where there is one."""
+        batch = self.recorded.at(index)
+        samples = {"obs": batch.obs, "action": self.action[index]}
+        if table is None and self.targets.moving:
+            samples |= {
+                "reward": batch.reward,
+                "discount": batch.discount,
+                "next_obs": batch.next_obs,
+                "next_action": self.next_action[index],
+            }
+            return Examples(self.network, samples, _value, self._bootstrapped, moving=True)
+        if table is not None:
+            samples["target"] = table[index]
+        else:
+            samples["target"] = self.targets.at(batch, index, self.next_action[index])
+        return Examples(self.network, samples, _value, lambda call, s: s["target"])
+
+    def experience(self) -> Experience:
+        """Everything recorded, as observers see it."""
+        return Experience(
+            self.network,
+            self.optimizer,
+            self.make_optimizer,
+            0.0,
+            self.batch_size,
+            times=self.recorded.size,
+            capacity=self.recorded.size,
+            num_envs=1,
+            at=self.examples,
+            ended=lambda number: self.recorded.terminated[number],
+            hidden=last_hidden(self.network),
+            continuous=False,
+        )
+
+    def view(self, samples: int, seed: int) -> View:
+        """One measurement of an observer that asks for nothing held out."""
+        return View(self.experience(), self.experience, generator(seed, 8), samples)
+
+    def _bootstrapped(self, call: Call, sample: Samples) -> Tensor:
+        following = call(sample["next_obs"])
+        if self.targets.sarsa:
+            bootstrap = following.gather(0, sample["next_action"])
+        else:
+            bootstrap = following.max(0).values
+        return sample["reward"] + sample["discount"] * bootstrap
+
+    def _temporal_difference(self, batch: Batch, index: Tensor) -> TemporalDifference:
+        samples = {"obs": batch.obs, "action": self.action[index]}
+        if not self.targets.moving:
+            return TemporalDifference(self.network, samples, _value)
+        action = self.next_action[index]
+        if not self.targets.sarsa:
+            with torch.no_grad():
+                action = self.network(batch.next_obs).argmax(1)
+        following = {"obs": batch.next_obs, "action": action}
+        return TemporalDifference(self.network, samples, _value, following, batch.discount)
+
+
+def nearby_gain(
+    learner: Learner, index: Tensor, table: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Learn from the steps `index` (m,), and the gain at steps around them.
+
+    Losses before and after are of the same targets, those that the learner regresses to before
+    the update, or of `table` (T,).
+
+    Returns:
+        Sum of the gains by distance in time, -30 to 30, and how many there are, (61,) each; steps
+        of other episodes count for nothing.
+    """
+    offsets = torch.arange(-OFFSETS, OFFSETS + 1, device=index.device)
+    number, valid = learner.experience().around(index, offsets)
+    examples = learner.examples(number.flatten(), table)
+    before = learner.parameters()
+    learner.learn(index)
+    gain = pointwise_gain(examples, before, learner.parameters()).view_as(number)
+    return torch.where(valid, gain, 0.0).sum(1), valid.sum(1)
+
+
+def _value(call: Call, sample: Samples) -> Tensor:
+    return call(sample["obs"]).gather(0, sample["action"])

@@ -1,0 +1,128 @@
+"""Chains, PPO and the bench of searches on molecules of the published kind."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
+
+from semigradient.agents.gflownet.mars import MARS, proposals
+from semigradient.agents.ppo import PPO
+from semigradient.domains.molecules.molecule_sets import Fitting
+from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.errors import UserError
+from semigradient.nets.block_actor_critic import BlockActorCritic
+from semigradient.reproductions.molecules import molecule_active
+from semigradient.reproductions.molecules.molecule_runs import POINTS, Search, summary
+from semigradient.reproductions.molecules.molecules import methods
+from semigradient.training.build import build
+from semigradient.training.cli import parse
+from support.states import differences
+
+SMALL = ("vocabulary=small", "max_blocks=4", "reward=mw_window")
+GRAPH = "--graph-width 16 --graph-steps 2"
+PPO_FLAGS = (
+    "--torso-width 16 --torso-depth 2 --num-envs 2 --rollout-steps 6 --batch-size 4 --epochs 1"
+)
+
+
+def make(words: str, env: tuple[str, ...] = SMALL) -> Any:
+    line = [*words.split(), "--env", "semigradient/Molecule-v0", "--env-options", *env]
+    return build(parse(line).command)
+
+
+def test_a_chain_can_go_everywhere_and_back() -> None:
+    chain = make(f"--agent mars {GRAPH} --chains 6 --moves 1")
+    assert isinstance(chain, MARS)
+    rules = chain.rules
+    assert isinstance(rules, BlockMolecules)
+    for _ in range(3):
+        chain.iterate()
+    states = chain.now.unique()
+    with torch.no_grad():
+        found = proposals(rules, chain.network, states, "uniform")
+        assert torch.allclose(found.both.exp().sum(1), torch.ones(len(states)), atol=1e-5)
+        assert (found.parents.state[found.log_cut > -torch.inf] != rules.root).all()
+        # Whatever is cut off can be attached again, by the actions that the edges name.
+        for row, state in enumerate(states.tolist()):
+            for slot in (found.log_cut[row] > -torch.inf).nonzero()[:, 0].tolist():
+                parent = found.parents.state[row, slot][None]
+                action = found.parents.action[row, slot][None]
+                assert int(rules.child(parent, action)) == state
+    # What is counted has two blocks at least; a chain may stand at one.
+    assert chain.visits.objects <= 3 * 6
+
+
+@pytest.mark.parametrize("words", [f"--agent mars {GRAPH} --chains 4", f"--agent ppo {PPO_FLAGS}"])
+def test_a_loaded_search_goes_on_bit_for_bit(words: str) -> None:
+    one, other = make(words), make(words)
+    for _ in range(2):
+        one.iterate()
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    one.iterate()
+    other.iterate()
+    assert differences(one.state_dict(), other.state_dict()) == []
+
+
+def test_ppo_looks_at_blocks() -> None:
+    agent = make(f"--agent ppo {PPO_FLAGS}")
+    assert isinstance(agent, PPO)
+    assert isinstance(agent.network, BlockActorCritic)
+    obs, mask = agent.collector.stepper.obs, agent.collector.stepper.mask
+    seen, legal = torch.from_numpy(obs), torch.from_numpy(mask)
+    parameters, value = agent.network(seen, legal)
+    assert parameters.shape == (2, agent.setup.envs.single_action_space.n)
+    assert value.shape == (2,)
+    chance = parameters.detach().softmax(1)
+    assert float(chance[~legal].max()) == 0
+    assert torch.allclose(agent.network.value(seen), value)
+    assert float(dict(agent.iterate())["entropy"]) > 0
+
+
+def test_backward_policies_of_molecules_are_uniform() -> None:
+    with pytest.raises(UserError, match="backward='learned': molecules have no bounded"):
+        make("--agent mars --backward learned")
+
+
+def test_a_summary_is_what_its_words_say() -> None:
+    names = ["CCO", "c1ccccc1", "CCN", "CCCCCC", "c1ccccc1C"] * 40
+    names = [f"C{'C' * (i // 5)}{each}" for i, each in enumerate(names)]
+    scores = np.random.default_rng(0).uniform(0, 10, len(names))
+    found = summary(list(zip(names, scores.tolist(), strict=True)), 400, (5.0, 9.0))
+    assert found["calls"][0] == 400 / POINTS
+    assert found["top_10"][0] == pytest.approx(np.sort(scores[:20])[-10:].mean())
+    assert found["top_100"][5] == pytest.approx(np.sort(scores[:120])[-100:].mean())
+    # The method stopped at 200 of 400: what it has then stays.
+    assert found["top_10"][-1] == pytest.approx(np.sort(scores)[-10:].mean())
+    assert np.isnan(found["top_1000"]).all()
+    assert found["scored"][0] == 200
+    assert found["above"].tolist() == [(scores > 5).sum(), (scores > 9).sum()]
+    assert 0 < found["similar"][0] < 1
+
+
+@pytest.mark.parametrize("name", methods(16, 2))
+def test_every_method_searches(name: str) -> None:
+    search = Search(methods(16, 2)[name], SMALL, 60, (5.0,))
+    scored = search.scored(0)
+    assert len(scored) == 60
+    assert len({each for each, _ in scored}) == 60
+    assert scored == search.scored(0)
+
+
+@pytest.mark.parametrize("method", ["gflownet", "mars", "random"])
+def test_a_campaign_asks_for_new_molecules(method: str) -> None:
+    tiny = molecule_active.Scale(
+        (("vocabulary", "small"), ("max_blocks", 3)),
+        *(20, 10, 2, 6, 100, 8, 1, (8, 1)),
+        Fitting(3, batch_size=4, evaluate_every=2),
+    )
+    found = molecule_active.learn(method, 0, tiny, "")
+    assert found["known"][0] == 20 + 2 * 6
+    assert found["top"].shape == (3, 2)
+    assert (np.diff(found["top"][:, 0]) >= 0).all()
+    assert np.isfinite(found["errors"]).all() != (method == "random")

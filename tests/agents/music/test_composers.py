@@ -1,0 +1,116 @@
+"""Composers as policies: what they return on the exact chorale; a schedule that is learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from semigradient import agents, optim
+from semigradient.envs import make_vector
+from semigradient.envs.music.toy_chorale import toy_joint
+from semigradient.errors import UserError
+from semigradient.training.agent import Setup
+from semigradient.training.evaluation import evaluate
+
+TOY, REWRITE = "semigradient/ToyChorale-v0", "semigradient/ChoraleRewrite-v0"
+
+
+def build(name: str, env_id: str, config: dict[str, Any], num_envs: int = 64, **env: Any) -> Any:
+    torch.manual_seed(0)
+    chosen = optim.config_class("adam")(lr=1e-2)
+    setup = Setup(
+        envs=make_vector(env_id, num_envs, 0, **env),
+        device=torch.device("cpu"),
+        seed=0,
+        total_steps=10_000,
+        make_optimizer=lambda params: optim.make(chosen, params),
+    )
+    return agents.agent_class(name)(agents.config_class(name)(**config), setup)
+
+
+def returns(agent: Any, env_id: str, episodes: int, **env: Any) -> np.ndarray:
+    return evaluate(agent.policy(True), make_vector(env_id, 250, 7, **env), episodes).returns
+
+
+def test_ancestral_sampling_returns_minus_the_entropy_and_random_actions_less() -> None:
+    found = returns(build("composer", TOY, {"kind": "ancestral"}), TOY, 4000)
+    error = 4 * found.std() / 4000**0.5
+    assert found.mean() == pytest.approx(-toy_joint().entropy(), abs=error)
+    plain = returns(build("composer", TOY, {"kind": "random-legal"}), TOY, 1000)
+    # Uniform rolls: E[log p] by the sum over all of them.
+    expected = float(toy_joint().log_p.mean())
+    assert plain.mean() == pytest.approx(expected, abs=4 * plain.std() / 1000**0.5)
+
+
+def test_samplers_that_rewrite() -> None:
+    options: dict[str, Any] = {"model": "toy", "steps": 30, "masks": 4}
+    joint, last = toy_joint(), {}
+    for kind, config in (("annealed", {}), ("constant", {"alpha": 0.9}), ("nothing", {})):
+        env = {**options, "actions": "schedule"}
+        agent = build("composer", REWRITE, {"kind": kind, **config}, 2000, **env)
+        act = agent.policy(True)
+        for _ in range(29):
+            step = agent.stepper.step(act(agent.stepper.obs, None))
+            assert kind != "nothing" or not step.reward.any()
+        rolls = agent.setup.envs.state.pitches
+        last[kind] = float(joint.log_p[joint.index(rolls)].mean())
+    # The stationary means of rates 0.1 and 0.9 are -4.7812 and -7.1884.
+    assert last["annealed"] == pytest.approx(-4.85, abs=0.25)
+    assert last["constant"] == pytest.approx(-7.1884, abs=0.2)
+    assert last["nothing"] < last["constant"]
+
+
+def test_one_voice_after_the_other() -> None:
+    agent = build("composer", REWRITE, {"kind": "one-voice"}, 3, model="toy", steps=6)
+    act = agent.policy(True)
+    for step in range(5):
+        before = agent.setup.envs.state
+        agent.stepper.step(act(agent.stepper.obs, None))
+        after = agent.setup.envs.state
+        other = 1 - step % 2
+        assert torch.equal(after.pitches[:, other], before.pitches[:, other])
+        assert (after.erased == 3).all()
+
+
+def test_random_actions_are_in_every_space() -> None:
+    for actions in ("block", "mask", "schedule"):
+        agent = build(
+            "composer", REWRITE, {"kind": "random-legal"}, 5, model="toy", actions=actions
+        )
+        agent.iterate()
+        chosen = agent.policy(True)(agent.stepper.obs, None)
+        assert agent.setup.envs.action_space.contains(chosen)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "config", "env", "message"),
+    [
+        (TOY, {"kind": "annealed"}, {}, "kind='annealed': ancestral fills"),
+        (REWRITE, {"kind": "ancestral"}, {"model": "toy"}, "kind='ancestral': ancestral fills"),
+        (TOY, {"kind": "ancestral"}, {"order": "random"}, "kind='ancestral': needs order=free"),
+        (TOY, {"kind": "bach"}, {}, "kind='bach': accepted are random-legal"),
+        (TOY, {"alpha": 2.0}, {}, "alpha=2.0: must be in"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    env_id: str, config: dict[str, Any], env: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        build("composer", env_id, config, 1, **env)
+
+
+def test_a_schedule_is_learned() -> None:
+    # Where erasing is dear, the less of it the better: at first half of all rates are above 0.
+    env = {"model": "toy", "actions": "schedule", "steps": 4, "masks": 2, "cost": 0.5}
+    config = {"hidden": (8,), "activation": "tanh", "entropy_coefficient": 0.0}
+    agent = build("reinforce", REWRITE, config, 64, **env)
+    agent.iterate()
+    first = np.mean([gain for gain, _ in agent.pop_episodes()])
+    for _ in range(50):
+        agent.iterate()
+    agent.pop_episodes()
+    agent.iterate()
+    assert np.mean([gain for gain, _ in agent.pop_episodes()]) > first / 2 > -4

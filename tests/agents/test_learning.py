@@ -1,0 +1,31 @@
+"""Whole trainings through the command, with the presets, against published scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from semigradient import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("agent", "steps", "threshold"),
+    [
+        ("ppo", 100_000, 475.0),
+        ("a2c", 500_000, 475.0),
+        ("dqn", 50_000, 400.0),
+        ("ddqn", 50_000, 400.0),
+    ],
+)
+def test_cartpole_is_solved(agent: str, steps: int, threshold: float, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ["--agent", agent, "--env", "CartPole-v1", "--steps", str(steps), "--seed", "1"]
+    assert train.main([*arguments, "--run-dir", str(folder), "--wandb", "disabled"]) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["steps"] >= steps
+    assert summary["eval"]["mean"] >= threshold

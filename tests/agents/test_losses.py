@@ -1,0 +1,152 @@
+"""Losses, targets and schedules of the agents against numbers by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+
+from semigradient.agents import a2c, dqn, ppo
+from semigradient.nets.q_network import QNetwork
+from semigradient.training.replay import Batch
+from support.problems import DQN, build, parameters
+
+
+def tensor(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers)
+
+
+def test_ppo_policy_loss_by_hand() -> None:
+    ratio, advantage = tensor(1.5, 1.5, 0.5, 0.5, 1.1), tensor(2.0, -2.0, 2.0, -2.0, 3.0)
+    # min(ratio A, clip(ratio) A): 2.4, -3, 1, -1.6, 3.3
+    old = tensor(-1.0, -2.0, -0.5, -3.0, 0.0)
+    for clip in (0.2, torch.tensor(0.2)):
+        loss = ppo.policy_loss(old + ratio.log(), old, advantage, clip)
+        assert loss.item() == pytest.approx(-(2.4 - 3 + 1 - 1.6 + 3.3) / 5)
+
+
+def test_ppo_clips_gradients_only_where_the_ratio_gains() -> None:
+    log_prob = tensor(1.5, 1.5, 0.5, 0.5).log().requires_grad_()
+    ppo.policy_loss(
+        log_prob, torch.zeros(4), tensor(1.0, -1.0, 1.0, -1.0), torch.tensor(0.2)
+    ).backward()
+    torch.testing.assert_close(log_prob.grad, tensor(0.0, 1.5, -0.5, 0.0) / 4)
+
+
+def test_ppo_value_loss_by_hand() -> None:
+    value, old, return_ = tensor(1.0, 3.0), tensor(0.0, 3.0), tensor(2.0, 1.0)
+    assert ppo.value_loss(value, old, return_, 0.0).item() == pytest.approx((1 + 4) / 2)
+    # Clipped to 0.5 from 0: error 1.5² instead of 1²; the second has not moved.
+    assert ppo.value_loss(value, old, return_, 0.5).item() == pytest.approx((2.25 + 4) / 2)
+
+
+def test_ppo_normalises_advantages() -> None:
+    normal = ppo.normalise(tensor(1.0, 2.0, 6.0))
+    torch.testing.assert_close(normal, tensor(-2.0, -1.0, 3.0) / math.sqrt(7))
+
+
+def test_a2c_loss_by_hand() -> None:
+    config = a2c.Config(value_coefficient=0.5, entropy_coefficient=0.1)
+    loss, policy, value = a2c.actor_critic_loss(
+        tensor(-1.0, -2.0),
+        tensor(0.5, 0.7),
+        tensor(1.0, 2.0),
+        tensor(3.0, -1.0),
+        tensor(2.0, 4.0),
+        config,
+    )
+    assert policy.item() == pytest.approx((3 - 2) / 2)
+    assert value.item() == pytest.approx((1 + 4) / 2)
+    assert loss.item() == pytest.approx(0.5 + 0.5 * 2.5 - 0.1 * 0.6)
+
+
+def test_td_loss_by_hand() -> None:
+    prediction, target = tensor(0.0, 0.0).requires_grad_(), tensor(0.5, -3.0)
+    mse = dqn.td_loss(prediction, target, "mse")
+    assert mse.item() == pytest.approx((0.125 + 4.5) / 2)
+    huber = dqn.td_loss(prediction, target, "huber")
+    assert huber.item() == pytest.approx((0.125 + 2.5) / 2)
+    torch.testing.assert_close(torch.autograd.grad(mse, prediction)[0], tensor(-0.25, 1.5))
+    torch.testing.assert_close(torch.autograd.grad(huber, prediction)[0], tensor(-0.25, 0.5))
+
+
+def test_epsilon_schedule() -> None:
+    config = dqn.Config(epsilon_start=1.0, epsilon_end=0.2, epsilon_fraction=0.5)
+    steps = [0, 25, 50, 75, 100]
+    rates = [dqn.epsilon(step, 100, config) for step in steps]
+    assert rates == pytest.approx([1.0, 0.6, 0.2, 0.2, 0.2])
+    constant = dqn.Config(epsilon_end=0.3, epsilon_fraction=0.0)
+    assert dqn.epsilon(0, 100, constant) == pytest.approx(0.3)
+
+
+def set_bias(network: QNetwork, *bias: float) -> None:
+    """Make a network say the same everywhere."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.advantage[-1].bias.copy_(tensor(*bias))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({}, 5.0), ({"double": True}, 3.0), ({"double": True, "target": "none"}, 9.0)],
+)
+def test_targets_by_hand(config: dict[str, Any], expected: float) -> None:
+    agent = build("dqn", "test/Clock-v0", {**DQN, **config})
+    set_bias(agent.target, 5.0, 3.0)
+    set_bias(agent.network, 7.0, 9.0)
+    obs = torch.zeros(3, 6)
+    legal = torch.tensor([[True, True], [True, True], [True, False]])
+    batch = Batch(
+        obs,
+        torch.zeros(3, dtype=torch.int64),
+        tensor(1.0, 2.0, 3.0),
+        tensor(0.9, 0.0, 0.5),
+        obs,
+        None,
+    )
+    targets = agent._td_target(batch)
+    torch.testing.assert_close(targets, tensor(1 + 0.9 * expected, 2.0, 3 + 0.5 * expected))
+    masked = agent._td_target(batch._replace(next_mask=legal))
+    only = 7.0 if config.get("target") == "none" else 5.0
+    assert masked[2].item() == pytest.approx(3 + 0.5 * only)
+
+
+def test_dueling_values_are_the_mean_over_actions() -> None:
+    torch.manual_seed(0)
+    network = QNetwork(spaces.Box(-1, 1, (3,)), 4, (8, 8), "relu", dueling=True)
+    obs = torch.randn(5, 3)
+    q = network(obs)
+    features = network.shared(obs)
+    value, advantage = network.value(features), network.advantage(features)
+    torch.testing.assert_close(q.mean(1, keepdim=True), value)
+    torch.testing.assert_close(
+        q - q.mean(1, keepdim=True), advantage - advantage.mean(1, keepdim=True)
+    )
+    assert q.std() > 0
+
+
+def test_an_averaged_target_follows_slowly() -> None:
+    agent = build("dqn", "test/Clock-v0", {**DQN, "target": "ema", "target_rate": 0.25})
+    while agent.updates < 3:
+        before, count = parameters(agent.target), agent.updates
+        agent.iterate()
+        if agent.updates > count:
+            expected = 0.75 * before + 0.25 * parameters(agent.network)
+            torch.testing.assert_close(parameters(agent.target), expected)
+
+
+def test_a_hard_target_is_copied_at_multiples_of_its_period() -> None:
+    agent = build("dqn", "test/Clock-v0", {**DQN, "target_update_every": 40, "learning_starts": 0})
+    copied = []
+    for _ in range(30):
+        before, online = parameters(agent.target), parameters(agent.network)
+        agent.iterate()
+        if not torch.equal(before, parameters(agent.target)):
+            copied.append(agent.steps)
+            # The copy comes first, then the updates of that phase.
+            assert torch.equal(parameters(agent.target), online)
+    assert copied == [40, 80, 120]

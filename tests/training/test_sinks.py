@@ -1,0 +1,267 @@
+"""TensorBoard and Weights & Biases, there or not there."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from semigradient.errors import UserError
+from semigradient.training.logging import Logger, read_metrics
+from semigradient.training.sinks import TensorBoardSink, WandbSink, resolve_wandb_mode
+from support.commands import ROOT
+
+
+def read_events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+
+
+def film(path: Path) -> Path:
+    import imageio.v3 as iio
+
+    frames = np.zeros((12, 400, 480, 3), dtype=np.uint8)
+    for index, frame in enumerate(frames):
+        frame[:, 40 * index :] = 255
+    iio.imwrite(path, frames, fps=30)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tensorboard_files_are_readable(tmp_path: Path) -> None:
+    import imageio.v3 as iio
+
+    picture = tmp_path / "p.png"
+    iio.imwrite(picture, np.zeros((5, 7, 3), np.uint8))
+    sink = TensorBoardSink(tmp_path / "tb")
+    with Logger(tmp_path, [sink]) as logger:
+        logger.scalars(1, {"train/loss": torch.tensor(0.5), "note": "text", "n": 3})
+        logger.scalars(5, {"train/loss": math.nan})
+        logger.image(5, picture, "plot")
+        logger.video(5, film(tmp_path / "v.mp4"), "eval/video")
+        logger.summary({"mean": 7.0})
+    events = read_events(tmp_path / "tb")
+    first, second = events.Scalars("train/loss")
+    assert (first.step, first.value) == (1, 0.5)
+    assert math.isnan(second.value)
+    assert events.Scalars("n")[0].value == 3.0
+    (mean,) = events.Scalars("summary/mean")
+    assert (mean.step, mean.value) == (5, 7.0)
+    (image,) = events.Images("plot")
+    assert (image.width, image.height) == (7, 5)
+    (video,) = events.Images("eval/video")
+    assert video.encoded_image_string.startswith(b"GIF8")
+    assert (video.width, video.height) == (240, 200)
+    assert len(iio.imread(video.encoded_image_string, index=None)) == 12
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+
+
+def test_tensorboard_hides_what_a_resumed_run_repeats(tmp_path: Path) -> None:
+    for start, value in ((0, 1.0), (3, 2.0)):
+        with Logger(tmp_path, [TensorBoardSink(tmp_path / "tb")]) as logger:
+            if start:
+                logger.truncate_after(start - 1)
+            for step in range(start, start + 5):
+                logger.scalars(step, {"x": value})
+        time.sleep(1.1)  # event files are read in the order of the second in their name
+    got = [(e.step, e.value) for e in read_events(tmp_path / "tb").Scalars("x")]
+    assert got == [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 2)]
+    assert [row["x"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [v for _, v in got]
+
+
+def test_tensorboard_without_room_is_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tb").write_text("a file where the folder should be")
+    with Logger(tmp_path, [TensorBoardSink(tmp_path / "tb")]) as logger:
+        logger.scalars(1, {"x": 1})
+    assert "TensorBoardSink failed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No credentials, and a home of its own."""
+    for name in list(os.environ):
+        if name.startswith("WANDB") or name == "NETRC" or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    return monkeypatch
+
+
+def test_resolving_the_mode(tmp_path: Path, clean: pytest.MonkeyPatch) -> None:
+    assert resolve_wandb_mode("auto") == "offline"
+    assert [resolve_wandb_mode(m) for m in ("online", "disabled")] == ["online", "disabled"]
+    with pytest.raises(UserError, match="did you mean offline"):
+        resolve_wandb_mode("oflline")
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text("machine api.wandb.ai login user password " + "k" * 40)
+    netrc.chmod(0o600)
+    assert resolve_wandb_mode("auto") == "online"
+    clean.setenv("WANDB_BASE_URL", "http://other:8080")
+    assert resolve_wandb_mode("auto") == "offline"
+    clean.setenv("WANDB_API_KEY", "k" * 40)
+    assert resolve_wandb_mode("auto") == "online"
+    clean.setenv("WANDB_MODE", "disabled")
+    assert resolve_wandb_mode("auto") == "disabled"
+    clean.delenv("WANDB_MODE")
+    clean.delenv("WANDB_API_KEY")
+    netrc.write_text("machine {{{")
+    assert resolve_wandb_mode("auto") == "offline"
+
+
+# In a process of its own: W&B keeps a service and hooks at exit, and those must not hang either.
+WANDB_RUN = """
+import sys, time, numpy
+from pathlib import Path
+from training.logging import Logger
+from training.sinks import WandbSink
+folder, mode = Path(sys.argv[1]), sys.argv[2]
+began = time.monotonic()
+sink = WandbSink(folder, mode, project="p", name="n", config={"lr": 0.1})
+logger = Logger(folder, [sink])
+started = time.monotonic()
+for step in range(200):
+    logger.scalars(step, {"loss": 1.0 / (step + 1), "bad": float("nan")})
+logged = time.monotonic()
+logger.summary({"mean": 1.0})
+logger.close()
+identity = sink._run.id if sink._run else None
+print(started - began, logged - started, sink.mode, identity, "socket" in sys.modules)
+"""
+
+
+def run_wandb(folder: Path, mode: str, **environment: str) -> tuple[list[str], str, float]:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WANDB_RUN, str(folder), mode],
+        cwd=ROOT,
+        env={**os.environ, "no_proxy": "*", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout.split(), done.stderr, time.monotonic() - began
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Yield the address of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    kept.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in kept:
+            connection.close()
+
+
+@pytest.mark.usefixtures("clean")
+def test_unreachable_wandb_does_not_stop_or_slow_logging(
+    tmp_path: Path, silent_server: str
+) -> None:
+    for number, url in enumerate(("http://127.0.0.1:9", silent_server)):
+        folder = tmp_path / str(number)
+        out, err, seconds = run_wandb(folder, "online", WANDB_BASE_URL=url, WANDB_API_KEY="k" * 40)
+        assert err == (
+            f"warning: W&B: {url} does not answer; logging offline, `wandb sync` sends it later\n"
+        )
+        assert out[2] == "offline"
+        assert float(out[1]) < 3.0
+        assert seconds < 25.0
+        assert len(read_metrics(folder / "metrics.jsonl")) == 200
+
+
+@pytest.mark.usefixtures("clean")
+def test_wandb_that_refuses_falls_back_too(tmp_path: Path) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        out, err, _ = run_wandb(
+            tmp_path / "run",
+            "auto",
+            WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}",
+            WANDB_API_KEY="k" * 40,
+        )
+        server.shutdown()
+        thread.join()
+    assert len(err.splitlines()) == 1
+    assert err.startswith("warning: W&B: ")
+    assert out[2] == "offline"
+    assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 200
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.usefixtures("clean")
+def test_wandb_offline_needs_no_network_and_resumes_the_same_run(tmp_path: Path) -> None:
+    identities = []
+    for _ in range(2):
+        out, err, _ = run_wandb(tmp_path, "auto", WANDB_BASE_URL="http://127.0.0.1:9")
+        assert err == ""
+        assert out[2] == "offline"
+        identities.append(out[3])
+        time.sleep(1.0)  # W&B names its folders by the second
+    assert identities[0] == identities[1]
+    files = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert [file.name for file in files] == [f"run-{identities[0]}.wandb"] * 2
+    assert all(file.stat().st_size > 1000 for file in files)
+
+
+@pytest.mark.usefixtures("clean")
+def test_wandb_disabled_and_keyless_online(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WandbSink, "_start", lambda self, mode: None)
+    with Logger(tmp_path, [WandbSink(tmp_path, "disabled")]) as logger:
+        logger.scalars(1, {"x": 1})
+        logger.image(1, tmp_path / "none.png", "x")
+    assert capsys.readouterr().err == ""
+    with Logger(tmp_path, [WandbSink(tmp_path, "online")]):
+        assert "no API key is configured; logging offline" in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_imported_early() -> None:
+    code = (
+        "import sys; from semigradient.training import logging, sinks, progress; "
+        "print([m for m in ('wandb', 'tensorboard', 'rich', 'imageio') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
