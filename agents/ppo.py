@@ -1,15 +1,16 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347).
 
-    L = -E[min(ρ A, clip(ρ, 1-ε, 1+ε) A)] + c_v ½E[(V - R)²] - c_e E[H],    ρ = π(a|s) / π_old(a|s)
+    L = -E[min(ρ A, clip(ρ, 1-ε, 1+ε) A)] + c_v E[(V - R)²] - c_e E[H],    ρ = π(a|s) / π_old(a|s)
 
 over several epochs of minibatches of one rollout, with advantages A and returns R from
 generalised advantage estimation. Details beyond the paper follow its reference implementation:
 advantages are normalised per minibatch, initialisation is orthogonal, the learning rate falls.
+docs/ppo.md lists every detail and every deviation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ class Config:
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
-    """Weight of the value loss ½(V - R)²·2, as in the reference implementation."""
+    """Weight c_v of the squared value error; there is no factor ½ beside it."""
     max_grad_norm: float = 0.5
     """Largest norm of the gradient; 0 leaves it alone."""
     normalise_advantages: bool = True
@@ -130,6 +131,20 @@ def value_loss(value: Tensor, old_value: Tensor, return_: Tensor, clip: float) -
 def normalise(advantage: Tensor) -> Tensor:
     """Centre and scale to unit standard deviation: (m,)."""
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """Unbiased, never negative estimate of KL(π_old, π): E[ρ - 1 - log ρ], 0-dim of (m,)."""
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def clip_fraction(log_ratio: Tensor, clip: Tensor) -> Tensor:
+    """Share of samples whose probability ratio lies outside 1 ± clip: 0-dim of (m,)."""
+    return ((log_ratio.exp() - 1).abs() > clip).float().mean()
+
+
+_SCALARS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
+_KL = _SCALARS.index("kl")
 
 
 class PPO:
@@ -228,28 +243,35 @@ class PPO:
         self.shuffling.set_state(state["shuffling"])
 
     def _epochs(self, data: dict[str, Tensor], clip: Tensor) -> dict[str, float | Tensor]:
-        config, updates = self.config, 0
+        """All updates on one rollout; scalars are means over its minibatches."""
+        config = self.config
         parameters = list(self.network.parameters())
-        parts: tuple[Tensor, ...] = ()
-        for _ in range(config.epochs):
-            for index in minibatches(
-                self.samples, config.batch_size, self.shuffling, self.setup.device
-            ):
-                batch = {name: rows.index_select(0, index) for name, rows in data.items()}
-                loss, *rest = self._loss(batch, clip)
-                parts = tuple(rest)
-                if config.target_kl > 0 and parts[3].item() > 1.5 * config.target_kl:
-                    return self._scalars(parts, updates)
-                self.optimizer.zero_grad()
-                loss.backward()
-                if config.max_grad_norm > 0:
-                    clip_gradients(parameters, config.max_grad_norm)
-                self.optimizer.step()
-                updates += 1
-        return self._scalars(parts, updates)
+        seen: list[Tensor] = []
+        has_moved_far = False
+        for index in self._passes():
+            batch = {name: rows.index_select(0, index) for name, rows in data.items()}
+            loss, scalars = self._loss(batch, clip)
+            seen.append(scalars)
+            has_moved_far = config.target_kl > 0 and scalars[_KL].item() > 1.5 * config.target_kl
+            if has_moved_far:
+                break
+            self.optimizer.zero_grad()
+            loss.backward()
+            if config.max_grad_norm > 0:
+                clip_gradients(parameters, config.max_grad_norm)
+            self.optimizer.step()
+        means = dict(zip(_SCALARS, torch.stack(seen).mean(0), strict=True))
+        return {**means, "updates": float(len(seen) - has_moved_far)}
 
-    def _losses(self, batch: dict[str, Tensor], clip: Tensor) -> tuple[Tensor, ...]:
-        """Total loss, then policy loss, value loss, entropy and KL, detached."""
+    def _passes(self) -> Iterator[Tensor]:
+        """The minibatches' indices, epoch after epoch."""
+        for _ in range(self.config.epochs):
+            yield from minibatches(
+                self.samples, self.config.batch_size, self.shuffling, self.setup.device
+            )
+
+    def _losses(self, batch: dict[str, Tensor], clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Total loss of a minibatch, and its `_SCALARS`, detached."""
         config = self.config
         parameters, value = self.network(batch["obs"], batch.get("mask"))
         log_prob, entropy = self.network.distribution.log_prob_entropy(parameters, batch["action"])
@@ -262,12 +284,9 @@ class PPO:
         loss = surrogate + config.value_coefficient * squared - config.entropy_coefficient * bonus
         with torch.no_grad():
             log_ratio = log_prob - batch["log_prob"]
-            kl = (log_ratio.exp() - 1 - log_ratio).mean()
-        return loss, surrogate.detach(), squared.detach(), bonus.detach(), kl
-
-    def _scalars(self, parts: tuple[Tensor, ...], updates: int) -> dict[str, float | Tensor]:
-        names = ("policy_loss", "value_loss", "entropy", "kl")
-        return {**dict(zip(names, parts, strict=True)), "updates": float(updates)}
+            kl, clipped = approximate_kl(log_ratio), clip_fraction(log_ratio, clip)
+            scalars = torch.stack([surrogate, squared, bonus, kl, clipped])
+        return loss, scalars
 
     def experience(
         self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0

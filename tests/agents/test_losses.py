@@ -43,6 +43,34 @@ def test_ppo_value_loss_by_hand() -> None:
     assert ppo.value_loss(value, old, return_, 0.5).item() == pytest.approx((2.25 + 4) / 2)
 
 
+def test_ppo_measures_how_far_the_policy_moved() -> None:
+    log_ratio = tensor(0.9, 1.0, 1.3).log()
+    expected = sum(r - 1 - math.log(r) for r in (0.9, 1.0, 1.3)) / 3
+    assert ppo.approximate_kl(log_ratio).item() == pytest.approx(expected)
+    assert ppo.clip_fraction(log_ratio, tensor(0.2)).item() == pytest.approx(1 / 3)
+    assert ppo.clip_fraction(log_ratio, tensor(0.05)).item() == pytest.approx(2 / 3)
+
+
+def test_ppo_logs_means_over_all_minibatches_and_stops_where_the_policy_moved_far() -> None:
+    config = {"rollout_steps": 16, "batch_size": 16, "epochs": 3}
+    for target_kl, updates in ((0.0, 12), (1e-9, 1)):
+        agent = build("ppo", "CartPole-v1", {**config, "target_kl": target_kl})
+        seen, losses = [], agent._loss
+
+        def spy(batch: Any, clip: Any, seen: Any = seen, losses: Any = losses) -> Any:
+            loss, scalars = losses(batch, clip)
+            seen.append(scalars)
+            return loss, scalars
+
+        agent._loss = spy
+        scalars = agent.iterate()
+        assert scalars["updates"] == updates
+        assert len(seen) == updates + (target_kl > 0)
+        for index, name in enumerate(ppo._SCALARS):
+            mean = sum(row[index].item() for row in seen) / len(seen)
+            assert scalars[name].item() == pytest.approx(mean, rel=1e-5)
+
+
 def test_ppo_normalises_advantages() -> None:
     normal = ppo.normalise(tensor(1.0, 2.0, 6.0))
     torch.testing.assert_close(normal, tensor(-2.0, -1.0, 3.0) / math.sqrt(7))
