@@ -153,7 +153,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from tests.test_engines import job, python
-from training.engines import Engine, run_all
+from semigradient.experiments.engines import Engine, run_all
 folder = Path(sys.argv[1])
 jobs = [job(folder, f"job{i}", python(Path(sys.argv[3]).read_text(), folder / str(i)))
         for i in range(3)]

@@ -149,8 +149,8 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from typing import Any
-from training.checkpoint import save
-from training.state import Shard
+from semigradient.training.checkpoint import save
+from semigradient.training.state import Shard
 torch.set_num_threads(1)
 folder, step = Path(sys.argv[1]), int(sys.argv[2])
 while True:

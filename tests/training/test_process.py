@@ -12,7 +12,7 @@ from semigradient.training.process import keep_memory, prepare
 
 FAULTS = """
 import resource, torch
-from training.process import prepare
+from semigradient.training.process import prepare
 prepare(1)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 kept = [torch.ones(2_000_000) for _ in range(12)]

@@ -66,8 +66,8 @@ def test_progress_costs_little(enabled: bool) -> None:
 
 BAR = """
 import time, sys
-from training.progress import Progress
-from training.sinks import warn
+from semigradient.training.progress import Progress
+from semigradient.training.sinks import warn
 with Progress(1000) as progress:
     for step in range(1001):
         progress.update(step, evaluation=3.25)

@@ -128,8 +128,8 @@ def test_resolving_the_mode(tmp_path: Path, clean: pytest.MonkeyPatch) -> None:
 WANDB_RUN = """
 import sys, time, numpy
 from pathlib import Path
-from training.logging import Logger
-from training.sinks import WandbSink
+from semigradient.training.logging import Logger
+from semigradient.training.sinks import WandbSink
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 began = time.monotonic()
 sink = WandbSink(folder, mode, project="p", name="n", config={"lr": 0.1})
