@@ -12,6 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
 from support.commands import ROOT
 
 SCRIPTS = {"train", "evaluate", "compare", "reproduce", "commands"}
