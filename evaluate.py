@@ -77,7 +77,7 @@ def _pictures(agent: Any, folder: Path) -> list[str]:
     """What an agent can show of what it learned, written into the run folder."""
     import imageio.v3 as iio
 
-    pictures = getattr(agent, "pictures", dict)()
+    pictures: dict[str, Any] = getattr(agent, "pictures", dict)()
     spec = agent.setup.envs.spec
     where = f"{type(agent).__name__.lower()} on {spec.id if spec is not None else '?'}"
     require(bool(pictures), f"--pictures: {where} has no pictures")

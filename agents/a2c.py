@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -23,9 +23,7 @@ from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
     LearningRate,
     Setup,
-    load_optimizer_state,
     maybe_compile,
-    optimizer_state,
 )
 from semigradient.training.collector import Collector, Preprocessing
 from semigradient.training.gradients import clip_gradients
@@ -107,6 +105,9 @@ def actor_critic_loss(
 class A2C:
     """Alternates short rollouts of B environments and single gradient steps."""
 
+    STATE = ("network", "optimizer", "collector")
+    POLICY = ("network", "collector")
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.network = actor_critic(setup, config, config.log_std_init)
@@ -123,28 +124,15 @@ class A2C:
             config.gamma,
         )
         self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
+        self.progress = self.collector.stepper
         self._loss = maybe_compile(self._losses, setup.compile)
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.policy = self.collector.policy
-        self.policy_state = self.collector.policy_state
-        self.load_policy_state = self.collector.load_policy_state
-        self.pop_episodes = self.collector.stepper.pop_episodes
-        self.named_parameters = self.network.named_parameters
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.collector.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.collector.stepper.exact
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Collect one rollout and take one gradient step."""
         config = self.config
-        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
         rollout = self.collector.collect()
         with self.timers("learn"):
             advantage, return_ = gae(
@@ -175,20 +163,6 @@ class A2C:
             "entropy": entropy,
             "lr": rate,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, environments, statistics and generators."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "collector": self.collector.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.collector.load_state_dict(state["collector"])
 
     def _losses(
         self, obs: Tensor, mask: Tensor | None, action: Tensor, advantage: Tensor, return_: Tensor

@@ -13,10 +13,10 @@ physical time, as the baseline of Deep Advantage Updating (`domains.continuous_t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -48,9 +48,7 @@ from semigradient.training.agent import (
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
     maybe_compile,
-    optimizer_state,
 )
 from semigradient.training.exploration import Noise, NoiseConfig
 from semigradient.training.gradients import clip_factor, clip_gradients
@@ -79,6 +77,20 @@ def epsilon(step: int, total_steps: int, config: Config) -> float:
 class DQN:
     """Acts ε-greedily in B environments and learns from replayed transitions."""
 
+    STATE = (
+        "network",
+        "target",
+        "optimizer",
+        "memory",
+        "stepper",
+        "rng",
+        "noise",
+        "sampling",
+        "updates",
+        "_target_version",
+    )
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         envs = setup.envs
@@ -86,7 +98,7 @@ class DQN:
         observation, action = envs.single_observation_space, envs.single_action_space
         self.heads = _heads(action, config.dueling)
         self.actions, self.factored = sum(self.heads), isinstance(action, spaces.MultiDiscrete)
-        self.stepper = Stepper(envs, setup.timers)
+        self.progress = self.stepper = Stepper(envs, setup.timers)
         self.network = self._make_network(observation)
         self.target = self._make_network(observation) if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())
@@ -112,18 +124,13 @@ class DQN:
         transition_bytes = 2 * observation.dtype.itemsize * prod(observation.shape)
         self._updates_per_draw = max(1, _DRAWN_BYTES // (transition_bytes * config.batch_size))
 
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.stepper.steps
-
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One phase of acting, then, when enough has been seen, one of learning."""
         for _ in range(self.steps_per_phase):
             self._collect()
         scalars: dict[str, float | Tensor] = {"epsilon": self._epsilon()}
-        if self.steps > self.config.learning_starts:
-            rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        if self.stepper.steps > self.config.learning_starts:
+            rate = self.learning_rate.set(self.stepper.steps, self.setup.total_steps)
             with self.timers("learn"):
                 for batch, next_q in self._minibatches():
                     loss, value = self._learn(batch, next_q)
@@ -156,60 +163,6 @@ class DQN:
         """What is learned from raw rewards (B,): clipped if so wanted, and per step of time."""
         clipped = np.clip(reward, -1, 1) if self.config.clip_rewards else reward
         return clipped * self.step_reward
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(return, length) of episodes that ended since the last call."""
-        return self.stepper.pop_episodes()
-
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """The online network's parameters."""
-        return self.network.named_parameters()
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.stepper.exact
-
-    def policy_state(self) -> dict[str, Any]:
-        """The online network."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the online network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizer, memory, environments, counters and generators."""
-        state = {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "memory": self.memory.state_dict(),
-            "stepper": self.stepper.state_dict(),
-            "rng": self.rng.bit_generator.state,
-            "sampling": self.sampling.get_state(),
-            "updates": self.updates,
-            "target_version": self._target_version,
-        }
-        if self.noise is not None:
-            state["noise"] = self.noise.state_dict()
-        if self.target is not self.network:
-            state["target"] = self.target.state_dict()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        if self.target is not self.network:
-            self.target.load_state_dict(state["target"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.memory.load_state_dict(state["memory"])
-        self.stepper.load_state_dict(state["stepper"])
-        self.rng.bit_generator.state = state["rng"]
-        self.sampling.set_state(state["sampling"])
-        if self.noise is not None:
-            self.noise.load_state_dict(state["noise"])
-        self.updates = state["updates"]
-        self._target_version = state["target_version"]
 
     def _collect(self) -> None:
         stepper = self.stepper
@@ -349,7 +302,7 @@ class DQN:
 
     def _copy_to_target(self) -> None:
         """Copy the online network when another `target_update_every` steps are full."""
-        version = self.steps // self.config.target_update_every
+        version = self.stepper.steps // self.config.target_update_every
         if version > self._target_version:
             self.target.load_state_dict(self.network.state_dict())
             self._target_version = version
@@ -381,7 +334,7 @@ class DQN:
         actions[explore] = uniform[explore]
 
     def _epsilon(self) -> float:
-        return epsilon(self.steps, self.setup.total_steps, self.config)
+        return epsilon(self.stepper.steps, self.setup.total_steps, self.config)
 
     def _make_network(self, observation: spaces.Box) -> QNetwork | ScoreQNetwork:
         config = self.config

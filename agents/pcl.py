@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,9 +34,7 @@ from semigradient.training.agent import (
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
     maybe_compile,
-    optimizer_state,
 )
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.replay import Ring
@@ -197,6 +195,9 @@ class Memory:
 class PCL:
     """Acts by its policy in B environments and makes remembered paths consistent."""
 
+    STATE = ("network", "optimizer", "memory.ring", "stepper", "acting", "sampling", "updates")
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         space = setup.envs.single_action_space
@@ -207,33 +208,24 @@ class PCL:
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: pcl's paths are no temporal differences; dqn and ddqn have")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
-        self.stepper = Stepper(setup.envs, setup.timers)
+        self.progress = self.stepper = Stepper(setup.envs, setup.timers)
         self.memory = Memory(config, self.stepper, setup.device)
         self.acting = generator(setup.seed, 1, setup.device)
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
         self._loss = maybe_compile(self._losses, setup.compile)
-        self.pop_episodes = self.stepper.pop_episodes
-        self.named_parameters = self.network.named_parameters
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.stepper.exact
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """A few steps everywhere, then, when enough has been seen, a few gradient steps."""
         config = self.config
         for _ in range(config.rollout_steps):
             self._collect()
-        if self.steps < config.learning_starts or self.memory.ring.size <= config.path_length:
+        if (
+            self.stepper.steps < config.learning_starts
+            or self.memory.ring.size <= config.path_length
+        ):
             return {"updates": float(self.updates)}
-        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        rate = self.learning_rate.set(self.stepper.steps, self.setup.total_steps)
         with self.timers("learn"):
             for _ in range(config.updates):
                 paths = self.memory.sample(config.batch_size, config.path_length, self.sampling)
@@ -268,36 +260,6 @@ class PCL:
             return self._act(obs, mask, None if deterministic else own)
 
         return act
-
-    def policy_state(self) -> dict[str, Any]:
-        """The network."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, memory, environments, counters and generators."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "memory": self.memory.ring.state_dict(),
-            "stepper": self.stepper.state_dict(),
-            "acting": self.acting.get_state(),
-            "sampling": self.sampling.get_state(),
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.memory.ring.load_state_dict(state["memory"])
-        self.stepper.load_state_dict(state["stepper"])
-        self.acting.set_state(state["acting"])
-        self.sampling.set_state(state["sampling"])
-        self.updates = state["updates"]
 
     def _collect(self) -> None:
         obs, mask = self.stepper.obs, self.stepper.mask

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,9 +29,7 @@ from semigradient.training.agent import (
     LearningRate,
     Setup,
     generator,
-    load_optimizer_state,
     maybe_compile,
-    optimizer_state,
     remaining,
 )
 from semigradient.training.collector import Collector, Preprocessing
@@ -150,6 +148,9 @@ _KL = _SCALARS.index("kl")
 class PPO:
     """Alternates rollouts of B environments and epochs of minibatch updates."""
 
+    STATE = ("network", "optimizer", "collector", "shuffling")
+    POLICY = ("network", "collector")
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.samples = config.rollout_steps * setup.envs.num_envs
@@ -177,28 +178,15 @@ class PPO:
         )
         self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
         self.shuffling = generator(setup.seed, 2)
+        self.progress = self.collector.stepper
         self._loss = maybe_compile(self._losses, setup.compile)
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.policy = self.collector.policy
-        self.policy_state = self.collector.policy_state
-        self.load_policy_state = self.collector.load_policy_state
-        self.pop_episodes = self.collector.stepper.pop_episodes
-        self.named_parameters = self.network.named_parameters
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.collector.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.collector.stepper.exact
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Collect one rollout and learn from it."""
         config = self.config
-        now = (self.steps, self.setup.total_steps)
+        now = (self.progress.steps, self.setup.total_steps)
         rate = self.learning_rate.set(*now)
         clip = config.clip * (remaining(*now) if config.clip_schedule == "linear" else 1.0)
         rollout = self.collector.collect()
@@ -225,22 +213,6 @@ class PPO:
             scalars = self._epochs(data, torch.tensor(clip, device=self.setup.device))
             scalars["explained_variance"] = explained_variance(data["value"], data["return_"])
         return {**scalars, "lr": rate, "clip": clip}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, environments, statistics and generators."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "collector": self.collector.state_dict(),
-            "shuffling": self.shuffling.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.collector.load_state_dict(state["collector"])
-        self.shuffling.set_state(state["shuffling"])
 
     def _epochs(self, data: dict[str, Tensor], clip: Tensor) -> dict[str, float | Tensor]:
         """All updates on one rollout; scalars are means over its minibatches."""

@@ -29,8 +29,6 @@ from semigradient.training.agent import (
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.returns import discounted_return
@@ -126,6 +124,9 @@ class Episodes(NamedTuple):
 class REINFORCE:
     """Plays whole episodes in B environments, then takes one gradient step."""
 
+    STATE = ("network", "optimizer", "stepper", "generator")
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: batches of episodes have no fixed shape")
@@ -137,25 +138,13 @@ class REINFORCE:
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: REINFORCE has no temporal differences; dqn and ddqn have")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
-        self.stepper = Stepper(envs, setup.timers)
+        self.progress = self.stepper = Stepper(envs, setup.timers, notes_episodes=False)
         self.generator = generator(setup.seed, 1, setup.device)
-        self.named_parameters = self.network.named_parameters
-        self._ended: list[tuple[float, int]] = []
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far, those not learned from included."""
-        return self.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.stepper.exact
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Play the episodes and take one gradient step."""
         config = self.config
-        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
         batch = self._play()
         with self.timers("learn"):
             parameters = self.network(batch.obs, batch.mask)
@@ -183,37 +172,6 @@ class REINFORCE:
             return self._to_env(self._act(obs, mask, None if deterministic else own))
 
         return act
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(return, length) of the episodes learned from since the last call."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    def policy_state(self) -> dict[str, Any]:
-        """The network."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, environments and generator."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "stepper": self.stepper.state_dict(),
-            "generator": self.generator.get_state(),
-            "ended": [list(episode) for episode in self._ended],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.stepper.load_state_dict(state["stepper"])
-        self.generator.set_state(state["generator"])
-        self._ended = [(value, length) for value, length in state["ended"]]
 
     def _play(self) -> Episodes:
         """Fresh episodes everywhere, until each environment has finished its share."""
@@ -258,7 +216,7 @@ class REINFORCE:
         )
         last = ended & used
         pairs = zip(total[last].tolist(), steps[last].tolist(), strict=True)
-        self._ended += [(value, int(length)) for value, length in pairs]
+        self.stepper.episodes += [(value, int(length)) for value, length in pairs]
 
     @torch.no_grad()
     def _act(

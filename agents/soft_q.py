@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -32,8 +32,6 @@ from semigradient.training.agent import (
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.replay import Batch, Replay
@@ -125,13 +123,28 @@ def temperature_loss(log_temperature: Tensor, entropy: Tensor, wanted: Tensor) -
 class SoftQ:
     """Samples its soft policy in B environments and learns from replayed transitions."""
 
+    STATE = (
+        "networks",
+        "log_temperature",
+        "targets",
+        "optimizer",
+        "memory",
+        "stepper",
+        "acting",
+        "sampling",
+        "updates",
+        "_phases",
+    )
+    POLICY = ("networks", "log_temperature")
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         envs = setup.envs
         action = envs.single_action_space
         if not isinstance(action, spaces.Discrete) or action.start != 0:
             raise UserError(f"action space {action}: soft Q-learning accepts Discrete (from 0)")
-        self.actions, self.stepper = int(action.n), Stepper(envs, setup.timers)
+        self.actions = int(action.n)
+        self.progress = self.stepper = Stepper(envs, setup.timers)
         self.networks = nn.ModuleDict(self._towers(envs.single_observation_space))
         self.networks.to(setup.device)
         self.targets = copy.deepcopy(self._critics()).requires_grad_(False)
@@ -152,23 +165,13 @@ class SoftQ:
         )
         self.updates, self._phases = 0, 0
 
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.stepper.exact
-
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One step of all environments, then the phases of learning that are due."""
         self._collect()
         config, scalars = self.config, {}
-        due = self.steps // config.train_every
-        if self.steps > config.learning_starts:
-            rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        due = self.stepper.steps // config.train_every
+        if self.stepper.steps > config.learning_starts:
+            rate = self.learning_rate.set(self.stepper.steps, self.setup.total_steps)
             with self.timers("learn"):
                 for _ in range((due - self._phases) * config.gradient_steps):
                     batch = self.memory.sample(config.batch_size, self.sampling, config.gamma)
@@ -196,57 +199,11 @@ class SoftQ:
         legal = None if mask is None else torch.from_numpy(mask).to(device)
         return self._log_policy(torch.from_numpy(obs).to(device), legal)
 
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """The networks and log α."""
-        return [*self.networks.named_parameters(), ("log_temperature", self.log_temperature)]
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(return, length) of episodes that ended since the last call."""
-        return self.stepper.pop_episodes()
-
-    def policy_state(self) -> dict[str, Any]:
-        """The networks and log α."""
-        return {
-            "networks": self.networks.state_dict(),
-            "log_temperature": self.log_temperature.detach().clone(),
-        }
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take back what `policy_state` gave."""
-        self.networks.load_state_dict(state["networks"])
-        with torch.no_grad():
-            self.log_temperature.copy_(state["log_temperature"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizer, memory, environments, counters and generators."""
-        return {
-            **self.policy_state(),
-            "targets": self.targets.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "memory": self.memory.state_dict(),
-            "stepper": self.stepper.state_dict(),
-            "acting": self.acting.get_state(),
-            "sampling": self.sampling.get_state(),
-            "updates": self.updates,
-            "phases": self._phases,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        self.targets.load_state_dict(state["targets"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.memory.load_state_dict(state["memory"])
-        self.stepper.load_state_dict(state["stepper"])
-        self.acting.set_state(state["acting"])
-        self.sampling.set_state(state["sampling"])
-        self.updates, self._phases = state["updates"], state["phases"]
-
     def _collect(self) -> None:
         stepper = self.stepper
         obs, mask = stepper.obs, stepper.mask
         with self.timers("act"):
-            if self.steps < self.config.learning_starts:
+            if self.stepper.steps < self.config.learning_starts:
                 legal = np.ones((len(obs), self.actions)) if mask is None else mask
                 chance = torch.from_numpy(np.asarray(legal, np.float32)).to(self.setup.device)
             else:

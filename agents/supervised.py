@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,13 +25,12 @@ from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     LearningRate,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
     maybe_compile,
-    optimizer_state,
 )
 
 
@@ -75,6 +74,9 @@ def loss_and_score(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 class Supervised:
     """Learns the examples of an environment without acting in it."""
 
+    STATE = ("network", "optimizer", "generator", "progress")
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         core = _examples(setup, config.task)
@@ -93,18 +95,12 @@ class Supervised:
             raise UserError("--optim: supervised learning has no temporal differences")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.generator = generator(setup.seed, 1)
-        self.named_parameters = self.network.named_parameters
-        self.exact, self._steps = True, 0
+        self.progress = Count()
         self._loss = maybe_compile(self._loss_and_score, setup.compile)
-
-    @property
-    def steps(self) -> int:
-        """Samples seen so far."""
-        return self._steps
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One gradient step."""
-        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
         with self.timers("learn"):
             size = (self.config.batch_size,)
             drawn = torch.randint(len(self.inputs), size, generator=self.generator)
@@ -115,7 +111,7 @@ class Supervised:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        self._steps += self.config.batch_size
+        self.progress.steps += self.config.batch_size
         return {"loss": loss.detach(), "score": score, "lr": rate}
 
     def policy(self, deterministic: bool = True) -> Policy:
@@ -130,34 +126,6 @@ class Supervised:
             return outputs.argmax(1).numpy()
 
         return act
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: nothing is played."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """The network."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, generator and counter."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-            "steps": self._steps,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self._steps = state["steps"]
 
     def _loss_and_score(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return loss_and_score(self.network(inputs), target)

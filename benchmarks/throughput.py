@@ -96,12 +96,12 @@ class Clock(BaseCallback):
 
 def run_ours(agent: Agent, seconds: float) -> float:
     """Train our agent for `seconds`: environment steps per second."""
-    first, begin = agent.steps, time.perf_counter()
+    first, begin = agent.progress.steps, time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < seconds:
         agent.iterate()
         if agent.setup.device.type == "cuda":
             torch.cuda.synchronize()
-    return (agent.steps - first) / elapsed
+    return (agent.progress.steps - first) / elapsed
 
 
 def run_theirs(model: Any, seconds: float) -> float:
@@ -148,7 +148,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     set_threads(options.threads, images=False)
     model = make_theirs(case, command.run.num_envs, options.device)
     warm = getattr(command.agent, "learning_starts", 0)
-    while agent.steps <= warm:
+    while agent.progress.steps <= warm:
         agent.iterate()
     model.learn(warm + 1, reset_num_timesteps=False)
     run_ours(agent, options.warmup)

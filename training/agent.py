@@ -42,26 +42,85 @@ class Setup:
     timers: Timers = field(default_factory=Timers)
 
 
-class Agent(Protocol):
-    """Anything that `train.py` can train.
+class Progress(Protocol):
+    """How far training is: a `Stepper`, or a `Count` where no environment is stepped."""
 
-    Attributes:
-        setup: what it was built with.
-        timers: seconds by phase.
-        exact: whether the last `load_state_dict` could restore the environments exactly.
-    """
-
-    setup: Setup
-    timers: Timers
+    @property
+    def steps(self) -> int:
+        """Environment interactions so far."""
+        ...
 
     @property
     def exact(self) -> bool:
         """Whether a loaded state continues exactly."""
         ...
 
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(return, length) of the training episodes that ended since the last call."""
+        ...
+
+
+class Count:
+    """Progress of an agent that counts its own steps; what it loads always continues exactly.
+
+    Attributes:
+        steps: so far, in the agent's own unit.
+    """
+
+    exact = True
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._episodes: list[Tensor] = []  # (k, 2): return and length
+
+    def note(self, returns: Tensor, lengths: Tensor) -> None:
+        """Add episodes (k,) that ended; read from the device only when they are asked for."""
+        self._episodes.append(torch.stack([returns.double(), lengths.double()], 1))
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(return, length) of the episodes noted since the last call."""
+        ended, self._episodes = self._episodes, []
+        return [(value, int(length)) for part in ended for value, length in part.tolist()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and the episodes not yet asked for."""
+        nothing = torch.zeros((0, 2), dtype=torch.float64)
+        episodes = torch.cat([nothing, *(part.cpu() for part in self._episodes)])
+        return {"steps": self.steps, "episodes": episodes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a saved state."""
+        self.steps, self._episodes = state["steps"], [state["episodes"]]
+
+
+class Agent(Protocol):
+    """Anything that `train.py` can train.
+
+    An agent whose state is more than its parts may also define `state_dict` and
+    `load_state_dict`, or `policy_state` and `load_policy_state`, in the place of `STATE` and
+    `POLICY`; `training.parts` asks for them first.
+
+    Attributes:
+        setup: what it was built with.
+        timers: seconds by phase.
+    """
+
+    setup: Setup
+    timers: Timers
+
     @property
-    def steps(self) -> int:
-        """Environment interactions so far."""
+    def STATE(self) -> tuple[str, ...]:  # noqa: N802
+        """Attributes that make the next `iterate` identical, saved by kind: `training.parts`."""
+        ...
+
+    @property
+    def POLICY(self) -> tuple[str, ...]:  # noqa: N802
+        """Those that `policy` needs."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """Steps so far, whether a loaded state is exact, and the episodes that ended."""
         ...
 
     def iterate(self) -> Mapping[str, float | Tensor]:
@@ -70,30 +129,6 @@ class Agent(Protocol):
 
     def policy(self, deterministic: bool) -> Policy:
         """A policy for evaluation: no gradient, no exploration unless asked."""
-        ...
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(return, length) of the training episodes that ended since the last call."""
-        ...
-
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """Everything learned, for the check that it is finite."""
-        ...
-
-    def policy_state(self) -> dict[str, Any]:
-        """The small part of the state that `policy` needs."""
-        ...
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take back what `policy_state` gave."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that makes the next `iterate` identical."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
         ...
 
 

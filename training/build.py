@@ -12,7 +12,7 @@ import torch
 from semigradient import agents, optim
 from semigradient.envs import make_vector
 from semigradient.nets.bricks import is_image
-from semigradient.training import checkpoint, process
+from semigradient.training import checkpoint, parts, process
 from semigradient.training.agent import Agent, Setup
 from semigradient.training.checkpoint import Loaded
 from semigradient.training.cli import Command, parse
@@ -61,7 +61,7 @@ def trained(folder: str | Path, device: str = "") -> Trained:
     command = parse(words).command
     agent = build(command, learning=False)
     loaded = checkpoint.load(Path(folder) / "policy", command.identity())
-    agent.load_policy_state(loaded.state["policy"])
+    parts.load_policy_state(agent, loaded.state["policy"])
     return Trained(command, agent, loaded)
 
 

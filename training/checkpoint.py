@@ -218,7 +218,8 @@ def _stored_size(tensor: torch.Tensor) -> int:
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """Return the elements as bytes, without a copy when they are contiguous on the CPU."""
     flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+    # A single element counts as contiguous whatever its stride, which a view of bytes does not.
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().data
 
 
 def _publish(temporary: Path, final: Path) -> None:

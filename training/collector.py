@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from semigradient.envs import ExactVector
 from semigradient.errors import UserError
+from semigradient.training import parts
 from semigradient.training.actor_critic import Network
 from semigradient.training.agent import Policy, Setup, generator
 from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser
@@ -37,6 +38,9 @@ class Collector:
     `log_prob`, `reward`, `terminated`, `truncated`, `value`, and `next_value`: the value of each
     true successor, the last observation of an episode where it ended.
     """
+
+    STATE = ("stepper", "generator", "obs_normaliser", "reward_normaliser", "obs")
+    POLICY = ("obs_normaliser",)
 
     def __init__(
         self,
@@ -116,42 +120,11 @@ class Collector:
 
         return act
 
-    def policy_state(self) -> dict[str, Any]:
-        """The network and the statistics that observations are normalised with."""
-        state: dict[str, Any] = {"network": self.network.state_dict()}
-        if self.obs_normaliser is not None:
-            state["obs_moments"] = self.obs_normaliser.moments.state_dict()
-        return state
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take back what `policy_state` gave."""
-        self.network.load_state_dict(state["network"])
-        if self.obs_normaliser is not None:
-            self.obs_normaliser.moments.load_state_dict(state["obs_moments"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Environments, statistics and the generator."""
-        state: dict[str, Any] = {
-            "stepper": self.stepper.state_dict(),
-            "generator": self.generator.get_state(),
-            "obs": self.obs,
-        }
-        if self.obs_normaliser is not None:
-            state["obs_moments"] = self.obs_normaliser.moments.state_dict()
-        if self.reward_normaliser is not None:
-            state["reward_moments"] = self.reward_normaliser.state_dict()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.stepper.load_state_dict(state["stepper"])
-        self.generator.set_state(state["generator"])
-        if self.obs_normaliser is not None:
-            self.obs_normaliser.moments.load_state_dict(state["obs_moments"])
-        if self.reward_normaliser is not None:
-            self.reward_normaliser.load_state_dict(state["reward_moments"])
-        exact = self.stepper.exact
-        self.obs = state["obs"] if exact else self._normalise(self.stepper.obs, update=False)
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore a saved state; where episodes start afresh, so do the observations."""
+        parts.restore(self, self.STATE, saved)
+        if not self.stepper.exact:
+            self.obs = self._normalise(self.stepper.obs, update=False)
 
     def beside(self, envs: ExactVector, length: int, seed: int) -> Collector:
         """The same policy in other environments, with a copy of the statistics."""

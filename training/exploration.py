@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +61,8 @@ class Noise:
         generator: its own, on the device where the noise lives.
     """
 
+    STATE = ("value", "generator")
+
     def __init__(
         self, config: NoiseConfig, shape: Sequence[int], dt: float, generator: torch.Generator
     ) -> None:
@@ -96,15 +98,6 @@ class Noise:
             return (values + self()).argmax(1)
         uniform = (self._uniform(self.shape[:1]) * self.shape[1]).long()
         return torch.where(self._chance(), uniform, values.argmax(1))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Process and generator."""
-        return {"value": self.value, "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.value = state["value"].to(self.generator.device)
-        self.generator.set_state(state["generator"])
 
     def _chance(self) -> Tensor:
         return self._uniform(self.shape[:1]) < self.config.epsilon

@@ -14,7 +14,7 @@ import torch
 
 from semigradient.envs import make_vector
 from semigradient.errors import UserError
-from semigradient.training import checkpoint
+from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Agent, Policy
 from semigradient.training.cli import Command
 from semigradient.training.evaluation import SEED_OFFSET, Scores, evaluate
@@ -108,11 +108,12 @@ class Loop:
             if self.observers is not None:
                 self.observers.open(logger)
             if self.last_checkpoint is not None:
-                logger.truncate_after(self.agent.steps)
+                logger.truncate_after(self.agent.progress.steps)
                 if self.observers is not None:
-                    self.observers.truncate_after(self.agent.steps)
-            with _Signals(self), Progress(run.steps, run.progress, self.agent.steps) as progress:
-                outcome = self._train(progress)
+                    self.observers.truncate_after(self.agent.progress.steps)
+            bar = Progress(run.steps, run.progress, self.agent.progress.steps)
+            with _Signals(self), bar:
+                outcome = self._train(bar)
         except Exception as problem:
             outcome = Outcome("failed", 1, self._explain(problem))
             self._summarise(outcome)
@@ -130,7 +131,7 @@ class Loop:
     def resume(self) -> list[str]:
         """Load the newest sound checkpoint; returns notes for the person."""
         loaded = checkpoint.load(self.folder / "checkpoints", self.command.identity())
-        self.agent.load_state_dict(loaded.state["agent"])
+        parts.load(self.agent, loaded.state["agent"])
         torch.set_rng_state(loaded.state["torch_rng"])
         if torch.cuda.is_available() and loaded.state.get("cuda_rng") is not None:
             torch.cuda.set_rng_state(loaded.state["cuda_rng"])
@@ -139,16 +140,16 @@ class Loop:
         if self.observers is not None:
             self.observers.load_state_dict(loaded.state.get("observers", {}))
         notes = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
-        exact = self.agent.exact
+        exact = self.agent.progress.exact
         kind = "exact" if exact else "statistical: the environment started a fresh episode"
         return [*notes, f"resumed at step {loaded.step} from {loaded.path.name} ({kind})"]
 
-    def _train(self, progress: Progress) -> Outcome:
+    def _train(self, bar: Progress) -> Outcome:
         run, agent = self.command.run, self.agent
-        while agent.steps < run.steps:
-            before = agent.steps
+        while agent.progress.steps < run.steps:
+            before = agent.progress.steps
             self._scalars = dict(agent.iterate())
-            now = agent.steps
+            now = agent.progress.steps
             last = now >= run.steps
             if last or _crossed(before, now, run.log_every):
                 self._log()
@@ -158,16 +159,16 @@ class Loop:
                 self._evaluate(final=last)
             if last or self.signal or _crossed(before, now, run.checkpoint_every):
                 self._checkpoint(last)
-            progress.update(now, self.evaluation.get("mean"), self.latest.get("episode/return"))
+            bar.update(now, self.evaluation.get("mean"), self.latest.get("episode/return"))
             if self.signal and not last:
                 name = signal.Signals(self.signal).name
                 text = f"{name} at step {now}; continue with --resume {self.folder}"
                 return Outcome("interrupted", 128 + self.signal, text)
-        return Outcome("finished", 0, f"{agent.steps} steps")
+        return Outcome("finished", 0, f"{agent.progress.steps} steps")
 
     def _log(self) -> None:
         scalars = {f"train/{key}": float(value) for key, value in self._scalars.items()}
-        episodes = self.agent.pop_episodes()
+        episodes = self.agent.progress.pop_episodes()
         if episodes:
             returns, lengths = zip(*episodes, strict=True)
             scalars["episode/return"] = float(np.mean(returns))
@@ -175,12 +176,12 @@ class Loop:
             scalars["episode/count"] = len(episodes)
         self._require_finite(scalars)
         self.latest = scalars
-        self.logger.scalars(self.agent.steps, scalars)
+        self.logger.scalars(self.agent.progress.steps, scalars)
 
     def _observe(self) -> None:
         if self.observers is not None:
             with self.agent.timers("diagnose"):
-                self.observers.measure(self.agent.steps)
+                self.observers.measure(self.agent.progress.steps)
 
     def _evaluate(self, final: bool) -> None:
         scores = score(self.command, self.agent.policy(True), self.command.run.eval_episodes)
@@ -192,7 +193,7 @@ class Loop:
         clock = self.agent.setup.envs.clock
         if clock is not None:
             scalars["eval/scaled_return"] = summary["mean"] * clock.return_scale
-        self.logger.scalars(self.agent.steps, scalars)
+        self.logger.scalars(self.agent.progress.steps, scalars)
         self._draw()
 
     def _draw(self) -> None:
@@ -201,19 +202,19 @@ class Loop:
         for name, picture in pictures().items():
             import imageio.v3 as iio
 
-            path = self.folder / "pictures" / f"{name}-{self.agent.steps:012d}.png"
+            path = self.folder / "pictures" / f"{name}-{self.agent.progress.steps:012d}.png"
             path.parent.mkdir(exist_ok=True)
             iio.imwrite(path, picture)
-            self.logger.image(self.agent.steps, path, f"pictures/{name}")
+            self.logger.image(self.agent.progress.steps, path, f"pictures/{name}")
 
     def _checkpoint(self, last: bool) -> None:
         """Save everything for resuming, and the small part that evaluation needs."""
         self._require_finite({})
         identity = self.command.identity()
-        policy = {"policy": self.agent.policy_state()}
-        checkpoint.save(self.folder / "policy", self.agent.steps, policy, identity, keep=1)
+        policy = {"policy": parts.policy_state(self.agent)}
+        checkpoint.save(self.folder / "policy", self.agent.progress.steps, policy, identity, keep=1)
         state = {
-            "agent": self.agent.state_dict(),
+            "agent": parts.state(self.agent),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             "evaluation": self.evaluation,
@@ -221,20 +222,20 @@ class Loop:
         if self.observers is not None:
             state["observers"] = self.observers.state_dict()
             with self.agent.timers("diagnose"):
-                self.observers.draw(self.agent.steps, last)
+                self.observers.draw(self.agent.progress.steps, last)
         self.last_checkpoint = checkpoint.save(
-            self.folder / "checkpoints", self.agent.steps, state, identity
+            self.folder / "checkpoints", self.agent.progress.steps, state, identity
         )
 
     def _require_finite(self, scalars: dict[str, float]) -> None:
         bad = [f"{key} = {value}" for key, value in scalars.items() if not np.isfinite(value)]
-        tensors = self.agent.named_parameters()
-        bad += [name for name, tensor in tensors if not torch.isfinite(tensor).all()]
+        tensors = parts.learned(self.agent)
+        bad += [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:
             kept = self.last_checkpoint
             raise NonFiniteError(
-                f"not a finite number at step {self.agent.steps}: {bad[0]}; last good checkpoint: "
-                f"{kept if kept is not None else 'none yet'}"
+                f"not a finite number at step {self.agent.progress.steps}: {bad[0]}; "
+                f"last good checkpoint: {kept if kept is not None else 'none yet'}"
             )
 
     def _explain(self, problem: Exception) -> str:
@@ -248,7 +249,7 @@ class Loop:
         summary = {
             "status": outcome.status,
             "message": outcome.message,
-            "steps": self.agent.steps,
+            "steps": self.agent.progress.steps,
             "seconds": round(self.logger.metrics.seconds, 3),
             "eval": self.evaluation,
             "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},

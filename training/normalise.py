@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,8 @@ class RunningMoments:
 
     Starts as one pseudo-observation of mean 0 and variance 1 of weight 1e-4.
     """
+
+    STATE = ("mean", "var", "count")
 
     def __init__(self, shape: Sequence[int]) -> None:
         self.mean = np.zeros(shape)
@@ -29,20 +30,14 @@ class RunningMoments:
         self.var = (square + delta**2 * (self.count * count / total)) / total
         self.count = total
 
-    def state_dict(self) -> dict[str, Any]:
-        """Moments and weight."""
-        return {"mean": self.mean, "var": self.var, "count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take saved moments back."""
-        self.mean, self.var, self.count = state["mean"], state["var"], state["count"]
-
 
 class ObservationNormaliser:
     """Centres and scales observations, clipped at ±`clip` standard deviations.
 
     Variances below `floor` count as `floor`: what hardly varies is not blown up.
     """
+
+    STATE = ("moments",)
 
     def __init__(self, shape: Sequence[int], clip: float = 10.0, floor: float = 0.0) -> None:
         self.moments = RunningMoments(shape)
@@ -61,6 +56,8 @@ class ObservationNormaliser:
 class RewardNormaliser:
     """Divides rewards by the running standard deviation of the discounted return."""
 
+    STATE = ("moments", "returns")
+
     def __init__(self, num_envs: int, gamma: float, clip: float = 10.0) -> None:
         self.moments = RunningMoments(())
         self.returns = np.zeros(num_envs)
@@ -72,12 +69,3 @@ class RewardNormaliser:
         self.moments.update(self.returns)
         self.returns[ended] = 0
         return np.clip(reward / np.sqrt(self.moments.var + 1e-8), -self.clip, self.clip)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Moments and running returns."""
-        return {"moments": self.moments.state_dict(), "returns": self.returns.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take saved statistics back."""
-        self.moments.load_state_dict(state["moments"])
-        self.returns = state["returns"].copy()

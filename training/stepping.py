@@ -33,13 +33,21 @@ class Stepper:
     """Steps a vector environment and keeps what agents need between steps.
 
     Attributes:
-        envs: the vector environment.
         obs: (B, *observation) current observations.
         mask: (B, A) legal actions of the current observations, or None.
         steps: environment steps so far, all environments together.
+        episodes: (return, length) of those that ended and were not asked for yet.
+        exact: whether the last `load_state_dict` could restore the environments exactly.
+
+    Args:
+        envs: the vector environment.
+        timers: of the run.
+        notes_episodes: false where the agent adds to `episodes` itself.
     """
 
-    def __init__(self, envs: ExactVector, timers: Timers | None = None) -> None:
+    def __init__(
+        self, envs: ExactVector, timers: Timers | None = None, notes_episodes: bool = True
+    ) -> None:
         self.envs = envs
         self.timers = timers or Timers()
         self.steps = 0
@@ -48,8 +56,8 @@ class Stepper:
         self._check_floats = np.issubdtype(self.obs.dtype, np.floating)
         self._return = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, dtype=np.int64)
-        self._ended: list[tuple[float, int]] = []
-        self.exact = True
+        self.episodes: list[tuple[float, int]] = []
+        self.exact, self._notes_episodes = True, notes_episodes
 
     def restart(self) -> None:
         """Give up all running episodes and begin fresh ones."""
@@ -96,7 +104,7 @@ class Stepper:
 
     def pop_episodes(self) -> list[tuple[float, int]]:
         """(return, length) of the episodes that ended since the last call."""
-        ended, self._ended = self._ended, []
+        ended, self.episodes = self.episodes, []
         return ended
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,14 +116,14 @@ class Stepper:
             "mask": self.mask,
             "return": self._return.copy(),
             "length": self._length.copy(),
-            "ended": [list(episode) for episode in self._ended],
+            "ended": [list(episode) for episode in self.episodes],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Come back to a saved instant; `exact` says whether the environments could."""
         self.exact = self.envs.load_state_dict(state["envs"])
         self.steps = state["steps"]
-        self._ended = [(value, length) for value, length in state["ended"]]
+        self.episodes = [(value, length) for value, length in state["ended"]]
         if self.exact:
             self.obs, self.mask = state["obs"], state["mask"]
             self._return, self._length = state["return"].copy(), state["length"].copy()
@@ -124,8 +132,8 @@ class Stepper:
             self.mask = getattr(self.envs, "action_masks", lambda: None)()
 
     def _close_episodes(self, ended: np.ndarray) -> None:
-        for index in np.flatnonzero(ended):
-            self._ended.append((float(self._return[index]), int(self._length[index])))
+        for index in np.flatnonzero(ended) if self._notes_episodes else ():
+            self.episodes.append((float(self._return[index]), int(self._length[index])))
         self._return[ended] = 0
         self._length[ended] = 0
 

@@ -13,10 +13,10 @@ C. Tallec, L. Blier and Y. Ollivier, "Making deep Q-learning methods robust to t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from semigradient.domains.continuous_time.physical_time import Explorer, PhysicalConfig
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.nets.physical import Tower
-from semigradient.training.agent import Policy, Setup, load_optimizer_state, optimizer_state
+from semigradient.training.agent import Policy, Setup
 from semigradient.training.replay import Batch
 
 
@@ -59,9 +59,13 @@ def discrete_advantage(outputs: Tensor, action: Tensor) -> Tensor:
 class DAU:
     """Explores B environments coherently and learns V, Ā and, for continuous actions, π."""
 
+    STATE = ("networks", "optimizers", "explorer", "updates")
+    POLICY = ("networks", "explorer")
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.explorer = Explorer(setup, config)
+        self.progress = self.explorer.stepper
         self.discrete = self.explorer.actions.discrete
         outputs = self.explorer.actions.outputs
         inputs = prod(setup.envs.single_observation_space.shape)
@@ -82,22 +86,12 @@ class DAU:
         self.scale = self.explorer.scale.step if config.advantage_scale == "dt" else 1.0
         self._losses = self._discrete if self.discrete else self._continuous
         self.updates = 0
-        self.pop_episodes = self.explorer.stepper.pop_episodes
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.explorer.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.explorer.stepper.exact
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One phase of acting, then, when enough has been seen, one of learning."""
         self.explorer.collect(self._outputs)
-        scalars: dict[str, float | Tensor] = {"hours": self.explorer.clock.hours(self.steps)}
+        hours = self.explorer.clock.hours(self.progress.steps)
+        scalars: dict[str, float | Tensor] = {"hours": hours}
         if self.explorer.warm:
             with self.timers("learn"):
                 for batch in self.explorer.minibatches():
@@ -132,36 +126,6 @@ class DAU:
     def pictures(self) -> dict[str, np.ndarray]:
         """On a pendulum, the portrait of value and policy."""
         return portraits(self)
-
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """Those of all networks."""
-        return self.networks.named_parameters()
-
-    def policy_state(self) -> dict[str, Any]:
-        """All networks, since portraits want V too, and the statistics of observations."""
-        return {"networks": self.networks.state_dict(), **self.explorer.statistics()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take back what `policy_state` gave."""
-        self.networks.load_state_dict(state["networks"])
-        self.explorer.load_statistics(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizers, and everything about acting."""
-        return {
-            "networks": self.networks.state_dict(),
-            "optimizers": {key: optimizer_state(o) for key, o in self.optimizers.items()},
-            "explorer": self.explorer.state_dict(),
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.networks.load_state_dict(state["networks"])
-        for key, optimizer in self.optimizers.items():
-            load_optimizer_state(optimizer, state["optimizers"][key])
-        self.explorer.load_state_dict(state["explorer"])
-        self.updates = state["updates"]
 
     def _outputs(self, obs: Tensor) -> Tensor:
         """What is explored around: π(s), or the advantages of all actions."""

@@ -10,10 +10,9 @@ rewards and rates in proportion to dt ("scaled") or to a constant step ("unscale
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from semigradient.domains.continuous_time.physical_time import Explorer, Physica
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.errors import UserError, require
 from semigradient.nets.physical import Tower
-from semigradient.training.agent import Policy, Setup, load_optimizer_state, optimizer_state
+from semigradient.training.agent import Policy, Setup
 from semigradient.training.replay import Batch
 
 
@@ -49,9 +48,13 @@ def critic_loss(prediction: Tensor, target: Tensor) -> Tensor:
 class DDPG:
     """Explores B environments and learns Q and π from replayed transitions."""
 
+    STATE = ("networks", "targets", "optimizers", "explorer", "updates")
+    POLICY = ("networks", "explorer")
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.explorer = Explorer(setup, config)
+        self.progress = self.explorer.stepper
         actions = self.explorer.actions
         if actions.discrete:
             space = setup.envs.single_action_space
@@ -68,22 +71,12 @@ class DDPG:
             "actor": optimizer(actor.parameters(), config.policy_lr),
         }
         self.updates = 0
-        self.pop_episodes = self.explorer.stepper.pop_episodes
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.explorer.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.explorer.stepper.exact
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One phase of acting, then, when enough has been seen, one of learning."""
         self.explorer.collect(self._outputs)
-        scalars: dict[str, float | Tensor] = {"hours": self.explorer.clock.hours(self.steps)}
+        hours = self.explorer.clock.hours(self.progress.steps)
+        scalars: dict[str, float | Tensor] = {"hours": hours}
         if self.explorer.warm:
             with self.timers("learn"):
                 for batch in self.explorer.minibatches():
@@ -104,41 +97,6 @@ class DDPG:
     def pictures(self) -> dict[str, np.ndarray]:
         """On a pendulum, the portrait of value and policy."""
         return portraits(self)
-
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """Those of both networks."""
-        return self.networks.named_parameters()
-
-    def policy_state(self) -> dict[str, Any]:
-        """Both networks, since portraits want Q too, and the statistics of observations."""
-        return {"networks": self.networks.state_dict(), **self.explorer.statistics()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take back what `policy_state` gave."""
-        self.networks.load_state_dict(state["networks"])
-        self.explorer.load_statistics(state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizers, and everything about acting."""
-        state = {
-            "networks": self.networks.state_dict(),
-            "optimizers": {key: optimizer_state(o) for key, o in self.optimizers.items()},
-            "explorer": self.explorer.state_dict(),
-            "updates": self.updates,
-        }
-        if self.targets is not self.networks:
-            state["targets"] = self.targets.state_dict()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.networks.load_state_dict(state["networks"])
-        if self.targets is not self.networks:
-            self.targets.load_state_dict(state["targets"])
-        for key, optimizer in self.optimizers.items():
-            load_optimizer_state(optimizer, state["optimizers"][key])
-        self.explorer.load_state_dict(state["explorer"])
-        self.updates = state["updates"]
 
     def _outputs(self, obs: Tensor) -> Tensor:
         return self.networks["actor"](obs)

@@ -18,9 +18,8 @@ the number of updates. Advantages take no factor γ^t, and games end after their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +33,10 @@ from semigradient.errors import UserError, require
 from semigradient.gradients.self_play import self_play_return
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 from semigradient.training.returns import gae
 
@@ -101,6 +99,9 @@ class Config:
 class BRS:
     """One detective step, one agent step and, for BRS-SP, one step of self-play an iteration."""
 
+    STATE = ("agent", "detective", "optimizers", "past", "pushed", "progress", "random")
+    POLICY = ("agent",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: best response shaping is not compiled")
@@ -118,14 +119,8 @@ class BRS:
         self.optimizers = self._optimizers()
         size = config.buffer_size if setup.learning else 1
         self.past = torch.zeros(size, self.networks.agent.parameters, device=setup.device)
-        self.pushed, self._played, self.exact = 0, 0, True
-        self._ended: list[tuple[float, int]] = []
+        self.progress, self.pushed = Count(), 0
         self._push()
-
-    @property
-    def steps(self) -> int:
-        """Joint steps of training games so far."""
-        return self._played
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Teach the detective, then the agent, then remember the agent."""
@@ -165,7 +160,7 @@ class BRS:
         shaping = -(advantage * record.log_probs[..., 1]).mean()
         gradients = self._step(agent=own, shaping=shaping, agent_value=value_loss)
         total = record.rewards.sum(0)
-        self._ended += [(value, self.game.horizon) for value in total[:, 0].tolist()]
+        self.progress.note(total[:, 0], torch.full_like(total[:, 0], self.game.horizon))
         picked = record.picked
         return {
             "agent_return": total[:, 0].mean(),
@@ -182,7 +177,7 @@ class BRS:
         """Self-play with reward sharing; both seats' log-probabilities have gradients."""
         count = self.setup.envs.num_envs
         record = self.networks.play_itself(self.agent, count, self.random)
-        self._played += count * self.game.horizon
+        self.progress.steps += count * self.game.horizon
         advantage, _ = self._judge(record, 0)
         own, other = record.log_probs.unbind(2)
         objective = self_play_return(own, other, advantage) / self.game.horizon
@@ -191,7 +186,7 @@ class BRS:
 
     def _play(self, agents: Tensor, detective: Tensor) -> Record:
         count = self.setup.envs.num_envs
-        self._played += count * self.game.horizon
+        self.progress.steps += count * self.game.horizon
         return self.networks.play(agents, detective, count, self.random)
 
     def _judge(self, record: Record, seat: int) -> tuple[Tensor, Tensor]:
@@ -275,48 +270,6 @@ class BRS:
             return actions.cpu().numpy()
 
         return act
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(return, length) of the agent's games against the detective since the last call."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """Both vectors."""
-        return [("agent", self.agent), ("detective", self.detective)]
-
-    def policy_state(self) -> dict[str, Any]:
-        """The agent."""
-        return {"agent": self.agent.detach()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the agent back."""
-        self.agent.data.copy_(state["agent"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Both networks, the optimizers, the past agents and the generator."""
-        known = min(self.pushed, len(self.past))
-        return {
-            "agent": self.agent.detach(),
-            "detective": self.detective.detach(),
-            "optimizers": {name: optimizer_state(each) for name, each in self.optimizers.items()},
-            "past": self.past[:known],
-            "pushed": self.pushed,
-            "steps": self._played,
-            "generator": self.random.get_state(),
-            "ended": [list(episode) for episode in self._ended],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.agent.data.copy_(state["agent"])
-        self.detective.data.copy_(state["detective"])
-        for name, optimizer in self.optimizers.items():
-            load_optimizer_state(optimizer, state["optimizers"][name])
-        self.past[: len(state["past"])] = state["past"].to(self.past.device)
-        self.pushed, self._played = state["pushed"], state["steps"]
-        self.random.set_state(state["generator"])
-        self._ended = [(value, length) for value, length in state["ended"]]
 
 
 def _game(setup: Setup) -> CoinGame:

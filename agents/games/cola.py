@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +27,10 @@ from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 
 
@@ -83,6 +81,9 @@ def consistency(
 class COLA:
     """Trains ĝ; the policies that it is trained at are drawn anew in every step."""
 
+    STATE = ("network", "optimizer", "generator", "progress")
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for cola, which differentiates twice")
@@ -97,13 +98,7 @@ class COLA:
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: cola has no temporal differences")
         self.generator = generator(setup.seed, 1, setup.device)
-        self.named_parameters = self.network.named_parameters
-        self.exact, self._steps = True, 0
-
-    @property
-    def steps(self) -> int:
-        """Pairs of policies seen so far."""
-        return self._steps
+        self.progress = Count()
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One gradient step."""
@@ -119,7 +114,7 @@ class COLA:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        self._steps += config.batch_size
+        self.progress.steps += config.batch_size
         return {"loss": loss.detach()}
 
     @torch.no_grad()
@@ -140,31 +135,3 @@ class COLA:
             return self.direction(x)[:, 0].clamp(-1, 1).float().cpu().numpy()
 
         return act
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: nothing is played."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """The network."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, generator and counter."""
-        return {
-            **self.policy_state(),
-            "optimizer": optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-            "steps": self._steps,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self._steps = state["steps"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from semigradient.envs.games.differentiable import game_behind
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import require
-from semigradient.training.agent import Policy, Setup, generator
+from semigradient.training.agent import Count, Policy, Setup, generator
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,9 @@ class Config:
 class LearningRule:
     """Pairs of policies that learn from exact returns."""
 
+    STATE = ("x", "progress")
+    POLICY = ("x",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for exact games")
@@ -63,19 +65,14 @@ class LearningRule:
         self.rules = (rules.rule(config.rule, config.imagined), self._opponent())
         draw = generator(setup.seed, 1, setup.device)
         self.x = self.game.draw(config.pairs, draw)
-        self.exact, self._steps = True, 0
-
-    @property
-    def steps(self) -> int:
-        """Updates of a pair so far, all pairs together."""
-        return self._steps
+        self.progress = Count()
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One simultaneous update of all pairs."""
         with self.timers("learn"):
             self.x = rules.learn(self.game, self.x, self.rules, self.config.lr, updates=1)
             ours, theirs = self.game.value(self.x).mean(0).unbind()
-        self._steps += self.config.pairs
+        self.progress.steps += self.config.pairs
         return {"return": ours, "opponent_return": theirs}
 
     def policy(self, deterministic: bool = True) -> Policy:
@@ -84,31 +81,6 @@ class LearningRule:
             return self._update
         own = None if deterministic else generator(self.setup.seed, 3)
         return memory_one(self.game.features(self.x[0, 0]), own)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: nothing is played."""
-        return []
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """The policies."""
-        return [("policies", self.x)]
-
-    def policy_state(self) -> dict[str, Any]:
-        """The policies."""
-        return {"policies": self.x}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the policies back."""
-        self.x = state["policies"].clone()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Policies and counter: nothing else changes."""
-        return {**self.policy_state(), "steps": self._steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        self._steps = state["steps"]
 
     def _opponent(self) -> rules.Rule:
         if self.config.opponent == "still":

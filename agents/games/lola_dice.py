@@ -33,11 +33,10 @@ from semigradient.gradients.repeated import PRISONERS, Episodes, look_up, sample
 from semigradient.gradients.surrogate import surrogate_return
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 from semigradient.training.returns import discounted_return
 
@@ -115,8 +114,11 @@ class Learner:
         make_optimizer: of the policies; default: Adam at 0.1.
 
     Attributes:
-        played: rounds of sampled games so far, for each pair.
+        progress: steps are rounds of sampled games, for each pair.
     """
+
+    STATE = ("policies", "values", "optimizer", "critics", "random", "progress")
+    POLICY = ("policies",)
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class Learner:
         self.values = torch.zeros(seeds, 2, 5, requires_grad=True)
         self.optimizer = (make_optimizer or adam(0.1))([self.policies])
         self.critics = adam(config.value_rate)([self.values])
-        self.played = 0
+        self.progress = Count()
 
     def iterate(self) -> Tensor:
         """Both players' step; the mean reward of a round (S, 2) before it."""
@@ -160,7 +162,7 @@ class Learner:
 
     def _games(self, policies: Tensor) -> Episodes:
         config = self.config
-        self.played += config.rounds * config.batch
+        self.progress.steps += config.rounds * config.batch
         return sample(policies, self.payoff, config.rounds, config.batch, self.random)
 
     def _values(self, episodes: Episodes) -> Tensor:
@@ -184,6 +186,9 @@ def _pair(own: Tensor, other: Tensor, player: int) -> Tensor:
 class LolaDice:
     """A `Learner` on the 2×2 game behind an environment; both of a pair learn alike."""
 
+    STATE = ("learner",)
+    POLICY = ("learner",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.setup, self.timers = setup, setup.timers
         require(not setup.compile, "compile=True: not for lola-dice, which differentiates twice")
@@ -199,12 +204,7 @@ class LolaDice:
         )
         if wants_temporal_difference(self.learner.optimizer):
             raise UserError("--optim: lola-dice has no temporal differences")
-        self.exact = True
-
-    @property
-    def steps(self) -> int:
-        """Rounds of sampled games so far, for each pair."""
-        return self.learner.played
+        self.progress = self.learner.progress
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One update of both players; the mean rewards of a round."""
@@ -216,39 +216,3 @@ class LolaDice:
         """How the first pair's first player plays."""
         own = None if deterministic else generator(self.setup.seed, 3)
         return memory_one(self.learner.policies[0, 0].sigmoid(), own)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: sampled games are whole batches, whose mean is logged."""
-        return []
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """Policies and critics."""
-        return [("policies", self.learner.policies), ("values", self.learner.values)]
-
-    def policy_state(self) -> dict[str, Any]:
-        """The policies."""
-        return {"policies": self.learner.policies.detach()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the policies back."""
-        self.learner.policies.data.copy_(state["policies"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Policies, critics, their optimizers, generator and counter."""
-        return {
-            **self.policy_state(),
-            "values": self.learner.values.detach(),
-            "optimizer": optimizer_state(self.learner.optimizer),
-            "critics": optimizer_state(self.learner.critics),
-            "generator": self.learner.random.get_state(),
-            "steps": self.learner.played,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        self.learner.values.data.copy_(state["values"])
-        load_optimizer_state(self.learner.optimizer, state["optimizer"])
-        load_optimizer_state(self.learner.critics, state["critics"])
-        self.learner.random.set_state(state["generator"])
-        self.learner.played = state["steps"]

@@ -36,11 +36,10 @@ from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import Dense
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 from semigradient.training.returns import discounted_return
 from semigradient.training.rollout import minibatches
@@ -126,6 +125,9 @@ def log_density(mean: Tensor, variance: Tensor, action: Tensor) -> Tensor:
 class MFOS:
     """Alternates meta-episodes of all pairs and epochs of gradient steps on them."""
 
+    STATE = ("network", "optimizer", "generator", "shuffling", "progress")
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for exact games")
@@ -138,16 +140,10 @@ class MFOS:
             raise UserError("--optim: m-fos learns from whole episodes; dqn and ddqn accept it")
         self.generator = generator(setup.seed, 1, setup.device)
         self.shuffling = generator(setup.seed, 2)
-        self.named_parameters = self.network.named_parameters
-        self.exact, self._steps = True, 0
+        self.progress = Count()
         self._other = None
         if config.opponent != "self":
             self._other = follower(rules.rule(config.opponent, config.alpha), config.alpha)
-
-    @property
-    def steps(self) -> int:
-        """Updates of a pair of policies so far, for each model."""
-        return self._steps
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One batch of meta-episodes, and what is learned from it."""
@@ -156,7 +152,7 @@ class MFOS:
             data, returns = self._play()
         with self.timers("learn"):
             loss = self._learn(data)
-        self._steps += config.updates * config.batch_size
+        self.progress.steps += config.updates * config.batch_size
         ours, theirs = returns.mean((0, 1)).unbind()
         return {"loss": loss, "return": ours, "opponent_return": theirs}
 
@@ -188,36 +184,6 @@ class MFOS:
         x = self.game.draw(1, own).to(self.setup.device)
         x = contest(self.game, (mine, self._other or mine), x, self.config.evaluation_updates)
         return memory_one(self.game.features(x[0, 0]), None if deterministic else own)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: values are exact, nothing is played."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """The networks."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the networks back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizer, generators and counter."""
-        return {
-            **self.policy_state(),
-            "optimizer": optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-            "shuffling": self.shuffling.get_state(),
-            "steps": self._steps,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.shuffling.set_state(state["shuffling"])
-        self._steps = state["steps"]
 
     def _seen(self, x: Tensor, chair: int) -> Tensor:
         """Features (S, B, 2 n) of both policies, own first."""

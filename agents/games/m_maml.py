@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,10 @@ from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 
 
@@ -91,6 +90,9 @@ def lifetime_return(
 class MMAML:
     """Learns from where, and how fast, to learn naively."""
 
+    STATE = ("start", "rate", "optimizer", "generator", "progress")
+    POLICY = ("start", "rate")
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for m-maml, which differentiates twice")
@@ -103,12 +105,7 @@ class MMAML:
         self.optimizer = setup.make_optimizer([self.start, self.rate])
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: m-maml has no temporal differences")
-        self.exact, self._steps = True, 0
-
-    @property
-    def steps(self) -> int:
-        """Updates of a pair of policies so far, for each learner."""
-        return self._steps
+        self.progress = Count()
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One gradient step through the lifetimes of B pairs for each learner."""
@@ -123,7 +120,7 @@ class MMAML:
             # Learners are added, opponents averaged: each learns as if it were alone.
             (-returns[..., self.seat].mean(1).sum()).backward()
             self.optimizer.step()
-        self._steps += config.batch_size * config.updates
+        self.progress.steps += config.batch_size * config.updates
         ours, theirs = returns.detach().mean((0, 1))[[self.seat, 1 - self.seat]].unbind()
         return {"return": ours, "opponent_return": theirs, "rate": rate.detach().mean()}
 
@@ -143,39 +140,6 @@ class MMAML:
         x = self.game.draw(1, own).to(self.setup.device)
         x = contest(self.game, (self.contestant(), naive), x, config.evaluation_updates)
         return memory_one(self.game.features(x[0, 0]), None if deterministic else own)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: nothing is played."""
-        return []
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """Starts and step sizes."""
-        return [("start", self.start), ("rate", self.rate)]
-
-    def policy_state(self) -> dict[str, Any]:
-        """Starts and step sizes."""
-        return {name: value.detach() for name, value in self.named_parameters()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        for name, value in self.named_parameters():
-            value.data.copy_(state[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is learned, optimizer, generator and counter."""
-        return {
-            **self.policy_state(),
-            "optimizer": optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-            "steps": self._steps,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self._steps = state["steps"]
 
     def _draw(self, count: int) -> Tensor:
         """Single policies (S, count, n), as the game draws the first of a pair."""

@@ -40,11 +40,10 @@ from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 from semigradient.training.returns import lambda_return, td_target
 
@@ -204,6 +203,9 @@ def targets(
 class MeVa:
     """Learns what to follow; the policies themselves come and go."""
 
+    STATE = ("network", "target", "optimizer", "generator", "progress")
+    POLICY = ("network", "target")
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for meva, which differentiates as it plays")
@@ -224,16 +226,10 @@ class MeVa:
         if wants_temporal_difference(self.optimizer):
             raise UserError("--optim: meva learns from trajectories of policies, not transitions")
         self.generator = generator(setup.seed, 1, setup.device)
-        self.named_parameters = self.network.named_parameters
-        self.exact, self._steps = True, 0
+        self.progress = Count()
         self._rule = (
             None if config.opponent == "self" else rules.rule(config.opponent, config.alpha)
         )
-
-    @property
-    def steps(self) -> int:
-        """Updates of a pair of policies so far, for each model."""
-        return self._steps
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One outer loop."""
@@ -251,7 +247,7 @@ class MeVa:
             with self.timers("learn"):
                 losses.append(self._learn(visited, drawn))
             rounds = 2 if config.trajectory else 1
-            self._steps += config.batch_size * config.stride * rounds
+            self.progress.steps += config.batch_size * config.stride * rounds
         returns = self.game.value(visited[-1]).mean((0, 1))
         return {
             "loss": torch.stack(losses).mean(),
@@ -301,35 +297,6 @@ class MeVa:
         x = self.game.draw(1, own).to(self.setup.device).expand(self.config.models, -1, -1, -1)
         learned = self.learn_policies(x, self.config.evaluation_updates)[0, 0, 0]
         return memory_one(self.game.features(learned), None if deterministic else own)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: values are exact, nothing is played."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """Both networks."""
-        return {"network": self.network.state_dict(), "target": self.target.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take both networks back."""
-        self.network.load_state_dict(state["network"])
-        self.target.load_state_dict(state["target"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizer, generator and counter."""
-        return {
-            **self.policy_state(),
-            "optimizer": optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-            "steps": self._steps,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self._steps = state["steps"]
 
     @property
     def _followed(self) -> MetaValueNetwork:

@@ -37,11 +37,10 @@ from semigradient.gradients.repeated import PRISONERS
 from semigradient.gradients.self_play import self_play_return
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 
 STATES = 5
@@ -206,8 +205,11 @@ class Learner:
         make_optimizer: default: Adam at 0.01.
 
     Attributes:
-        played: questions to an agent and rounds of self-play so far, for each.
+        progress: steps are questions to an agent and rounds of self-play, for each.
     """
+
+    STATE = ("parameters", "optimizer", "random", "progress")
+    POLICY = ("parameters",)
 
     def __init__(
         self,
@@ -233,7 +235,7 @@ class Learner:
         make_config: Any = optim.config_class("adam")
         usual = partial(optim.make, make_config(lr=1e-2))
         self.optimizer = (make_optimizer or usual)(self.parameters)
-        self.played = 0
+        self.progress = Count()
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.random, dtype=torch.float64)
@@ -251,11 +253,11 @@ class Learner:
         config, logits = self.config, self.logits()
         play = self.payoff, config.rounds, config.trees, self.random
         trees = search(logits.detach().sigmoid(), *play)
-        self.played += config.trees * (2**config.rounds - 1)
+        self.progress.steps += config.trees * (2**config.rounds - 1)
         objective = tree_objective(logits, trees.values[0], trees.asked)
         if config.self_play:
             objective = objective + config.self_play * shared_objective(logits, *play)
-            self.played += config.trees * config.rounds
+            self.progress.steps += config.trees * config.rounds
         self.optimizer.zero_grad()
         (-objective.sum()).backward()
         self.optimizer.step()
@@ -264,6 +266,9 @@ class Learner:
 
 class TreeSearchBRS:
     """A `Learner` on the 2×2 game behind an environment, of few rounds and without a discount."""
+
+    STATE = ("learner",)
+    POLICY = ("learner",)
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.setup, self.timers = setup, setup.timers
@@ -277,12 +282,7 @@ class TreeSearchBRS:
         )
         if wants_temporal_difference(self.learner.optimizer):
             raise UserError("--optim: brs-ipd has no temporal differences")
-        self.exact = True
-
-    @property
-    def steps(self) -> int:
-        """Questions to an agent and rounds of self-play so far, for each agent."""
-        return self.learner.played
+        self.progress = self.learner.progress
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One update; the mean return against the detective."""
@@ -294,39 +294,6 @@ class TreeSearchBRS:
         """How the first agent plays."""
         own = None if deterministic else generator(self.setup.seed, 3)
         return memory_one(self.learner.logits().detach()[0].sigmoid(), own)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: trees are whole batches, whose mean is logged."""
-        return []
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """Weights and offsets of all agents."""
-        return [(f"layer {i}", each) for i, each in enumerate(self.learner.parameters)]
-
-    def policy_state(self) -> dict[str, Any]:
-        """Weights and offsets."""
-        return {name: value.detach() for name, value in self.named_parameters()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        for name, value in self.named_parameters():
-            value.data.copy_(state[name])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, generator and counter."""
-        return {
-            **self.policy_state(),
-            "optimizer": optimizer_state(self.learner.optimizer),
-            "generator": self.learner.random.get_state(),
-            "steps": self.learner.played,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.load_policy_state(state)
-        load_optimizer_state(self.learner.optimizer, state["optimizer"])
-        self.learner.random.set_state(state["generator"])
-        self.learner.played = state["steps"]
 
 
 def _check(game: MatrixGame, config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class Batches:
         network: whose policy builds.
         generator: decides everything random here.
     """
+
+    STATE = ("memory",)
 
     def __init__(
         self,
@@ -150,15 +152,6 @@ class Batches:
         if self.memory is None:
             return torch.zeros(0, dtype=torch.int64, device=self.rules.device)
         return self.memory.everything().state.unique()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is remembered."""
-        return {} if self.memory is None else self.memory.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
-        if self.memory is not None:
-            self.memory.load_state_dict(state)
 
     def _parents(self, look: Look) -> Callable[[Tensor, Parents], Tensor] | None:
         """A learned backward policy; None for the uniform one."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from semigradient.domains.flows.visits import Visits
 from semigradient.envs.constructions.construction import Construction
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import require
-from semigradient.training.agent import Policy, Setup, generator
+from semigradient.training.agent import Count, Policy, Setup, generator
 
 ANY = -1
 """The gene that stands for a random legal action."""
@@ -122,6 +121,9 @@ def mutate(genes: Tensor, length: Tensor, draws: Tensor) -> Tensor:
 class Genetic:
     """Breeds constructions, and counts what it meets."""
 
+    STATE = ("known", "best", "progress", "visits", "generator")
+    POLICY = ()
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.rules = rules = rules_of(setup, "genetic")
@@ -129,13 +131,7 @@ class Genetic:
         self.visits = Visits(rules, config.window)
         empty = torch.zeros((rules.horizon + 1, 0), dtype=torch.int64, device=rules.device)
         self.best = Trajectories(empty, empty[1:], empty[0])  # by falling reward
-        self.exact, self._steps = True, 0
-        self._ended: list[Tensor] = []  # (k, 2): R and length
-
-    @property
-    def steps(self) -> int:
-        """Edges constructed so far."""
-        return self._steps
+        self.progress = Count()
 
     @property
     def log_reward(self) -> Tensor:
@@ -148,54 +144,27 @@ class Genetic:
             self.rules.tidy(lambda: self.best.state)
         with self.timers("act"):
             children = grow(self.rules, self._genes(), self._draws(self.rules.horizon))
-            self._steps += int(children.length.sum())
+            self.progress.steps += int(children.length.sum())
             self.visits.add(children.objects)
             reward = self.rules.log_reward(children.objects).exp()
-            self._ended.append(torch.stack([reward, children.length.double()], 1))
+            self.progress.note(reward, children.length)
             self._select(children)
         alive = self.log_reward.exp()
         found = {"best": float(alive[0]), "population": float(alive.mean())}
         return {**found, **self.visits.metrics()}
 
+    @property
+    def known(self) -> dict[str, Tensor]:
+        """What remembered states stand for, where their numbers alone do not say it."""
+        return kept(self.rules, self.best.state)
+
+    @known.setter
+    def known(self, saved: dict[str, Tensor]) -> None:
+        recall(self.rules, saved)
+
     def policy(self, deterministic: bool = True) -> Policy:
         """Random legal actions: a search has no policy of construction."""
         return random_policy(self.setup.seed, self.rules.actions)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(R, edges) of the objects built since the last call."""
-        ended, self._ended = self._ended, []
-        return [(reward, int(length)) for part in ended for reward, length in part.tolist()]
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """Nothing is learned by gradients."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Population, counters and generator."""
-        nothing = torch.zeros((0, 2), dtype=torch.float64)
-        return {
-            "live": kept(self.rules, self.best.state),
-            **{f"best_{key}": value.clone() for key, value in self.best._asdict().items()},
-            "steps": self._steps,
-            "visits": self.visits.state_dict(),
-            "generator": self.generator.get_state(),
-            "ended": torch.cat([nothing, *(part.cpu() for part in self._ended)]),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        recall(self.rules, state["live"])
-        self.best = Trajectories(*(state[f"best_{key}"].clone() for key in Trajectories._fields))
-        self._steps, self._ended = state["steps"], [state["ended"]]
-        self.visits.load_state_dict(state["visits"])
-        self.generator.set_state(state["generator"])
 
     def _draws(self, rows: int) -> Tensor:
         shape = (rows, self.config.offspring)

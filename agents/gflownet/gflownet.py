@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from semigradient.agents.gflownet.batches import Batches, Network
 from semigradient.agents.gflownet.config import Config
 from semigradient.agents.gflownet.molecules import Record, graph_network
-from semigradient.domains.flows.constructions import rules_of
+from semigradient.domains.flows.constructions import kept, recall, rules_of
 from semigradient.domains.flows.estimates import Estimates, distinct, policy_table, with_parents
 from semigradient.domains.flows.objectives import (
     OBJECTIVES,
@@ -43,12 +43,11 @@ from semigradient.errors import UserError, require
 from semigradient.nets.flow_network import FlowNetwork
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     LearningRate,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 from semigradient.training.gradients import clip_gradients
 
@@ -59,6 +58,22 @@ _DENSE = 4  # states per trajectory up to which the network is asked about all o
 
 class GFlowNet:
     """Builds objects with the current policy and takes one gradient step, by turns."""
+
+    STATE = (
+        "known",
+        "network",
+        "log_z",
+        "target",
+        "optimizer",
+        "generator",
+        "visits",
+        "batches",
+        "record",
+        "progress",
+        "updates",
+        "_exact",
+    )
+    POLICY = ("network",)
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
@@ -77,27 +92,21 @@ class GFlowNet:
         self.record: Record | None = None
         if isinstance(self.rules, BlockMolecules):
             self.record = Record(self.rules, config, setup.seed)
-        self.exact, self._steps, self.updates = True, 0, 0
-        self._ended: list[Tensor] = []  # (k, 2): R and length
+        self.progress, self.updates = Count(), 0
         self._exact: dict[str, float] = {}
         few = self.table is not None and self.table.size <= _DENSE * config.batch_size
         self._dense = few
-
-    @property
-    def steps(self) -> int:
-        """Edges constructed so far (offline: learned from)."""
-        return self._steps
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Build a batch, learn from it and from what is remembered."""
         config = self.config
         if isinstance(self.rules, BlockMolecules):
             self.rules.tidy(self._live)
-        rate = self.learning_rate.set(self.steps, self.setup.total_steps)
+        rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
         whole = self._estimates(None) if self._dense else None
         if config.offline == "none":
             with self.timers("act"):
-                progress = (self.steps, self.setup.total_steps)
+                progress = (self.progress.steps, self.setup.total_steps)
                 fresh, known = self.batches.build(self._look, whole, progress)
                 self._note(fresh)
                 mixed = self.batches.mix(fresh, self._look)
@@ -107,7 +116,7 @@ class GFlowNet:
             self.batches.remember(mixed, penalty.by_trajectory())
         else:
             paths = self.batches.from_fixed_set()
-            self._steps += int(paths.length.sum())
+            self.progress.steps += int(paths.length.sum())
             with self.timers("learn"):
                 scalars, _ = self._learn(paths, whole)
         self.updates += 1
@@ -160,59 +169,6 @@ class GFlowNet:
         """Images (H, W, 3) of what was found, by name."""
         return {} if self.record is None else {"best": self.record.discoveries.picture()}
 
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """The network and log Z."""
-        return [*self.network.named_parameters(), ("log_z", self.log_z)]
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(R, edges) of the objects built since the last call."""
-        ended, self._ended = self._ended, []
-        return [(reward, int(length)) for part in ended for reward, length in part.tolist()]
-
-    def policy_state(self) -> dict[str, Any]:
-        """The network."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, log Z, target, optimizer, memory, counters and generator."""
-        nothing = torch.zeros((0, 2), dtype=torch.float64)
-        return {
-            "network": self.network.state_dict(),
-            "log_z": self.log_z.detach().clone(),
-            "target": {} if self.target is None else self.target.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-            "visits": self.visits.state_dict(),
-            "batches": self.batches.state_dict(),
-            "record": {} if self.record is None else self.record.state_dict(),
-            "live": self._kept(),
-            "steps": self._steps,
-            "updates": self.updates,
-            "exact": dict(self._exact),
-            "ended": torch.cat([nothing, *(part.cpu() for part in self._ended)]),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        with torch.no_grad():
-            self.log_z.copy_(state["log_z"])
-        if self.target is not None:
-            self.target.load_state_dict(state["target"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.visits.load_state_dict(state["visits"])
-        if isinstance(self.rules, BlockMolecules) and self.record is not None:
-            self.record.load_state_dict(state["record"])
-            self.rules.recall(state["live"]["number"], state["live"]["tree"])
-        self.batches.load_state_dict(state["batches"])
-        self._steps, self.updates = state["steps"], state["updates"]
-        self._exact, self._ended = dict(state["exact"]), [state["ended"]]
-
     def _learn(
         self, paths: Trajectories, at: Estimates | None
     ) -> tuple[dict[str, float | Tensor], Penalty]:
@@ -261,12 +217,16 @@ class GFlowNet:
         assert self.record is not None, "molecules have a record"
         return torch.cat([self.batches.live(), self.record.recent, self.record.test]).unique()
 
-    def _kept(self) -> dict[str, Tensor]:
+    @property
+    def known(self) -> dict[str, Tensor]:
         """What remembered states stand for, where their numbers alone do not say it."""
-        if not isinstance(self.rules, BlockMolecules):
+        if self.record is None:
             return {}
-        live = self._live()
-        return {"number": live, "tree": self.rules.kept(live)}
+        return kept(self.rules, self._live())
+
+    @known.setter
+    def known(self, saved: dict[str, Tensor]) -> None:
+        recall(self.rules, saved)
 
     @property
     def _asks_parents(self) -> bool:
@@ -319,13 +279,13 @@ class GFlowNet:
 
     def _note(self, fresh: Trajectories) -> None:
         """Count what was built."""
-        self._steps += int(fresh.length.sum())
+        self.progress.steps += int(fresh.length.sum())
         objects = fresh.objects
         self.visits.add(objects)
         if self.record is not None:
             self.record.add(objects)
         reward = self.rules.log_reward(objects).exp()
-        self._ended.append(torch.stack([reward, fresh.length.double()], 1))
+        self.progress.note(reward, fresh.length)
 
     def _make_network(self) -> Network:
         config, rules = self.config, self.rules

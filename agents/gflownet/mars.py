@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,11 +43,10 @@ from semigradient.nets.block_graph import BlockGraphNetwork
 from semigradient.nets.flow_network import FlowNetwork
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
+    Count,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
-    optimizer_state,
 )
 
 _NO = -torch.inf
@@ -166,6 +165,19 @@ def up_and_down(
 class MARS:
     """Walks with proposals that learn, and counts what it meets."""
 
+    STATE = (
+        "known",
+        "network",
+        "optimizer",
+        "now",
+        "memory",
+        "_accepted",
+        "progress",
+        "visits",
+        "generator",
+    )
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.rules = rules = rules_of(setup, "mars")
@@ -178,12 +190,7 @@ class MARS:
         draws = uniform_draws(rules, config.chains, self.generator)
         self.now = forward(rules, uniform(rules), draws).objects
         self.memory = torch.zeros((0, 2), dtype=torch.int64, device=rules.device)  # object, move
-        self.exact, self._steps, self._accepted = True, 0, 0
-
-    @property
-    def steps(self) -> int:
-        """Proposals of all chains so far."""
-        return self._steps
+        self.progress, self._accepted = Count(), 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Walk for a while, then learn from where that led."""
@@ -193,56 +200,25 @@ class MARS:
         with self.timers("act"):
             for _ in range(config.moves):
                 self._move()
-        scalars: dict[str, float | Tensor] = {"acceptance": self._accepted / self._steps}
-        if self._steps <= config.adapt * self.setup.total_steps and len(self.memory):
+        scalars: dict[str, float | Tensor] = {"acceptance": self._accepted / self.progress.steps}
+        if self.progress.steps <= config.adapt * self.setup.total_steps and len(self.memory):
             with self.timers("learn"):
                 for _ in range(config.updates):
                     scalars["loss"] = self._learn()
         return {**scalars, **self.visits.metrics()}
 
+    @property
+    def known(self) -> dict[str, Tensor]:
+        """What remembered states stand for, where their numbers alone do not say it."""
+        return kept(self.rules, self._live())
+
+    @known.setter
+    def known(self, saved: dict[str, Tensor]) -> None:
+        recall(self.rules, saved)
+
     def policy(self, deterministic: bool = True) -> Policy:
         """Random legal actions: a chain has no policy of construction."""
         return random_policy(self.setup.seed, self.rules.actions)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: samples of a chain are no episodes."""
-        return []
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """The network of proposals."""
-        return list(self.network.named_parameters())
-
-    def policy_state(self) -> dict[str, Any]:
-        """The network."""
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Chains, network, optimizer, memory, counters and generator."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "live": kept(self.rules, self._live()),
-            "now": self.now.clone(),
-            "memory": self.memory.clone(),
-            "steps": self._steps,
-            "accepted": self._accepted,
-            "visits": self.visits.state_dict(),
-            "generator": self.generator.get_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        recall(self.rules, state["live"])
-        self.now, self.memory = state["now"].clone(), state["memory"].clone()
-        self._steps, self._accepted = state["steps"], state["accepted"]
-        self.visits.load_state_dict(state["visits"])
-        self.generator.set_state(state["generator"])
 
     def _make_network(self) -> FlowNetwork | BlockGraphNetwork:
         config, rules = self.config, self.rules
@@ -285,7 +261,7 @@ class MARS:
         agrees = level.double().log() < ratio
         self.now = torch.where(agrees, other, now)
         self.visits.add(self.now[are_objects(rules, self.now)])
-        self._steps += len(now)
+        self.progress.steps += len(now)
         self._accepted += int(agrees.sum())
         self._remember(now, drawn, agrees, gain)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +49,8 @@ class Record:
         recent: the states of the last objects, in order.
     """
 
+    STATE = ("discoveries", "recent")
+
     def __init__(self, rules: BlockMolecules, config: Config, seed: int) -> None:
         self.rules, self.config, self.discoveries = rules, config, Discoveries()
         self.test = torch.zeros(0, dtype=torch.int64, device=rules.device)
@@ -74,12 +75,3 @@ class Record:
             found["correlation"] = correlation(log_p, wanted)
             found["rank_correlation"] = rank_correlation(log_p, wanted)
         return found
-
-    def state_dict(self) -> dict[str, Any]:
-        """The record; test molecules follow from the seed."""
-        return {**self.discoveries.state_dict(), "recent": self.recent.clone()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self.discoveries.load_state_dict(state)
-        self.recent = state["recent"].to(self.rules.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from semigradient.envs.constructions.construction import Construction, Table, ta
 from semigradient.envs.constructions.hypergrid import HyperGrid
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import UserError, require
-from semigradient.training.agent import Policy, Setup, generator
+from semigradient.training.agent import Count, Policy, Setup, generator
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class Config:
 class Walker:
     """Walks or builds at random, and counts what it meets."""
 
+    STATE = ("now", "_accepted", "progress", "visits", "generator")
+    POLICY = ()
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.grid = _grid(setup) if config.kind == "metropolis" else None
@@ -61,19 +64,13 @@ class Walker:
         self.visits: Visits = Visits(self.rules, config.window, config.reward_exponent)
         self.generator = generator(setup.seed, 1, self.rules.device)
         self.now = torch.full((config.chains,), self.rules.root, device=self.rules.device)
-        self.exact, self._steps, self._accepted = True, 0, 0
-        self._ended: list[Tensor] = []  # (k, 2): R and length
+        self.progress, self._accepted = Count(), 0
         if self.grid is not None:
             grid, table = self.grid, self.table
             states = torch.arange(table.size, device=table.device)
             moves = [grid.move(states, torch.full_like(states, k)) for k in range(grid.neighbours)]
             self._neighbours = torch.stack(moves, 1)
             self._log_reward = config.reward_exponent * table.log_reward(states)
-
-    @property
-    def steps(self) -> int:
-        """Proposals of all chains, or edges constructed, so far."""
-        return self._steps
 
     @property
     def table(self) -> Table:
@@ -92,47 +89,12 @@ class Walker:
                 self._build()
         found = self.visits.metrics()
         if self.config.kind == "metropolis":
-            return {"acceptance": self._accepted / self._steps, **found}
+            return {"acceptance": self._accepted / self.progress.steps, **found}
         return {**found, **self._exact()} if isinstance(self.rules, Table) else found
 
     def policy(self, deterministic: bool = True) -> Policy:
         """Random legal actions: a chain has no policy of construction."""
         return random_policy(self.setup.seed, self.rules.actions)
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(R, edges) of what was built since the last call; samples of a chain are no episodes."""
-        ended, self._ended = self._ended, []
-        return [(reward, int(length)) for part in ended for reward, length in part.tolist()]
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """Nothing is learned."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Chains, counters and generator."""
-        return {
-            "now": self.now.clone(),
-            "steps": self._steps,
-            "accepted": self._accepted,
-            "visits": self.visits.state_dict(),
-            "generator": self.generator.get_state(),
-            "ended": torch.cat([torch.zeros((0, 2), dtype=torch.float64), *self._ended]),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.now = state["now"].clone()
-        self._steps, self._accepted = state["steps"], state["accepted"]
-        self.visits.load_state_dict(state["visits"])
-        self.generator.set_state(state["generator"])
-        self._ended = [state["ended"]]
 
     def _walk(self) -> None:
         shape, random = (self.config.moves, self.config.chains), self.generator
@@ -147,7 +109,7 @@ class Walker:
             met.append(self.now)
             accepted.append(agrees)
         kept = torch.stack(accepted)
-        self._steps += kept.numel()
+        self.progress.steps += kept.numel()
         self._accepted += int(kept.sum())
         samples = torch.stack(met)
         self.visits.add(samples[kept] if self.config.accepted_only else samples.flatten())
@@ -157,10 +119,10 @@ class Walker:
             self.rules.tidy(lambda: self.now)
         draws = uniform_draws(self.rules, self.config.chains, self.generator)
         paths = forward(self.rules, uniform(self.rules), draws)
-        self._steps += int(paths.length.sum())
+        self.progress.steps += int(paths.length.sum())
         self.visits.add(paths.objects)
         reward = self.rules.log_reward(paths.objects).exp()
-        self._ended.append(torch.stack([reward, paths.length.double()], 1))
+        self.progress.note(reward, paths.length)
 
     def _exact(self) -> dict[str, float]:
         """How far random construction is from R^β / Z."""

@@ -31,14 +31,14 @@ from semigradient.errors import UserError, require
 from semigradient.nets.coconet import Coconet as Network
 from semigradient.nets.coconet import reestimate
 from semigradient.optim.temporal_difference import wants_temporal_difference
+from semigradient.training import parts
 from semigradient.training.agent import (
+    Count,
     LearningRate,
     Policy,
     Setup,
     generator,
-    load_optimizer_state,
     maybe_compile,
-    optimizer_state,
 )
 
 _VALIDATION_BATCH = 32
@@ -81,6 +81,17 @@ class Config:
 class Coconet:
     """Learns to complete the chorales of an environment without acting in it."""
 
+    STATE = (
+        "network",
+        "optimizer",
+        "generator",
+        "plateau",
+        "_validated",
+        "_measured_at",
+        "progress",
+    )
+    POLICY = ("network",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.core = _completion(setup)
@@ -92,22 +103,16 @@ class Coconet:
         falling = "linear" if config.schedule == "linear" else "constant"
         self.learning_rate = LearningRate(self.optimizer, falling)
         self.generator = generator(setup.seed, 1)
-        self.named_parameters = self.network.named_parameters
-        self.exact, self._steps = True, 0
+        self.progress = Count()
         self.plateau = {"best": float("inf"), "waited": 0.0, "factor": 1.0}
         self._validated: dict[str, float] = {}
         self._measured_at = -1
         self._loss = maybe_compile(self._batch_loss, setup.compile)
 
-    @property
-    def steps(self) -> int:
-        """Crops seen so far."""
-        return self._steps
-
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One gradient step, and a validation where one is due."""
         factor = self.plateau["factor"]
-        rate = self.learning_rate.set(self.steps, self.setup.total_steps) * factor
+        rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps) * factor
         for group in self.optimizer.param_groups:
             group["lr"] *= factor
         with self.timers("learn"):
@@ -115,9 +120,10 @@ class Coconet:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-        before, self._steps = self._steps, self._steps + self.config.batch_size
+        before = self.progress.steps
+        self.progress.steps += self.config.batch_size
         every = self.config.validate_every
-        if every and before // every < self._steps // every:
+        if every and before // every < self.progress.steps // every:
             with self.timers("validate"):
                 self._validate()
         return {"loss": loss.detach(), "lr": rate, **self._validated}
@@ -141,12 +147,17 @@ class Coconet:
         They are a function of the weights and the seed alone, and training does not look at them.
         """
         passes = self.config.statistics_passes
-        if not passes or self._measured_at == self._steps or not self.setup.learning:
+        if not passes or self._measured_at == self.progress.steps or not self.setup.learning:
             return
         source = generator(self.setup.seed, 2)
         count = max(1, passes * len(self.core.pieces) // self.config.batch_size)
         reestimate(self.network, (self._examples(source) for _ in range(count)))
-        self._measured_at = self._steps
+        self._measured_at = self.progress.steps
+
+    def policy_state(self) -> dict[str, Any]:
+        """The network with its population statistics."""
+        self.measure_statistics()
+        return parts.save(self, self.POLICY)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """The most probable pitch of every hidden note, or a draw of each."""
@@ -159,38 +170,6 @@ class Coconet:
             return pick.numpy()
 
         return act
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """None: nothing is played."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """The network with its population statistics."""
-        self.measure_statistics()
-        return {"network": self.network.state_dict()}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take the network back."""
-        self.network.load_state_dict(state["network"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, generator, schedule and counter."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "generator": self.generator.get_state(),
-            "plateau": dict(self.plateau),
-            "validated": dict(self._validated),
-            "steps": self._steps,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.network.load_state_dict(state["network"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.plateau, self._validated = dict(state["plateau"]), dict(state["validated"])
-        self._steps, self._measured_at = state["steps"], -1
 
     def _examples(self, source: torch.Generator, pieces: Any = None, count: int = 0) -> Any:
         """Crops (B, I, T) and what is shown of them."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -59,22 +59,14 @@ class Config:
 class Composer:
     """Acts in B environments, so that scores of references are made like all others."""
 
+    STATE = ("stepper", "generator")
+    POLICY = ()
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
-        self.stepper = Stepper(setup.envs, setup.timers)
+        self.progress = self.stepper = Stepper(setup.envs, setup.timers)
         self.generator = generator(setup.seed, 1)
         self._act = self._choose(self.generator)
-        self.pop_episodes = self.stepper.pop_episodes
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.stepper.steps
-
-    @property
-    def exact(self) -> bool:
-        """Whether a loaded state continues exactly."""
-        return self.stepper.exact
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Act for a while."""
@@ -85,26 +77,6 @@ class Composer:
     def policy(self, deterministic: bool = True) -> Policy:
         """The composer with a generator of its own; all of them are random."""
         return self._choose(generator(self.setup.seed, 3))
-
-    def named_parameters(self) -> list[tuple[str, Tensor]]:
-        """Nothing is learned."""
-        return []
-
-    def policy_state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Environments and generator."""
-        return {"stepper": self.stepper.state_dict(), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.stepper.load_state_dict(state["stepper"])
-        self.generator.set_state(state["generator"])
 
     def _choose(self, random: torch.Generator) -> Policy:
         """The policy, or a `UserError` where it does not fit the environment."""

@@ -129,6 +129,25 @@ class Config:
         require(all(n >= 1 for n in self.net_arch), f"net_arch={self.net_arch}: must be ≥ 1")
 
 
+class _Progress:
+    """Steps by SB3's count, episodes by the bridge's; a loaded state never continues exactly."""
+
+    exact = False
+
+    def __init__(self, model: Any, bridge: Bridge) -> None:
+        self.model, self.bridge = model, bridge
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return int(self.model.num_timesteps)
+
+    def pop_episodes(self) -> list[tuple[float, int]]:
+        """(return, length) of the episodes that ended since the last call."""
+        episodes, self.bridge.episodes = self.bridge.episodes, []
+        return episodes
+
+
 class SB3:
     """One of SB3's algorithms, a collect-and-train cycle at a time."""
 
@@ -165,6 +184,7 @@ class SB3:
             device=setup.device,
             **chosen,
         )
+        self.progress = _Progress(self.model, self.bridge)
         # A logger of our own, or SB3 makes a folder in the system's temporary directory.
         self.model.set_logger(Logger(folder=None, output_formats=[]))
         self._callback: Any = None
@@ -172,16 +192,6 @@ class SB3:
             if config.import_zip:
                 self._import(read_zip(Path(config.import_zip)))
             self._start()
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return self.model.num_timesteps
-
-    @property
-    def exact(self) -> bool:
-        """Never: see the module's description."""
-        return False
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One cycle of SB3's `learn`; what SB3 stores while acting counts as acting."""
@@ -223,15 +233,6 @@ class SB3:
             return actions
 
         return act
-
-    def pop_episodes(self) -> list[tuple[float, int]]:
-        """(return, length) of episodes that ended since the last call."""
-        episodes, self.bridge.episodes = self.bridge.episodes, []
-        return episodes
-
-    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
-        """Parameters of SB3's policy."""
-        return self.model.policy.named_parameters()
 
     def policy_state(self) -> dict[str, Any]:
         """SB3's policy, and the statistics that observations are normalised with."""

@@ -127,6 +127,9 @@ class Explorer:
         config: how to act and what to remember.
     """
 
+    STATE = ("stepper", "memory", "noise", "sampling", "normaliser")
+    POLICY = ("normaliser",)
+
     def __init__(self, setup: Setup, config: PhysicalConfig) -> None:
         self.setup, self.config, self.timers = setup, config, setup.timers
         envs = setup.envs
@@ -226,33 +229,6 @@ class Explorer:
             for group in made.param_groups:
                 group["lr"] = lr
         return per_second(made, self.scale.step)
-
-    def statistics(self) -> dict[str, Any]:
-        """What `policy` needs besides networks."""
-        return {} if self.normaliser is None else {"moments": self.normaliser.moments.state_dict()}
-
-    def load_statistics(self, state: dict[str, Any]) -> None:
-        """Take back what `statistics` gave."""
-        if self.normaliser is not None:
-            self.normaliser.moments.load_state_dict(state["moments"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Environments, memory, noise, statistics and generators."""
-        return {
-            "stepper": self.stepper.state_dict(),
-            "memory": self.memory.state_dict(),
-            "noise": self.noise.state_dict(),
-            "sampling": self.sampling.get_state(),
-            "statistics": self.statistics(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
-        self.stepper.load_state_dict(state["stepper"])
-        self.memory.load_state_dict(state["memory"])
-        self.noise.load_state_dict(state["noise"])
-        self.sampling.set_state(state["sampling"])
-        self.load_statistics(state["statistics"])
 
     def _make_noise(self, count: int, dt: float, stream: int) -> Noise:
         random = generator(self.setup.seed, stream, self.setup.device)

@@ -97,7 +97,7 @@ def learn(plan: Plan, label: str, dt: float, seed: int) -> dict[str, Array]:
     curve: list[float] = []
     taken: list[Portrait] = []
     for mark in sorted({*plan.marks, *plan.portraits}):
-        while agent.steps < round(mark / dt) * _ENVS:
+        while agent.progress.steps < round(mark / dt) * _ENVS:
             agent.iterate()
         if mark in plan.marks:
             envs = make_vector(plan.env, 64, seed + SEED_OFFSET, dt=dt, time_limit=plan.episode)

@@ -115,9 +115,9 @@ def learn(plan: Plan, name: str, actions: str, dt: float, seed: int) -> dict[str
     total = round(plan.seconds / dt) * command.run.num_envs
     # As many readings at every time step.
     period, due = total // 100, 0
-    while agent.steps < total:
+    while agent.progress.steps < total:
         agent.iterate()
-        if agent.steps >= due:
+        if agent.progress.steps >= due:
             due += period
             found = outward(ranking(agent, name, actions, sides), sides)
             curve.append(per_second * (found - found[:1])[1:].mean(1))

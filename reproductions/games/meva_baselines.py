@@ -27,6 +27,7 @@ from semigradient.envs.games.differentiable import Game
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.games.meva_tables import UPDATES
 from semigradient.reproductions.report import Job, Report, Row
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import Command, parse
 from semigradient.training.summary import bootstrap_interval
@@ -103,12 +104,12 @@ def trained(job: Job, key: str, chosen: Command) -> tuple[Any, Array]:
             course.append([float(scalars[name]) for name in ("return", "opponent_return")])
             if (number + 1) % 25 == 0:
                 job.say(f"{key} {number + 1}/{iterations}: {np.mean(course[-25:], 0).round(2)}")
-        learned = {f"parameter/{n}": p.detach().numpy() for n, p in agent.named_parameters()}
+        learned = {f"parameter/{n}": p.numpy() for n, p in parts.learned(agent).items()}
         return {"course": np.array(course), **learned}
 
     found = job.cell(key, (chosen.identity(), iterations), work)
-    for name, value in agent.named_parameters():
-        value.data.copy_(torch.from_numpy(found[f"parameter/{name}"]))
+    for name, value in parts.learned(agent).items():
+        value.copy_(torch.from_numpy(found[f"parameter/{name}"]))
     return agent, found["course"]
 
 

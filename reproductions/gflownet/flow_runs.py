@@ -57,9 +57,9 @@ class Run:
         """Train; the figures of `CURVE` at `POINTS` instants, evenly spaced in edges."""
         agent, rows = self.agent(seed), []
         for point in range(1, POINTS + 1):
-            while agent.steps < self.edges * point / POINTS:
+            while agent.progress.steps < self.edges * point / POINTS:
                 agent.iterate()
-            found = {**agent.evaluate(), **agent.visits.metrics(), "steps": agent.steps}
+            found = {**agent.evaluate(), **agent.visits.metrics(), "steps": agent.progress.steps}
             rows.append([found.get(name, np.nan) for name in CURVE])
         return dict(zip(CURVE, np.array(rows, dtype=float).T, strict=True))
 

@@ -101,7 +101,7 @@ def bias_errors(table: Table) -> tuple[float, float]:
 def learned_gap(seed: int) -> dict[str, Array]:
     """Total variation of a learner with `--backward tree` to the biased law, and to p."""
     agent = _BIASED.agent(seed)
-    while agent.steps < _BIASED.edges:
+    while agent.progress.steps < _BIASED.edges:
         agent.iterate()
     table = agent.table
     assert table is not None, "the grid can be enumerated"

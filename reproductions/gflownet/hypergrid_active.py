@@ -99,9 +99,9 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
     )
     make = {"gflownet": GFlowNet, "ppo": PPO, "metropolis": Walker}[method]
     agent = make(command.agent, setup)
-    while agent.steps < states:
+    while agent.progress.steps < states:
         agent.iterate()
-        agent.pop_episodes()
+        agent.progress.pop_episodes()
     return agent
 
 

@@ -132,12 +132,12 @@ def curve(method: str, r0: float, seed: int, states: int) -> dict[str, Array]:
     agent, visits, table = learner(method, r0, seed, states)
     rows, all_met = [], np.inf
     for point in range(1, POINTS + 1):
-        while agent.steps < states * point / POINTS:
+        while agent.progress.steps < states * point / POINTS:
             agent.iterate()
-            agent.pop_episodes()
+            agent.progress.pop_episodes()
             if all_met == np.inf and visits.modes_found == MODES:
-                all_met = float(agent.steps)
-        rows.append((agent.steps, *measure(agent, visits, table)))
+                all_met = float(agent.progress.steps)
+        rows.append((agent.progress.steps, *measure(agent, visits, table)))
     steps, l1, modes = np.array(rows, dtype=float).T
     return {"steps": steps, "l1": l1, "modes": modes, "all_met": np.array([all_met])}
 

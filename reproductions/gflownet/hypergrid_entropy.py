@@ -63,9 +63,9 @@ def train(flags: str, seed: int, states: int) -> dict[str, Array]:
         visits, table = agent.visits, agent.rules
     else:
         agent, visits, table = recorded(command)
-    while agent.steps < states:
+    while agent.progress.steps < states:
         agent.iterate()
-        agent.pop_episodes()
+        agent.progress.pop_episodes()
     assert isinstance(table, Table)
     l1 = visits.metrics()["empirical_l1"] if isinstance(agent, MARS) else _exact(agent, table)
     visits._settle()

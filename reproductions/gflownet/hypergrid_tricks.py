@@ -76,7 +76,7 @@ def train(flags: str, seed: int, updates: int) -> dict[str, Array]:
     agent, found = setting(flags).agent(seed), []
     for update in range(1, updates + 1):
         agent.iterate()
-        agent.pop_episodes()
+        agent.progress.pop_episodes()
         if update in (updates // 2, updates):
             found.append(agent.evaluate()["l1"])
     return {"l1": np.array(found)}

@@ -127,9 +127,9 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
         lambda params: optim.make(command.optimizer, params),
     )
     agent = agent_class(method)(command.agent, setup)
-    while method != "random" and agent.steps < scale.steps:
+    while method != "random" and agent.progress.steps < scale.steps:
         agent.iterate()
-        agent.pop_episodes()
+        agent.progress.pop_episodes()
     return agent
 
 

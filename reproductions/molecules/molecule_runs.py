@@ -53,9 +53,9 @@ class Search:
         score = rules.score_of
         assert isinstance(score, Scorer)
         # Twenty steps a molecule are enough for a method that still finds any.
-        while score.calls < self.calls and agent.steps < 20 * self.calls:
+        while score.calls < self.calls and agent.progress.steps < 20 * self.calls:
             agent.iterate()
-            agent.pop_episodes()
+            agent.progress.pop_episodes()
         return list(score.known.items())[: self.calls]
 
     def results(self, seed: int) -> dict[str, Array]:

@@ -106,9 +106,9 @@ def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
     agent: Any = build(parse(words).command)
     found: dict[str, list[float]] = {"steps": [], "mean": []}
     for point in range(_POINTS + 1):
-        while agent.steps < steps * point / _POINTS:
+        while agent.progress.steps < steps * point / _POINTS:
             agent.iterate()
-        found["steps"].append(float(agent.steps))
+        found["steps"].append(float(agent.progress.steps))
         found["mean"].append(float(returns(agent.policy(False), 32).mean()))
     pictures, last = _pictures(agent.policy(False)), returns(agent.policy(False), _EPISODES)
     curve = {name: np.array(values) for name, values in found.items()}

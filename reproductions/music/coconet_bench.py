@@ -27,6 +27,7 @@ from semigradient.envs.music.chorale_setting import Conditionals
 from semigradient.envs.music.chorales import VOICES, Chorales
 from semigradient.nets.frame_nade import FrameNade
 from semigradient.reproductions.report import Array, Job
+from semigradient.training import parts
 from semigradient.training.agent import generator
 from semigradient.training.build import build
 from semigradient.training.cli import parse
@@ -80,18 +81,19 @@ def train(job: Job, plan: Plan, seed: int) -> Models:
 
     def work() -> dict[str, Array]:
         every = max(1, agent.setup.total_steps // 10)
-        while agent.steps < agent.setup.total_steps:
-            before = agent.steps
+        progress = agent.progress
+        while progress.steps < agent.setup.total_steps:
+            before = progress.steps
             scalars = agent.iterate()
-            if before // every < agent.steps // every:
-                job.say(f"grid {plan.grid}, {agent.steps} crops: {float(scalars['loss']):.3f}")
-        found = {k: v.cpu().numpy() for k, v in agent.policy_state()["network"].items()}
+            if before // every < progress.steps // every:
+                job.say(f"grid {plan.grid}, {progress.steps} crops: {float(scalars['loss']):.3f}")
+        found = {k: v.cpu().numpy() for k, v in parts.policy_state(agent)["network"].items()}
         return {**found, _LOSS: np.array([agent.validation_loss()])}
 
     identity = (plan.grid, plan.steps, plan.flags, seed)
     arrays = job.cell(f"coconet-{plan.grid}-{seed}", identity, work)
     loss = float(arrays.pop(_LOSS)[0])
-    agent.load_policy_state({"network": _tensors(arrays)})
+    parts.load_policy_state(agent, {"network": _tensors(arrays)})
     agent.setup.learning = False  # the statistics are the trained ones
     return Models(agent, loss, _recurrent(job, plan, seed))
 

@@ -174,9 +174,9 @@ def plain_figures(agent: PPO) -> dict[str, float]:
 def _curve(agent: Any, steps: int, figures: Any) -> dict[str, Array]:
     rows: list[dict[str, float]] = []
     for point in range(1, _POINTS + 1):
-        while agent.steps < steps * point / _POINTS:
+        while agent.progress.steps < steps * point / _POINTS:
             agent.iterate()
-        rows.append({"steps": float(agent.steps), **figures()})
+        rows.append({"steps": float(agent.progress.steps), **figures()})
     return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
 

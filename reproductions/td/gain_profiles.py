@@ -204,7 +204,7 @@ def control(plan: Plan, optimizer: str, seed: int, env: str = mountain_car.ID) -
     # At most one update every four steps; before the first, there may be hardly any experience.
     chosen = instants(dataclasses.replace(plan, updates=plan.control // 4), seed) - {0}
     curves = []
-    while agent.steps < plan.control:
+    while agent.progress.steps < plan.control:
         agent.iterate()
         if agent.updates not in chosen:
             continue

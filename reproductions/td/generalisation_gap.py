@@ -185,7 +185,7 @@ def train(
     words += ["--hidden", str(4 * width), "--threads", "1", *flags, "--env-options"]
     command = parse([*words, *(f"{key}={value}" for key, value in options.items())]).command
     agent = build(command)
-    while agent.steps < command.run.steps:
+    while agent.progress.steps < command.run.steps:
         agent.iterate()
     return agent, options
 

@@ -124,12 +124,12 @@ def measure(plan: Plan, rate: float, width: int, seed: int) -> dict[str, Array]:
     agent: Any = build(parse(words).command)
     times = [plan.steps - 1 - k * plan.steps // (5 * MEASUREMENTS) for k in range(MEASUREMENTS)]
     numbers, returns = [], []
-    while agent.steps < plan.steps:
+    while agent.progress.steps < plan.steps:
         agent.iterate()
-        ended = agent.pop_episodes()
-        if agent.steps > 0.8 * plan.steps:
+        ended = agent.progress.pop_episodes()
+        if agent.progress.steps > 0.8 * plan.steps:
             returns += [score for score, _ in ended]
-        if times and agent.steps >= times[-1]:
+        if times and agent.progress.steps >= times[-1]:
             numbers.append(_observed(agent, seed, times.pop()))
     variance, rho = np.mean(numbers, 0)
     return {"found": np.array([variance, rho, np.mean(returns)])}

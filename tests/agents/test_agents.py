@@ -14,6 +14,7 @@ from gymnasium import spaces
 from semigradient.agents import dqn
 from semigradient.envs import make_vector
 from semigradient.nets.q_network import QNetwork
+from semigradient.training import parts
 from semigradient.training.evaluation import evaluate
 from support.problems import A2C, DQN, PPO, Minefield, build, parameters
 
@@ -103,7 +104,7 @@ def test_illegal_actions_are_never_taken(variant: str) -> None:
         scores = evaluate(agent.policy(deterministic), envs, 20)
         assert scores.lengths.tolist() == [7] * 20
     assert Minefield.illegal == 0
-    assert all(length == 7 for _, length in agent.pop_episodes())
+    assert all(length == 7 for _, length in agent.progress.pop_episodes())
     # Legal actions of reward 1 are nevertheless learned.
     assert (
         evaluate(agent.policy(True), make_vector("test/Minefield-v0", 3, 5), 60).returns.mean() > 3
@@ -202,10 +203,10 @@ def test_evaluation_changes_nothing(variant: str) -> None:
     agent = build(name, "CartPole-v1", config)
     for _ in range(iterations):
         agent.iterate()
-    before, noise = copy.deepcopy(agent.state_dict()), torch.get_rng_state()
+    before, noise = copy.deepcopy(parts.state(agent)), torch.get_rng_state()
     for deterministic in (True, False):
         evaluate(agent.policy(deterministic), make_vector("CartPole-v1", 2, 5), 6)
-    assert_equal(before, agent.state_dict())
+    assert_equal(before, parts.state(agent))
     assert torch.equal(noise, torch.get_rng_state())
     first, second = (
         evaluate(agent.policy(True), make_vector("CartPole-v1", 2, 5), 6) for _ in range(2)
@@ -219,18 +220,18 @@ def test_a_loaded_agent_goes_on_identically(variant: str) -> None:
     agent = build(name, "CartPole-v1", config)
     for _ in range(iterations):
         agent.iterate()
-    state = copy.deepcopy(agent.state_dict())
+    state = copy.deepcopy(parts.state(agent))
     other = build(name, "CartPole-v1", config, seed=3)
     other.iterate()
-    other.load_state_dict(copy.deepcopy(state))
-    assert other.exact
-    assert_equal(state, other.state_dict())
+    parts.load(other, copy.deepcopy(state))
+    assert other.progress.exact
+    assert_equal(state, parts.state(other))
     for _ in range(iterations):
         ours, theirs = agent.iterate(), other.iterate()
         assert {key: float(value) for key, value in ours.items()} == {
             key: float(value) for key, value in theirs.items()
         }
-    assert_equal(agent.state_dict(), other.state_dict())
+    assert_equal(parts.state(agent), parts.state(other))
 
 
 def test_a_momentum_that_knows_moving_targets_trains() -> None:

@@ -22,7 +22,7 @@ def train(agent: str, env: str, *flags: str) -> Agent:
     words = ["--agent", agent, "--env", f"semigradient/{env}", "--threads", "1", *flags]
     command = parse(words).command
     learner = build(command)
-    while learner.steps < command.run.steps:
+    while learner.progress.steps < command.run.steps:
         learner.iterate()
     return learner
 

@@ -174,7 +174,7 @@ def test_a_hard_target_is_copied_at_multiples_of_its_period() -> None:
         before, online = parameters(agent.target), parameters(agent.network)
         agent.iterate()
         if not torch.equal(before, parameters(agent.target)):
-            copied.append(agent.steps)
+            copied.append(agent.progress.steps)
             # The copy comes first, then the updates of that phase.
             assert torch.equal(parameters(agent.target), online)
     assert copied == [40, 80, 120]

@@ -123,7 +123,7 @@ def test_the_toy_is_learned(unified: bool) -> None:
         schedule="linear",
         unified=unified,
     )
-    while agent.steps < 9_000:
+    while agent.progress.steps < 9_000:
         agent.iterate()
     obs, infos = agent.setup.envs.reset()
     _, value = agent.evaluate(torch.from_numpy(obs), torch.from_numpy(infos["action_mask"]))

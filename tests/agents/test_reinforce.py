@@ -20,7 +20,7 @@ from semigradient.envs import make_vector
 from semigradient.errors import UserError
 from semigradient.nets.glimpse import GlimpseCNN
 from semigradient.nets.q_network import QNetwork
-from semigradient.training import checkpoint
+from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Setup
 from semigradient.training.evaluation import evaluate
 from semigradient.training.replay import Batch, FrameReplay, Replay
@@ -157,12 +157,12 @@ def test_episodes_are_whole_and_short_ones_not_preferred(corridor: str) -> None:
         torch.testing.assert_close(batch.return_, left)  # undiscounted reward to go
         lengths += length[left == length].tolist()
         assert sorted(map(float, length[left == 1])) == sorted(lengths[-150:])
-    ended = agent.pop_episodes()
+    ended = agent.progress.pop_episodes()
     assert sorted(each for _, each in ended) == sorted(map(int, lengths))
     assert all(value == each for value, each in ended)
     error = np.std(lengths) / np.sqrt(len(lengths))
     assert abs(np.mean(lengths) - 6) < 3 * error
-    assert agent.steps > sum(lengths)
+    assert agent.progress.steps > sum(lengths)
 
 
 def test_reinforce_learns_to_guess_what_is_always_the_same() -> None:
@@ -293,10 +293,10 @@ def test_a_classifier_learns_and_is_scored_by_accuracy() -> None:
     options = {"dataset": "small-glyphs", "limit": 200}
     config = {"torso_width": 4, "hidden": (16,)}
     agent = build("classifier", "semigradient/Classification-v0", config, lr=3e-3, **options)
-    assert agent.steps == 0
+    assert agent.progress.steps == 0
     for _ in range(250):
         agent.iterate()
-    assert agent.steps == 250 * 32
+    assert agent.progress.steps == 250 * 32
     core = agent.setup.envs.core
     scores = evaluate(agent.policy(True), agent.setup.envs, 400).returns
     guessed = agent.policy(True)(core.inputs.numpy(), None)
@@ -357,16 +357,16 @@ def test_a_resumed_agent_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     agent = build(agent_name, env_id, config, **env)
     for _ in range(25):
         agent.iterate()
-    checkpoint.save(tmp_path, agent.steps, {"agent": agent.state_dict()}, {})
+    checkpoint.save(tmp_path, agent.progress.steps, {"agent": parts.state(agent)}, {})
     other = build(agent_name, env_id, config, **env)
     for _ in range(3):
         other.iterate()
-    other.load_state_dict(checkpoint.load(tmp_path, {}).state["agent"])
-    assert other.exact
+    parts.load(other, checkpoint.load(tmp_path, {}).state["agent"])
+    assert other.progress.exact
     for _ in range(6):
         expected, got = agent.iterate(), other.iterate()
         assert {k: float(v) for k, v in expected.items()} == {k: float(v) for k, v in got.items()}
-    assert agent.steps == other.steps
-    assert agent.pop_episodes() == other.pop_episodes()
-    pairs = zip(agent.named_parameters(), other.named_parameters(), strict=True)
+    assert agent.progress.steps == other.progress.steps
+    assert agent.progress.pop_episodes() == other.progress.pop_episodes()
+    pairs = zip(parts.learned(agent).items(), parts.learned(other).items(), strict=True)
     assert all(torch.equal(one, two) for (_, one), (_, two) in pairs)

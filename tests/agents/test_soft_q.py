@@ -13,6 +13,7 @@ from semigradient.envs.adapters import CoreVector
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Table, tabulate
 from semigradient.errors import UserError
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.states import differences
@@ -71,7 +72,7 @@ def test_it_learns_the_exact_soft_optimum(agent: str) -> None:
         "--schedule linear --threads 1"
     )
     learner = make(agent, *flags.split())
-    while learner.steps < 6000:
+    while learner.progress.steps < 6000:
         learner.iterate()
     table = table_of(learner)
     states = torch.arange(table.size)
@@ -91,7 +92,7 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
     )
     learner = make("soft-q", *flags.split())
     found: list[float] = []
-    while learner.steps < 6000:
+    while learner.progress.steps < 6000:
         scalars = learner.iterate()
         found.append(float(scalars["entropy"]) if "entropy" in scalars else 0.0)
     wanted = 0.5 * torch.tensor(3.0).log()
@@ -104,11 +105,11 @@ def test_a_loaded_learner_goes_on_bit_for_bit(agent: str) -> None:
     one, other = make(agent, *flags), make(agent, *flags)
     for _ in range(30):
         one.iterate()
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(one)))
     for _ in range(5):
         one.iterate()
         other.iterate()
-    assert differences(one.state_dict(), other.state_dict()) == []
+    assert differences(parts.state(one), parts.state(other)) == []
     assert one.updates > 0
 
 

@@ -18,7 +18,7 @@ from semigradient.diagnostics import attach, derivatives
 from semigradient.diagnostics.attach import Attachment, experience_of, supported_by
 from semigradient.diagnostics.fork import Fork
 from semigradient.errors import UserError
-from semigradient.training import checkpoint
+from semigradient.training import checkpoint, parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from semigradient.training.logging import Logger, read_metrics
@@ -49,7 +49,7 @@ def command(name: str, *flags: str) -> list[str]:
 def trained(name: str, steps: int) -> Any:
     """An agent after about so many steps."""
     agent = build(parse(command(name, "--steps", "1000")).command)
-    while agent.steps < steps:
+    while agent.progress.steps < steps:
         agent.iterate()
     return agent
 
@@ -153,7 +153,7 @@ def test_measuring_leaves_the_global_generators_alone(tmp_path: Path) -> None:
 
     experience = experience_of(agent)
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
-    state = copy.deepcopy(agent.state_dict())
+    state = copy.deepcopy(parts.state(agent))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attach, "experience_of", disturb)
         attachment._findings(64)
@@ -161,7 +161,7 @@ def test_measuring_leaves_the_global_generators_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]
-    assert same(agent.state_dict(), state)
+    assert same(parts.state(agent), state)
 
 
 class Gallery(Sink):
@@ -232,7 +232,7 @@ def test_images_can_be_observed(tmp_path: Path) -> None:
     )
     run = parse(flags.split()).command
     agent: Any = build(run)
-    while agent.steps < 40:
+    while agent.progress.steps < 40:
         agent.iterate()
     experience = experience_of(agent)
     examples = experience.at(torch.tensor([3, 5]))
@@ -304,7 +304,7 @@ def test_a_critic_is_regressed_on_the_returns_of_its_rollout(name: str) -> None:
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
 def test_held_out_experience_is_of_other_episodes(name: str) -> None:
     agent = trained(name, 64)
-    state = copy.deepcopy(agent.state_dict())
+    state = copy.deepcopy(parts.state(agent))
     run = parse(command(name, *WATCHED)).command.run
     attachment = Attachment(run, agent)
     held, again, other = (attachment._held_out(step) for step in (64, 64, 65))
@@ -315,7 +315,7 @@ def test_held_out_experience_is_of_other_episodes(name: str) -> None:
     trained_on = experience_of(agent)
     seen = trained_on.at(torch.arange(trained_on.size)).samples["obs"]
     assert not (rows[0][:, None] == seen).all(-1).any()
-    assert same(agent.state_dict(), state)
+    assert same(parts.state(agent), state)
 
 
 @pytest.mark.parametrize("kind", ["whole", "frames"])

@@ -16,6 +16,7 @@ from semigradient.envs.music.chorale_setting import chorale_setting, conditional
 from semigradient.errors import UserError
 from semigradient.nets.coconet import Coconet
 from semigradient.nets.score_network import ScoreActorCritic, ScoreTrunk
+from semigradient.training import parts
 from semigradient.training.agent import Setup
 from support.chorales import pieces
 from support.commands import QUIET
@@ -134,11 +135,11 @@ def test_a_loaded_state_goes_on_exactly(name: str, config: dict[str, Any]) -> No
     options = {**config, "torso": "coconet", "torso_width": 4, "torso_depth": 0}
     agent, other = build(name, options), build(name, options)
     agent.iterate()
-    saved = plain(agent.state_dict())
+    saved = plain(parts.state(agent))
     agent.iterate()
-    other.load_state_dict(saved)
-    assert other.exact
+    parts.load(other, saved)
+    assert other.progress.exact
     other.iterate()
     pairs = zip(agent.network.parameters(), other.network.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
-    assert agent.steps == other.steps
+    assert agent.progress.steps == other.progress.steps

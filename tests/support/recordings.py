@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from semigradient.reproductions.td import recorded
-from semigradient.training import checkpoint
+from semigradient.training import checkpoint, parts
 from semigradient.training.build import build
 from semigradient.training.cli import dump_toml, parse
 
@@ -20,7 +20,7 @@ def run_folder(folder, agent):
     made = build(command, learning=False)
     folder.mkdir()
     (folder / "config.toml").write_text(dump_toml(command.tables()))
-    checkpoint.save(folder / "policy", 0, {"policy": made.policy_state()}, command.identity())
+    checkpoint.save(folder / "policy", 0, {"policy": parts.policy_state(made)}, command.identity())
     return made
 
 

@@ -160,7 +160,7 @@ def test_a_network_that_is_no_longer_finite_ends_the_run_with_the_tensor(
 
     def breaking(agent: DQN) -> Any:
         scalars = iterate(agent)
-        if agent.steps == 80:
+        if agent.progress.steps == 80:
             broken.append(how(agent))
         return scalars
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from semigradient.training import parts
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser, RunningMoments
 
@@ -41,7 +42,7 @@ def test_running_moments_equal_numpy() -> None:
     np.testing.assert_allclose(moments.mean, data.mean(0), rtol=1e-6)
     np.testing.assert_allclose(moments.var, data.var(0), rtol=1e-5)
     other = RunningMoments((4,))
-    other.load_state_dict(copy.deepcopy(moments.state_dict()))
+    parts.load(other, copy.deepcopy(moments.state_dict()))
     other.update(data)
     moments.update(data)
     np.testing.assert_array_equal(other.var, moments.var)

@@ -14,6 +14,7 @@ from semigradient.diagnostics.action_values import fresh_memory
 from semigradient.envs import make_vector
 from semigradient.errors import UserError
 from semigradient.reproductions.continuous_time import lq_fixed_point
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from semigradient.training.replay import Batch
@@ -244,7 +245,7 @@ def test_noise_of_unscaled_learners_may_keep_the_reference_step() -> None:
 def test_the_misprint_bootstraps_from_the_state() -> None:
     rows = batch(right := agent("dau"))
     wrong = agent("dau", flags="--bootstrap-at state")
-    wrong.load_policy_state(right.policy_state())
+    parts.load_policy_state(wrong, parts.policy_state(right))
     value, advantage = torch.zeros(32), torch.zeros(32)
     at_next = rows.discount * right.value(rows.next_obs).squeeze(1)
     error = right._residual(rows, value, advantage)
@@ -266,7 +267,7 @@ def test_statistics_normalise_states_and_travel_with_the_policy() -> None:
     drawn = next(iter(made.explorer.minibatches()))
     assert abs(drawn.obs.mean().item()) < 0.8
     other = agent("dau", "Pusher", "--normalise-observations --seed 3")
-    other.load_policy_state(made.policy_state())
+    parts.load_policy_state(other, parts.policy_state(made))
     obs = np.linspace(-2, 2, 9, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(made.policy(True)(obs, None), other.policy(True)(obs, None))
     np.testing.assert_array_equal(made.values(obs), other.values(obs))
@@ -290,7 +291,7 @@ def test_the_pusher_is_learned_at_a_tenth_of_a_second(actions: str) -> None:
     words = "--sigma 3 --optim.lr 0.1 --policy-lr 0.1 --gradient-steps 20 --batch-size 64"
     options = ["dt=0.1", "time_limit=2", f"actions={actions}"]
     made = agent("dau", "Pusher", f"{words} --num-envs 32", options)
-    while made.steps < 200 * 32:
+    while made.progress.steps < 200 * 32:
         made.iterate()
     x = np.array([-1.5, -1, -0.5, 0.5, 1, 1.5], np.float32)
     chosen = made.policy(True)(x[:, None], None)

@@ -16,7 +16,7 @@ from semigradient.agents.games.detective import ACTIONS, Networks, Questions
 from semigradient.envs.games.coin_game import CoinGame, State
 from semigradient.errors import UserError
 from semigradient.nets.recurrent import Recurrent
-from semigradient.training import checkpoint
+from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Setup
 
 ID = "semigradient/CoinGame-v0"
@@ -223,16 +223,18 @@ def test_a_resumed_agent_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     agent = build(name)
     for _ in range(8):  # more than the past agents that are kept
         agent.iterate()
-    checkpoint.save(tmp_path, agent.steps, {"agent": agent.state_dict()}, {})
+    checkpoint.save(tmp_path, agent.progress.steps, {"agent": parts.state(agent)}, {})
     other = build(name)
     other.iterate()
-    other.load_state_dict(checkpoint.load(tmp_path, {}).state["agent"])
-    assert other.exact
+    parts.load(other, checkpoint.load(tmp_path, {}).state["agent"])
+    assert other.progress.exact
     for _ in range(4):
         expected, got = agent.iterate(), other.iterate()
         assert {k: float(v) for k, v in expected.items()} == {k: float(v) for k, v in got.items()}
-    assert agent.steps == other.steps == 12 * 4 * 6 * (3 if name == "brs-sp" else 2)
-    assert agent.pop_episodes() == other.pop_episodes()
+    assert (
+        agent.progress.steps == other.progress.steps == 12 * 4 * 6 * (3 if name == "brs-sp" else 2)
+    )
+    assert agent.progress.pop_episodes() == other.progress.pop_episodes()
     assert torch.equal(agent.agent, other.agent)
     assert torch.equal(agent.detective, other.detective)
 

@@ -26,6 +26,7 @@ from semigradient.envs.games.logistic import LogisticGame
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError
 from semigradient.nets.meta_value import MetaValueNetwork
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.commands import QUIET
@@ -190,13 +191,13 @@ def test_every_switch_learns_reproducibly_and_resumes(flags: tuple[str, ...]) ->
         start = each.network.out.weight.clone()
         one = each.iterate()
         assert not torch.equal(start, each.network.out.weight)
-    assert first.steps > 0
+    assert first.progress.steps > 0
     third = agent(*words, small=False)
-    third.load_state_dict(copy.deepcopy(first.state_dict()))
+    parts.load(third, copy.deepcopy(parts.state(first)))
     scalars = [{key: float(v) for key, v in each.iterate().items()} for each in (first, second)]
     assert scalars[0] == scalars[1] == {k: float(v) for k, v in third.iterate().items()}
-    for name, parameter in first.named_parameters():
-        assert torch.equal(parameter, dict(third.named_parameters())[name])
+    for name, parameter in parts.learned(first).items():
+        assert torch.equal(parameter, parts.learned(third)[name])
         assert torch.isfinite(parameter).all()
     assert all(torch.isfinite(value) for value in one.values())
 
@@ -269,7 +270,7 @@ def test_cola_learns_and_resumes() -> None:
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
     second = agent(*flags, env=logistic, name="cola", small=False)
     assert isinstance(second, COLA)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    parts.load(second, copy.deepcopy(parts.state(first)))
     assert float(first.iterate()["loss"]) == float(second.iterate()["loss"])
 
 
@@ -284,11 +285,11 @@ def test_rules_as_agents(name: str) -> None:
     expected = rules.learn(learner.game, start, (rule, rule), 25.0, 2)
     learner.iterate()
     second = agent("--pairs", 16, name=name, small=False)
-    second.load_state_dict(learner.state_dict())
+    parts.load(second, parts.state(learner))
     for each in (learner, second):
         each.iterate()
         torch.testing.assert_close(each.x, expected)
-    assert second.steps == 32
+    assert second.progress.steps == 32
 
 
 def test_a_still_opponent_is_answered() -> None:

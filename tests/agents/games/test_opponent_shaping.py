@@ -21,8 +21,10 @@ from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError
 from semigradient.reproductions.games import meva_baselines
 from semigradient.reproductions.report import Job, prepare, write
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
+from support.states import differences
 
 RULE = rule("naive", 0.0)
 
@@ -77,7 +79,7 @@ def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
     before = worth()
     for _ in range(12):
         agent.iterate()
-    assert agent.steps == 12 * 8 * 15
+    assert agent.progress.steps == 12 * 8 * 15
     assert (worth() > before + 0.05).all()
     # The contestant starts where the agent says, and moves at its own step size.
     x = agent.game.draw(4, torch.Generator().manual_seed(0))
@@ -209,11 +211,10 @@ def test_a_loaded_learner_goes_on_identically(name: str, flags: tuple[str, ...])
     short = flags if name not in ("m-maml", "m-fos") else (*flags, "--evaluation-updates", "2")
     agent, other = make(name, *short), make(name, *short, "--seed", "3")
     agent.iterate()
-    other.load_state_dict(copy.deepcopy(agent.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(agent)))
     ours, theirs = agent.iterate(), other.iterate()
     assert {k: float(v) for k, v in ours.items()} == {k: float(v) for k, v in theirs.items()}
-    for (_, one), (_, two) in zip(agent.named_parameters(), other.named_parameters(), strict=True):
-        assert torch.equal(one, two)
+    assert differences(parts.learned(agent), parts.learned(other)) == []
     assert set(agent.policy(True)(np.eye(5, dtype=np.float32), None).tolist()) <= {0, 1}
 
 
@@ -258,13 +259,13 @@ def test_the_agents_are_the_learners_of_their_modules() -> None:
     rewards = agent.iterate()
     assert [float(value) for value in rewards.values()] == learner.iterate()[0].tolist()
     assert torch.equal(agent.learner.policies, learner.policies)
-    assert agent.steps == 5 * 8 * 5
+    assert agent.progress.steps == 5 * 8 * 5
     brs = make("brs-sp-ipd", "--trees", "8", "--seed", "4")
     plain = tree_search.Learner(tree_search.Config(self_play=1.0, trees=8), 1, seed=4)
     assert float(brs.iterate()["return"]) == plain.iterate().item()
     for one, two in zip(brs.learner.parameters, plain.parameters, strict=True):
         assert torch.equal(one, two)
-    assert brs.steps == 8 * (63 + 6)
+    assert brs.progress.steps == 8 * (63 + 6)
 
 
 def test_the_baselines_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from semigradient.domains.flows.trajectories import Trajectories
 from semigradient.envs.constructions.construction import tabulate
 from semigradient.envs.constructions.hypergrid import HyperGrid
 from semigradient.errors import UserError
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.states import differences
@@ -109,10 +110,10 @@ def test_molecules_breed() -> None:
 def test_a_loaded_population_goes_on_bit_for_bit() -> None:
     one, other = make(GRID), make(GRID)
     one.iterate()
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(one)))
     one.iterate()
     other.iterate()
-    assert differences(one.state_dict(), other.state_dict()) == []
+    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_bad_input_is_named() -> None:
@@ -129,8 +130,8 @@ def test_published_blocks_breed_and_are_loaded_bit_for_bit() -> None:
     best = [float(dict(one.iterate())["best"]) for _ in range(4)]
     assert best == sorted(best)
     other = make(env, "--population", 10, "--offspring", 8)
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(one)))
     for _ in range(2):
         one.iterate()
         other.iterate()
-    assert differences(one.state_dict(), other.state_dict()) == []
+    assert differences(parts.state(one), parts.state(other)) == []

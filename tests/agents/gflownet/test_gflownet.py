@@ -15,6 +15,7 @@ from semigradient.agents.gflownet.gflownet import Config
 from semigradient.domains.flows.objectives import OBJECTIVES
 from semigradient.domains.flows.visits import Visits, floor
 from semigradient.errors import UserError
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.commands import QUIET
@@ -197,7 +198,7 @@ def test_scalars_say_how_far_the_distribution_is() -> None:
     assert scalars["tv"] > 0.3
     again = dict(agent.iterate())
     assert again["tv"] == scalars["tv"]  # measured anew at every fifth update
-    assert agent.pop_episodes()[0][0] in (
+    assert agent.progress.pop_episodes()[0][0] in (
         pytest.approx(0.1),
         pytest.approx(0.6),
         pytest.approx(2.6),
@@ -229,11 +230,11 @@ def test_a_loaded_agent_goes_on_bit_for_bit(flags: tuple[str, ...]) -> None:
     one, other = make(*TINY, *flags), make(*TINY, *flags)
     for _ in range(7):
         one.iterate()
-    other.load_state_dict(copy.deepcopy(one.state_dict()))  # as a file would
+    parts.load(other, copy.deepcopy(parts.state(one)))  # as a file would
     for _ in range(4):
         first, second = one.iterate(), other.iterate()
         assert {k: float(v) for k, v in first.items()} == {k: float(v) for k, v in second.items()}
-    assert differences(one.state_dict(), other.state_dict()) == []
+    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_a_run_writes_its_metrics_and_resumes(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from semigradient.domains.flows.visits import rank_correlation
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import UserError
 from semigradient.nets.block_graph import BlockGraphNetwork, Graphs, GraphShape, read
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.commands import QUIET
@@ -190,7 +191,7 @@ def test_losses_learn_molecules(loss: str) -> None:
         *("--steps", 18_000, "--test-objects", 0, *flags),
         env=(CHAINS, "max_blocks=3", "min_blocks=1", "scale=1"),
     )
-    while agent.steps < 18_000:
+    while agent.progress.steps < 18_000:
         agent.iterate()
     objects, found, wanted = law(agent)
     assert len(objects) == 24
@@ -245,7 +246,7 @@ def test_modes_are_counted_greedily_in_the_order_of_discovery() -> None:
 def test_a_record_is_saved_and_taken_back() -> None:
     record, other = Discoveries(), Discoveries()
     record.add(["CCO", "c1ccccc1", "CCCl"], [8.5, 7.5, 2.0])
-    other.load_state_dict(copy.deepcopy(record.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(record)))
     for each in (record, other):
         each.add(["CCBr", "CCO", "Cc1ccccc1"], [7.2, 8.5, 9.0])
     assert record.metrics() == other.metrics()
@@ -269,7 +270,7 @@ def test_scalars_speak_of_what_was_found() -> None:
     expected = {"top_10", "similarity", "similarity_morgan", "modes_7", "scaffolds_8", "objects"}
     assert expected | {"correlation", "rank_correlation", "log_z", "loss"} <= set(scalars)
     assert agent.pictures()["best"].shape[2] == 3
-    reward, length = agent.pop_episodes()[0]
+    reward, length = agent.progress.pop_episodes()[0]
     assert 0 < reward <= 10 / 8
     assert 2 <= length <= 4
 
@@ -319,11 +320,11 @@ def test_a_loaded_agent_goes_on_bit_for_bit(flags: tuple[str, ...]) -> None:
     for _ in range(5):
         one.iterate()
     inner(one).limit = 50  # forgetting on the way makes no difference
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(one)))
     for _ in range(4):
         first, second = one.iterate(), other.iterate()
         assert {k: float(v) for k, v in first.items()} == {k: float(v) for k, v in second.items()}
-    assert differences(one.state_dict(), other.state_dict()) == []
+    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_a_run_draws_its_best_molecules_and_resumes(tmp_path: Path) -> None:
@@ -351,12 +352,12 @@ def test_other_learners_build_molecules_with_masks_or_without(agent: str) -> Non
     steps = "--rollout-steps" if agent == "ppo" else "--n-steps"
     words = f"--agent {agent} --env {ID} --num-envs 2 --batch-size 16 {steps} 16 --preset none"
     learner = build(parse([*words.split(), "--env-options", *SMALL, f"masks={masks}"]).command)
-    before = [p.clone() for _, p in learner.named_parameters()]
+    before = [p.clone() for _, p in parts.learned(learner).items()]
     scalars = learner.iterate()
     assert all(math.isfinite(float(v)) for v in scalars.values())
-    after = [p for _, p in learner.named_parameters()]
+    after = [p for _, p in parts.learned(learner).items()]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert any(score > 0 for score, _ in learner.pop_episodes())
+    assert any(score > 0 for score, _ in learner.progress.pop_episodes())
 
 
 def test_a_network_is_made_to_measure() -> None:

@@ -20,6 +20,7 @@ from semigradient.nets.block_actor_critic import BlockActorCritic
 from semigradient.reproductions.molecules import molecule_active
 from semigradient.reproductions.molecules.molecule_runs import POINTS, Search, summary
 from semigradient.reproductions.molecules.molecules import methods
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.states import differences
@@ -63,10 +64,10 @@ def test_a_loaded_search_goes_on_bit_for_bit(words: str) -> None:
     one, other = make(words), make(words)
     for _ in range(2):
         one.iterate()
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(one)))
     one.iterate()
     other.iterate()
-    assert differences(one.state_dict(), other.state_dict()) == []
+    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_ppo_looks_at_blocks() -> None:

@@ -12,6 +12,7 @@ from semigradient.domains.flows.visits import floor
 from semigradient.envs.constructions.construction import tabulate
 from semigradient.envs.constructions.hypergrid import HyperGrid
 from semigradient.errors import UserError
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.states import differences
@@ -64,16 +65,16 @@ def test_random_constructions_have_the_closed_form() -> None:
     law = random_law(walker.table)
     gap = (walker.visits.counts() / 20_000 - law)[walker.table.objects].abs().mean()
     assert float(gap) < 1.1 * floor(law, walker.table, 20_000)
-    assert walker.steps > 20_000
+    assert walker.progress.steps > 20_000
 
 
 @pytest.mark.parametrize("agent", ["metropolis", "random"])
 def test_a_loaded_walker_goes_on_bit_for_bit(agent: str) -> None:
     one, other = make(agent, "--moves", 10), make(agent, "--moves", 10)
     one.iterate()
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(one)))
     assert dict(one.iterate()) == dict(other.iterate())
-    assert differences(one.state_dict(), other.state_dict()) == []
+    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_other_environments_are_refused() -> None:
@@ -91,7 +92,7 @@ def test_chance_builds_anything() -> None:
     walker = build(parse(words).command)
     assert isinstance(walker, Walker)
     assert dict(walker.iterate())["objects"] == 20
-    ended = walker.pop_episodes()
+    ended = walker.progress.pop_episodes()
     assert len(ended) == 20
     assert all(reward > 0 and 2 <= length <= 3 for reward, length in ended)
     with pytest.raises(UserError, match="--env CartPole-v1: random builds objects"):

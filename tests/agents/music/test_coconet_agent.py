@@ -21,7 +21,7 @@ from semigradient.envs.music.chorale_completion import Completion
 from semigradient.envs.music.chorales import Chorales
 from semigradient.errors import UserError
 from semigradient.nets.frame_nade import FrameNade
-from semigradient.training import checkpoint
+from semigradient.training import checkpoint, parts
 from semigradient.training.evaluation import evaluate as play
 from support.commands import QUIET
 from support.problems import build
@@ -110,16 +110,16 @@ def test_a_resumed_agent_goes_on_bit_for_bit(tmp_path: Path) -> None:
     agent = small(patience=1)
     for _ in range(13):
         agent.iterate()
-    agent.policy_state()
-    checkpoint.save(tmp_path, agent.steps, {"agent": agent.state_dict()}, {})
+    parts.policy_state(agent)
+    checkpoint.save(tmp_path, agent.progress.steps, {"agent": parts.state(agent)}, {})
     other = small(patience=1)
     other.iterate()
-    other.load_state_dict(checkpoint.load(tmp_path, {}).state["agent"])
+    parts.load(other, checkpoint.load(tmp_path, {}).state["agent"])
     for _ in range(8):
         expected, got = agent.iterate(), other.iterate()
         assert {k: float(v) for k, v in expected.items()} == {k: float(v) for k, v in got.items()}
     assert agent.plateau == other.plateau
-    assert agent.policy_state().keys() == other.policy_state().keys()
+    assert parts.policy_state(agent).keys() == parts.policy_state(other).keys()
     for key, value in agent.network.state_dict().items():
         assert torch.equal(value, other.network.state_dict()[key]), key
 

@@ -108,9 +108,9 @@ def test_a_schedule_is_learned() -> None:
     config = {"hidden": (8,), "activation": "tanh", "entropy_coefficient": 0.0}
     agent = build("reinforce", REWRITE, config, 64, **env)
     agent.iterate()
-    first = np.mean([gain for gain, _ in agent.pop_episodes()])
+    first = np.mean([gain for gain, _ in agent.progress.pop_episodes()])
     for _ in range(50):
         agent.iterate()
-    agent.pop_episodes()
+    agent.progress.pop_episodes()
     agent.iterate()
-    assert np.mean([gain for gain, _ in agent.pop_episodes()]) > first / 2 > -4
+    assert np.mean([gain for gain, _ in agent.progress.pop_episodes()]) > first / 2 > -4

@@ -12,6 +12,7 @@ from semigradient.agents.sb3.bridge import Bridge
 from semigradient.agents.sb3.zip_parameters import read_zip
 from semigradient.envs import make_vector
 from semigradient.errors import UserError
+from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from semigradient.training.timers import Timers
@@ -23,7 +24,7 @@ def make(agent, *extra, env="CartPole-v1", learning=True):
 
 
 def train(agent, steps):
-    while agent.steps < steps:
+    while agent.progress.steps < steps:
         scalars = agent.iterate()
     assert all(np.isfinite(float(value)) for value in scalars.values())
     return scalars
@@ -39,15 +40,15 @@ def train(agent, steps):
 )
 def test_trains_and_moves_its_parameters(name, extra):
     agent = make(name, "--steps", "1000", *extra)
-    before = {key: value.clone() for key, value in agent.named_parameters()}
+    before = {key: value.clone() for key, value in parts.learned(agent).items()}
     scalars = train(agent, 600)
-    assert any(not torch.equal(before[key], value) for key, value in agent.named_parameters())
+    assert any(not torch.equal(before[key], value) for key, value in parts.learned(agent).items())
     assert "n_updates" in scalars
     assert {"environment", "act", "learn"} <= set(agent.timers.seconds)
-    episodes = agent.pop_episodes()
+    episodes = agent.progress.pop_episodes()
     assert episodes
     assert all(total == length for total, length in episodes)  # CartPole pays 1 a step
-    assert agent.pop_episodes() == []
+    assert agent.progress.pop_episodes() == []
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "MountainCar-v0"])
@@ -55,7 +56,7 @@ def test_normalisation_travels_with_the_policy(env):
     agent = make("sb3-a2c", "--steps", "1000", env=env)
     train(agent, 200)
     other = make("sb3-a2c", "--steps", "1000", env=env, learning=False)
-    other.load_policy_state(agent.policy_state())
+    parts.load_policy_state(other, parts.policy_state(agent))
     obs = np.random.default_rng(0).normal(size=(20, *agent.bridge.observation_space.shape))
     obs = obs.astype(np.float32)
     np.testing.assert_array_equal(agent.policy(True)(obs, None), other.policy(True)(obs, None))
@@ -68,20 +69,20 @@ def test_checkpoint_brings_back_what_it_promises(name):
         extra += ("--learning-starts", "0", "--gradient-steps", "4")
     agent = make(name, *extra)
     train(agent, 300)
-    state = agent.state_dict()
+    state = parts.state(agent)
     other = make(name, *extra, "--seed", "5")
-    other.load_state_dict(state)
-    assert other.steps == agent.steps
-    assert not other.exact
-    for key, value in agent.named_parameters():
-        torch.testing.assert_close(dict(other.named_parameters())[key], value, rtol=0, atol=0)
+    parts.load(other, state)
+    assert other.progress.steps == agent.progress.steps
+    assert not other.progress.exact
+    for key, value in parts.learned(agent).items():
+        torch.testing.assert_close(parts.learned(other)[key], value, rtol=0, atol=0)
     theirs = other.model.policy.optimizer.state_dict()["state"]
     ours = agent.model.policy.optimizer.state_dict()["state"]
     assert theirs.keys() == ours.keys()
     assert ours
     if name == "sb3-dqn":
         assert other.model.exploration_rate == pytest.approx(agent.model.exploration_rate)
-    train(other, agent.steps + 100)
+    train(other, agent.progress.steps + 100)
 
 
 def test_bridge_shows_the_end_of_an_episode_as_sb3_expects_it():

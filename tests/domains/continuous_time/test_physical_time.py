@@ -12,6 +12,7 @@ from semigradient import optim
 from semigradient.envs.control.closed_forms import lq_values
 from semigradient.errors import UserError
 from semigradient.optim.physical_time import per_second
+from semigradient.training import parts
 from semigradient.training.exploration import Noise, NoiseConfig
 
 GAMMA = 0.8
@@ -101,10 +102,10 @@ def test_discrete_actions_are_perturbed_advantages() -> None:
 def test_noise_resumes() -> None:
     first = noise(0.01, 5)
     first()
-    state = {k: v.clone() for k, v in first.state_dict().items()}
+    state = {k: v.clone() for k, v in parts.state(first).items()}
     expected = [first() for _ in range(3)]
     second = noise(0.01, 5)
-    second.load_state_dict(state)
+    parts.load(second, state)
     for value in expected:
         assert torch.equal(second(), value)
 

@@ -224,7 +224,7 @@ def test_learners_find_the_best_response(name: str, opponent: str, reply: int) -
         *options,
     ]
     learner = build(parse(words).command)
-    while learner.steps < learner.setup.total_steps:
+    while learner.progress.steps < learner.setup.total_steps:
         learner.iterate()
     learned = learner.policy(True)(np.eye(5, dtype=np.float32), None)
     # What it does at first, and after its own usual move has met the opponent's A.
