@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semigradient.errors import UserError
-from semigradient.training.cli import Command, Invocation, fail, parse
+from semigradient.training.cli import Invocation, fail, parse
+from semigradient.training.command import Command
 
 if TYPE_CHECKING:
     from semigradient.diagnostics.attach import Attachment

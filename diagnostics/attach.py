@@ -23,7 +23,7 @@ from semigradient.diagnostics.observer import Findings, Observer, Stateless, Vie
 from semigradient.envs import make_vector
 from semigradient.errors import require
 from semigradient.training.agent import Agent, generator
-from semigradient.training.cli import RunConfig
+from semigradient.training.command import RunConfig
 from semigradient.training.logging import Logger, MetricsFile
 from semigradient.training.sinks import one_line, warn
 

@@ -39,7 +39,13 @@ TOP = {"__init__", "families"}
 
 # The registry of agents, `agents/__init__.py`, turns a name into a class. These look names up in
 # it; no agent's own module may be named anywhere below.
-REGISTRY_READERS = {"training/cli.py", "training/build.py", "experiments/comparison.py"}
+REGISTRY_READERS = {
+    "training/cli.py",
+    "training/command.py",
+    "training/config_files.py",
+    "training/build.py",
+    "experiments/comparison.py",
+}
 
 OPTIONAL = (
     "rdkit",

@@ -15,7 +15,8 @@ from semigradient.nets.bricks import is_image
 from semigradient.training import checkpoint, process
 from semigradient.training.agent import Agent, Setup
 from semigradient.training.checkpoint import Loaded
-from semigradient.training.cli import Command, parse
+from semigradient.training.cli import parse
+from semigradient.training.command import Command
 from semigradient.training.loop import choose_device
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from semigradient.errors import UserError
-from semigradient.training.cli import Command, dump_toml
+from semigradient.training.command import Command
+from semigradient.training.config_files import dump_toml
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors")
 

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from semigradient import agents, optim, train
-from semigradient.training.cli import PRESETS, RunConfig, load_preset, parse
+from semigradient.training.cli import parse
+from semigradient.training.command import RunConfig
+from semigradient.training.config_files import PRESETS, load_preset
 from semigradient.training.loop import Loop
 from support.commands import QUIET, ROOT
 
