@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,9 @@ def _film(command: Any, policy: Any, folder: Path, seed: int, kind: str) -> Path
     run = command.run
     envs = make_vector(run.env, 1, seed, render=True, **run.evaluation_environment())
     frames: list[Any] = list(film(policy, envs))
-    rate = 15 if run.env.startswith("ALE/") else int(envs.metadata.get("render_fps", 30))
+    rate = 15 if "ALE/" in run.env else int(envs.metadata.get("render_fps", 30))
     envs.close()
-    path = folder / "videos" / f"{run.env.replace('/', '-')}-seed{seed}.{kind}"
+    path = folder / "videos" / f"{re.sub('[:/]', '-', run.env)}-seed{seed}.{kind}"
     path.parent.mkdir(exist_ok=True)
     if kind == "mp4":
         imageio.mimwrite(path, frames, fps=rate, codec="libx264", macro_block_size=2)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -44,14 +45,14 @@ class Attachment:
     def __init__(self, run: RunConfig, agent: Agent) -> None:
         self.run, self.agent = run, agent
         names = diagnostics.parse(run.diagnose)
-        supported = supported_by(agent)
+        supported = supported_by(agent, names)
         if run.diagnose.strip() == "all":
             names = supported or ["all"]
         for name in names:
             require(
                 name in supported,
                 f"diagnose={name!r}: {run.agent} on {run.env} cannot support it; "
-                f"accepted are {', '.join(supported) or 'none'}",
+                f"accepted are {', '.join(supported_by(agent)) or 'none'}",
             )
         self.observers: dict[str, Observer] = {}
         for name in names:
@@ -128,10 +129,7 @@ class Attachment:
                 return found
             held_out = lru_cache(1)(lambda: self._held_out(step))
             for name, observer in list(self.observers.items()):
-                number = diagnostics.names().index(name)
-                own = generator(
-                    self.run.seed, _STREAM + step * len(diagnostics.DIAGNOSTICS) + number
-                )
+                own = generator(self.run.seed, _stream(name, step))
                 view = View(experience, held_out, own, self.run.diagnose_samples)
                 try:
                     found[name] = observer.measure(view)
@@ -156,16 +154,25 @@ def experience_of(agent: Agent, *held_out: Any) -> Experience:
     return agent.experience(*held_out)  # type: ignore[attr-defined]
 
 
-def supported_by(agent: Agent) -> list[str]:
-    """Names of the diagnostics that `agent` can support."""
+def supported_by(agent: Agent, names: Iterable[str] | None = None) -> list[str]:
+    """Those of the diagnostics, all if none are named, that `agent` can support."""
     if not hasattr(agent, "experience"):
         return []
     experience = experience_of(agent)
-    return [
-        name
-        for name, entry in diagnostics.DIAGNOSTICS.items()
-        if experience.capacity >= entry.length and (experience.continuous or not entry.continuous)
-    ]
+    supported = []
+    for name in diagnostics.names() if names is None else names:
+        entry = diagnostics.entry(name)
+        if experience.capacity >= entry.length and (experience.continuous or not entry.continuous):
+            supported.append(name)
+    return supported
+
+
+def _stream(name: str, step: int) -> int:
+    """Which generator an observer draws from at a step; each has its own."""
+    ours = list(diagnostics.OURS)
+    if name in ours:
+        return _STREAM + step * len(ours) + ours.index(name)
+    return (1 + zlib.crc32(name.encode()) << 64) + step
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Invocation:
 
 def general_help() -> str:
     """What `--help` says before an agent is chosen."""
-    listed = "\n".join(f"  {name:9s} {agents.AGENTS[name].summary}" for name in agents.names())
+    listed = "\n".join(f"  {name:9s} {agents.entry(name).summary}" for name in agents.names())
     fields = "\n".join(
         f"  --{f.name.replace('_', '-'):17s} {doc} (default: {f.default!r})"
         for f, doc in zip(dataclasses.fields(RunConfig), _docs(RunConfig), strict=True)

@@ -17,10 +17,14 @@ _TABLES = {"agent", "env", "optim", "run", "agent_config", "optimizer"}
 
 
 def load_preset(agent: str, env: str) -> dict[str, Any]:
-    """Published hyperparameters of `agent` for `env`: all matching tables, later ones win."""
+    """Published hyperparameters of `agent` for `env`: all matching tables, later ones win.
+
+    An agent of another package has none.
+    """
     path = PRESETS / f"{agents.entry(agent).preset or agent}.toml"
     if not path.exists():
         return {}
+    env = env.rpartition(":")[2]
     merged: dict[str, Any] = {}
     for pattern, table in tomllib.loads(path.read_text()).items():
         if fnmatch.fnmatchcase(env, pattern):

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -74,10 +75,9 @@ def provenance() -> dict[str, Any]:
 
 def _new_folder(command: Command) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    env = command.run.env.replace("/", "-")
-    base = (
-        Path("runs") / f"{command.run.agent}-{env}-{command.run.optim}-s{command.run.seed}-{stamp}"
-    )
+    run = command.run
+    names = "-".join(re.sub(r"[:/]", "-", name) for name in (run.agent, run.env, run.optim))
+    base = Path("runs") / f"{names}-s{run.seed}-{stamp}"
     folder, count = base, 1
     while folder.exists():
         count += 1
