@@ -7,11 +7,9 @@ their own; the global generators are put back as they were found.
 
 from __future__ import annotations
 
-import contextlib
-import random
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +23,7 @@ from semigradient.envs import make_vector
 from semigradient.errors import require
 from semigradient.training.agent import Agent, generator
 from semigradient.training.command import RunConfig
+from semigradient.training.generators import undisturbed
 from semigradient.training.logging import Logger, MetricsFile
 from semigradient.training.sinks import one_line, warn
 
@@ -123,7 +122,7 @@ class Attachment:
 
     def _findings(self, step: int) -> dict[str, Findings]:
         found: dict[str, Findings] = {}
-        with _undisturbed():
+        with undisturbed():
             experience = experience_of(self.agent)
             if experience.times < 2:
                 return found
@@ -173,19 +172,6 @@ def _stream(name: str, step: int) -> int:
     if name in ours:
         return _STREAM + step * len(ours) + ours.index(name)
     return (1 + zlib.crc32(name.encode()) << 64) + step
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put the global random generators back as they were."""
-    python, numpy_state = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)
 
 
 def _listed(curve: torch.Tensor) -> list[float | None]:

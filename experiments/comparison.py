@@ -33,6 +33,8 @@ from semigradient import envs as environments
 from semigradient import optim as optimizers
 from semigradient.errors import UserError, require, unknown
 from semigradient.experiments.engines import Job, last_words
+from semigradient.training import trust
+from semigradient.training.config_files import read_config
 
 DEFAULT_OPTIMIZER = "default"
 CELL_COLUMNS = ("agent", "optim", "env", "seed")
@@ -177,13 +179,22 @@ class Run:
         """The commands that it still needs, decided when each one's turn comes."""
         if not self.finished:
             if any(self.folder.glob("checkpoints/*step-*/manifest.json")):
-                yield [*commands.train, "--resume", str(self.folder)]
+                yield [*commands.train, "--resume", str(self.folder), *self._trust()]
             else:
                 self._make_room()
                 place = ["--run-dir", str(self.folder), "--wandb", "disabled"]
                 yield [*commands.train, *self.cell.flags, *place, *self.flags]
         if not self.evaluation:
-            yield [*commands.evaluate, str(self.folder), "--episodes", str(self.episodes)]
+            episodes = ["--episodes", str(self.episodes)]
+            yield [*commands.evaluate, str(self.folder), *episodes, *self._trust()]
+
+    def _trust(self) -> list[str]:
+        """The flag for a folder whose files name code, if this comparison names it all too."""
+        config = self.folder / "config.toml"
+        asked = trust.named_code(read_config(config)) if config.exists() else {}
+        words = [*self.cell.flags, *self.flags]
+        named = "--trust" in words or trust.typed(words).issuperset(asked.values())
+        return ["--trust"] if asked and named else []
 
     def _make_room(self) -> None:
         """Move what an attempt left that never came to a checkpoint."""

@@ -6,6 +6,8 @@ hyperparameter (`config_class`) before the first heavy import. `make` does the r
     config = optim.config_class("adam")(lr=3e-4)
     optimizer = optim.make(config, network.parameters())
 
+`from semigradient.optim import CorrectedMomentum` gives a class itself, for code of your own.
+
 Each optimizer reads `group["lr"]` at every step, so a schedule is whatever writes it.
 """
 
@@ -16,7 +18,7 @@ from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from semigradient.errors import require
-from semigradient.registry import Entry, Registry
+from semigradient.registry import Entry, Registry, load
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,21 @@ _OURS = {
 
 OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
 """Ours, and those of installed packages."""
+
+
+_CLASSES = {
+    "CorrectedMomentum": "semigradient.optim.corrected_momentum:CorrectedMomentum",
+    "Momentum": "semigradient.optim.momentum:Momentum",
+    "OracleMomentum": "semigradient.optim.oracle_momentum:OracleMomentum",
+    "RMSprop": "semigradient.optim.rmsprop:RMSprop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The optimizers' classes, which import torch, when one is asked for."""
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load(_CLASSES[name])
 
 
 def names() -> list[str]:

@@ -17,8 +17,9 @@ from typing import Annotated, Any, NoReturn
 
 from semigradient import agents, optim
 from semigradient.errors import UserError, require
-from semigradient.training.command import Command, RunConfig, assemble
-from semigradient.training.config_files import load_preset, read_config
+from semigradient.training import trust
+from semigradient.training.command import Command, RunConfig, decide
+from semigradient.training.config_files import read_config
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,18 @@ def parse(arguments: Sequence[str]) -> Invocation:
         file = read_config(resume / "config.toml")
     elif "config" in plain:
         file = read_config(Path(plain["config"]))
+    if "trust" not in plain:
+        names = {key: plain[key] for key in ("agent", "env", "optim") if key in plain}
+        source = resume if resume is not None else Path(plain.get("config", ""))
+        trust.check(file | names, source, arguments)
     agent = plain.get("agent", file.get("agent", ""))
     env = plain.get("env", file.get("env", ""))
     if not agent and ("--help" in rest or "-h" in rest):
         print(general_help())
         raise SystemExit(0)
     require(bool(agent), f"--agent is missing: known: {', '.join(agents.names())}")
-    agents.entry(agent)
-    wanted = plain.get("preset", "auto")
-    require(wanted in ("auto", "none"), f"preset={wanted!r}: accepted are auto, none")
-    preset = {} if resume or wanted == "none" else load_preset(agent, env)
-    chosen = plain.get("optim", file.get("optim", preset.get("optim", "adam")))
-    default = assemble(agent, env, chosen, preset, file)
+    preset = plain.get("preset", "auto") if resume is None else "none"
+    default = decide(agent, env, plain.get("optim", file.get("optim", "")), file, preset)
     command = _flags(default, rest)
     require(bool(command.run.env), "--env is missing: any Gymnasium id, such as CartPole-v1")
     return Invocation(command, resume)
@@ -71,7 +72,8 @@ def general_help() -> str:
         f"options of the run:\n{fields}\n"
         "  --config FILE       TOML with any of the options; flags win\n"
         "  --preset auto|none  published hyperparameters for the environment (default: auto)\n"
-        "  --resume RUN        go on with a run folder"
+        "  --resume RUN        go on with a run folder\n"
+        "  --trust             take code that its files name as module:Name (docs/plugins.md)"
     )
 
 
@@ -123,6 +125,9 @@ def _plain_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]
     while queue:
         word = queue.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
+        if word == "--trust":
+            found["trust"] = ""
+            continue
         if not word.startswith("--") or name not in known:
             rest.append(word)
             continue

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from semigradient import agents, optim
 from semigradient.errors import UserError, require, unknown
-from semigradient.training.config_files import value_of
+from semigradient.training.config_files import load_preset, toml, value_of
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,73 @@ class Command:
 _IDENTITY = ("agent", "env", "optim", "seed", "num_envs", "env_options")
 
 
+def make_command(
+    agent: str,
+    env: str,
+    optim: str = "",
+    *,
+    optim_options: Mapping[str, Any] | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    eval_env_options: Mapping[str, Any] | None = None,
+    preset: str = "auto",
+    **options: Any,
+) -> Command:
+    """The command that Python's keyword arguments make; the same as the flags of those names.
+
+    Args:
+        agent: a name, or "module:Class".
+        env: any Gymnasium id, or "module:id".
+        optim: a name, or "module:Config"; default: the preset's.
+        optim_options: of the optimizer, such as {"lr": 1e-3}.
+        env_options, eval_env_options: of the environment, such as {"dt": 0.1}.
+        preset: auto, or none for no published hyperparameters.
+        options: fields of `RunConfig` and of the agent's `Config`.
+
+    Raises:
+        UserError: an unknown name or option, or a value that is not accepted.
+    """
+    run_fields, agent_fields = _field_names(RunConfig), _field_names(agents.config_class(agent))
+    for key in options:
+        if key not in run_fields | agent_fields:
+            unknown("option", key, run_fields | agent_fields, f"{agent} on {env}")
+    run = {key: value for key, value in options.items() if key in run_fields}
+    given = {"env_options": env_options, "eval_env_options": eval_env_options}
+    run |= {key: words_of(value) for key, value in given.items() if value is not None}
+    config = {key: value for key, value in options.items() if key in agent_fields}
+    tables = {"run": run, "agent_config": config, "optimizer": dict(optim_options or {})}
+    return decide(agent, env, optim, tables, preset)
+
+
+def decide(
+    agent: str, env: str, optim: str, file: Mapping[str, Any], preset: str = "auto"
+) -> Command:
+    """The command of an agent, an environment, an optimizer (default: the preset's) and tables."""
+    require(preset in ("auto", "none"), f"preset={preset!r}: accepted are auto, none")
+    published = load_preset(agent, env) if preset == "auto" else {}
+    chosen = optim or published.get("optim", "adam")
+    return assemble(agent, env, chosen, published, file)
+
+
+def words_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options of an environment as KEY=VALUE, so that `value_of` gives each value back.
+
+    Raises:
+        UserError: a value that a config file cannot hold.
+    """
+    words = []
+    for key, value in options.items():
+        is_plain_text = isinstance(value, str) and value_of(value) == value
+        text = value if is_plain_text else toml(value) if _is_plain(value) else None
+        require(
+            text is not None,
+            f"env option {key}={value!r}: accepted are numbers, text, true, false and lists",
+        )
+        words.append(f"{key}={text}")
+    return tuple(words)
+
+
 def assemble(
-    agent: str, env: str, optimizer: str, preset: dict[str, Any], file: dict[str, Any]
+    agent: str, env: str, optimizer: str, preset: Mapping[str, Any], file: Mapping[str, Any]
 ) -> Command:
     """The command that names, a preset and a config file make; later ones win.
 
@@ -129,6 +194,8 @@ def assemble(
     """
     config_class, optimizer_class = agents.config_class(agent), optim.config_class(optimizer)
     run_fields, agent_fields = _field_names(RunConfig), _field_names(config_class)
+    both = ", ".join(sorted(run_fields & agent_fields))
+    require(not both, f"agent {agent!r}: its Config has fields of the run ({both}); rename them")
     ours = {k: v for k, v in preset.items() if k not in ("optim", "optimizers")}
     for key in ours:
         if key not in run_fields | agent_fields:
@@ -176,6 +243,13 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
             require(good, f"{key}={list(value)!r}: must be a list of {item.__name__}")
         ready[key] = value
     return cls(**ready)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of what a config file can hold."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, (bool, int, float, str))
 
 
 def _field_names(cls: type) -> set[str]:

@@ -248,7 +248,7 @@ def conditionals_of(model: str | Conditionals, device: str) -> Conditionals | No
         return MODELS.load("coconet")(model, device)
     place, _, argument = model.partition("@")
     require(
-        ":" in place,
+        ":" in place or place in MODELS,
         f"model={model!r}: accepted are a run folder of a Coconet, module:function@argument",
     )
     return MODELS.load(place)(argument, device)
