@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from semigradient.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COMMANDS = ("train", "evaluate", "compare", "reproduce")
 _USAGE = f"usage: semigradient {'|'.join(COMMANDS)} …  (each has its own --help)"
@@ -26,5 +30,27 @@ def main(arguments: list[str] | None = None) -> int:
         except UserError as problem:
             print(f"semigradient: error: {problem}", file=sys.stderr)
         return 2
+    if name == "train":
+        return train(rest)
     code: int = import_module(f"semigradient.{name}").main(rest)
     return code
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Run the command line of `train.py`; returns the exit code."""
+    from semigradient.training.cli import fail, parse
+
+    try:
+        invocation = parse(arguments)
+        from semigradient.api import execute
+
+        outcome, loop = execute(invocation)
+    except UserError as problem:
+        fail(problem, "train.py")
+    print(f"{outcome.status}: {outcome.message}", file=sys.stderr if outcome.exit_code else None)
+    if loop.evaluation:
+        mean, episodes = loop.evaluation["mean"], loop.evaluation["episodes"]
+        print(
+            f"evaluation: mean return {mean:.1f} over {episodes:.0f} episodes; run: {loop.folder}"
+        )
+    return outcome.exit_code

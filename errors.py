@@ -22,10 +22,18 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> NoReturn:
-    """Raise the error for an unknown `name` of some `kind`, with the nearest known names."""
+def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> NoReturn:
+    """Raise the error for an unknown `name` of some `kind`, with the nearest known names.
+
+    Args:
+        kind: what it should have been, such as "agent".
+        name: what was typed.
+        known: what is accepted.
+        where: the place that it was read from.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     listed = ", ".join(known) if len(known) <= 40 else f"{len(known)} names"
-    raise UserError(f"unknown {kind} {name!r}: {hint}known: {listed}")
+    place = f" in {where}" if where else ""
+    raise UserError(f"unknown {kind} {name!r}{place}: {hint}known: {listed}")

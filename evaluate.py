@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semigradient.errors import UserError, require
 from semigradient.training.cli import fail
 from semigradient.training.summary import summarise
+
+if TYPE_CHECKING:
+    from semigradient.training.loaded_run import LoadedRun
 
 
 def main(arguments: list[str]) -> int:
@@ -32,17 +36,15 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
-    from semigradient.training.build import trained
-    from semigradient.training.evaluation import SEED_OFFSET
-    from semigradient.training.loop import score
+    from semigradient.training.loaded_run import load_run
     from semigradient.training.run import provenance, write_json
 
-    command, agent, loaded = trained(folder, options.device)
+    run = load_run(folder, options.device, options.trust)
+    command, agent, loaded = run.command, run.agent, run.loaded
     for reason in loaded.skipped:
         print(f"skipped damaged policy: {reason}", file=sys.stderr)
-    policy = agent.policy(not options.stochastic)
-    seed = command.run.seed + 2 * SEED_OFFSET if options.seed is None else options.seed
-    scores = score(command, policy, options.episodes, seed)
+    seed = run.evaluation_seed(options.seed)
+    scores = run.evaluate(options.episodes, seed, not options.stochastic)
     summary = summarise(scores.returns, np.random.default_rng(0))
     report = {
         "agent": command.run.agent,
@@ -69,7 +71,7 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
         report["pictures"] = _pictures(agent, folder)
     write_json(folder / "evaluation.json", report)
     if options.video:
-        report["video"] = str(_film(command, policy, folder, seed, options.video))
+        report["video"] = str(_film(run, seed, not options.stochastic, options.video))
     return report
 
 
@@ -88,18 +90,17 @@ def _pictures(agent: Any, folder: Path) -> list[str]:
     return [str(file) for file in files.values()]
 
 
-def _film(command: Any, policy: Any, folder: Path, seed: int, kind: str) -> Path:
+def _film(run: LoadedRun, seed: int, deterministic: bool, kind: str) -> Path:
     import imageio.v2 as imageio
 
-    from semigradient.envs import make_vector
     from semigradient.training.evaluation import film
 
-    run = command.run
-    envs = make_vector(run.env, 1, seed, render=True, **run.evaluation_environment())
-    frames: list[Any] = list(film(policy, envs))
-    rate = 15 if run.env.startswith("ALE/") else int(envs.metadata.get("render_fps", 30))
+    env = run.command.run.env
+    envs = run.env(1, seed, render=True)
+    frames: list[Any] = list(film(run.agent.policy(deterministic), envs))
+    rate = 15 if "ALE/" in env else int(envs.metadata.get("render_fps", 30))
     envs.close()
-    path = folder / "videos" / f"{run.env.replace('/', '-')}-seed{seed}.{kind}"
+    path = run.folder / "videos" / f"{re.sub('[:/]', '-', env)}-seed{seed}.{kind}"
     path.parent.mkdir(exist_ok=True)
     if kind == "mp4":
         imageio.mimwrite(path, frames, fps=rate, codec="libx264", macro_block_size=2)
@@ -138,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stochastic", action="store_true", help="sample actions")
     parser.add_argument(
         "--video", nargs="?", const="mp4", choices=("mp4", "gif"), help="film one episode"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="take code that its files name as module:Name"
     )
     parser.add_argument("--pictures", action="store_true", help="draw what the agent learned")
     return parser

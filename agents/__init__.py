@@ -1,17 +1,22 @@
-"""The registry of agents: names to classes, imported only when one is asked for."""
+"""The registry of agents: names to classes, imported only when one is asked for.
+
+A module of a class and its `Config` may stand anywhere: --agent module:Class takes it, and the
+entry points `semigradient.agents` of an installed package give it a name (docs/plugins.md).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from semigradient.errors import unknown
+from semigradient import registry
+from semigradient.errors import require
+from semigradient.registry import Registry
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(registry.Entry):
     """Where an agent lives.
 
     Attributes:
@@ -21,18 +26,11 @@ class Entry:
         preset: whose file in `presets/` it takes; default: that of its own name.
     """
 
-    location: str
-    summary: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
 
-    @property
-    def module(self) -> str:
-        """Module path."""
-        return self.location.split(":")[0]
 
-
-AGENTS: dict[str, Entry] = {
+_OURS: dict[str, Entry] = {
     "dqn": Entry("semigradient.agents.dqn:DQN", "deep Q-learning (Mnih et al. 2015)"),
     "ddqn": Entry(
         "semigradient.agents.dqn:DQN",
@@ -190,24 +188,28 @@ AGENTS: dict[str, Entry] = {
 }
 
 
+AGENTS = Registry("agent", Entry, _OURS, group="semigradient.agents")
+"""Ours, and those of installed packages."""
+
+
 def names() -> list[str]:
     """Names of all agents."""
-    return sorted(AGENTS)
+    return sorted(AGENTS.names())
 
 
 def entry(name: str) -> Entry:
-    """Registry entry of `name`, or a `UserError` with the nearest names."""
-    if name not in AGENTS:
-        unknown("agent", name, AGENTS)
-    return AGENTS[name]
+    """Registry entry of `name` or "module:Class", or a `UserError` with the nearest names."""
+    return AGENTS.find(name)
 
 
 def config_class(name: str) -> type:
     """The agent's `Config` dataclass."""
-    return import_module(entry(name).module).Config
+    config: type = AGENTS.load(name, "Config")
+    require(is_dataclass(config), f"agent {name!r}: its Config must be a dataclass")
+    return config
 
 
 def agent_class(name: str) -> type:
     """The agent's class: `Agent(config, setup)`."""
-    module, attribute = entry(name).location.split(":")
-    return getattr(import_module(module), attribute)
+    agent: type = AGENTS.load(name)
+    return agent

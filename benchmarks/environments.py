@@ -35,7 +35,8 @@ from semigradient.envs.core import Core, advance
 from semigradient.envs.games.two_player import Versus
 from semigradient.errors import UserError, require
 from semigradient.training import process
-from semigradient.training.cli import RunConfig, fail
+from semigradient.training.cli import fail
+from semigradient.training.command import RunConfig
 
 _SYNC_LIMIT = 64  # single environments are slow enough to be measured with few
 

@@ -37,7 +37,8 @@ from semigradient.agents.sb3.adapter import arguments
 from semigradient.errors import UserError, require
 from semigradient.training.agent import Agent
 from semigradient.training.build import build, set_threads
-from semigradient.training.cli import Command, fail, parse
+from semigradient.training.cli import fail, parse
+from semigradient.training.command import Command
 
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy")
 _FOREVER = 10**9  # steps of a run that only the clock ends

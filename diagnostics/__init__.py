@@ -8,15 +8,16 @@ and check the names before the first heavy import; `diagnostics/attach.py` does 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
 from typing import Any
 
+from semigradient import registry
 from semigradient.errors import require, unknown
+from semigradient.registry import Registry
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(registry.Entry):
     """Where an observer lives, and what it asks of a learner.
 
     Attributes:
@@ -26,13 +27,11 @@ class Entry:
         continuous: whether it differentiates by the observations, which must then be floats.
     """
 
-    location: str
-    summary: str
     length: int = 1
     continuous: bool = False
 
 
-DIAGNOSTICS: dict[str, Entry] = {
+OURS: dict[str, Entry] = {
     "interference": Entry(
         "semigradient.diagnostics.interference:measure",
         "inner products and cosines of gradients, in pairs",
@@ -72,13 +71,17 @@ DIAGNOSTICS: dict[str, Entry] = {
 }
 
 
+DIAGNOSTICS = Registry("diagnostic", Entry, OURS, group="semigradient.diagnostics")
+"""Ours, and those of installed packages."""
+
+
 def names() -> list[str]:
     """Names of all diagnostics."""
-    return list(DIAGNOSTICS)
+    return DIAGNOSTICS.names()
 
 
 def parse(text: str) -> list[str]:
-    """The names in a comma-separated list, each once; `all` stands for every one.
+    """The names in a comma-separated list, each once; `all` stands for every one that has a name.
 
     Raises:
         UserError: a name is unknown or missing.
@@ -86,12 +89,24 @@ def parse(text: str) -> list[str]:
     wanted = [name.strip() for name in text.split(",")]
     for name in wanted:
         require(bool(name), f"diagnose={text!r}: must be names with commas between, or all")
-        if name not in DIAGNOSTICS and name != "all":
-            unknown("diagnostic", name, [*DIAGNOSTICS, "all"])
-    return names() if "all" in wanted else list(dict.fromkeys(wanted))
+        if name not in DIAGNOSTICS and name != "all" and ":" not in name:
+            unknown("diagnostic", name, [*names(), "all"])
+    listed = [*names(), *wanted] if "all" in wanted else wanted
+    return [name for name in dict.fromkeys(listed) if name != "all"]
 
 
 def load(name: str) -> Any:
-    """The function or class behind a name."""
-    module, attribute = DIAGNOSTICS[name].location.split(":")
-    return getattr(import_module(module), attribute)
+    """The function or class behind a name or "module:name"."""
+    return DIAGNOSTICS.load(name)
+
+
+def entry(name: str) -> Entry:
+    """What a diagnostic asks of a learner.
+
+    One that is not ours says it by attributes of its own, `length` and `continuous`.
+    """
+    if name in OURS:
+        return OURS[name]
+    found = load(name)
+    length, continuous = getattr(found, "length", 1), getattr(found, "continuous", False)
+    return replace(DIAGNOSTICS.find(name), length=length, continuous=continuous)

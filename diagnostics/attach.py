@@ -7,10 +7,9 @@ their own; the global generators are put back as they were found.
 
 from __future__ import annotations
 
-import contextlib
-import random
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +22,8 @@ from semigradient.diagnostics.observer import Findings, Observer, Stateless, Vie
 from semigradient.envs import make_vector
 from semigradient.errors import require
 from semigradient.training.agent import Agent, generator
-from semigradient.training.cli import RunConfig
+from semigradient.training.command import RunConfig
+from semigradient.training.generators import undisturbed
 from semigradient.training.logging import Logger, MetricsFile
 from semigradient.training.sinks import one_line, warn
 
@@ -44,14 +44,14 @@ class Attachment:
     def __init__(self, run: RunConfig, agent: Agent) -> None:
         self.run, self.agent = run, agent
         names = diagnostics.parse(run.diagnose)
-        supported = supported_by(agent)
+        supported = supported_by(agent, names)
         if run.diagnose.strip() == "all":
             names = supported or ["all"]
         for name in names:
             require(
                 name in supported,
                 f"diagnose={name!r}: {run.agent} on {run.env} cannot support it; "
-                f"accepted are {', '.join(supported) or 'none'}",
+                f"accepted are {', '.join(supported_by(agent)) or 'none'}",
             )
         self.observers: dict[str, Observer] = {}
         for name in names:
@@ -122,16 +122,13 @@ class Attachment:
 
     def _findings(self, step: int) -> dict[str, Findings]:
         found: dict[str, Findings] = {}
-        with _undisturbed():
+        with undisturbed():
             experience = experience_of(self.agent)
             if experience.times < 2:
                 return found
             held_out = lru_cache(1)(lambda: self._held_out(step))
             for name, observer in list(self.observers.items()):
-                number = diagnostics.names().index(name)
-                own = generator(
-                    self.run.seed, _STREAM + step * len(diagnostics.DIAGNOSTICS) + number
-                )
+                own = generator(self.run.seed, _stream(name, step))
                 view = View(experience, held_out, own, self.run.diagnose_samples)
                 try:
                     found[name] = observer.measure(view)
@@ -156,29 +153,25 @@ def experience_of(agent: Agent, *held_out: Any) -> Experience:
     return agent.experience(*held_out)  # type: ignore[attr-defined]
 
 
-def supported_by(agent: Agent) -> list[str]:
-    """Names of the diagnostics that `agent` can support."""
+def supported_by(agent: Agent, names: Iterable[str] | None = None) -> list[str]:
+    """Those of the diagnostics, all if none are named, that `agent` can support."""
     if not hasattr(agent, "experience"):
         return []
     experience = experience_of(agent)
-    return [
-        name
-        for name, entry in diagnostics.DIAGNOSTICS.items()
-        if experience.capacity >= entry.length and (experience.continuous or not entry.continuous)
-    ]
+    supported = []
+    for name in diagnostics.names() if names is None else names:
+        entry = diagnostics.entry(name)
+        if experience.capacity >= entry.length and (experience.continuous or not entry.continuous):
+            supported.append(name)
+    return supported
 
 
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put the global random generators back as they were."""
-    python, numpy_state = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_state)
+def _stream(name: str, step: int) -> int:
+    """Which generator an observer draws from at a step; each has its own."""
+    ours = list(diagnostics.OURS)
+    if name in ours:
+        return _STREAM + step * len(ours) + ours.index(name)
+    return (1 + zlib.crc32(name.encode()) << 64) + step
 
 
 def _listed(curve: torch.Tensor) -> list[float | None]:

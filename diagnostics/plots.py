@@ -20,7 +20,7 @@ def draw(folder: Path, names: list[str]) -> list[Path]:
         numbers = _numbers(scalars, name)
         shapes = [row for row in profiles if row["diagnostic"] == name]
         if numbers or shapes:
-            path = folder / "diagnostics" / f"{name}.png"
+            path = folder / "diagnostics" / f"{name.replace(':', '-')}.png"
             path.parent.mkdir(exist_ok=True)
             _picture(name, numbers, shapes, path)
             paths.append(path)

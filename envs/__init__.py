@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from semigradient.envs.vector import ExactVector
 from semigradient.errors import UserError, unknown
+from semigradient.registry import load
 
 __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
 
@@ -81,8 +83,14 @@ for _id, _base in REFINED.items():
     )
 
 
-def check_id(env_id: str) -> gymnasium.envs.registration.EnvSpec:
-    """Return the registered spec of `env_id`, or raise a `UserError` with the nearest ids."""
+def check_id(env_id: str) -> EnvSpec:
+    """Return the registered spec of `env_id`, or raise a `UserError` with the nearest ids.
+
+    "module:id" imports the module first, which registers the id.
+    """
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        _import(module, env_id)
     _register(env_id)
     try:
         return gymnasium.spec(env_id)
@@ -103,8 +111,9 @@ def make_vector(
     """Make `num_envs` copies of `env_id` in one vector environment with exact state.
 
     Args:
-        env_id: any Gymnasium id; `ALE/…` games run in ale-py's native vector environment,
-            `semigradient/…` on their batched cores.
+        env_id: any Gymnasium id, or "module:id" for one that a module registers; `ALE/…` games run
+            in ale-py's native vector environment, `semigradient/…` on their batched cores, those
+            of other packages as `envs.foreign` says.
         num_envs: batch size B.
         seed: every episode's seed is derived from it.
         render: keep RGB frames for `render()`.
@@ -118,14 +127,21 @@ def make_vector(
         from semigradient.envs.atari import AtariVector
 
         return AtariVector(spec, num_envs, seed, render=render, **options)
-    if env_id in OURS:
+    mode = "rgb_array" if render else None
+    if spec.id in OURS:
         from semigradient.envs.adapters import CoreVector
 
-        mode = "rgb_array" if render else None
-        envs = CoreVector(OURS[env_id], num_envs, seed, render_mode=mode, **options)
+        envs = CoreVector(OURS[spec.id], num_envs, seed, render_mode=mode, **options)
         envs.spec = spec
-        envs.protocol = {"env": env_id, **envs.protocol}
+        envs.protocol = {"env": spec.id, **envs.protocol}
         return envs
+    from semigradient.envs.foreign import ForeignVector, exact_form
+
+    form = exact_form(spec)
+    if form is not None:
+        return _exact(form, spec, num_envs, seed, {**options, "render_mode": mode})
+    if spec.entry_point is None:
+        return ForeignVector(spec, num_envs, seed, render=render, **options)
     from semigradient.envs.sync import SyncVector
 
     return SyncVector(spec, num_envs, seed, render=render, **options)
@@ -144,7 +160,7 @@ def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -
     """
     from semigradient.envs.core import resolve
 
-    check_id(env_id)
+    env_id = check_id(env_id).id
     core = resolve(OURS[env_id], options) if env_id in OURS else None
     game: Any = getattr(core, "game", None)
     if getattr(game, "players", None) is None:
@@ -158,7 +174,29 @@ def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -
     return Parallel(game, render_mode, env_id)
 
 
-def _is_atari_game(spec: gymnasium.envs.registration.EnvSpec) -> bool:
+def _exact(
+    form: type[ExactVector], spec: EnvSpec, num_envs: int, seed: int, options: dict[str, Any]
+) -> ExactVector:
+    """A vector form of another package whose state can be saved."""
+    make: Any = form
+    try:
+        envs: ExactVector = make(num_envs=num_envs, seed=seed, **{**spec.kwargs, **options})
+    except TypeError as problem:
+        raise UserError(f"environment {spec.id!r}: {problem}") from problem
+    envs.spec = spec
+    envs.protocol = {"env": spec.id, **envs.protocol}
+    return envs
+
+
+def _import(module: str, env_id: str) -> None:
+    """Import what registers an id."""
+    try:
+        load(module)
+    except ImportError as problem:
+        raise UserError(f"environment {f'{module}:{env_id}'!r}: {problem}") from problem
+
+
+def _is_atari_game(spec: EnvSpec) -> bool:
     point = spec.entry_point
     return (
         isinstance(point, str)

@@ -28,8 +28,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from semigradient import agents as agent_registry
+from semigradient import envs as environments
+from semigradient import optim as optimizers
 from semigradient.errors import UserError, require, unknown
 from semigradient.experiments.engines import Job, last_words
+from semigradient.training import trust
+from semigradient.training.config_files import read_config
 
 DEFAULT_OPTIMIZER = "default"
 CELL_COLUMNS = ("agent", "optim", "env", "seed")
@@ -49,8 +54,8 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        optim, env = (re.sub(r"[:,=/]", "-", text) for text in (self.optim, self.env))
-        return f"{self.agent}.{optim}.{env}.{self.seed}"
+        names = (re.sub(r"[:,=/]", "-", text) for text in (self.agent, self.optim, self.env))
+        return f"{'.'.join(names)}.{self.seed}"
 
     @property
     def flags(self) -> list[str]:
@@ -62,8 +67,12 @@ class Cell:
 
 
 def read_optimizer(text: str) -> tuple[str, dict[str, str]]:
-    """Name and options of NAME or NAME:KEY=VALUE,KEY=VALUE."""
+    """Name and options of NAME or NAME:KEY=VALUE,KEY=VALUE, where NAME may be module:Config."""
     name, _, options = text.partition(":")
+    ours = name in optimizers.OPTIMIZERS or name == DEFAULT_OPTIMIZER
+    if name and not ours and options.partition(":")[0].isidentifier():
+        attribute, _, options = options.partition(":")
+        name = f"{name}:{attribute}"
     pairs = [option.partition("=") for option in options.split(",") if option]
     for key, equals, value in pairs:
         require(
@@ -96,23 +105,19 @@ def check_flags(flags: Sequence[str]) -> None:
 
 def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str]) -> None:
     """Raise `UserError` for a name that the registries do not have."""
-    from semigradient import agents as agent_registry
-    from semigradient import envs as environments
-    from semigradient import optim as optimizers
-
     for agent in agents:
-        if agent not in (known := agent_registry.names()):
-            unknown("agent", agent, known)
+        agent_registry.config_class(agent)
     for optim in optims:
         name, options = read_optimizer(optim)
-        if name not in (known := [DEFAULT_OPTIMIZER, *optimizers.names()]):
-            unknown("optimizer", name, known)
-        if options:
-            require(name != DEFAULT_OPTIMIZER, f"--optim {optim!r}: {name!r} takes no options")
-            known = list(inspect.signature(optimizers.config_class(name)).parameters)
-            for key in options:
-                if key.replace("-", "_") not in known:
-                    unknown(f"option of {name}", key, known)
+        if name == DEFAULT_OPTIMIZER:
+            require(not options, f"--optim {optim!r}: {name!r} takes no options")
+            continue
+        if name not in optimizers.OPTIMIZERS and ":" not in name:
+            unknown("optimizer", name, [DEFAULT_OPTIMIZER, *optimizers.names()])
+        known = list(inspect.signature(optimizers.config_class(name)).parameters)
+        for key in options:
+            if key.replace("-", "_") not in known:
+                unknown(f"option of {name}", key, known)
     for env in envs:
         environments.check_id(env)
 
@@ -174,13 +179,22 @@ class Run:
         """The commands that it still needs, decided when each one's turn comes."""
         if not self.finished:
             if any(self.folder.glob("checkpoints/*step-*/manifest.json")):
-                yield [*commands.train, "--resume", str(self.folder)]
+                yield [*commands.train, "--resume", str(self.folder), *self._trust()]
             else:
                 self._make_room()
                 place = ["--run-dir", str(self.folder), "--wandb", "disabled"]
                 yield [*commands.train, *self.cell.flags, *place, *self.flags]
         if not self.evaluation:
-            yield [*commands.evaluate, str(self.folder), "--episodes", str(self.episodes)]
+            episodes = ["--episodes", str(self.episodes)]
+            yield [*commands.evaluate, str(self.folder), *episodes, *self._trust()]
+
+    def _trust(self) -> list[str]:
+        """The flag for a folder whose files name code, if this comparison names it all too."""
+        config = self.folder / "config.toml"
+        asked = trust.named_code(read_config(config)) if config.exists() else {}
+        words = [*self.cell.flags, *self.flags]
+        named = "--trust" in words or trust.typed(words).issuperset(asked.values())
+        return ["--trust"] if asked and named else []
 
     def _make_room(self) -> None:
         """Move what an attempt left that never came to a checkpoint."""

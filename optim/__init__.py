@@ -6,46 +6,71 @@ hyperparameter (`config_class`) before the first heavy import. `make` does the r
     config = optim.config_class("adam")(lr=3e-4)
     optimizer = optim.make(config, network.parameters())
 
+`from semigradient.optim import CorrectedMomentum` gives a class itself, for code of your own.
+
 Each optimizer reads `group["lr"]` at every step, so a schedule is whatever writes it.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from semigradient.errors import unknown
+from semigradient.errors import require
+from semigradient.registry import Entry, Registry, load
 
 if TYPE_CHECKING:
     import torch
 
     from semigradient.optim.configs import OptimizerConfig
 
-_CONFIGS = {
-    "sgd": "semigradient.optim.configs:SGDConfig",
-    "momentum": "semigradient.optim.configs:MomentumConfig",
-    "nesterov": "semigradient.optim.configs:NesterovConfig",
-    "rmsprop": "semigradient.optim.configs:RMSpropConfig",
-    "adam": "semigradient.optim.configs:AdamConfig",
-    "adamw": "semigradient.optim.configs:AdamWConfig",
-    "corrected-momentum": "semigradient.optim.configs:CorrectedMomentumConfig",
-    "corrected-adam": "semigradient.optim.configs:CorrectedAdamConfig",
-    "oracle-momentum": "semigradient.optim.configs:OracleMomentumConfig",
+_OURS = {
+    "sgd": Entry("semigradient.optim.configs:SGDConfig"),
+    "momentum": Entry("semigradient.optim.configs:MomentumConfig"),
+    "nesterov": Entry("semigradient.optim.configs:NesterovConfig"),
+    "rmsprop": Entry("semigradient.optim.configs:RMSpropConfig"),
+    "adam": Entry("semigradient.optim.configs:AdamConfig"),
+    "adamw": Entry("semigradient.optim.configs:AdamWConfig"),
+    "corrected-momentum": Entry("semigradient.optim.configs:CorrectedMomentumConfig"),
+    "corrected-adam": Entry("semigradient.optim.configs:CorrectedAdamConfig"),
+    "oracle-momentum": Entry("semigradient.optim.configs:OracleMomentumConfig"),
 }
+
+OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
+"""Ours, and those of installed packages."""
+
+
+_CLASSES = {
+    "CorrectedMomentum": "semigradient.optim.corrected_momentum:CorrectedMomentum",
+    "Momentum": "semigradient.optim.momentum:Momentum",
+    "OracleMomentum": "semigradient.optim.oracle_momentum:OracleMomentum",
+    "RMSprop": "semigradient.optim.rmsprop:RMSprop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The optimizers' classes, which import torch, when one is asked for."""
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load(_CLASSES[name])
 
 
 def names() -> list[str]:
     """Return the name of every optimizer."""
-    return list(_CONFIGS)
+    return OPTIMIZERS.names()
 
 
 def config_class(name: str) -> type[OptimizerConfig]:
-    """Return the frozen dataclass that holds the hyperparameters of optimizer `name`."""
-    if name not in _CONFIGS:
-        unknown("optimizer", name, names())
-    module, attribute = _CONFIGS[name].split(":")
-    return cast("type[OptimizerConfig]", getattr(importlib.import_module(module), attribute))
+    """Return the frozen dataclass that holds the hyperparameters of optimizer `name`.
+
+    "module:Config" is one of your own: a dataclass with `lr` and `build(params)`, as in
+    `optim.configs`.
+    """
+    config = OPTIMIZERS.load(name)
+    good = is_dataclass(config) and callable(getattr(config, "build", None))
+    require(good, f"optimizer {name!r}: must be a dataclass with a method build(params)")
+    return cast("type[OptimizerConfig]", config)
 
 
 def make(

@@ -7,67 +7,68 @@ here imports the modules: a list of names is no reason to load torch.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from semigradient.errors import unknown
+from semigradient.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from semigradient.reproductions.report import Job, Report
 
 SCALES = ("quick", "full")
-_MODULES = {
-    "acrobot-cartpole": "semigradient.reproductions.td.acrobot_cartpole",
-    "binding-proxy": "semigradient.reproductions.molecules.binding_proxy",
-    "brs-ipd": "semigradient.reproductions.games.brs_ipd",
-    "atari-policy-evaluation": "semigradient.reproductions.td.atari_policy_evaluation",
-    "chorale-harmonize": "semigradient.reproductions.music.chorale_harmonize",
-    "chorale-rules": "semigradient.reproductions.music.chorale_rules",
-    "coconet-orderings": "semigradient.reproductions.music.coconet_orderings",
-    "cosine": "semigradient.reproductions.td.cosine",
-    "dau-ant": "semigradient.reproductions.continuous_time.dau_ant",
-    "dau-cart-pole": "semigradient.reproductions.continuous_time.dau_cart_pole",
-    "dau-cheetah": "semigradient.reproductions.continuous_time.dau_cheetah",
-    "dau-pendulum": "semigradient.reproductions.continuous_time.dau_pendulum",
-    "dau-pusher": "semigradient.reproductions.continuous_time.dau_pusher",
-    "dau-walker": "semigradient.reproductions.continuous_time.dau_walker",
-    "flow-theory": "semigradient.reproductions.gflownet.flow_theory",
-    "frozen-targets": "semigradient.reproductions.td.frozen_targets",
-    "gain-profiles": "semigradient.reproductions.td.gain_profiles",
-    "generalisation-gap": "semigradient.reproductions.td.generalisation_gap",
-    "interference-evolution": "semigradient.reproductions.td.interference_evolution",
-    "hypergrid-active": "semigradient.reproductions.gflownet.hypergrid_active",
-    "hypergrid-baselines": "semigradient.reproductions.gflownet.hypergrid_baselines",
-    "hypergrid-entropy": "semigradient.reproductions.gflownet.hypergrid_entropy",
-    "hypergrid-exact": "semigradient.reproductions.gflownet.hypergrid_exact",
-    "hypergrid-offline": "semigradient.reproductions.gflownet.hypergrid_offline",
-    "hypergrid-tricks": "semigradient.reproductions.gflownet.hypergrid_tricks",
-    "layers": "semigradient.reproductions.td.layers",
-    "logistic-basins": "semigradient.reproductions.games.logistic_basins",
-    "meva-ablation": "semigradient.reproductions.games.meva_ablation",
-    "meva-baselines": "semigradient.reproductions.games.meva_baselines",
-    "meva-chicken": "semigradient.reproductions.games.meva_chicken",
-    "meva-imp": "semigradient.reproductions.games.meva_imp",
-    "meva-ipd": "semigradient.reproductions.games.meva_ipd",
-    "meva-zd": "semigradient.reproductions.games.meva_zd",
-    "lola-dice": "semigradient.reproductions.games.lola_dice",
-    "molecule-active": "semigradient.reproductions.molecules.molecule_active",
-    "molecules": "semigradient.reproductions.molecules.molecules",
-    "mountain-car-iid": "semigradient.reproductions.td.mountain_car_iid",
-    "mountain-car-online": "semigradient.reproductions.td.mountain_car_online",
-    "molecule-flows": "semigradient.reproductions.molecules.molecule_flows",
-    "polynomial": "semigradient.reproductions.td.polynomial",
-    "rbf-drift": "semigradient.reproductions.td.rbf_drift",
-    "regression": "semigradient.reproductions.td.regression",
-    "sensitivity": "semigradient.reproductions.td.sensitivity",
-    "sign-variance": "semigradient.reproductions.td.sign_variance",
-    "singular-values": "semigradient.reproductions.td.singular_values",
-    "td-lambda": "semigradient.reproductions.td.td_lambda",
-    "toy-chorale": "semigradient.reproductions.music.toy_chorale",
-    "toy-molecules": "semigradient.reproductions.molecules.toy_molecules",
+_OURS = {
+    "acrobot-cartpole": Entry("semigradient.reproductions.td.acrobot_cartpole"),
+    "binding-proxy": Entry("semigradient.reproductions.molecules.binding_proxy"),
+    "brs-ipd": Entry("semigradient.reproductions.games.brs_ipd"),
+    "atari-policy-evaluation": Entry("semigradient.reproductions.td.atari_policy_evaluation"),
+    "chorale-harmonize": Entry("semigradient.reproductions.music.chorale_harmonize"),
+    "chorale-rules": Entry("semigradient.reproductions.music.chorale_rules"),
+    "coconet-orderings": Entry("semigradient.reproductions.music.coconet_orderings"),
+    "cosine": Entry("semigradient.reproductions.td.cosine"),
+    "dau-ant": Entry("semigradient.reproductions.continuous_time.dau_ant"),
+    "dau-cart-pole": Entry("semigradient.reproductions.continuous_time.dau_cart_pole"),
+    "dau-cheetah": Entry("semigradient.reproductions.continuous_time.dau_cheetah"),
+    "dau-pendulum": Entry("semigradient.reproductions.continuous_time.dau_pendulum"),
+    "dau-pusher": Entry("semigradient.reproductions.continuous_time.dau_pusher"),
+    "dau-walker": Entry("semigradient.reproductions.continuous_time.dau_walker"),
+    "flow-theory": Entry("semigradient.reproductions.gflownet.flow_theory"),
+    "frozen-targets": Entry("semigradient.reproductions.td.frozen_targets"),
+    "gain-profiles": Entry("semigradient.reproductions.td.gain_profiles"),
+    "generalisation-gap": Entry("semigradient.reproductions.td.generalisation_gap"),
+    "interference-evolution": Entry("semigradient.reproductions.td.interference_evolution"),
+    "hypergrid-active": Entry("semigradient.reproductions.gflownet.hypergrid_active"),
+    "hypergrid-baselines": Entry("semigradient.reproductions.gflownet.hypergrid_baselines"),
+    "hypergrid-entropy": Entry("semigradient.reproductions.gflownet.hypergrid_entropy"),
+    "hypergrid-exact": Entry("semigradient.reproductions.gflownet.hypergrid_exact"),
+    "hypergrid-offline": Entry("semigradient.reproductions.gflownet.hypergrid_offline"),
+    "hypergrid-tricks": Entry("semigradient.reproductions.gflownet.hypergrid_tricks"),
+    "layers": Entry("semigradient.reproductions.td.layers"),
+    "logistic-basins": Entry("semigradient.reproductions.games.logistic_basins"),
+    "meva-ablation": Entry("semigradient.reproductions.games.meva_ablation"),
+    "meva-baselines": Entry("semigradient.reproductions.games.meva_baselines"),
+    "meva-chicken": Entry("semigradient.reproductions.games.meva_chicken"),
+    "meva-imp": Entry("semigradient.reproductions.games.meva_imp"),
+    "meva-ipd": Entry("semigradient.reproductions.games.meva_ipd"),
+    "meva-zd": Entry("semigradient.reproductions.games.meva_zd"),
+    "lola-dice": Entry("semigradient.reproductions.games.lola_dice"),
+    "molecule-active": Entry("semigradient.reproductions.molecules.molecule_active"),
+    "molecules": Entry("semigradient.reproductions.molecules.molecules"),
+    "mountain-car-iid": Entry("semigradient.reproductions.td.mountain_car_iid"),
+    "mountain-car-online": Entry("semigradient.reproductions.td.mountain_car_online"),
+    "molecule-flows": Entry("semigradient.reproductions.molecules.molecule_flows"),
+    "polynomial": Entry("semigradient.reproductions.td.polynomial"),
+    "rbf-drift": Entry("semigradient.reproductions.td.rbf_drift"),
+    "regression": Entry("semigradient.reproductions.td.regression"),
+    "sensitivity": Entry("semigradient.reproductions.td.sensitivity"),
+    "sign-variance": Entry("semigradient.reproductions.td.sign_variance"),
+    "singular-values": Entry("semigradient.reproductions.td.singular_values"),
+    "td-lambda": Entry("semigradient.reproductions.td.td_lambda"),
+    "toy-chorale": Entry("semigradient.reproductions.music.toy_chorale"),
+    "toy-molecules": Entry("semigradient.reproductions.molecules.toy_molecules"),
 }
+
+REPRODUCTIONS = Registry("reproduction", Entry, _OURS)
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,10 @@ class Reproduction:
 
 def names() -> list[str]:
     """Return the name of every reproduction."""
-    return sorted(_MODULES)
+    return sorted(REPRODUCTIONS.names())
 
 
 def get(name: str) -> Reproduction:
     """Return the reproduction called `name`; `UserError` if there is none."""
-    if name not in _MODULES:
-        unknown("reproduction", name, names())
-    module = importlib.import_module(_MODULES[name])
+    module = REPRODUCTIONS.load(name)
     return Reproduction(name, module.TITLE, module.SEEDS, module.reproduce)

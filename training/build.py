@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-import torch
+from typing import Any
 
 from semigradient import agents, optim
 from semigradient.envs import make_vector
 from semigradient.nets.bricks import is_image
-from semigradient.training import checkpoint, parts, process
+from semigradient.training import process
 from semigradient.training.agent import Agent, Setup
-from semigradient.training.checkpoint import Loaded
-from semigradient.training.cli import Command, parse
+from semigradient.training.command import Command
+from semigradient.training.generators import seed_all, undisturbed
 from semigradient.training.loop import choose_device
 
 
 def build(command: Command, learning: bool = True) -> Agent:
     """Make the environments and the agent that `command` describes, seeded.
+
+    The global random generators stay as they are: weights are drawn from the run's seed.
 
     Args:
         command: the run, fully resolved.
@@ -29,12 +27,19 @@ def build(command: Command, learning: bool = True) -> Agent:
     Raises:
         UserError: anything about the command that does not fit together.
     """
+    with undisturbed():
+        return build_for_process(command, learning)
+
+
+def build_for_process(command: Command, learning: bool = True) -> Agent:
+    """As `build`, where the global generators go on from the run's seed: the process is its own.
+
+    Our agents draw from generators of theirs; those of other packages may not.
+    """
     run = command.run
     envs = make_vector(run.env, run.num_envs, run.seed, **run.environment())
     images = is_image(envs.single_observation_space)
     set_threads(run.threads, images)
-    torch.manual_seed(run.seed)
-    np.random.seed(run.seed % 2**32)
     setup = Setup(
         envs=envs,
         device=choose_device(run.device, images),
@@ -44,25 +49,22 @@ def build(command: Command, learning: bool = True) -> Agent:
         compile=run.compile,
         learning=learning,
     )
-    return agents.agent_class(run.agent)(command.agent, setup)
+    return _create(run.agent, command.agent, setup)
 
 
-class Trained(NamedTuple):
-    """A run that can be asked what it would do."""
+def create(name: str, config: Any, setup: Setup) -> Agent:
+    """Make the agent called `name`, with weights drawn from the seed of its setup.
 
-    command: Command
-    agent: Agent
-    loaded: Loaded
+    The global random generators stay as they are.
+    """
+    with undisturbed():
+        return _create(name, config, setup)
 
 
-def trained(folder: str | Path, device: str = "") -> Trained:
-    """The agent of a run folder with its latest policy, on another `device` if one is named."""
-    words = ["--resume", str(folder), *(["--device", device] if device else [])]
-    command = parse(words).command
-    agent = build(command, learning=False)
-    loaded = checkpoint.load(Path(folder) / "policy", command.identity())
-    parts.load_policy_state(agent, loaded.state["policy"])
-    return Trained(command, agent, loaded)
+def _create(name: str, config: Any, setup: Setup) -> Agent:
+    seed_all(setup.seed)
+    agent: Agent = agents.agent_class(name)(config, setup)
+    return agent
 
 
 def set_threads(threads: int, images: bool) -> None:

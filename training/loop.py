@@ -16,7 +16,7 @@ from semigradient.envs import make_vector
 from semigradient.errors import UserError
 from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Agent, Policy
-from semigradient.training.cli import Command
+from semigradient.training.command import Command
 from semigradient.training.evaluation import SEED_OFFSET, Scores, evaluate
 from semigradient.training.logging import Logger
 from semigradient.training.progress import Progress

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 
 from semigradient.errors import UserError
-from semigradient.training.cli import Command, dump_toml
+from semigradient.training.command import Command
+from semigradient.training.config_files import dump_toml
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors")
 
@@ -73,10 +75,9 @@ def provenance() -> dict[str, Any]:
 
 def _new_folder(command: Command) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    env = command.run.env.replace("/", "-")
-    base = (
-        Path("runs") / f"{command.run.agent}-{env}-{command.run.optim}-s{command.run.seed}-{stamp}"
-    )
+    run = command.run
+    names = "-".join(re.sub(r"[:/]", "-", name) for name in (run.agent, run.env, run.optim))
+    base = Path("runs") / f"{names}-s{run.seed}-{stamp}"
     folder, count = base, 1
     while folder.exists():
         count += 1

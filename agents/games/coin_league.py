@@ -176,17 +176,20 @@ def line(name: str, match: Match) -> str:
     )
 
 
-def load(player: str) -> tuple[CoinGame, Player]:
+def load(player: str, trust: bool = False) -> tuple[CoinGame, Player]:
     """The game and the agent of a run folder; or a scripted player on the published board."""
     if not Path(player).is_dir():
         game = CoinGame()
         return game, scripted(game, player)
     from semigradient.agents.games.brs import BRS
-    from semigradient.training.build import trained
+    from semigradient.training.loaded_run import load_run
 
-    command, agent, _ = trained(player, "cpu")
+    run = load_run(player, "cpu", trust)
+    agent = run.agent
     if not isinstance(agent, BRS):
-        raise UserError(f"run {player!r} of {command.run.agent}: accepted are runs of brs, brs-sp")
+        raise UserError(
+            f"run {player!r} of {run.command.run.agent}: accepted are runs of brs, brs-sp"
+        )
     return agent.game, agent.player()
 
 
@@ -203,9 +206,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="", help="also write a JSON file")
+    parser.add_argument(
+        "--trust", action="store_true", help="take code that the run's files name as module:Name"
+    )
     chosen = parser.parse_args(argv)
     try:
-        game, agent = load(chosen.player)
+        game, agent = load(chosen.player, chosen.trust)
     except UserError as problem:
         fail(problem, "semigradient.agents.games.coin_league")
     print(HEADER)

@@ -25,14 +25,15 @@ from semigradient.envs.games.differentiable import Game
 from semigradient.envs.games.logistic import LogisticGame
 from semigradient.envs.games.matrix_games import PAYOFFS, MatrixGame
 from semigradient.errors import UserError, require
-from semigradient.training import build
 from semigradient.training.cli import fail
+from semigradient.training.loaded_run import load_run
 from semigradient.training.process import prepare
 
 
-def trained(folder: str, game: Game) -> Contestant:
+def trained(folder: str, game: Game, trust: bool = False) -> Contestant:
     """The learner of a run, which must have been trained on the same game."""
-    command, agent, _ = build.trained(folder, "cpu")
+    run = load_run(folder, "cpu", trust)
+    command, agent = run.command, run.agent
     if not isinstance(agent, (MeVa, MFOS, MMAML)):
         raise UserError(
             f"run {folder!r} of {command.run.agent}: accepted are runs of meva, m-fos, m-maml"
@@ -48,10 +49,10 @@ def _returns(game: Game) -> list[list[float]]:
     return found
 
 
-def contestant(player: str, game: Game, alpha: float) -> Contestant:
+def contestant(player: str, game: Game, alpha: float, trust: bool = False) -> Contestant:
     """A rule by its name, or a run by its folder."""
     if Path(player).is_dir():
-        return trained(player, game)
+        return trained(player, game, trust)
     return follower(rule(player, alpha), alpha)
 
 
@@ -71,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     add("--pairs", type=int, default=2048, help="random starts")
     add("--updates", type=int, default=500, help="of both players at once")
     add("--seed", type=int, default=0, help="of the starts")
+    text = "take code that the runs' files name as module:Name"
+    add("--trust", action="store_true", help=text)
     chosen = parser.parse_args(argv)
     prepare(1)
     try:
@@ -78,7 +81,9 @@ def main(argv: Sequence[str]) -> int:
         require(chosen.updates >= 0, f"--updates {chosen.updates}: must be ≥ 0")
         logistic = chosen.game == "logistic"
         game = LogisticGame() if logistic else MatrixGame(chosen.game, chosen.discount)
-        players = {name: contestant(name, game, chosen.alpha) for name in chosen.players}
+        players = {
+            name: contestant(name, game, chosen.alpha, chosen.trust) for name in chosen.players
+        }
         found = table(game, players, chosen.pairs, chosen.updates, chosen.seed)
     except UserError as problem:
         fail(problem, "semigradient.agents.games.tournament")

@@ -43,10 +43,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     folder = Path(options.run)
     require(folder.is_dir(), f"run {str(folder)!r}: no such folder; accepted is a run folder")
     from semigradient.domains.music import composing
-    from semigradient.training.build import trained
+    from semigradient.training.loaded_run import load_run
     from semigradient.training.run import write_json
 
-    agent = trained(folder, options.device).agent
+    agent = load_run(folder, options.device, options.trust).agent
     composing.require_composer(agent)
     report: dict[str, Any] = {"seed": options.seed}
     if options.render:
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", default="test", help="of the pieces (default: test)")
     add("--seed", type=int, default=0, help="of crops, orderings and draws (default: 0)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--trust", action="store_true", help="take code that the run's files name as module:Name")
     return parser
 
 

@@ -1,7 +1,6 @@
 """A trained Coconet out of its run folder, as the conditionals that environments and samplers ask.
 
-Environments name it by its maker:
-`model=semigradient.domains.music.trained_coconet:conditionals@RUN`, or by the run folder alone.
+Environments name it `model=coconet@RUN`, or by the run folder alone.
 """
 
 from __future__ import annotations

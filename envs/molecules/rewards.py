@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from semigradient.envs.molecules.toy import chemistry
 from semigradient.errors import UserError, require, unknown
-from semigradient.registry import POOLS, REWARDS, load
+from semigradient.registry import POOLS, REWARDS
 
 Scores = NDArray[np.float64]
 Batch = Callable[[list[str]], Any]
@@ -219,15 +219,11 @@ def _changed(file: str) -> int:
 
 def _made(reward: str, file: str) -> Batch:
     """The function that a maker makes."""
-    place = REWARDS.locations.get(reward, reward)
-    if ":" not in place:
+    if reward not in REWARDS and ":" not in reward:
         unknown("reward", reward, [*SCORES, *REWARDS.names()])
-    try:
-        maker = load(place)
-    except (ImportError, AttributeError) as problem:
-        raise UserError(f"reward {reward!r}: {problem}") from None
+    maker = REWARDS.load(reward)
     made: Batch = maker(file) if file else maker()
-    require(callable(made), f"reward {reward!r}: {place} must make a function of SMILES")
+    require(callable(made), f"reward {reward!r}: must make a function of SMILES")
     return made
 
 

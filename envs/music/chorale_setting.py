@@ -21,7 +21,7 @@ from semigradient.envs.music.chorale_rules import Rules
 from semigradient.envs.music.chorale_tasks import known
 from semigradient.envs.music.toy_chorale import toy_joint
 from semigradient.errors import UserError, require
-from semigradient.registry import MODELS, load
+from semigradient.registry import MODELS
 
 Conditionals = Callable[[Tensor, Tensor], Tensor]
 """Log-probabilities (B, I, T, P) of pitch indices (B, I, T) int64 and what is known (B, I, T) bool.
@@ -247,13 +247,11 @@ def conditionals_of(model: str | Conditionals, device: str) -> Conditionals | No
     if Path(model).expanduser().is_dir():
         return MODELS.load("coconet")(model, device)
     place, _, argument = model.partition("@")
-    try:
-        maker = load(place)
-    except (ImportError, AttributeError, ValueError):
-        raise UserError(
-            f"model={model!r}: accepted are a run folder of a Coconet, module:function@argument"
-        ) from None
-    return maker(argument, device)
+    require(
+        ":" in place or place in MODELS,
+        f"model={model!r}: accepted are a run folder of a Coconet, module:function@argument",
+    )
+    return MODELS.load(place)(argument, device)
 
 
 def contexts(

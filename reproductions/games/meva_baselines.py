@@ -29,7 +29,8 @@ from semigradient.reproductions.games.meva_tables import UPDATES
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training import parts
 from semigradient.training.build import build
-from semigradient.training.cli import Command, parse
+from semigradient.training.cli import parse
+from semigradient.training.command import Command
 from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:

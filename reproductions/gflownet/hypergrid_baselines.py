@@ -34,7 +34,8 @@ from semigradient.reproductions.gflownet.flow_runs import POINTS, draw_curves
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.agent import Setup
 from semigradient.training.build import build
-from semigradient.training.cli import Command, parse
+from semigradient.training.cli import parse
+from semigradient.training.command import Command
 from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:

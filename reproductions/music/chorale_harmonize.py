@@ -23,7 +23,8 @@ from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.reproductions.rows import separated
 from semigradient.training.agent import Policy
 from semigradient.training.build import build
-from semigradient.training.cli import RunConfig, parse
+from semigradient.training.cli import parse
+from semigradient.training.command import RunConfig
 from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from semigradient import train
+from semigradient.commands import train
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_cartpole_is_solved(agent: str, steps: int, threshold: float, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = ["--agent", agent, "--env", "CartPole-v1", "--steps", str(steps), "--seed", "1"]
-    assert train.main([*arguments, "--run-dir", str(folder), "--wandb", "disabled"]) == 0
+    assert train([*arguments, "--run-dir", str(folder), "--wandb", "disabled"]) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["steps"] >= steps

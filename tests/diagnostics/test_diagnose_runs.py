@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from semigradient import diagnostics, train
+from semigradient import diagnostics
+from semigradient.commands import train
 from semigradient.diagnostics import attach, derivatives
 from semigradient.diagnostics.attach import Attachment, experience_of, supported_by
 from semigradient.diagnostics.fork import Fork
@@ -56,7 +57,7 @@ def trained(name: str, steps: int) -> Any:
 
 def run(folder: Path, name: str, *flags: str) -> Path:
     arguments = command(name, "--steps", "256", "--checkpoint-every", "128", "--log-every", "64")
-    assert train.main([*arguments, *flags, *QUIET, "--run-dir", str(folder)]) == 0
+    assert train([*arguments, *flags, *QUIET, "--run-dir", str(folder)]) == 0
     return folder
 
 
@@ -112,7 +113,7 @@ def test_observers_change_no_bit_and_resume_exactly(
     saved = sorted((broken / "checkpoints").glob("step-*"))
     assert len(saved) == 2
     shutil.rmtree(saved[1])
-    assert train.main(["--resume", str(broken), *QUIET]) == 0
+    assert train(["--resume", str(broken), *QUIET]) == 0
     assert same(checkpoint.load(broken / "checkpoints", None).state, states[watched])
     for file in ("metrics.jsonl", "diagnostics.jsonl"):
         assert differing(untimed(broken / file), untimed(watched / file)) == []

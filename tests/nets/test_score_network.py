@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from semigradient import agents, optim, train
+from semigradient import agents, optim
+from semigradient.commands import train
 from semigradient.domains.music.trained_coconet import network
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.music.chorale_fill import ChoraleFill
@@ -31,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     words = "--agent coconet-small --env semigradient/Chorales-v0 --steps 64 "
     words += "--channels 6 --layers 5 --eval-every 64 --statistics-passes 0 "
     words += "--checkpoint-every 64 --eval-episodes 1 --validate-every 0 --seed 1"
-    assert train.main([*words.split(), "--run-dir", str(folder), *QUIET]) == 0
+    assert train([*words.split(), "--run-dir", str(folder), *QUIET]) == 0
     return str(folder)
 
 

@@ -86,9 +86,9 @@ def test_names():
 
 def test_describing_every_optimizer_needs_no_torch():
     code = (
-        "import sys, optim\n"
+        "import sys\nfrom semigradient import optim\n"
         "for name in optim.names(): optim.config_class(name)()\n"
-        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

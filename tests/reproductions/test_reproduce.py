@@ -13,6 +13,7 @@ import pytest
 
 from semigradient import reproduce, reproductions
 from semigradient.experiments.statistics import welch
+from semigradient.registry import Entry
 from semigradient.reproductions.report import Job, Report, Row, prepare
 from semigradient.reproductions.td import polynomial, pooled
 
@@ -38,7 +39,7 @@ def fake(monkeypatch):
 
     module.reproduce = answer
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(reproductions._MODULES, "fake", module.__name__)
+    monkeypatch.setitem(reproductions.REPRODUCTIONS.entries, "fake", Entry(module.__name__))
     return module
 
 

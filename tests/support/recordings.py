@@ -11,7 +11,8 @@ from gymnasium import spaces
 from semigradient.reproductions.td import recorded
 from semigradient.training import checkpoint, parts
 from semigradient.training.build import build
-from semigradient.training.cli import dump_toml, parse
+from semigradient.training.cli import parse
+from semigradient.training.config_files import dump_toml
 
 
 def run_folder(folder, agent):

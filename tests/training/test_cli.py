@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from semigradient import agents, optim, train
-from semigradient.training.cli import PRESETS, RunConfig, load_preset, parse
+from semigradient import agents, optim
+from semigradient.commands import train
+from semigradient.training.cli import parse
+from semigradient.training.command import RunConfig
+from semigradient.training.config_files import PRESETS, load_preset
 from semigradient.training.loop import Loop
 from support.commands import QUIET, ROOT
 
@@ -145,7 +148,7 @@ def refuse(
         with monkeypatch.context() as patch:
             patch.setattr(Loop, "run", started)
             with pytest.raises(SystemExit) as leaving:
-                train.main([*map(str, arguments), *QUIET])
+                train([*map(str, arguments), *QUIET])
         assert leaving.value.code == 2
         printed = capsys.readouterr()
         lines = printed.err.splitlines()
@@ -161,7 +164,7 @@ def refuse(
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that all tests share and none changes."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert train.main([*DQN, *TINY, *QUIET, "--run-dir", str(folder)]) == 0
+    assert train([*DQN, *TINY, *QUIET, "--run-dir", str(folder)]) == 0
     return folder
 
 
@@ -189,7 +192,7 @@ def test_a_mistake_in_a_config_file_is_one_line(
 
 
 def test_a_terminal_without_frames_gets_the_same_line(tmp_path: Path) -> None:
-    code = "import sys, train; train.main(sys.argv[1:])"
+    code = "import sys; from semigradient.commands import train; train(sys.argv[1:])"
     command = [sys.executable, "-c", code, *DQN, "--gamma", "2", "--run-dir", str(tmp_path / "r")]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii:backslashreplace"}
     run = subprocess.run(
@@ -276,7 +279,7 @@ def test_help_of_an_agent_shows_every_field(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as leaving:
-        train.main(["--agent", agent, "--help"])
+        train(["--agent", agent, "--help"])
     assert leaving.value.code == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     config = agents.config_class(agent)

@@ -17,8 +17,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from semigradient import train
 from semigradient.agents.dqn import DQN
+from semigradient.commands import train
 from semigradient.training import checkpoint
 from support.commands import QUIET
 
@@ -68,7 +68,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def run_here(folder: Path, *arguments: str) -> int:
-    return train.main([*SETTINGS, *arguments, *QUIET, "--run-dir", str(folder)])
+    return train([*SETTINGS, *arguments, *QUIET, "--run-dir", str(folder)])
 
 
 def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_signal_saves_leaves_and_can_be_resumed(
     assert checkpoint.load(folder / "checkpoints", None).step == left["steps"]
 
     goal = left["steps"] + 64
-    assert train.main(["--resume", str(folder), "--steps", str(goal), *QUIET]) == 0
+    assert train(["--resume", str(folder), "--steps", str(goal), *QUIET]) == 0
     assert f"resumed at step {left['steps']}" in capsys.readouterr().out
     assert summary(folder)["status"] == "finished"
     assert checkpoint.load(folder / "checkpoints", None).step >= goal
@@ -201,7 +201,7 @@ def test_a_full_disk_ends_the_run_with_one_message(
     kept = checkpoint.load(folder / "checkpoints", None)
     assert (kept.step, kept.skipped) == (64, [])
 
-    assert train.main(["--resume", str(folder), *QUIET]) == 0
+    assert train(["--resume", str(folder), *QUIET]) == 0
     assert summary(folder)["status"] == "finished"
     assert checkpoint.load(folder / "checkpoints", None).step == 192
 
@@ -215,7 +215,7 @@ def test_the_seconds_of_a_resumed_run_are_those_of_all_attempts(tmp_path: Path) 
     later = [json.dumps({**line, "time": line["time"] + 1000}) + "\n" for line in lines]
     metrics.write_text("".join(later))
     started = time.monotonic()
-    assert train.main(["--resume", str(folder), "--steps", "128", *QUIET]) == 0
+    assert train(["--resume", str(folder), "--steps", "128", *QUIET]) == 0
     before, total = lines[-1]["time"] + 1000, summary(folder)["seconds"]
     assert before < total < before + time.monotonic() - started
 

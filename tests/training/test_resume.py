@@ -6,21 +6,18 @@ processes of their own; everything else here, where importing torch has been pai
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from semigradient import train
+from semigradient.commands import train
 from semigradient.training import checkpoint
 from support.commands import QUIET
+from support.runs import assert_same_run, final, finish, kill_after_first_checkpoint
 from support.states import differences
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -145,50 +142,6 @@ def steps_of(arguments: list[str]) -> int:
     return int(arguments[arguments.index("--steps") + 1])
 
 
-def kill_after_first_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
-    """End a run as a power failure would, once it has left something to go on from."""
-    deadline = time.monotonic() + 120
-    while not list((folder / "checkpoints").glob("step-*")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "no checkpoint appeared"
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
 def run_here(*arguments: object) -> None:
     """Train in this process."""
-    assert train.main([*map(str, arguments), *QUIET]) == 0
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    """Wait for a run that must succeed."""
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-
-
-def final(folder: Path) -> checkpoint.Loaded:
-    """The newest checkpoint of a run, none of them damaged."""
-    loaded = checkpoint.load(folder / "checkpoints", None)
-    assert loaded.skipped == []
-    return loaded
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Same step, same state to the last bit, same policy and metrics (but for the clock)."""
-    first, second = final(one), final(other)
-    assert first.step == second.step
-    assert {"agent", "torch_rng", "evaluation"} <= set(first.state)
-    assert differences(first.state, second.state) == []
-    policies = [checkpoint.load(folder / "policy", None) for folder in (one, other)]
-    assert differences(policies[0].state, policies[1].state) == []
-    assert untimed_metrics(one) == untimed_metrics(other)
-
-
-def untimed_metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert rows
-    assert all(row.pop("time") >= 0 for row in rows)
-    return rows
+    assert train([*map(str, arguments), *QUIET]) == 0

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from semigradient import train
 from semigradient.agents.games.cola import COLA, consistency
 from semigradient.agents.games.meva import (
     MeVa,
@@ -20,6 +19,7 @@ from semigradient.agents.games.meva import (
     quantile_huber,
     targets,
 )
+from semigradient.commands import train
 from semigradient.domains.games import rules
 from semigradient.envs.games.differentiable import simultaneous_gradient
 from semigradient.envs.games.logistic import LogisticGame
@@ -305,7 +305,7 @@ def test_a_still_opponent_is_answered() -> None:
 def test_one_command(tmp_path: Any) -> None:
     flags = ("--steps", 80, "--trajectory", 10, "--evaluation-updates", 3, "--eval-episodes", 4)
     words = ("--agent", "meva", "--env", IPD, *SMALL, *flags, "--run-dir", tmp_path / "run")
-    assert train.main([*map(str, words), *QUIET]) == 0
+    assert train([*map(str, words), *QUIET]) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 80
 
 

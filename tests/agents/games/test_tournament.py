@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from semigradient import train
 from semigradient.agents.games import tournament
 from semigradient.agents.games.meva import MeVa
+from semigradient.commands import train
 from semigradient.domains.games.rules import rule
 from semigradient.domains.games.tournament import Contestant, contest, follower
 from semigradient.envs.games.matrix_games import MatrixGame
@@ -60,7 +60,7 @@ def test_a_model_keeps_its_seat_where_seats_differ() -> None:
 def test_runs_play_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "meva"
     words = ["--agent", "meva", "--env", "semigradient/IPD-v0", *TINY.split(), "--steps", "80"]
-    train.main([*words, "--wandb", "disabled", "--run-dir", str(run), "--evaluation-updates", "2"])
+    train([*words, "--wandb", "disabled", "--run-dir", str(run), "--evaluation-updates", "2"])
     capsys.readouterr()
     assert tournament.main(["naive", str(run), "--pairs", "4", "--updates", "2"]) == 0
     table = capsys.readouterr().out
@@ -93,6 +93,6 @@ def test_bad_input_is_one_line(
 def test_runs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     run = tmp_path / "rule"
     words = ["--agent", "naive", "--env", "semigradient/IPD-v0", "--steps", "1"]
-    train.main([*words, "--wandb", "disabled", "--run-dir", str(run)])
+    train([*words, "--wandb", "disabled", "--run-dir", str(run)])
     with pytest.raises(UserError, match="of naive: accepted are runs of meva, m-fos, m-maml"):
         tournament.trained(str(run), MatrixGame())

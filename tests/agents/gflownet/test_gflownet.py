@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from semigradient import train
 from semigradient.agents.gflownet.batches import behaviour
 from semigradient.agents.gflownet.gflownet import Config
+from semigradient.commands import train
 from semigradient.domains.flows.objectives import OBJECTIVES
 from semigradient.domains.flows.visits import Visits, floor
 from semigradient.errors import UserError
@@ -241,7 +241,7 @@ def test_a_run_writes_its_metrics_and_resumes(tmp_path: Path) -> None:
     common = (*TINY, "--loss", "subtb", "--log-every", 100, "--checkpoint-every", 300, *QUIET)
 
     def run(*flags: object) -> None:
-        assert train.main([str(each) for each in flags]) == 0
+        assert train([str(each) for each in flags]) == 0
 
     start = ("--agent", "gflownet", "--env", GRID)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -15,9 +15,9 @@ from torch import nn
 
 pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
 
-from semigradient import train
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.molecules import graph_network
+from semigradient.commands import train
 from semigradient.domains.flows.discoveries import Discoveries, paths, similarity
 from semigradient.domains.flows.estimates import Estimates
 from semigradient.domains.flows.terminal import ancestors, log_terminal
@@ -331,7 +331,7 @@ def test_a_run_draws_its_best_molecules_and_resumes(tmp_path: Path) -> None:
     common = (*TINY, "--loss", "tb", "--log-every", 40, "--exact-every", 4, *QUIET)
 
     def run(*flags: object) -> None:
-        assert train.main([str(each) for each in flags]) == 0
+        assert train([str(each) for each in flags]) == 0
 
     start = ("--agent", "gflownet", "--env", ID, "--env-options", *SMALL, "--eval-episodes", 2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from semigradient import train
 from semigradient.agents.music.coconet import Coconet
+from semigradient.commands import train
 from semigradient.domains.music import __main__ as music_command
 from semigradient.domains.music import composing, framewise, piano_rolls, score_counts
 from semigradient.envs import make_vector
@@ -166,19 +166,19 @@ def test_config_mistakes_are_named() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     arguments = ["--agent", "coconet", "--env", ID, *FLAGS.split(), *QUIET]
-    assert train.main([*arguments, "--run-dir", str(folder)]) == 0
+    assert train([*arguments, "--run-dir", str(folder)]) == 0
     return folder
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(run: Path, tmp_path: Path) -> None:
     arguments = ["--agent", "coconet", "--env", ID, *FLAGS.split(), *QUIET]
     folder = tmp_path / "part"
-    assert train.main([*arguments, "--run-dir", str(folder), "--steps", "80"]) == 0
+    assert train([*arguments, "--run-dir", str(folder), "--steps", "80"]) == 0
     for step in sorted((folder / "checkpoints").iterdir())[1:]:
         for file in step.iterdir():
             file.unlink()
         step.rmdir()
-    assert train.main(["--resume", str(folder), *QUIET]) == 0
+    assert train(["--resume", str(folder), *QUIET]) == 0
     one, two = ((each / "checkpoints") for each in (run, folder))
     (name,) = [path.name for path in one.iterdir() if path.name.endswith("80")]
     tensors = "tensors.safetensors"

@@ -31,7 +31,7 @@ from semigradient.envs.molecules.rewards import Scorer
 from semigradient.envs.molecules.toy import TOYS, Assembler, Molecule, enumerate_all
 from semigradient.errors import UserError
 from semigradient.nets.atom_network import AtomNetwork
-from semigradient.registry import REWARDS
+from semigradient.registry import REWARDS, Entry
 
 ID = "semigradient/Molecule-v0"
 
@@ -440,7 +440,7 @@ def test_workers_make_their_own_rewards(tmp_path: Path) -> None:
 def test_other_rewards_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     place = f"{__name__}:maker_of_lengths"
-    monkeypatch.setitem(REWARDS.locations, "lengths", place)
+    monkeypatch.setitem(REWARDS.entries, "lengths", Entry(place))
     core = make("lengths", "CC[0,1]; O[0]", reward_file="2")
     assert isinstance(core, MoleculeBuilding)
     assert core.rules.score_of(["CCO"]).tolist() == [6.0]

@@ -12,8 +12,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from semigradient import evaluate, train
+from semigradient import evaluate
 from semigradient.benchmarks.continuous_time import GymnasiumPendulum, learner, measure
+from semigradient.commands import train
 from semigradient.envs import make_vector
 from semigradient.envs.control.closed_forms import pusher_values
 from semigradient.reproductions.continuous_time import (
@@ -137,7 +138,7 @@ def test_training_and_evaluation_tell_physical_time(
     words = "--agent dau --env semigradient/Pendulum-v0 --num-envs 16 --hidden 8 8 --steps 640"
     words += " --eval-every 320 --eval-episodes 2 --batch-size 16 --gradient-steps 1"
     words += f" --env-options dt=0.025 time_limit=0 --eval-env-options time_limit=1 --run-dir {run}"
-    assert train.main([*words.split(), *QUIET]) == 0
+    assert train([*words.split(), *QUIET]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     scores = [line for line in lines if "eval/mean" in line]
     assert len(scores) == 2
@@ -156,7 +157,7 @@ def test_only_a_pendulum_has_a_portrait(tmp_path: Path, capsys: pytest.CaptureFi
     run = tmp_path / "run"
     words = "--agent dau --env semigradient/Pusher-v0 --num-envs 4 --hidden 8 8 --steps 40"
     words += f" --eval-episodes 1 --batch-size 8 --gradient-steps 1 --run-dir {run}"
-    assert train.main([*words.split(), *QUIET]) == 0
+    assert train([*words.split(), *QUIET]) == 0
     assert not (run / "pictures").exists()
     with pytest.raises(SystemExit) as left:
         evaluate.main([str(run), "--episodes", "1", "--pictures"])

@@ -1,0 +1,138 @@
+"""Environments that other packages register in a vector form.
+
+Which form of an id is used:
+
+1. a vector form whose state can be saved (a class derived from `ExactVector`, such as `CoreVector`
+   over a core of their own): that one, and runs resume exactly;
+2. a single form (`entry_point`): copies of it in a `SyncVector`, which resume exactly too;
+3. a plain vector form alone (`vector_entry_point` and nothing else): `ForeignVector`, whose runs
+   resume statistically, with fresh episodes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import AutoresetMode
+
+from semigradient.envs.vector import Arrays, ExactVector
+from semigradient.errors import UserError, require
+
+ACCEPTED = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+
+
+def exact_form(spec: EnvSpec) -> type[ExactVector] | None:
+    """The vector form whose state can be saved, where an id has one."""
+    point = spec.vector_entry_point
+    if isinstance(point, str):
+        if point.startswith("gymnasium."):
+            return None
+        try:
+            point = load_env_creator(point)
+        except (ImportError, AttributeError) as problem:
+            raise UserError(f"environment {spec.id!r}: {problem}") from problem
+    return point if isinstance(point, type) and issubclass(point, ExactVector) else None
+
+
+class ForeignVector(ExactVector):
+    """B environments of a vector form that others wrote; its state cannot be saved.
+
+    Args:
+        spec: what is registered.
+        num_envs: B.
+        seed: of all episodes.
+        render: keep RGB frames.
+        options: keyword arguments of the environment.
+
+    Raises:
+        UserError: it resets neither in the same step nor when asked to, its observations are no
+            Box, or an odd option.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, num_envs: int, seed: int, render: bool = False, **options: Any
+    ) -> None:
+        super().__init__(num_envs, seed)
+        if render:
+            options["render_mode"] = "rgb_array"
+        try:
+            self.envs = gymnasium.make_vec(
+                spec, num_envs, vectorization_mode="vector_entry_point", **options
+            )
+        except (TypeError, ImportError, gymnasium.error.Error) as problem:
+            raise UserError(f"environment {spec.id!r}: {problem}") from problem
+        self.spec = spec
+        self.mode = self.envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        require(
+            self.mode in ACCEPTED,
+            f"environment {spec.id!r}: its vector form resets in the next step "
+            f"(autoreset_mode={self.mode.name}); accepted are "
+            f"{' and '.join(mode.name for mode in ACCEPTED)}, or a single form (entry_point)",
+        )
+        space = self.envs.single_observation_space
+        if not isinstance(space, spaces.Box):
+            raise UserError(
+                f"environment {spec.id!r} has the observation space {space}: accepted is Box"
+            )
+        self.single_observation_space = space
+        self.single_action_space = self.envs.single_action_space
+        self.observation_space = self.envs.observation_space  # type: ignore[assignment]
+        self.action_space = self.envs.action_space
+        self.metadata = {**self.envs.metadata, **self.metadata}
+        self.render_mode = "rgb_array" if render else None
+        self.protocol = {"env": spec.id, "max_episode_steps": spec.max_episode_steps}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start fresh episodes everywhere; `seed` replaces the root of all randomness."""
+        if seed is not None:
+            self.seed = seed
+            self.resets[:] = 0
+        obs, infos = self.envs.reset(seed=self.next_seed(0), options=options)
+        self.last_obs = np.array(obs)
+        return self.last_obs.copy(), _masks(infos)
+
+    def step(self, actions: np.ndarray) -> Arrays:
+        """Act everywhere; environments that end are reset in the same step."""
+        obs, reward, terminated, truncated, infos = self.envs.step(actions)
+        terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
+        ended = terminated | truncated
+        found: dict[str, Any] = {}
+        if ended.any():
+            final = np.array(obs)
+            if self.mode is AutoresetMode.SAME_STEP:
+                for index in np.flatnonzero(ended):
+                    final[index] = infos["final_obs"][index]
+            else:
+                obs, infos = self.envs.reset(options={"reset_mask": ended})
+            found = {"final_obs": final, "_final_obs": ended}
+        self.last_obs = np.array(obs)
+        rewards = np.array(reward, np.float64)
+        return self.last_obs.copy(), rewards, terminated, truncated, {**_masks(infos), **found}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seeds only: the running episodes cannot be saved."""
+        return {"seed": self.seed, "resets": self.resets.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Start fresh episodes, with seeds that were not used before; false."""
+        self.seed, self.resets = int(state["seed"]), np.array(state["resets"])
+        self.reset()
+        return False
+
+    def frames(self) -> list[np.ndarray]:
+        """RGB frames (H, W, 3) of each environment."""
+        return [np.asarray(frame) for frame in self.envs.render() or ()]
+
+    def close(self, **options: Any) -> None:
+        """Close the environments."""
+        self.envs.close(**options)
+
+
+def _masks(infos: dict[str, Any]) -> dict[str, Any]:
+    return {"action_mask": np.array(infos["action_mask"], bool)} if "action_mask" in infos else {}

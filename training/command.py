@@ -1,0 +1,268 @@
+"""What decides a run: its names, the run's own options, its agent's and its optimizer's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from semigradient import agents, optim
+from semigradient.errors import UserError, require, unknown
+from semigradient.training.config_files import load_preset, toml, value_of
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What belongs to a run and not to its agent."""
+
+    agent: str = ""
+    """Learner; `--agent NAME --help` shows its hyperparameters."""
+    env: str = ""
+    """Any Gymnasium id, such as CartPole-v1 or ALE/Pong-v5."""
+    optim: str = ""
+    """Optimizer; its options are --optim.lr and so on. Default: the preset's."""
+    steps: int = 100_000
+    """Environment steps, all environments together."""
+    seed: int = 0
+    """Root of every generator of the run."""
+    num_envs: int = 1
+    """Environments stepped together."""
+    env_options: tuple[str, ...] = ()
+    """Options of the environment as KEY=VALUE, such as frameskip=4."""
+    eval_env_options: tuple[str, ...] = ()
+    """Options that differ in evaluation, such as split=test."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks live; auto takes CUDA for images when it is there, else the CPU."""
+    threads: int = 0
+    """CPU threads of torch; 0: one for vector observations, all cores for images."""
+    compile: bool = False
+    """Compile the loss with torch.compile (first steps are slow)."""
+    eval_every: int = 10_000
+    """Environment steps between evaluations; 0 evaluates only at the end."""
+    eval_episodes: int = 10
+    """Episodes per evaluation, on seeds of their own."""
+    checkpoint_every: int = 10_000
+    """Environment steps between checkpoints; 0 saves only at the end."""
+    log_every: int = 1_000
+    """Environment steps between lines of metrics."""
+    diagnose: str = ""
+    """Observers of learning, such as interference,gain,drift, or all (docs/diagnostics.md)."""
+    diagnose_every: int = 10_000
+    """Environment steps between their measurements; 0 measures only at the end."""
+    diagnose_samples: int = 32
+    """Examples that they measure on."""
+    run_dir: str = ""
+    """Run folder; default: a new one under runs/."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases; auto is online when a key is configured, else offline."""
+    wandb_project: str = "semigradient"
+    """Project of Weights & Biases."""
+    tensorboard: bool = True
+    """Write TensorBoard events into the run folder."""
+    progress: bool = True
+    """Show progress: a bar on a terminal, now and then a line elsewhere."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_envs", "eval_episodes", "log_every"):
+            require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        for name in ("seed", "threads", "eval_every", "checkpoint_every", "diagnose_every"):
+            require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must be ≥ 0")
+        require(
+            self.diagnose_samples >= 2, f"diagnose_samples={self.diagnose_samples}: must be ≥ 2"
+        )
+        for name in ("env_options", "eval_env_options"):
+            for option in getattr(self, name):
+                require("=" in option, f"{name}={option!r}: must be KEY=VALUE")
+
+    def environment(self) -> dict[str, Any]:
+        """`env_options` as keyword arguments, values read as TOML where they can be."""
+        return _keywords(self.env_options)
+
+    def evaluation_environment(self) -> dict[str, Any]:
+        """The same for evaluation, where those of `eval_env_options` come on top."""
+        return _keywords((*self.env_options, *self.eval_env_options))
+
+
+@dataclass(frozen=True)
+class Command:
+    """Everything that decides a run."""
+
+    run: RunConfig
+    agent: Any
+    optimizer: Any
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be resumed."""
+        run = {key: getattr(self.run, key) for key in _IDENTITY}
+        agent = {f"agent.{k}": v for k, v in dataclasses.asdict(self.agent).items()}
+        optimizer = {f"optimizer.{k}": v for k, v in dataclasses.asdict(self.optimizer).items()}
+        return _plain({**run, **agent, **optimizer})
+
+    def tables(self) -> dict[str, Any]:
+        """The nested form that `config.toml` holds."""
+        run = dataclasses.asdict(self.run)
+        names = {key: run.pop(key) for key in ("agent", "env", "optim")}
+        tables = {
+            "run": run,
+            "agent_config": dataclasses.asdict(self.agent),
+            "optimizer": dataclasses.asdict(self.optimizer),
+        }
+        return _plain({**names, **tables})
+
+
+_IDENTITY = ("agent", "env", "optim", "seed", "num_envs", "env_options")
+
+
+def make_command(
+    agent: str,
+    env: str,
+    optim: str = "",
+    *,
+    optim_options: Mapping[str, Any] | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    eval_env_options: Mapping[str, Any] | None = None,
+    preset: str = "auto",
+    **options: Any,
+) -> Command:
+    """The command that Python's keyword arguments make; the same as the flags of those names.
+
+    Args:
+        agent: a name, or "module:Class".
+        env: any Gymnasium id, or "module:id".
+        optim: a name, or "module:Config"; default: the preset's.
+        optim_options: of the optimizer, such as {"lr": 1e-3}.
+        env_options, eval_env_options: of the environment, such as {"dt": 0.1}.
+        preset: auto, or none for no published hyperparameters.
+        options: fields of `RunConfig` and of the agent's `Config`.
+
+    Raises:
+        UserError: an unknown name or option, or a value that is not accepted.
+    """
+    run_fields, agent_fields = _field_names(RunConfig), _field_names(agents.config_class(agent))
+    for key in options:
+        if key not in run_fields | agent_fields:
+            unknown("option", key, run_fields | agent_fields, f"{agent} on {env}")
+    run = {key: value for key, value in options.items() if key in run_fields}
+    given = {"env_options": env_options, "eval_env_options": eval_env_options}
+    run |= {key: words_of(value) for key, value in given.items() if value is not None}
+    config = {key: value for key, value in options.items() if key in agent_fields}
+    tables = {"run": run, "agent_config": config, "optimizer": dict(optim_options or {})}
+    return decide(agent, env, optim, tables, preset)
+
+
+def decide(
+    agent: str, env: str, optim: str, file: Mapping[str, Any], preset: str = "auto"
+) -> Command:
+    """The command of an agent, an environment, an optimizer (default: the preset's) and tables."""
+    require(preset in ("auto", "none"), f"preset={preset!r}: accepted are auto, none")
+    published = load_preset(agent, env) if preset == "auto" else {}
+    chosen = optim or published.get("optim", "adam")
+    return assemble(agent, env, chosen, published, file)
+
+
+def words_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options of an environment as KEY=VALUE, so that `value_of` gives each value back.
+
+    Raises:
+        UserError: a value that a config file cannot hold.
+    """
+    words = []
+    for key, value in options.items():
+        is_plain_text = isinstance(value, str) and value_of(value) == value
+        text = value if is_plain_text else toml(value) if _is_plain(value) else None
+        require(
+            text is not None,
+            f"env option {key}={value!r}: accepted are numbers, text, true, false and lists",
+        )
+        words.append(f"{key}={text}")
+    return tuple(words)
+
+
+def assemble(
+    agent: str, env: str, optimizer: str, preset: Mapping[str, Any], file: Mapping[str, Any]
+) -> Command:
+    """The command that names, a preset and a config file make; later ones win.
+
+    Args:
+        agent, env, optimizer: names.
+        preset: options of all kinds by name, and `optimizers`: theirs by the optimizer's name.
+        file: tables run, agent_config, optimizer; see `config_files.read_config`.
+
+    Raises:
+        UserError: an unknown option, or a value of the wrong type or out of range.
+    """
+    config_class, optimizer_class = agents.config_class(agent), optim.config_class(optimizer)
+    run_fields, agent_fields = _field_names(RunConfig), _field_names(config_class)
+    both = ", ".join(sorted(run_fields & agent_fields))
+    require(not both, f"agent {agent!r}: its Config has fields of the run ({both}); rename them")
+    ours = {k: v for k, v in preset.items() if k not in ("optim", "optimizers")}
+    for key in ours:
+        if key not in run_fields | agent_fields:
+            unknown("key", key, run_fields | agent_fields, f"preset of {agent}")
+    sections = (("run", RunConfig), ("agent_config", config_class), ("optimizer", optimizer_class))
+    for section, cls in sections:
+        for key in file.get(section, {}):
+            if key not in _field_names(cls):
+                unknown("key", key, _field_names(cls), f"config table [{section}]")
+    run = {k: v for k, v in ours.items() if k in run_fields} | file.get("run", {})
+    learner = dict(agents.entry(agent).overrides)
+    learner |= {k: v for k, v in ours.items() if k in agent_fields} | file.get("agent_config", {})
+    rates = dict(preset.get("optimizers", {}).get(optimizer, {}))
+    if file.get("optim", optimizer) == optimizer:
+        rates |= file.get("optimizer", {})
+    return Command(
+        _build(RunConfig, {**run, "agent": agent, "env": env, "optim": optimizer}),
+        _build(config_class, learner),
+        _build(optimizer_class, rates),
+    )
+
+
+def _build(cls: type, values: Mapping[str, Any]) -> Any:
+    """Make a config, with lists from TOML as tuples and every type checked."""
+    hints = get_type_hints(cls)
+    ready: dict[str, Any] = {}
+    for key, value in values.items():
+        hint = hints[key]
+        origin = get_origin(hint)
+        if origin is tuple and isinstance(value, list):
+            value = tuple(value)
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        accepted = {int: int, float: float, str: str, bool: bool}.get(hint)
+        if accepted is not None and type(value) is not accepted:
+            raise UserError(f"{key}={value!r}: must be of type {accepted.__name__}")
+        if origin is Literal and value not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise UserError(f"{key}={value!r}: accepted are {choices}")
+        if origin is tuple and not isinstance(value, tuple):
+            raise UserError(f"{key}={value!r}: must be a list")
+        if origin is tuple:
+            item = get_args(hint)[0]
+            good = all(type(each) is item for each in value)
+            require(good, f"{key}={list(value)!r}: must be a list of {item.__name__}")
+        ready[key] = value
+    return cls(**ready)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of what a config file can hold."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, (bool, int, float, str))
+
+
+def _field_names(cls: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(cls)}
+
+
+def _keywords(options: Sequence[str]) -> dict[str, Any]:
+    return {key: value_of(text) for key, _, text in (option.partition("=") for option in options)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

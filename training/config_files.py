@@ -1,0 +1,81 @@
+"""Files that hold options: presets, the `config.toml` of a run, and those that `--config` names."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from semigradient import agents
+from semigradient.errors import UserError, require, unknown
+
+PRESETS = Path(__file__).parent.parent / "presets"
+_TABLES = {"agent", "env", "optim", "run", "agent_config", "optimizer"}
+
+
+def load_preset(agent: str, env: str) -> dict[str, Any]:
+    """Published hyperparameters of `agent` for `env`: all matching tables, later ones win.
+
+    An agent of another package has none.
+    """
+    path = PRESETS / f"{agents.entry(agent).preset or agent}.toml"
+    if not path.exists():
+        return {}
+    env = env.rpartition(":")[2]
+    merged: dict[str, Any] = {}
+    for pattern, table in tomllib.loads(path.read_text()).items():
+        if fnmatch.fnmatchcase(env, pattern):
+            optimizers = {**merged.get("optimizers", {})}
+            for name, values in table.get("optimizers", {}).items():
+                optimizers[name] = {**optimizers.get(name, {}), **values}
+            merged |= table
+            merged["optimizers"] = optimizers
+    return merged
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config file: agent, env, optim and the tables run, agent_config, optimizer."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"config {str(path)!r}: no such file") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise UserError(f"config {str(path)!r}: {problem}") from None
+    for key in content:
+        if key not in _TABLES:
+            unknown("key", key, _TABLES, str(path))
+        kind, name = (str, "str") if key in ("agent", "env", "optim") else (dict, "table")
+        require(isinstance(content[key], kind), f"{key}={content[key]!r}: must be a {name}")
+    return content
+
+
+def dump_toml(tables: Mapping[str, Any]) -> str:
+    """TOML of plain values and one level of tables."""
+    lines = [f"{key} = {toml(v)}" for key, v in tables.items() if not isinstance(v, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]"]
+            lines += [f"{key} = {toml(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def toml(value: Any) -> str:
+    """A plain value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return "[" + ", ".join(toml(item) for item in value) + "]"
+
+
+def value_of(text: str) -> Any:
+    """What TOML reads in `text`; the text itself where that is nothing."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

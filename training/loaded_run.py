@@ -1,0 +1,116 @@
+"""A run folder that can be asked what it would do, and how well it does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semigradient.envs import ExactVector, make_vector
+from semigradient.errors import require
+from semigradient.training import checkpoint, parts
+from semigradient.training.agent import Agent, Policy
+from semigradient.training.build import build
+from semigradient.training.checkpoint import Loaded
+from semigradient.training.cli import parse
+from semigradient.training.command import Command
+from semigradient.training.evaluation import SEED_OFFSET, Scores
+from semigradient.training.loop import score
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run and its latest policy.
+
+    Attributes:
+        folder: the run folder.
+        command: what decides the run.
+        agent: the agent with the latest policy; it has no replay memory.
+        loaded: where the policy comes from, its step, and what was skipped as damaged.
+    """
+
+    folder: Path
+    command: Command
+    agent: Agent
+    loaded: Loaded
+    _policies: dict[bool, Policy] = field(default_factory=dict, init=False, repr=False)
+
+    def policy(
+        self, observation: Any, mask: Any = None, deterministic: bool = True
+    ) -> np.ndarray[Any, Any]:
+        """What the policy does.
+
+        Args:
+            observation: one, of the shape of the environment's observation space, or a batch
+                (B, *observation).
+            mask: legal actions (A,) or (B, A), where the environment says so.
+            deterministic: the best action; else one is sampled.
+
+        Returns:
+            The action (*action), or a batch of them (B, *action).
+
+        Raises:
+            UserError: the observation has another shape.
+        """
+        space = self.agent.setup.envs.single_observation_space
+        batch = np.asarray(observation, space.dtype)
+        is_single = batch.shape == space.shape
+        require(
+            is_single or batch.shape[1:] == space.shape,
+            f"observation of shape {batch.shape}: accepted are {space.shape} and a batch of such",
+        )
+        masks = None if mask is None else np.asarray(mask, bool)
+        if is_single:
+            batch, masks = batch[None], None if masks is None else masks[None]
+        if deterministic not in self._policies:
+            self._policies[deterministic] = self.agent.policy(deterministic)
+        actions = self._policies[deterministic](batch, masks)
+        return actions[0] if is_single else actions
+
+    def evaluate(
+        self, episodes: int = 100, seed: int | None = None, deterministic: bool = True
+    ) -> Scores:
+        """Play whole episodes: the returns and lengths that `evaluate.py` reports.
+
+        Args:
+            episodes: how many.
+            seed: root of their seeds; by default apart from all that training and its
+                evaluations use.
+            deterministic: the best actions; else they are sampled.
+        """
+        require(episodes >= 1, f"episodes={episodes}: must be ≥ 1")
+        return score(
+            self.command, self.agent.policy(deterministic), episodes, self.evaluation_seed(seed)
+        )
+
+    def env(self, num_envs: int = 1, seed: int | None = None, render: bool = False) -> ExactVector:
+        """The environment that the run is evaluated on, as a vector of `num_envs` copies."""
+        run = self.command.run
+        options = run.evaluation_environment()
+        return make_vector(run.env, num_envs, self.evaluation_seed(seed), render=render, **options)
+
+    def evaluation_seed(self, seed: int | None = None) -> int:
+        """`seed` if there is one, else that of evaluations after training."""
+        require(seed is None or seed >= 0, f"seed={seed}: must be ≥ 0")
+        return self.command.run.seed + 2 * SEED_OFFSET if seed is None else seed
+
+
+def load_run(folder: str | Path, device: str = "", trust: bool = False) -> LoadedRun:
+    """The agent of a run folder with its latest policy.
+
+    Args:
+        folder: the run folder.
+        device: auto, cpu or cuda; default: the run's own.
+        trust: take code that the folder's files name as "module:Name"; see `training.trust`.
+
+    Raises:
+        UserError: no such folder, no sound policy in it, or it asks for code of its own.
+    """
+    words = ["--resume", str(folder), *(["--device", device] if device else [])]
+    command = parse([*words, *(["--trust"] if trust else [])]).command
+    agent = build(command, learning=False)
+    loaded = checkpoint.load(Path(folder) / "policy", command.identity())
+    parts.load_policy_state(agent, loaded.state["policy"])
+    return LoadedRun(Path(folder), command, agent, loaded)
