@@ -259,7 +259,7 @@ def test_identity_compares_as_json(tmp_path: Path) -> None:
 def test_one_element_of_any_stride_is_saved(tmp_path: Path, stride: int) -> None:
     """It counts as contiguous, and yet has no view of bytes."""
     value = torch.arange(float(stride), dtype=torch.float64)[1::stride]
-    assert value.shape == (1,) and value.stride() == (stride,)
-    checkpoint.save(tmp_path, 0, {"value": value, "array": value.numpy()}, {})
-    loaded = checkpoint.load(tmp_path, {}).state
+    assert (value.shape, value.stride()) == ((1,), (stride,))
+    save(tmp_path, 0, {"value": value, "array": value.numpy()}, {})
+    loaded = load(tmp_path, {}).state
     assert loaded["value"].tolist() == loaded["array"].tolist() == [1.0]
