@@ -54,3 +54,7 @@ def train(arguments: Sequence[str]) -> int:
             f"evaluation: mean return {mean:.1f} over {episodes:.0f} episodes; run: {loop.folder}"
         )
     return outcome.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -96,17 +96,24 @@ class Registry(Generic[E]):
             raise UserError(f"{self.noun} {name!r}: {problem}") from problem
 
     def _installed(self) -> Mapping[str, Mapping[str, str]]:
-        return _installed(self.group) if self.group else {}
+        return installed(self.group) if self.group else {}
 
 
 @cache
-def _installed(group: str) -> dict[str, dict[str, str]]:
-    """What installed packages bring: by name the locations, and the package of each."""
+def installed(group: str) -> dict[str, dict[str, str]]:
+    """What installed packages bring to a group: by name the locations, and the package of each."""
     found: dict[str, dict[str, str]] = {}
     for point in metadata.entry_points(group=group):
         package = point.dist.name if point.dist is not None else "?"
         found.setdefault(point.name, {})[f"{point.module}:{point.attr}"] = package
     return found
+
+
+def brought() -> dict[str, list[str]]:
+    """All names that installed packages bring, by the last word of their group."""
+    points = metadata.entry_points()
+    groups = sorted(group for group in points.groups if group.startswith("semigradient."))
+    return {group.split(".")[1]: sorted(installed(group)) for group in groups}
 
 
 def load(location: str) -> Any:

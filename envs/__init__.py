@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from semigradient.envs.vector import ExactVector
 from semigradient.errors import UserError, unknown
-from semigradient.registry import load
+from semigradient.registry import Entry, Registry, load
 
 __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
 
@@ -58,6 +58,9 @@ SINGLE: dict[str, str] = {
 }
 """Ids whose single environment can do more than `CoreEnv`: be rendered in letters, and so on."""
 
+ENVIRONMENTS = Registry("environment", Entry, group="semigradient.environments")
+"""Ids that installed packages bring, and the modules that register them with Gymnasium."""
+
 for _id, _core in OURS.items():
     gymnasium.register(
         _id,
@@ -91,6 +94,8 @@ def check_id(env_id: str) -> EnvSpec:
     module, _, env_id = env_id.rpartition(":")
     if module:
         _import(module, env_id)
+    elif env_id not in gymnasium.registry and env_id in ENVIRONMENTS:
+        ENVIRONMENTS.load(env_id)
     _register(env_id)
     try:
         return gymnasium.spec(env_id)
@@ -99,7 +104,7 @@ def check_id(env_id: str) -> EnvSpec:
             problem, gymnasium.error.DependencyNotInstalled
         ):
             raise UserError(f"environment {env_id!r}: {problem}") from problem
-    known = list(gymnasium.registry)
+    known = [*gymnasium.registry, *ENVIRONMENTS.names()]
     if env_id not in known:
         unknown("environment", env_id, known)
     raise UserError(f"environment {env_id!r} cannot be resolved")

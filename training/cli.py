@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from semigradient import agents, optim
+from semigradient import agents, optim, registry
 from semigradient.errors import UserError, require
 from semigradient.training import trust
 from semigradient.training.command import Command, RunConfig, decide
@@ -69,7 +69,7 @@ def general_help() -> str:
         "Train one learner on one environment.\n\n"
         f"agents (--agent NAME --help shows all hyperparameters):\n{listed}\n\n"
         f"optimizers (--optim NAME, then --optim.lr and so on):\n  {', '.join(optim.names())}\n\n"
-        f"options of the run:\n{fields}\n"
+        f"{_brought()}options of the run:\n{fields}\n"
         "  --config FILE       TOML with any of the options; flags win\n"
         "  --preset auto|none  published hyperparameters for the environment (default: auto)\n"
         "  --resume RUN        go on with a run folder\n"
@@ -81,6 +81,13 @@ def fail(problem: UserError, prog: str) -> NoReturn:
     """Print the one line a mistake deserves and exit with code 2."""
     print(f"{prog}: error: {problem}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _brought() -> str:
+    """What installed packages bring, if any do."""
+    kinds = registry.brought()
+    lines = [f"  {kind:14s} {', '.join(names)}\n" for kind, names in kinds.items()]
+    return "".join(["from installed packages:\n", *lines, "\n"]) if lines else ""
 
 
 def _flags(default: Command, rest: Sequence[str]) -> Command:
