@@ -6,7 +6,10 @@ hyperparameter (`config_class`) before the first heavy import. `make` does the r
     config = optim.config_class("adam")(lr=3e-4)
     optimizer = optim.make(config, network.parameters())
 
-`from semigradient.optim import CorrectedMomentum` gives a class itself, for code of your own.
+The optimizers of our own are to be had as classes, too:
+
+    from semigradient.optim import CorrectedMomentum, LowRank
+    optimizer = CorrectedMomentum(network.parameters(), 1e-2, 0.9, zeta=LowRank(window=5))
 
 Each optimizer reads `group["lr"]` at every step, so a schedule is whatever writes it.
 """
@@ -15,15 +18,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import is_dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from semigradient.errors import require
-from semigradient.registry import Entry, Registry, load
+from semigradient.optim.forms import Block as Block
+from semigradient.optim.forms import Diagonal as Diagonal
+from semigradient.optim.forms import Full as Full
+from semigradient.optim.forms import Kronecker as Kronecker
+from semigradient.optim.forms import Layer as Layer
+from semigradient.optim.forms import LowRank as LowRank
+from semigradient.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import torch
 
     from semigradient.optim.configs import OptimizerConfig
+    from semigradient.optim.corrected_momentum import CorrectedMomentum as CorrectedMomentum
+    from semigradient.optim.momentum import Momentum as Momentum
+    from semigradient.optim.oracle_momentum import OracleMomentum as OracleMomentum
+    from semigradient.optim.rmsprop import RMSprop as RMSprop
+    from semigradient.optim.temporal_difference import TemporalDifference as TemporalDifference
 
 _OURS = {
     "sgd": Entry("semigradient.optim.configs:SGDConfig"),
@@ -40,20 +55,21 @@ _OURS = {
 OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
 """Ours, and those of installed packages."""
 
-
+# Classes that import torch, which is why they are imported when they are asked for.
 _CLASSES = {
-    "CorrectedMomentum": "semigradient.optim.corrected_momentum:CorrectedMomentum",
-    "Momentum": "semigradient.optim.momentum:Momentum",
-    "OracleMomentum": "semigradient.optim.oracle_momentum:OracleMomentum",
-    "RMSprop": "semigradient.optim.rmsprop:RMSprop",
+    "CorrectedMomentum": "semigradient.optim.corrected_momentum",
+    "Momentum": "semigradient.optim.momentum",
+    "OracleMomentum": "semigradient.optim.oracle_momentum",
+    "RMSprop": "semigradient.optim.rmsprop",
+    "TemporalDifference": "semigradient.optim.temporal_difference",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The optimizers' classes, which import torch, when one is asked for."""
+    """One of the classes."""
     if name not in _CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return load(_CLASSES[name])
+    return getattr(import_module(_CLASSES[name]), name)
 
 
 def names() -> list[str]:
