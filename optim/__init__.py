@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from semigradient.optim.rmsprop import RMSprop as RMSprop
     from semigradient.optim.temporal_difference import TemporalDifference as TemporalDifference
 
+_NOTHING = "semigradient.optim.configs:NoOptimizerConfig"
 _OURS = {
     "sgd": Entry("semigradient.optim.configs:SGDConfig"),
     "momentum": Entry("semigradient.optim.configs:MomentumConfig"),
@@ -51,6 +52,9 @@ _OURS = {
     "corrected-adam": Entry("semigradient.optim.configs:CorrectedAdamConfig"),
     "oracle-momentum": Entry("semigradient.optim.configs:OracleMomentumConfig"),
 }
+
+NO_OPTIMIZER = "none"
+"""What stands in the place of a name for an agent that has no optimizer."""
 
 OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
 """Ours, and those of installed packages."""
@@ -83,7 +87,7 @@ def config_class(name: str) -> type[OptimizerConfig]:
     "module:Config" is one of your own: a dataclass with `lr` and `build(params)`, as in
     `optim.configs`.
     """
-    config = OPTIMIZERS.load(name)
+    config = OPTIMIZERS.load(name if name != NO_OPTIMIZER else _NOTHING)
     good = is_dataclass(config) and callable(getattr(config, "build", None))
     require(good, f"optimizer {name!r}: must be a dataclass with a method build(params)")
     return cast("type[OptimizerConfig]", config)

@@ -78,6 +78,20 @@ def _fusable(params: Params) -> tuple[list[Any], bool | None]:
 
 
 @dataclass(frozen=True)
+class NoOptimizerConfig:
+    """In the place of an optimizer, for agents that have none."""
+
+    @property
+    def lr(self) -> float:
+        """Nothing is learned by gradients."""
+        return 0.0
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Refuse."""
+        raise UserError("--optim none: this agent needs an optimizer")
+
+
+@dataclass(frozen=True)
 class SGDConfig:
     """Plain stochastic gradient descent."""
 
