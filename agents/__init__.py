@@ -6,12 +6,13 @@ entry points `semigradient.agents` of an installed package give it a name (docs/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from semigradient import registry
-from semigradient.errors import require
+from semigradient.errors import UserError, require
+from semigradient.optim import NO_OPTIMIZER
 from semigradient.registry import Registry
 
 
@@ -207,6 +208,30 @@ def config_class(name: str) -> type:
     config: type = AGENTS.load(name, "Config")
     require(is_dataclass(config), f"agent {name!r}: its Config must be a dataclass")
     return config
+
+
+def has_optimizer(name: str) -> bool:
+    """Whether the agent takes an optimizer; one that does not says `HAS_OPTIMIZER = False`."""
+    return getattr(agent_class(name), "HAS_OPTIMIZER", True)
+
+
+def check_optimizer(name: str, optimizer: str, options: Iterable[str] = ()) -> None:
+    """Raise `UserError` for an optimizer, or options of one, where the agent has none.
+
+    Args:
+        name: of the agent.
+        optimizer: its name; `optim.NO_OPTIMIZER` is accepted by agents without optimizer only.
+        options: names of those that were chosen.
+    """
+    if has_optimizer(name):
+        require(optimizer != NO_OPTIMIZER, f"--optim {optimizer}: {name} needs an optimizer")
+        return
+    require(
+        optimizer == NO_OPTIMIZER,
+        f"--optim {optimizer}: {name} has no optimizer, leave --optim out",
+    )
+    for option in options:
+        raise UserError(f"--optim.{option}: {name} has no optimizer, leave it out")
 
 
 def agent_class(name: str) -> type:

@@ -16,9 +16,8 @@ from torch import Tensor
 from semigradient.diagnostics.critic import critic_experience
 from semigradient.diagnostics.examples import Experience
 from semigradient.envs import ExactVector
-from semigradient.errors import UserError, require
+from semigradient.errors import require
 from semigradient.nets import ACTIVATIONS
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
     LearningRate,
@@ -112,11 +111,6 @@ class A2C:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.network = actor_critic(setup, config, config.log_std_init)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError(
-                "--optim: A2C's batches mix policy and value gradients; TD-aware optimizers are "
-                "accepted by dqn and ddqn"
-            )
         preprocessing = Preprocessing(
             config.normalise_observations,
             config.normalise_rewards,

@@ -103,7 +103,7 @@ class DQN:
         self.target = self._make_network(observation) if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
-        self.optimizer = setup.make_optimizer(self._parameters)
+        self.optimizer = setup.make_optimizer(self._parameters, not self.factored)
         self.discount, self.step_reward = config.gamma, 1.0
         if config.time != "steps":
             dt = clock_of(envs).dt
@@ -111,8 +111,6 @@ class DQN:
                 config.time, dt, config.gamma, config.reference_step
             )
             per_second(self.optimizer, self.step_reward)
-        if self.factored and wants_temporal_difference(self.optimizer):
-            raise UserError(f"--optim: action space {action} has no single temporal difference")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.memory = self._make_memory(observation, action)
         self.rng = np.random.default_rng((setup.seed, 1))

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
     LearningRate,
@@ -205,8 +204,6 @@ class PCL:
             raise UserError(f"action space {space}: pcl accepts Discrete (from 0)")
         self.network = actor_critic(setup, config)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: pcl's paths are no temporal differences; dqn and ddqn have")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.progress = self.stepper = Stepper(setup.envs, setup.timers)
         self.memory = Memory(config, self.stepper, setup.device)

@@ -23,7 +23,6 @@ from semigradient.envs import ExactVector
 from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.actor_critic import explained_variance
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
     LearningRate,
@@ -165,11 +164,6 @@ class PPO:
         )
         self.network = actor_critic(setup, config, config.log_std_init)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError(
-                "--optim: PPO's minibatches are no temporal differences; TD-aware optimizers are "
-                "accepted by dqn and ddqn"
-            )
         preprocessing = Preprocessing(
             config.normalise_observations,
             config.normalise_rewards,

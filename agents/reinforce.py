@@ -19,11 +19,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from semigradient.errors import UserError, require, unknown
+from semigradient.errors import require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
 from semigradient.nets.distributions import Distribution, distribution
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     LearningRate,
     Policy,
@@ -135,8 +134,6 @@ class REINFORCE:
             envs.single_observation_space, envs.single_action_space, config
         ).to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: REINFORCE has no temporal differences; dqn and ddqn have")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.progress = self.stepper = Stepper(envs, setup.timers, notes_episodes=False)
         self.generator = generator(setup.seed, 1, setup.device)

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import tower
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     LearningRate,
     Policy,
@@ -152,8 +151,6 @@ class SoftQ:
         self.log_temperature = nn.Parameter(torch.tensor(start, device=setup.device))
         self._learned = [*self.networks.parameters(), self.log_temperature]
         self.optimizer = setup.make_optimizer(self._learned)
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: soft values are no single temporal difference; dqn has one")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         count, masked = envs.num_envs, self.stepper.mask is not None
         capacity = config.buffer_size if setup.learning else count

@@ -23,7 +23,6 @@ from semigradient.envs.images import supervised
 from semigradient.errors import UserError, require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     LearningRate,
@@ -91,8 +90,6 @@ class Supervised:
             (config.torso, config.torso_width, config.torso_depth),
         ).to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: supervised learning has no temporal differences")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.generator = generator(setup.seed, 1)
         self.progress = Count()

@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
-from semigradient import agents, optim
+from semigradient import agents
 from semigradient.envs import make_vector
 from semigradient.envs.clock import Clock
 from semigradient.envs.control.time_step import set_time_step
@@ -75,7 +75,7 @@ def learner(envs: ExactVector, flags: list[str], device: str) -> Any:
         device=torch.device(device),
         seed=0,
         total_steps=command.run.steps,
-        make_optimizer=lambda params: optim.make(command.optimizer, params),
+        optimizer=command.optimizer,
     )
     return agents.agent_class("dau")(command.agent, setup)
 

@@ -16,7 +16,6 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,17 +25,18 @@ from torch import Tensor, nn
 from semigradient.nets.q_network import QNetwork
 from semigradient.optim.batched import semi_gradient
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import Block, Diagonal, Form, Full, Kronecker, Layer, LowRank
 from semigradient.optim.oracle_momentum import OracleMomentum
 from semigradient.optim.temporal_difference import Samples, TemporalDifference
 from semigradient.training.summary import bootstrap_interval
 
-FORMS: dict[str, dict[str, Any]] = {
-    "diagonal": {"correction": "diagonal"},
-    "block 16": {"correction": "block", "block_size": 16},
-    "layer": {"correction": "layer"},
-    "kronecker": {"correction": "kronecker"},
-    "low-rank": {"correction": "low-rank"},
-    "full": {"correction": "full"},
+FORMS: dict[str, Form] = {
+    "diagonal": Diagonal(),
+    "block 16": Block(16),
+    "layer": Layer(),
+    "kronecker": Kronecker(),
+    "low-rank": LowRank(),
+    "full": Full(),
 }
 LARGE = ("diagonal", "kronecker", "low-rank")
 
@@ -152,7 +152,9 @@ def distances(
     # (of the low-rank form, and of the oracle if it has one) leave out 1 % of the weights.
     window = round(np.log(0.01) / np.log(beta))
     observers = {
-        name: CorrectedMomentum(params, 0.0, beta, **{"window": window, **FORMS[name]})
+        name: CorrectedMomentum(
+            params, 0.0, beta, LowRank(window) if name == "low-rank" else FORMS[name]
+        )
         for name in forms
     }
     oracle = OracleMomentum(params, 0.0, beta, window=window if windowed else None)

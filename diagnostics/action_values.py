@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def value_experience(agent: Any, memory: Replay | FrameReplay) -> Experience:
     return Experience(
         agent.network,
         agent.optimizer,
-        agent.setup.make_optimizer,
+        partial(agent.setup.make_optimizer, temporal_differences=True),
         config.max_grad_norm,
         config.batch_size,
         times=memory.times(config.n_step),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -52,7 +53,7 @@ def critic_experience(
     return Experience(
         network,
         agent.optimizer,
-        agent.setup.make_optimizer,
+        partial(agent.setup.make_optimizer, temporal_differences=True),
         config.max_grad_norm,
         batch_size,
         times=rollout.length,

@@ -114,6 +114,8 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
             continue
         if name not in optimizers.OPTIMIZERS and ":" not in name:
             unknown("optimizer", name, [DEFAULT_OPTIMIZER, *optimizers.names()])
+        for agent in agents:
+            agent_registry.check_optimizer(agent, name)
         known = list(inspect.signature(optimizers.config_class(name)).parameters)
         for key in options:
             if key.replace("-", "_") not in known:

@@ -6,7 +6,10 @@ hyperparameter (`config_class`) before the first heavy import. `make` does the r
     config = optim.config_class("adam")(lr=3e-4)
     optimizer = optim.make(config, network.parameters())
 
-`from semigradient.optim import CorrectedMomentum` gives a class itself, for code of your own.
+The optimizers of our own are to be had as classes, too:
+
+    from semigradient.optim import CorrectedMomentum, LowRank
+    optimizer = CorrectedMomentum(network.parameters(), 1e-2, 0.9, zeta=LowRank(window=5))
 
 Each optimizer reads `group["lr"]` at every step, so a schedule is whatever writes it.
 """
@@ -15,16 +18,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import is_dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from semigradient.errors import require
-from semigradient.registry import Entry, Registry, load
+from semigradient.optim.forms import Block as Block
+from semigradient.optim.forms import Diagonal as Diagonal
+from semigradient.optim.forms import Full as Full
+from semigradient.optim.forms import Kronecker as Kronecker
+from semigradient.optim.forms import Layer as Layer
+from semigradient.optim.forms import LowRank as LowRank
+from semigradient.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import torch
 
     from semigradient.optim.configs import OptimizerConfig
+    from semigradient.optim.corrected_momentum import CorrectedMomentum as CorrectedMomentum
+    from semigradient.optim.momentum import Momentum as Momentum
+    from semigradient.optim.oracle_momentum import OracleMomentum as OracleMomentum
+    from semigradient.optim.rmsprop import RMSprop as RMSprop
+    from semigradient.optim.temporal_difference import TemporalDifference as TemporalDifference
 
+_NOTHING = "semigradient.optim.configs:NoOptimizerConfig"
 _OURS = {
     "sgd": Entry("semigradient.optim.configs:SGDConfig"),
     "momentum": Entry("semigradient.optim.configs:MomentumConfig"),
@@ -37,23 +53,27 @@ _OURS = {
     "oracle-momentum": Entry("semigradient.optim.configs:OracleMomentumConfig"),
 }
 
+NO_OPTIMIZER = "none"
+"""What stands in the place of a name for an agent that has no optimizer."""
+
 OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
 """Ours, and those of installed packages."""
 
-
+# Classes that import torch, which is why they are imported when they are asked for.
 _CLASSES = {
-    "CorrectedMomentum": "semigradient.optim.corrected_momentum:CorrectedMomentum",
-    "Momentum": "semigradient.optim.momentum:Momentum",
-    "OracleMomentum": "semigradient.optim.oracle_momentum:OracleMomentum",
-    "RMSprop": "semigradient.optim.rmsprop:RMSprop",
+    "CorrectedMomentum": "semigradient.optim.corrected_momentum",
+    "Momentum": "semigradient.optim.momentum",
+    "OracleMomentum": "semigradient.optim.oracle_momentum",
+    "RMSprop": "semigradient.optim.rmsprop",
+    "TemporalDifference": "semigradient.optim.temporal_difference",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """The optimizers' classes, which import torch, when one is asked for."""
+    """One of the classes."""
     if name not in _CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return load(_CLASSES[name])
+    return getattr(import_module(_CLASSES[name]), name)
 
 
 def names() -> list[str]:
@@ -67,7 +87,7 @@ def config_class(name: str) -> type[OptimizerConfig]:
     "module:Config" is one of your own: a dataclass with `lr` and `build(params)`, as in
     `optim.configs`.
     """
-    config = OPTIMIZERS.load(name)
+    config = OPTIMIZERS.load(name if name != NO_OPTIMIZER else _NOTHING)
     good = is_dataclass(config) and callable(getattr(config, "build", None))
     require(good, f"optimizer {name!r}: must be a dataclass with a method build(params)")
     return cast("type[OptimizerConfig]", config)

@@ -78,6 +78,7 @@ def values(batch: TemporalDifference) -> tuple[Tensor, Tensor]:
 
 def error(batch: TemporalDifference, prediction: Tensor, bootstrap: Tensor) -> Tensor:
     """Return prediction - target - discounted bootstraps, (m,), of the given values."""
+    batch.require_target("the error of a prediction")
     result = prediction.detach().clone()
     if batch.target is not None:
         result -= batch.target.to(result)

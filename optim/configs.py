@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
-from semigradient.errors import require, unknown
+from semigradient.errors import UserError, require, unknown
+from semigradient.optim.forms import FORMS, Form, Motion, Rest
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 
 Correction: TypeAlias = Literal["full", "diagonal", "block", "layer", "kronecker", "low-rank"]
-Rest: TypeAlias = Literal["diagonal", "plain"]
-Motion: TypeAlias = Literal["displacement", "printed"]
 
 
 class OptimizerConfig(Protocol):
@@ -52,6 +51,10 @@ def _fraction(**values: float) -> None:
         require(0 <= value < 1, f"{name}={value}: must be in [0, 1)")
 
 
+def _options(form: type[Form]) -> set[str]:
+    return {field.name for field in dataclasses.fields(form)}
+
+
 def _fusable(params: Params) -> tuple[list[Any], bool | None]:
     """Return `params` as a list and whether torch's fused kernel serves all of them.
 
@@ -72,6 +75,20 @@ def _fusable(params: Params) -> tuple[list[Any], bool | None]:
             tensors.append(item)
     fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in tensors)
     return listed, True if fits else None
+
+
+@dataclass(frozen=True)
+class NoOptimizerConfig:
+    """In the place of an optimizer, for agents that have none."""
+
+    @property
+    def lr(self) -> float:
+        """Nothing is learned by gradients."""
+        return 0.0
+
+    def build(self, params: Params) -> torch.optim.Optimizer:
+        """Refuse."""
+        raise UserError("--optim none: this agent needs an optimizer")
 
 
 @dataclass(frozen=True)
@@ -247,7 +264,7 @@ class CorrectedMomentumConfig:
     """Learning rate."""
     beta: float = 0.9
     """Share of the average of past gradients that is kept at each step."""
-    correction: Correction = "full"
+    correction: Correction = "diagonal"
     """Matrix of derivatives, over n parameters: n x n; its diagonal; its diagonal blocks; one
     matrix per layer; Kronecker factors per layer; or the rows of the last minibatches."""
     form: Motion = "displacement"
@@ -276,20 +293,40 @@ class CorrectedMomentumConfig:
         _positive(lr=self.lr)
         _fraction(beta=self.beta)
         _non_negative(weight_decay=self.weight_decay, chunk_size=self.chunk_size)
-        _non_negative(factor_size=self.factor_size, positions=self.positions, window=self.window)
-        require(self.block_size >= 1, f"block_size={self.block_size}: must be >= 1")
-        for name, alias in (("correction", Correction), ("form", Motion), ("rest", Rest)):
+        for name, alias in (("correction", Correction), ("form", Motion)):
             if getattr(self, name) not in get_args(alias):
                 unknown(name, getattr(self, name), get_args(alias))
+        self._refuse_options_of_other_forms()
+        self.zeta()
+
+    def _refuse_options_of_other_forms(self) -> None:
+        """Refuse an option that the chosen form would ignore."""
+        own = _options(FORMS[self.correction])
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in sorted(set().union(*map(_options, FORMS.values())) - own):
+            value = getattr(self, name)
+            if value != defaults[name]:
+                users = [form for form, kind in FORMS.items() if name in _options(kind)]
+                raise UserError(
+                    f"{name}={value}: correction={self.correction} has no such option, "
+                    f"only correction={' or '.join(users)} has"
+                )
+
+    def zeta(self) -> Form:
+        """Return the form of zeta with its options."""
+        kind = FORMS[self.correction]
+        return kind(**{name: getattr(self, name) for name in _options(kind)})
 
     def build(self, params: Params) -> torch.optim.Optimizer:
         """Return `optim.corrected_momentum.CorrectedMomentum`."""
         from semigradient.optim.corrected_momentum import CorrectedMomentum
 
         options = dataclasses.asdict(self)
+        for name in {"correction"}.union(*map(_options, FORMS.values())):
+            del options[name]
         lr, beta = options.pop("lr"), options.pop("beta")
         options["chunk_size"] = self.chunk_size or None
-        return CorrectedMomentum(params, lr, beta, **options)
+        return CorrectedMomentum(params, lr, beta, self.zeta(), **options)
 
 
 @dataclass(frozen=True)
@@ -298,9 +335,6 @@ class CorrectedAdamConfig(CorrectedMomentumConfig):
 
     lr: float = 1e-4
     """Learning rate."""
-    correction: Correction = "diagonal"
-    """Matrix of derivatives, over n parameters: n x n; its diagonal; its diagonal blocks; one
-    matrix per layer; Kronecker factors per layer; or the rows of the last minibatches."""
     beta2: float = 0.999
     """Share of the running mean of the squared gradient that is kept at each step."""
     eps: float = 1e-8

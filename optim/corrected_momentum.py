@@ -5,44 +5,51 @@ targets they are stale twice: the prediction has moved since, and so has the tar
 of them to the present parameters, to first order, g_i(theta_t) ~ g_i + Z_i^T (theta_t - theta_i),
 needs no past minibatch, only the running average zeta of the matrices Z_i, or some form of it:
 
-    full        n x n; over some layers only with `layers`             optim/corrections.py
-    layer       n x n for each layer by itself
-    block       diagonal blocks of consecutive parameters
-    diagonal    n numbers
-    kronecker   products of two small matrices per layer               optim/kronecker.py
-    low-rank    the rows of the last minibatches: full, but windowed   optim/low_rank.py
+    Full        n x n; over some layers only with `layers`             optim/corrections.py
+    Layer       n x n for each layer by itself
+    Block       diagonal blocks of consecutive parameters
+    Diagonal    n numbers
+    Kronecker   products of two small matrices per layer               optim/kronecker.py
+    LowRank     the rows of the last minibatches: full, but windowed   optim/low_rank.py
+
+`optim/reference.py` is the full form written out.
 
 Source: E. Bengio, PhD thesis, ch. 4, eq. 4.12-4.19; sec. 4.3.2.3 (over Adam's second moment).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from semigradient.errors import unknown
-from semigradient.optim.configs import Correction, Motion, Rest
-from semigradient.optim.corrections import Blocks, Diagonal, Form, Matrices, Options, joint_beta
+from semigradient.errors import UserError, unknown
+from semigradient.optim import forms
+from semigradient.optim.corrections import (
+    DiagonalBlocks,
+    DiagonalEntries,
+    WholeMatrices,
+    Zeta,
+    joint_beta,
+)
 from semigradient.optim.derivatives import SemiGradient
 from semigradient.optim.foreach import decay_weights, descend, evaluate
-from semigradient.optim.kronecker import Kronecker
-from semigradient.optim.low_rank import LowRank
+from semigradient.optim.forms import Form, Motion
+from semigradient.optim.kronecker import KroneckerFactors
+from semigradient.optim.low_rank import RecentRows
 from semigradient.optim.memory import check_memory
 from semigradient.optim.temporal_difference import TemporalDifference
 
-_FORMS: dict[str, Callable[[list[Tensor], Any, Options], Form]] = {
-    "full": Matrices,
-    "layer": Matrices,
-    "block": Blocks,
-    "diagonal": Diagonal,
-    "kronecker": Kronecker,
-    "low-rank": LowRank,
+_ZETAS: dict[type[Form], Callable[[list[Tensor], Any, Any], Zeta]] = {
+    forms.Full: WholeMatrices,
+    forms.Layer: WholeMatrices,
+    forms.Block: DiagonalBlocks,
+    forms.Diagonal: DiagonalEntries,
+    forms.Kronecker: KroneckerFactors,
+    forms.LowRank: RecentRows,
 }
-_JOINT = ("full", "block", "low-rank")  # forms in which all parameters share one average
 
 
 class CorrectedMomentum(torch.optim.Optimizer):
@@ -78,42 +85,34 @@ class CorrectedMomentum(torch.optim.Optimizer):
         params: Any,
         lr: float | Tensor,
         beta: float = 0.9,
+        zeta: Form = forms.Diagonal(),  # noqa: B008 (frozen)
         *,
-        correction: Correction = "full",
         form: Motion = "displacement",
         beta2: float | None = None,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         chunk_size: int | None = None,
-        block_size: int = 16,
-        layers: int = 0,
-        rest: Rest = "diagonal",
-        factor_size: int = 256,
-        positions: int = 64,
-        window: int = 0,
     ) -> None:
-        for name, value, alias in (
-            ("correction", correction, Correction),
-            ("form", form, Motion),
-            ("rest", rest, Rest),
-        ):
-            if value not in get_args(alias):
-                unknown(name, value, get_args(alias))
-        options = Options(correction, block_size, layers, rest, factor_size, positions, window)
+        if form not in get_args(Motion):
+            unknown("form", form, get_args(Motion))
+        if type(zeta) not in _ZETAS:
+            accepted = ", ".join(f"{kind.__name__}()" for kind in _ZETAS)
+            raise UserError(f"zeta={zeta!r}: accepted are {accepted} of semigradient.optim.forms")
+        self.zeta = zeta
+        self._zeta: Zeta | None = None
+        self._observed = False
         defaults = {
             "lr": lr,
             "beta": beta,
+            "zeta": repr(zeta),
             "form": form,
             "beta2": beta2,
             "eps": eps,
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "chunk_size": chunk_size,
-            **dataclasses.asdict(options),
         }
-        self._zeta: Form | None = None
-        self._observed = False
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -126,8 +125,9 @@ class CorrectedMomentum(torch.optim.Optimizer):
         """Observe a minibatch and add its semi-gradient to `grad`, all in one pass.
 
         In the place of `loss.backward()` and `observe`, which cost one forward and backward pass
-        more. Returns predictions and errors, (m,) each.
+        more. The minibatch needs its `target`. Returns predictions and errors, (m,) each.
         """
+        batch.require_target("CorrectedMomentum.backward")
         loss = SemiGradient()
         names = self._take(batch, loss)
         for p, name in zip(self._params(), names, strict=True):
@@ -139,7 +139,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
     @torch.no_grad()
     def rescale(self, factor: Tensor) -> None:
         """Scale what was observed since the last step, as the gradient was (by clipping)."""
-        self._form().rescale(factor)
+        self._matrix().rescale(factor)
 
     def _take(self, batch: TemporalDifference, loss: SemiGradient | None) -> list[str]:
         """Take in a minibatch; return the names of this optimizer's parameters in its module."""
@@ -148,7 +148,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
         if not any(names):
             raise ValueError("observe: the module has no trainable parameter of this optimizer")
         for part in batch.split(self.defaults["chunk_size"] or batch.size):
-            self._form().take(part, names, batch.size, loss)
+            self._matrix().accumulate(part, names, batch.size, loss)
         self._observed = True
         return names
 
@@ -163,7 +163,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
             )
         self._start()
         self._move_staleness()
-        self._form().average([g["beta"] for g in self.param_groups for _ in g["params"]])
+        self._matrix().commit([g["beta"] for g in self.param_groups for _ in g["params"]])
         for group in self.param_groups:
             self._update(group)
         self._observed = False
@@ -179,7 +179,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
             self.state[p].update(mu=torch.zeros_like(p), eta=torch.zeros_like(p), previous=start)
             if self.defaults["beta2"] is not None:
                 self.state[p].update(square=torch.zeros_like(p), step=0)
-        self._form().create()
+        self._matrix().create()
 
     def _move_staleness(self) -> None:
         """Move eta along the last displacement, with zeta of the step before."""
@@ -192,7 +192,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
         for p, e, d in zip(params, eta, back, strict=True):
             if "decay" in self.state[p]:
                 e.add_(d * self.state[p]["decay"])
-        torch._foreach_add_(eta, self._form().shift(back))
+        torch._foreach_add_(eta, self._matrix().apply(back))
         betas = [group["beta"] for group in self.param_groups for _ in group["params"]]
         torch._foreach_mul_(eta, betas)
 
@@ -255,15 +255,14 @@ class CorrectedMomentum(torch.optim.Optimizer):
             raise RuntimeError("CorrectedMomentum takes no more parameters after its first step")
         super().add_param_group(param_group)
         self._zeta = None
-        params, correction = list(self._params()), self.defaults["correction"]
-        if correction in _JOINT:
-            joint_beta([group["beta"] for group in self.param_groups], correction)
-        self._form().check()
-        check_memory(params, self.defaults["beta"], self._options())
+        if self.zeta.is_joint:
+            joint_beta([group["beta"] for group in self.param_groups], self.zeta.name)
+        self._matrix().check()
+        check_memory(list(self._params()), self.defaults["beta"], self.zeta)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state; what was observed since the last step is dropped."""
-        for key in ("correction", "form"):
+        for key in ("zeta", "form"):
             saved = {group[key] for group in state_dict["param_groups"]}
             if saved != {self.defaults[key]}:
                 raise ValueError(
@@ -271,6 +270,10 @@ class CorrectedMomentum(torch.optim.Optimizer):
                     f"this optimizer has {key}={self.defaults[key]}"
                 )
         super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs."""
+        return {**super().__getstate__(), "zeta": self.zeta}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, or a loaded state."""
@@ -281,16 +284,12 @@ class CorrectedMomentum(torch.optim.Optimizer):
     def _displacement(self) -> bool:
         return self.defaults["form"] == "displacement"
 
-    def _form(self) -> Form:
-        """Return the form of zeta over the present parameters."""
+    def _matrix(self) -> Zeta:
+        """Return zeta over the present parameters."""
         if self._zeta is None:
-            make = _FORMS[self.defaults["correction"]]
-            self._zeta = make(list(self._params()), self.state, self._options())
+            make = _ZETAS[type(self.zeta)]
+            self._zeta = make(list(self._params()), self.state, self.zeta)
         return self._zeta
-
-    def _options(self) -> Options:
-        fields = dataclasses.fields(Options)
-        return Options(**{field.name: self.defaults[field.name] for field in fields})
 
     def _params(self) -> Iterator[Tensor]:
         for group in self.param_groups:

@@ -12,7 +12,6 @@ Source: E. Bengio, PhD thesis, sec. 4.2.2 and 4.2.3.1 (full, diagonal, block-dia
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor
 
 from semigradient.errors import UserError
 from semigradient.optim.batched import curvatures, values
-from semigradient.optim.configs import Correction, Rest
 from semigradient.optim.derivatives import LayerDerivatives, SemiGradient
+from semigradient.optim.forms import Block, Diagonal, Full, Layer
 from semigradient.optim.layers import Product
 from semigradient.optim.temporal_difference import Rows, TemporalDifference, per_sample_gradients
 
@@ -31,21 +30,8 @@ Names: TypeAlias = list[str]
 """The name of each parameter of the optimizer in the observed module; "" if it is not there."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the forms can be told; see `optim.configs.CorrectedMomentumConfig`."""
-
-    correction: Correction = "full"
-    block_size: int = 16
-    layers: int = 0
-    rest: Rest = "diagonal"
-    factor_size: int = 256
-    positions: int = 64
-    window: int = 0
-
-
-class Form(Protocol):
-    """One form of zeta over a list of parameters; all that lasts is kept in `Optimizer.state`."""
+class Zeta(Protocol):
+    """Zeta in one form over a list of parameters; all that lasts is kept in `Optimizer.state`."""
 
     def check(self) -> None:
         """Raise `UserError` if the parameters do not suit the form."""
@@ -53,39 +39,19 @@ class Form(Protocol):
     def create(self) -> None:
         """Put zeta = 0 into the state."""
 
-    def take(
+    def accumulate(
         self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
     ) -> None:
-        """Take in (a part of) a minibatch of `total` samples; its gradient goes into `loss`."""
+        """Add (a part of) a minibatch of `total` samples; its gradient goes into `loss`."""
 
     def rescale(self, factor: Tensor) -> None:
-        """Scale what was taken since the last step."""
+        """Scale what was accumulated since the last step."""
 
-    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+    def apply(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d, in the shapes of the parameters; d may be overwritten."""
 
-    def average(self, betas: list[float]) -> None:
-        """Average what was taken into zeta; `betas` of each parameter."""
-
-
-def layers_of(params: Sequence[Tensor]) -> list[list[int]]:
-    """Return the indices of the parameters of each layer: a weight of two or more axes, and the
-    vectors (its bias) that follow it.
-    """
-    layers: list[list[int]] = []
-    for index, p in enumerate(params):
-        if p.ndim >= 2 or not layers:
-            layers.append([])
-        layers[-1].append(index)
-    return layers
-
-
-def chosen_layers(params: Sequence[Tensor], count: int) -> list[list[int]]:
-    """Return the first `count` layers (the last ones if negative, all if 0)."""
-    layers = layers_of(params)
-    if count > 0:
-        return layers[:count]
-    return layers[count:]
+    def commit(self, betas: list[float]) -> None:
+        """Average what was accumulated into zeta; `betas` of each parameter."""
 
 
 def joint_beta(betas: Sequence[float], correction: str) -> float:
@@ -139,13 +105,13 @@ def split_like(flat: Tensor, params: Sequence[Tensor]) -> Iterator[Tensor]:
     return (part.view(p.shape) for part, p in zip(parts, params, strict=True))
 
 
-class Diagonal:
+class DiagonalEntries:
     """The diagonal of zeta. State per parameter: `zeta`, of its shape."""
 
-    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
+    def __init__(self, params: list[Tensor], state: State, form: Diagonal) -> None:
         self.params, self.state = params, state
         self._derivatives = LayerDerivatives()
-        self._taken: list[list[Tensor | Product]] = [[] for _ in params]
+        self._pending: list[list[Tensor | Product]] = [[] for _ in params]
 
     def check(self) -> None:
         """Every parameter suits."""
@@ -155,7 +121,7 @@ class Diagonal:
         for p in self.params:
             self.state[p]["zeta"] = torch.zeros_like(p)
 
-    def take(
+    def accumulate(
         self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
     ) -> None:
         """Add sum_i weight_i a_i * b_i."""
@@ -165,24 +131,24 @@ class Diagonal:
         )
         for layer in found:
             for name, part in zip(layer.names, layer.diagonal(weight), strict=True):
-                self._taken[index[name]].append(part)
+                self._pending[index[name]].append(part)
 
     def rescale(self, factor: Tensor) -> None:
-        """Scale what was taken since the last step."""
-        for taken in self._taken:
-            for part in taken:
+        """Scale what was accumulated since the last step."""
+        for pending in self._pending:
+            for part in pending:
                 (part.left if isinstance(part, Product) else part).mul_(factor)
 
-    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+    def apply(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta * d."""
         torch._foreach_mul_(moved, [self.state[p]["zeta"] for p in self.params])
         return moved
 
-    def average(self, betas: list[float]) -> None:
-        """Average what was taken into zeta."""
-        for p, beta, taken in zip(self.params, betas, self._taken, strict=True):
+    def commit(self, betas: list[float]) -> None:
+        """Average what was accumulated into zeta."""
+        for p, beta, pending in zip(self.params, betas, self._pending, strict=True):
             zeta, scale = self.state[p]["zeta"], beta
-            for part in taken:
+            for part in pending:
                 if isinstance(part, Product):
                     part.added_to(zeta, scale, 1 - beta)
                 elif scale == beta:
@@ -190,12 +156,12 @@ class Diagonal:
                 else:
                     zeta.add_(part.view_as(zeta), alpha=1 - beta)
                 scale = 1.0
-            if not taken:
+            if not pending:
                 zeta.mul_(beta)
-            taken.clear()
+            pending.clear()
 
 
-class Matrices:
+class WholeMatrices:
     """Full matrices over groups of parameters: all of them, or layer by layer.
 
     State: the first parameter of each group holds `zeta`, (n, n) over the group's parameters,
@@ -203,22 +169,20 @@ class Matrices:
     were not chosen hold the diagonal, of their shape, or nothing.
     """
 
-    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
-        self.params, self.state, self.options = params, state, options
-        layers = chosen_layers(params, options.layers)
-        joint = options.correction == "full"
-        self.groups = [[i for layer in layers for i in layer]] if joint else layers
+    def __init__(self, params: list[Tensor], state: State, form: Full | Layer) -> None:
+        self.params, self.state, self.form = params, state, form
+        self.groups = form.groups(params)
         inside = {i for group in self.groups for i in group}
         outside = [i for i in range(len(params)) if i not in inside]
-        self.diagonal = outside if options.rest == "diagonal" else []
+        self.diagonal = outside if form.rest == "diagonal" else []
         # Rows of each group (A, B), and the diagonals of the rest.
         self._rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.groups]
-        self._taken: dict[int, Tensor] = {}
+        self._pending: dict[int, Tensor] = {}
 
     def check(self) -> None:
         """Refuse parameters of several devices or types within one matrix."""
         for group in self.groups:
-            one_kind([self.params[i] for i in group], self.options.correction)
+            one_kind([self.params[i] for i in group], self.form.name)
 
     def create(self) -> None:
         """Put zeta = 0 into the state."""
@@ -229,7 +193,7 @@ class Matrices:
         for i in self.diagonal:
             self.state[self.params[i]]["zeta"] = torch.zeros_like(self.params[i])
 
-    def take(
+    def accumulate(
         self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
     ) -> None:
         """Keep the rows, (m, n) each: less than a second n x n matrix while m < n / 2."""
@@ -238,24 +202,24 @@ class Matrices:
         a, b, weight = weighted_rows(batch, *some, total, loss)
         if not b:
             return
-        for group, taken in zip(self.groups, self._rows, strict=True):
+        for group, pending in zip(self.groups, self._rows, strict=True):
             of = [names[i] for i in group], [self.params[i] for i in group], batch.size
-            taken.append((joined_rows(a, *of), joined_rows(b, *of) * weight[:, None]))
+            pending.append((joined_rows(a, *of), joined_rows(b, *of) * weight[:, None]))
         for i in self.diagonal:
             if names[i] in b:
                 product = (a[names[i]] * b[names[i]]).flatten(1)
                 part = (weight @ product).view(self.params[i].shape)
-                self._taken[i] = self._taken[i] + part if i in self._taken else part
+                self._pending[i] = self._pending[i] + part if i in self._pending else part
 
     def rescale(self, factor: Tensor) -> None:
-        """Scale what was taken since the last step."""
-        for taken in self._rows:
-            for _, b in taken:
+        """Scale what was accumulated since the last step."""
+        for pending in self._rows:
+            for _, b in pending:
                 b.mul_(factor)
-        for part in self._taken.values():
+        for part in self._pending.values():
             part.mul_(factor)
 
-    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+    def apply(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""
         result = [torch.zeros_like(d) for d in moved]
         for group in self.groups:
@@ -269,36 +233,36 @@ class Matrices:
             result[i] = moved[i] * self.state[self.params[i]]["zeta"]
         return result
 
-    def average(self, betas: list[float]) -> None:
-        """Average what was taken into zeta."""
-        for group, taken in zip(self.groups, self._rows, strict=True):
-            beta = joint_beta([betas[i] for i in group], self.options.correction)
+    def commit(self, betas: list[float]) -> None:
+        """Average what was accumulated into zeta."""
+        for group, pending in zip(self.groups, self._rows, strict=True):
+            beta = joint_beta([betas[i] for i in group], self.form.name)
             zeta = self.state[self.params[group[0]]]["zeta"]
-            for k, (a, b) in enumerate(taken):
+            for k, (a, b) in enumerate(pending):
                 # The first product also scales zeta: one pass over n x n values less.
                 zeta.addmm_(a.T, b, beta=beta if k == 0 else 1, alpha=1 - beta)
-            if not taken:
+            if not pending:
                 zeta.mul_(beta)
-            taken.clear()
+            pending.clear()
         for i in self.diagonal:
             zeta = self.state[self.params[i]]["zeta"].mul_(betas[i])
-            if i in self._taken:
-                zeta.add_(self._taken[i], alpha=1 - betas[i])
-        self._taken = {}
+            if i in self._pending:
+                zeta.add_(self._pending[i], alpha=1 - betas[i])
+        self._pending = {}
 
 
-class Blocks:
+class DiagonalBlocks:
     """Square blocks of consecutive parameters, flattened and concatenated, on the diagonal.
 
     State: the first parameter holds `zeta`, (n / k, k, k), the last block padded with zeros.
     """
 
-    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
+    def __init__(self, params: list[Tensor], state: State, form: Block) -> None:
         self.params, self.state = params, state
         self.n = sum(p.numel() for p in params)
-        self.k = min(options.block_size, self.n)
+        self.k = min(form.block_size, self.n)
         self.count = -(-self.n // self.k)
-        self._taken: Tensor | None = None
+        self._pending: Tensor | None = None
 
     def check(self) -> None:
         """Refuse parameters of several devices or types: blocks may span them."""
@@ -309,7 +273,7 @@ class Blocks:
         first = self.params[0]
         self.state[first]["zeta"] = first.new_zeros(self.count, self.k, self.k)
 
-    def take(
+    def accumulate(
         self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
     ) -> None:
         """Add the blocks of sum_i weight_i a_i b_i^T."""
@@ -317,27 +281,27 @@ class Blocks:
         blocks_a = self._blocks(joined_rows(a, names, self.params, batch.size))
         blocks_b = self._blocks(joined_rows(b, names, self.params, batch.size) * weight[:, None])
         z = blocks_a.movedim(0, -1) @ blocks_b.movedim(0, 1)
-        self._taken = z if self._taken is None else self._taken + z
+        self._pending = z if self._pending is None else self._pending + z
 
     def rescale(self, factor: Tensor) -> None:
-        """Scale what was taken since the last step."""
-        if self._taken is not None:
-            self._taken.mul_(factor)
+        """Scale what was accumulated since the last step."""
+        if self._pending is not None:
+            self._pending.mul_(factor)
 
-    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+    def apply(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""
         flat = self._blocks(torch.cat([d.reshape(-1) for d in moved])[None])[0]
         zeta = self.state[self.params[0]]["zeta"]
         shifted = (zeta.mT @ flat[..., None]).reshape(-1)[: self.n]
         return list(split_like(shifted, self.params))
 
-    def average(self, betas: list[float]) -> None:
-        """Average what was taken into zeta."""
+    def commit(self, betas: list[float]) -> None:
+        """Average what was accumulated into zeta."""
         beta = joint_beta(betas, "block")
         zeta = self.state[self.params[0]]["zeta"].mul_(beta)
-        if self._taken is not None:
-            zeta.add_(self._taken, alpha=1 - beta)
-        self._taken = None
+        if self._pending is not None:
+            zeta.add_(self._pending, alpha=1 - beta)
+        self._pending = None
 
     def _blocks(self, rows: Tensor) -> Tensor:
         """Return (m, n) as (m, n / k, k), padded with zeros."""

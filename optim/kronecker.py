@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semigradient.optim.corrections import Names, Options, State
+from semigradient.optim.corrections import Names, State
 from semigradient.optim.derivatives import LayerDerivatives, SemiGradient
+from semigradient.optim.forms import Kronecker
 from semigradient.optim.layers import Layer, columns, uncolumns
 from semigradient.optim.temporal_difference import TemporalDifference
 
@@ -33,7 +34,7 @@ KEYS = ("inputs", "outputs", "mass", "next_inputs", "next_outputs", "next_mass")
 
 
 @dataclass
-class _Taken:
+class _Pending:
     """Sums over minibatches since the last step."""
 
     bias: int
@@ -42,17 +43,17 @@ class _Taken:
     """In the order of KEYS; half of them if the target does not move."""
 
 
-class Kronecker:
+class KroneckerFactors:
     """State per layer, at its weight: averages of the factors, `inputs` E[x x^T] (blocks, size,
     size), `outputs` E[g g^T] alike, and `mass`, the average of the weights that they carry (which
     also holds their warm-up); `next_…` of the bootstrap. `bias`: the index of the layer's bias
     among the optimizer's parameters. Parameters outside such layers: `zeta`, of their shape.
     """
 
-    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
-        self.params, self.state, self.options = params, state, options
+    def __init__(self, params: list[Tensor], state: State, form: Kronecker) -> None:
+        self.params, self.state, self.form = params, state, form
         self._derivatives = LayerDerivatives()
-        self._taken: dict[int, _Taken] = {}
+        self._pending: dict[int, _Pending] = {}
         self._diagonal: dict[int, Tensor] = {}
 
     def check(self) -> None:
@@ -61,7 +62,7 @@ class Kronecker:
     def create(self) -> None:
         """The factors are made when a layer is first seen: only then is its kind known."""
 
-    def take(
+    def accumulate(
         self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
     ) -> None:
         """Add up the factors of the minibatch."""
@@ -73,23 +74,23 @@ class Kronecker:
             i = index[layer.names[0]]
             if isinstance(layer, Layer):
                 bias = -1 if layer.bias is None else index[layer.bias]
-                taken = _Taken(bias, self._moments(layer, weight))
-                if i in self._taken:
-                    pairs = zip(self._taken[i].moments, taken.moments, strict=True)
-                    taken.moments = [old + new for old, new in pairs]
-                self._taken[i] = taken
+                pending = _Pending(bias, self._moments(layer, weight))
+                if i in self._pending:
+                    pairs = zip(self._pending[i].moments, pending.moments, strict=True)
+                    pending.moments = [old + new for old, new in pairs]
+                self._pending[i] = pending
             else:
                 (part,) = layer.diagonal(weight)
                 self._diagonal[i] = self._diagonal[i] + part if i in self._diagonal else part
 
     def rescale(self, factor: Tensor) -> None:
-        """Scale what was taken since the last step: zeta is linear in all factors over the mass."""
-        for taken in self._taken.values():
-            torch._foreach_mul_(taken.moments, factor)
+        """Scale what was accumulated: zeta is linear in all factors over the mass."""
+        for pending in self._pending.values():
+            torch._foreach_mul_(pending.moments, factor)
         for part in self._diagonal.values():
             part.mul_(factor)
 
-    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+    def apply(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""
         result = [torch.zeros_like(d) for d in moved]
         for i, p in enumerate(self.params):
@@ -121,12 +122,12 @@ class Kronecker:
             result.sub_(_sandwich(parts, *(state[key] for key in KEYS[3:])))
         return result.transpose(0, 1).flatten(1)[:rows, :width]
 
-    def average(self, betas: list[float]) -> None:
-        """Average what was taken into the factors."""
-        for i, taken in self._taken.items():
+    def commit(self, betas: list[float]) -> None:
+        """Average what was accumulated into the factors."""
+        for i, pending in self._pending.items():
             state = self.state[self.params[i]]
-            state["bias"] = taken.bias
-            for key, moment in zip(KEYS, taken.moments, strict=False):
+            state["bias"] = pending.bias
+            for key, moment in zip(KEYS, pending.moments, strict=False):
                 if key not in state:
                     state[key] = torch.zeros_like(moment)
         for i, part in self._diagonal.items():
@@ -137,14 +138,14 @@ class Kronecker:
             if not old:
                 continue
             torch._foreach_mul_(old, beta)
-            new = self._taken[i].moments if i in self._taken else []
+            new = self._pending[i].moments if i in self._pending else []
             new = [*new, self._diagonal[i]] if i in self._diagonal else new
             torch._foreach_add_(old[: len(new)], new, alpha=1 - beta)
-        self._taken, self._diagonal = {}, {}
+        self._pending, self._diagonal = {}, {}
 
     def _moments(self, layer: Layer, weight: Tensor) -> list[Tensor]:
         """Return the layer's factors, summed over the minibatch, in the order of KEYS."""
-        ratio = max(1.0, layer.positions / (self.options.positions or layer.positions))
+        ratio = max(1.0, layer.positions / (self.form.positions or layer.positions))
         step = math.ceil(ratio**0.5)
         x, g = layer.factors((step, step) if layer.x.shape[3] > 1 else (math.ceil(ratio), 1))
         weight = weight[:, None] * layer.scale.abs() * (layer.positions / x.shape[2])
@@ -162,7 +163,7 @@ class Kronecker:
             x0, g0: (m, 1, T, …), of the rows b.
             weight: (m, K).
         """
-        size = self.options.factor_size
+        size = self.form.factor_size
         shares = weight[..., None, None]
         inputs = _blocks(x * shares, size).mT @ _blocks(x0.expand_as(x), size)
         outputs = _blocks(g0 * shares, size).mT @ _blocks(g, size)

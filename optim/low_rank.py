@@ -20,16 +20,17 @@ import torch
 from torch import Tensor
 
 from semigradient.errors import UserError
-from semigradient.optim.corrections import Names, Options, State, joint_beta, one_kind
+from semigradient.optim.corrections import Names, State, joint_beta, one_kind
 from semigradient.optim.derivatives import LayerDerivatives, SemiGradient
+from semigradient.optim.forms import LowRank
 from semigradient.optim.layers import Layer, Rows, columns, uncolumns
-from semigradient.optim.memory import available_memory, readable
+from semigradient.optim.memory import readable, usable_memory
 from semigradient.optim.temporal_difference import TemporalDifference
 
 _RING = ("shares", "x", "g", "a", "b")
 
 
-class LowRank:
+class RecentRows:
     """A ring of H minibatches of at most M samples.
 
     State of the first parameter: `shares` (H, M) of the samples in zeta; `age`, the number of
@@ -39,11 +40,11 @@ class LowRank:
     optimizer's parameters, or -1.
     """
 
-    def __init__(self, params: list[Tensor], state: State, options: Options) -> None:
-        self.params, self.state, self.window = params, state, options.window
+    def __init__(self, params: list[Tensor], state: State, form: LowRank) -> None:
+        self.params, self.state, self.form = params, state, form
         self._derivatives = LayerDerivatives()
         # Parts of the minibatch: what to keep of each parameter, and the samples' weights.
-        self._taken: list[tuple[dict[int, dict[str, Tensor]], Tensor]] = []
+        self._pending: list[tuple[dict[int, dict[str, Tensor]], Tensor]] = []
         self._biases: dict[int, int] = {}
 
     def check(self) -> None:
@@ -55,7 +56,7 @@ class LowRank:
         first = self.params[0]
         self.state[first].update(shares=first.new_zeros(0, 0), age=0)
 
-    def take(
+    def accumulate(
         self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
     ) -> None:
         """Keep the rows of the minibatch."""
@@ -69,14 +70,14 @@ class LowRank:
             kept[i] = _kept(layer)
             bias = layer.bias if isinstance(layer, Layer) else None
             self._biases[i] = -1 if bias is None else index[bias]
-        self._taken.append((kept, weight))
+        self._pending.append((kept, weight))
 
     def rescale(self, factor: Tensor) -> None:
-        """Scale what was taken since the last step."""
-        for _, weight in self._taken:
+        """Scale what was accumulated since the last step."""
+        for _, weight in self._pending:
             weight.mul_(factor)
 
-    def shift(self, moved: list[Tensor]) -> list[Tensor]:
+    def apply(self, moved: list[Tensor]) -> list[Tensor]:
         """Return zeta^T d."""
         result = [torch.zeros_like(d) for d in moved]
         state = self.state[self.params[0]]
@@ -93,13 +94,13 @@ class LowRank:
             self._put(i, self._combine(i, coefficient, filled), result)
         return result
 
-    def average(self, betas: list[float]) -> None:
-        """Put what was taken into the ring, in the place of the oldest minibatch."""
+    def commit(self, betas: list[float]) -> None:
+        """Put what was accumulated into the ring, in the place of the oldest minibatch."""
         beta = joint_beta(betas, "low-rank")
-        m = sum(len(weight) for _, weight in self._taken)
+        m = sum(len(weight) for _, weight in self._pending)
         for i, bias in self._biases.items():
             self.state[self.params[i]]["bias"] = bias
-        self._make_room(self.window or math.ceil(round(2 / (1 - beta), 9)), m)
+        self._make_room(self.form.length(beta), m)
         first = self.state[self.params[0]]
         slot = first["age"] % len(first["shares"])
         first["shares"] *= beta
@@ -108,7 +109,7 @@ class LowRank:
                 if key in self.state[p]:
                     self.state[p][key][slot] = 0
         start = 0
-        for kept, weight in self._taken:
+        for kept, weight in self._pending:
             part = slice(start, start + len(weight))
             first["shares"][slot, part] = (1 - beta) * weight
             for i, tensors in kept.items():
@@ -117,7 +118,7 @@ class LowRank:
                     self.state[self.params[i]][key][(slot, part, *narrow)] = tensor
             start += len(weight)
         first["age"] += 1
-        self._taken = []
+        self._pending = []
 
     def _make_room(self, window: int, m: int) -> None:
         """Make or widen the ring, so that it holds H minibatches of m samples."""
@@ -125,7 +126,9 @@ class LowRank:
         sizes = {}
         for i, p in enumerate(self.params):
             for key in _RING:
-                new = [kept[i][key].shape[1:] for kept, _ in self._taken if key in kept.get(i, {})]
+                new = [
+                    kept[i][key].shape[1:] for kept, _ in self._pending if key in kept.get(i, {})
+                ]
                 old = [self.state[p][key].shape[2:]] if key in self.state[p] else []
                 if new or old:
                     inner = (max(axis) for axis in zip(*new, *old, strict=True))
@@ -189,10 +192,10 @@ def _kept(layer: Layer | Rows) -> dict[str, Tensor]:
 def _check_memory(sizes: Iterable[tuple[int, ...]], like: Tensor) -> None:
     """Refuse a ring that does not fit, before it is made."""
     needed = sum(math.prod(size) for size in sizes) * like.element_size()
-    available = available_memory(like.device)
-    if needed > available:
+    usable = usable_memory(like.device)
+    if needed > usable:
         raise UserError(
             f"correction=low-rank: the window's rows need {readable(needed)} ({needed} bytes), "
-            f"but {like.device} has {readable(available)} available; a smaller window, minibatch "
+            f"but {like.device} has {readable(usable)} to give; a smaller window, minibatch "
             "or correction=kronecker or diagonal needs less"
         )

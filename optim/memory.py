@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from semigradient.errors import UserError
-from semigradient.optim.configs import Correction
-from semigradient.optim.corrections import Options, chosen_layers, layers_of
+from semigradient.optim.forms import FORMS, Form, LowRank
 
 
 def available_memory(device: torch.device) -> int:
@@ -27,6 +23,13 @@ def available_memory(device: torch.device) -> int:
     return min(bound for bound in bounds if bound is not None)
 
 
+def usable_memory(device: torch.device) -> int:
+    """Return the bytes that zeta may take of those: half, the rest is for the temporaries of a
+    step, the network and its minibatches, and for other processes.
+    """
+    return available_memory(device) // 2
+
+
 def readable(size: float) -> str:
     """Return a number of bytes as text, in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -36,62 +39,28 @@ def readable(size: float) -> str:
     return f"{size:.4g} TiB"
 
 
-def zeta_memory(params: Sequence[Tensor], beta: float, options: Options) -> int:
-    """Return the bytes that zeta takes in the form `options.correction`.
-
-    For low-rank: the least that the window can take, with one sample per minibatch and no
-    bootstrap; what it does take is only known with the first minibatch, and checked then.
-    """
-    n = sum(p.numel() for p in params)
-    match options.correction:
-        case "full" | "layer":
-            sizes = [
-                sum(params[i].numel() for i in g) for g in chosen_layers(params, options.layers)
-            ]
-            sizes = [sum(sizes)] if options.correction == "full" else sizes
-            outside = n - sum(sizes) if options.rest == "diagonal" else 0
-            count = sum(size**2 for size in sizes) + outside
-        case "block":
-            count = math.ceil(n / options.block_size) * options.block_size**2
-        case "diagonal":
-            count = n
-        case "kronecker":
-            count = sum(
-                _factors(params[layer[0]], options.factor_size) for layer in layers_of(params)
-            )
-        case "low-rank":
-            window = options.window or math.ceil(round(2 / (1 - beta), 9))
-            count = window * sum(2 * p.numel() if p.ndim != 2 else sum(p.shape) for p in params)
-    return count * params[0].element_size()
-
-
-def _factors(weight: Tensor, size: int) -> int:
-    """Return the numbers in a layer's two factors, twice: of the prediction and the bootstrap."""
-    if weight.ndim < 2:
-        return weight.numel()
-    widths = math.prod(weight.shape[1:]) + 1, weight.shape[0]
-    blocks = [math.ceil(width / (size or width)) for width in widths]
-    return 2 * sum(k * math.ceil(w / k) ** 2 for k, w in zip(blocks, widths, strict=True))
-
-
-def check_memory(params: Sequence[Tensor], beta: float, options: Options) -> None:
+def check_memory(params: Sequence[Tensor], beta: float, form: Form) -> None:
     """Raise `UserError`, before any training, if zeta does not fit; it names the forms that do."""
-    device, available = params[0].device, available_memory(params[0].device)
-    needed = zeta_memory(params, beta, options)
-    if needed <= available:
+    device, usable = params[0].device, usable_memory(params[0].device)
+    needed = _bytes(form, params, beta)
+    if needed <= usable:
         return
-    fitting = []
-    for other in get_args(Correction):
-        alternative = dataclasses.replace(options, correction=other, layers=0)
-        if (size := zeta_memory(params, beta, alternative)) <= available:
-            least = "at least " if other == "low-rank" else ""
-            fitting.append(f"correction={other} needs {least}{readable(size)}")
+    others = {name: _bytes(make(), params, beta) for name, make in FORMS.items()}
+    fitting = [
+        f"correction={name} needs {'at least ' if name == LowRank.name else ''}{readable(size)}"
+        for name, size in others.items()
+        if size <= usable
+    ]
     n = sum(p.numel() for p in params)
     raise UserError(
-        f"correction={options.correction}: {n} parameters need a matrix of {readable(needed)} "
-        f"({needed} bytes), but {device} has {readable(available)} available; "
+        f"correction={form.name}: {n} parameters need a matrix of {readable(needed)} "
+        f"({needed} bytes), but {device} has {readable(usable)} to give; "
         f"{', '.join(fitting) or 'no form fits'}"
     )
+
+
+def _bytes(form: Form, params: Sequence[Tensor], beta: float) -> int:
+    return form.size(params, beta) * params[0].element_size()
 
 
 def _host_memory() -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from semigradient.optim.batched import semi_gradient
 from semigradient.optim.foreach import decay_weights, descend, evaluate
-from semigradient.optim.temporal_difference import LOG_LIKELIHOOD, TemporalDifference
+from semigradient.optim.temporal_difference import TemporalDifference
 
 
 class OracleMomentum(torch.optim.Optimizer):
@@ -65,8 +65,7 @@ class OracleMomentum(torch.optim.Optimizer):
 
     def observe(self, batch: TemporalDifference) -> None:
         """Take in the minibatch of this step."""
-        if batch.target is None and batch.loss is not LOG_LIKELIHOOD:
-            raise ValueError("OracleMomentum needs TemporalDifference(target=...): the rewards")
+        batch.require_target("OracleMomentum")
         if self._batch is not None:
             raise RuntimeError("OracleMomentum takes one minibatch per step")
         self._batch = batch

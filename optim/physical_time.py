@@ -31,7 +31,8 @@ def per_second(
         group["lr"] = group["lr"] * dt**exponent
         for name in _AVERAGES:
             # No momentum stays none: it is an absent average, not one that forgets at once.
-            if name in group and not (name == "momentum" and group[name] == 0):
+            absent = group.get(name) is None or (name == "momentum" and group[name] == 0)
+            if not absent:
                 group[name] = _slower(group[name], dt)
         if "betas" in group:
             group["betas"] = tuple(_slower(share, dt) for share in group["betas"])

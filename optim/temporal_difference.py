@@ -114,7 +114,8 @@ class TemporalDifference:
     importance weights, coefficients, the scale of a clipped gradient."""
     target: Tensor | None = None
     """(m,) the part of the target that does not move: rewards, labels, a target network's values.
-    Only needed where `loss` has a curvature and by optimizers that evaluate minibatches anew."""
+    Needed wherever the gradient is made from the minibatch (`optimizer.backward`, optimizers that
+    evaluate minibatches anew) and where `loss` has a curvature; `observe` does without."""
     loss: Loss = HALF_SQUARE
     """How each sample's loss depends on its error. (Its curvature may also stand in `weight`.)"""
 
@@ -159,6 +160,11 @@ class TemporalDifference:
     def size(self) -> int:
         """The number of samples, m."""
         return len(next(iter(self.samples.values())))
+
+    def require_target(self, user: str) -> None:
+        """Raise `ValueError` for `user`, who needs errors, unless the target is known."""
+        if self.target is None and self.loss is not LOG_LIKELIHOOD:
+            raise ValueError(f"{user} needs TemporalDifference(target=...): the rewards, or labels")
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the module's trainable parameters by name."""

@@ -8,9 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from semigradient import optim
 from semigradient.envs import ExactVector
+from semigradient.errors import UserError
+from semigradient.optim.configs import OptimizerConfig
+from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.timers import Timers
 
 Policy = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
@@ -26,7 +30,7 @@ class Setup:
         device: where networks and memories live.
         seed: root of the agent's generators.
         total_steps: environment steps of the whole run, for schedules.
-        make_optimizer: gives the chosen optimizer over the given parameters.
+        optimizer: hyperparameters of the chosen optimizer; see `make_optimizer`.
         compile: compile whole updates with `torch.compile`.
         learning: false for evaluation, where no replay memory is needed.
         timers: seconds by phase.
@@ -36,10 +40,31 @@ class Setup:
     device: torch.device
     seed: int
     total_steps: int
-    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    optimizer: OptimizerConfig
     compile: bool = False
     learning: bool = True
     timers: Timers = field(default_factory=Timers)
+
+    def make_optimizer(
+        self, params: Iterable[Any], temporal_differences: bool = False
+    ) -> torch.optim.Optimizer:
+        """Build the chosen optimizer.
+
+        Args:
+            params: tensors or parameter groups.
+            temporal_differences: whether each minibatch will be shown to it, as an optimizer that
+                knows that targets move wants (`optim/temporal_difference.py`).
+
+        Raises:
+            UserError: the optimizer wants temporal differences, and the agent has none.
+        """
+        optimizer = optim.make(self.optimizer, params)
+        if wants_temporal_difference(optimizer) and not temporal_differences:
+            raise UserError(
+                f"--optim: {type(optimizer).__name__} learns from temporal differences, and this "
+                "agent has none to show; dqn and ddqn have, with a single discrete action"
+            )
+        return optimizer
 
 
 class Progress(Protocol):
@@ -96,6 +121,7 @@ class Count:
 class Agent(Protocol):
     """Anything that `train.py` can train.
 
+    A class that has no optimizer says so with `HAS_OPTIMIZER = False`, and --optim is refused.
     An agent whose state is more than its parts may also define `state_dict` and
     `load_state_dict`, or `policy_state` and `load_policy_state`, in the place of `STATE` and
     `POLICY`; `training.parts` asks for them first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from semigradient import agents, optim
+from semigradient import agents
 from semigradient.envs import make_vector
 from semigradient.nets.bricks import is_image
 from semigradient.training import process
@@ -45,7 +45,7 @@ def build_for_process(command: Command, learning: bool = True) -> Agent:
         device=choose_device(run.device, images),
         seed=run.seed,
         total_steps=run.steps,
-        make_optimizer=lambda params: optim.make(command.optimizer, params),
+        optimizer=command.optimizer,
         compile=run.compile,
         learning=learning,
     )

@@ -52,6 +52,7 @@ def parse(arguments: Sequence[str]) -> Invocation:
     require(bool(agent), f"--agent is missing: known: {', '.join(agents.names())}")
     preset = plain.get("preset", "auto") if resume is None else "none"
     default = decide(agent, env, plain.get("optim", file.get("optim", "")), file, preset)
+    agents.check_optimizer(agent, default.run.optim, _optimizer_options(rest))
     command = _flags(default, rest)
     require(bool(command.run.env), "--env is missing: any Gymnasium id, such as CartPole-v1")
     return Invocation(command, resume)
@@ -88,6 +89,12 @@ def _brought() -> str:
     kinds = registry.brought()
     lines = [f"  {kind:14s} {', '.join(names)}\n" for kind, names in kinds.items()]
     return "".join(["from installed packages:\n", *lines, "\n"]) if lines else ""
+
+
+def _optimizer_options(words: Sequence[str]) -> list[str]:
+    """Names of the options of the optimizer, such as lr of --optim.lr."""
+    flags = [word.partition("=")[0] for word in words]
+    return [flag.removeprefix("--optim.") for flag in flags if flag.startswith("--optim.")]
 
 
 def _flags(default: Command, rest: Sequence[str]) -> Command:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from semigradient import agents, optim
 from semigradient.errors import UserError, require, unknown
+from semigradient.optim import NO_OPTIMIZER
 from semigradient.training.config_files import load_preset, toml, value_of
 
 
@@ -157,7 +158,8 @@ def decide(
     """The command of an agent, an environment, an optimizer (default: the preset's) and tables."""
     require(preset in ("auto", "none"), f"preset={preset!r}: accepted are auto, none")
     published = load_preset(agent, env) if preset == "auto" else {}
-    chosen = optim or published.get("optim", "adam")
+    usual = published.get("optim", "adam") if agents.has_optimizer(agent) else NO_OPTIMIZER
+    chosen = optim or usual
     return assemble(agent, env, chosen, published, file)
 
 
@@ -192,6 +194,7 @@ def assemble(
     Raises:
         UserError: an unknown option, or a value of the wrong type or out of range.
     """
+    agents.check_optimizer(agent, optimizer, file.get("optimizer", {}))
     config_class, optimizer_class = agents.config_class(agent), optim.config_class(optimizer)
     run_fields, agent_fields = _field_names(RunConfig), _field_names(config_class)
     both = ", ".join(sorted(run_fields & agent_fields))

@@ -31,7 +31,6 @@ from semigradient.envs.games.coin_game import CoinGame
 from semigradient.envs.games.two_player import Versus
 from semigradient.errors import UserError, require
 from semigradient.gradients.self_play import self_play_return
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -225,8 +224,6 @@ class BRS:
             made[name] = self.setup.make_optimizer([parameter])
             for group in made[name].param_groups:
                 group["lr"] = group["lr"] if rate is None else rate
-        if wants_temporal_difference(made["agent"]):
-            raise UserError("--optim: brs has no temporal differences; dqn and ddqn have")
         return made
 
     def _step(self, **losses: Tensor) -> dict[str, Tensor]:

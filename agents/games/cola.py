@@ -25,7 +25,6 @@ from semigradient.envs.games.differentiable import Game, game_behind, returns
 from semigradient.envs.games.logistic import LogisticGame
 from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -95,8 +94,6 @@ class COLA:
         self.network = MetaValueNetwork(1, n, n, *width, shared_seats=True).to(setup.device)
         learned = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = setup.make_optimizer(learned)
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: cola has no temporal differences")
         self.generator = generator(setup.seed, 1, setup.device)
         self.progress = Count()
 

@@ -57,6 +57,7 @@ class LearningRule:
 
     STATE = ("x", "progress")
     POLICY = ("x",)
+    HAS_OPTIMIZER = False
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers

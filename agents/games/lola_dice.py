@@ -27,11 +27,10 @@ from torch import Tensor
 
 from semigradient import optim
 from semigradient.envs.games.iterated import matrix_game_behind, memory_one
-from semigradient.errors import UserError, require, unknown
+from semigradient.errors import require, unknown
 from semigradient.gradients.dice import dice_return
 from semigradient.gradients.repeated import PRISONERS, Episodes, look_up, sample
 from semigradient.gradients.surrogate import surrogate_return
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -202,8 +201,6 @@ class LolaDice:
             self.game.payoff,
             make_optimizer=setup.make_optimizer,
         )
-        if wants_temporal_difference(self.learner.optimizer):
-            raise UserError("--optim: lola-dice has no temporal differences")
         self.progress = self.learner.progress
 
     def iterate(self) -> Mapping[str, float | Tensor]:

@@ -34,7 +34,6 @@ from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import Dense
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -136,8 +135,6 @@ class MFOS:
         learners = self.chairs * config.models
         self.network = MetaPolicy(learners, self.game.parameters, config.width).to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: m-fos learns from whole episodes; dqn and ddqn accept it")
         self.generator = generator(setup.seed, 1, setup.device)
         self.shuffling = generator(setup.seed, 2)
         self.progress = Count()

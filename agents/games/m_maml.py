@@ -28,7 +28,6 @@ from semigradient.envs.games.differentiable import Game, game_behind, simultaneo
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -103,8 +102,6 @@ class MMAML:
         # In units of α, so that one learning rate suits starts and step sizes.
         self.rate = nn.Parameter(torch.ones_like(self.start[:, 0]))
         self.optimizer = setup.make_optimizer([self.start, self.rate])
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: m-maml has no temporal differences")
         self.progress = Count()
 
     def iterate(self) -> Mapping[str, float | Tensor]:

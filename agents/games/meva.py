@@ -38,7 +38,6 @@ from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -223,8 +222,6 @@ class MeVa:
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         self._learned = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = setup.make_optimizer(self._learned)
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: meva learns from trajectories of policies, not transitions")
         self.generator = generator(setup.seed, 1, setup.device)
         self.progress = Count()
         self._rule = (

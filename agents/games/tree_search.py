@@ -32,10 +32,9 @@ from torch.nn import functional as F
 from semigradient import optim
 from semigradient.envs.games.iterated import matrix_game_behind, memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
-from semigradient.errors import UserError, require
+from semigradient.errors import require
 from semigradient.gradients.repeated import PRISONERS
 from semigradient.gradients.self_play import self_play_return
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -280,8 +279,6 @@ class TreeSearchBRS:
         self.learner = Learner(
             self.config, config.agents, setup.seed, game.payoff, setup.make_optimizer
         )
-        if wants_temporal_difference(self.learner.optimizer):
-            raise UserError("--optim: brs-ipd has no temporal differences")
         self.progress = self.learner.progress
 
     def iterate(self) -> Mapping[str, float | Tensor]:

@@ -123,6 +123,7 @@ class Genetic:
 
     STATE = ("known", "best", "progress", "visits", "generator")
     POLICY = ()
+    HAS_OPTIMIZER = False
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers

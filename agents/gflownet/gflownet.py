@@ -39,9 +39,8 @@ from semigradient.domains.flows.trajectories import Trajectories
 from semigradient.domains.flows.visits import Visits, distance
 from semigradient.envs.constructions.construction import Construction, Table
 from semigradient.envs.molecules.block_molecules import BlockMolecules
-from semigradient.errors import UserError, require
+from semigradient.errors import require
 from semigradient.nets.flow_network import FlowNetwork
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     LearningRate,
@@ -305,10 +304,7 @@ class GFlowNet:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
         if self.config.loss == "tb":
             groups.append({"params": [self.log_z], "lr": self.config.lr_log_z})
-        optimizer = self.setup.make_optimizer(groups)  # type: ignore[arg-type]
-        if wants_temporal_difference(optimizer):
-            raise UserError("--optim: flow networks have no temporal differences; dqn has")
-        return optimizer
+        return self.setup.make_optimizer(groups)
 
 
 def _require_a_match(config: Config, rules: Construction) -> None:

@@ -37,11 +37,10 @@ from semigradient.domains.flows.trajectories import forward, uniform, uniform_dr
 from semigradient.domains.flows.visits import Visits
 from semigradient.envs.constructions.construction import Construction, Parents
 from semigradient.envs.molecules.block_molecules import BlockMolecules
-from semigradient.errors import UserError, require
+from semigradient.errors import require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.block_graph import BlockGraphNetwork
 from semigradient.nets.flow_network import FlowNetwork
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import (
     Count,
     Policy,
@@ -183,8 +182,6 @@ class MARS:
         self.rules = rules = rules_of(setup, "mars")
         self.network = self._make_network().to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: proposals have no temporal differences; dqn has")
         self.generator = generator(setup.seed, 1, rules.device)
         self.visits = Visits(rules, config.window, config.reward_exponent)
         draws = uniform_draws(rules, config.chains, self.generator)

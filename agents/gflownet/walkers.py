@@ -56,6 +56,7 @@ class Walker:
 
     STATE = ("now", "_accepted", "progress", "visits", "generator")
     POLICY = ()
+    HAS_OPTIMIZER = False
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers

@@ -30,7 +30,6 @@ from semigradient.envs.music.chorales import PITCHES, VOICES
 from semigradient.errors import UserError, require
 from semigradient.nets.coconet import Coconet as Network
 from semigradient.nets.coconet import reestimate
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training import parts
 from semigradient.training.agent import (
     Count,
@@ -98,8 +97,6 @@ class Coconet:
         self.network = Network(config.channels, config.layers, len(PITCHES), len(VOICES))
         self.network.to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
-        if wants_temporal_difference(self.optimizer):
-            raise UserError("--optim: learning to complete scores has no temporal differences")
         falling = "linear" if config.schedule == "linear" else "constant"
         self.learning_rate = LearningRate(self.optimizer, falling)
         self.generator = generator(setup.seed, 1)

@@ -61,6 +61,7 @@ class Composer:
 
     STATE = ("stepper", "generator")
     POLICY = ()
+    HAS_OPTIMIZER = False
 
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers

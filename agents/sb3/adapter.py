@@ -29,7 +29,6 @@ from semigradient.agents.sb3.bridge import Bridge
 from semigradient.agents.sb3.zip_parameters import read_zip
 from semigradient.errors import UserError, require, unknown
 from semigradient.nets.bricks import ACTIVATIONS, is_image
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import Policy, Setup, load_optimizer_state, optimizer_state
 
 
@@ -294,11 +293,6 @@ class SB3:
     ) -> torch.optim.Optimizer:
         """Stand in for the optimizer class that SB3 expects."""
         optimizer = self.setup.make_optimizer(parameters)
-        if wants_temporal_difference(optimizer):
-            raise UserError(
-                "--optim: SB3's losses give no temporal differences; TD-aware optimizers are "
-                "accepted by dqn and ddqn"
-            )
         self._rate = optimizer.param_groups[0]["lr"]
         return optimizer
 

@@ -23,7 +23,6 @@ from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import is_image
 from semigradient.optim.physical_time import per_second
-from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.agent import Policy, Setup, generator
 from semigradient.training.exploration import Kind, Noise, NoiseConfig
 from semigradient.training.normalise import ObservationNormaliser
@@ -220,11 +219,6 @@ class Explorer:
     def optimizer(self, parameters: Iterable[nn.Parameter], lr: float = 0.0) -> Any:
         """The chosen optimizer with its options per second; `lr`, if any, replaces its own."""
         made = self.setup.make_optimizer(parameters)
-        if wants_temporal_difference(made):
-            raise UserError(
-                "--optim: advantages and policies are no single temporal difference; TD-aware "
-                "optimizers are accepted by dqn and ddqn"
-            )
         if lr > 0:
             for group in made.param_groups:
                 group["lr"] = lr

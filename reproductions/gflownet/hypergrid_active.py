@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semigradient import optim
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.walkers import Walker, random_law
 from semigradient.agents.ppo import PPO
@@ -95,7 +94,7 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
         torch.device("cpu"),
         seed,
         states,
-        lambda params: optim.make(command.optimizer, params),
+        command.optimizer,
     )
     make = {"gflownet": GFlowNet, "ppo": PPO, "metropolis": Walker}[method]
     agent = make(command.agent, setup)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semigradient import optim
 from semigradient.agents import agent_class
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.walkers import Walker
@@ -107,7 +106,7 @@ def recorded(command: Command) -> tuple[Any, Visits, Table]:
         torch.device("cpu"),
         run.seed,
         run.steps,
-        lambda params: optim.make(command.optimizer, params),
+        command.optimizer,
     )
     return agent_class(run.agent)(command.agent, setup), envs.visits, envs.table
 

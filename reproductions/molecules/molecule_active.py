@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from semigradient import optim
 from semigradient.agents import agent_class
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.mars import MARS
@@ -124,7 +123,7 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
         torch.device("cpu"),
         seed,
         scale.steps,
-        lambda params: optim.make(command.optimizer, params),
+        command.optimizer,
     )
     agent = agent_class(method)(command.agent, setup)
     while method != "random" and agent.progress.steps < scale.steps:

@@ -29,7 +29,7 @@ def build(env_id: str = TOY, num_envs: int = 8, lr: float = 1e-2, **config: Any)
         device=torch.device("cpu"),
         seed=0,
         total_steps=9_000,
-        make_optimizer=lambda params: optim.make(chosen, params),
+        optimizer=chosen,
     )
     return agents.agent_class("pcl")(agents.config_class("pcl")(**config), setup)
 

@@ -50,7 +50,7 @@ def build(
         device=CPU,
         seed=0,
         total_steps=10_000,
-        make_optimizer=lambda params: optim.make(chosen, params),
+        optimizer=chosen,
     )
     overrides = agents.entry(name).overrides
     return agents.agent_class(name)(agents.config_class(name)(**{**overrides, **config}), setup)

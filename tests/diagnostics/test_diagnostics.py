@@ -25,6 +25,7 @@ from semigradient.diagnostics.sensitivity import (
 from semigradient.diagnostics.spectrum import effective_rank, singular_values, stable_rank
 from semigradient.diagnostics.staleness import Path, compare, corrected, horizon, momentum, oracle
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import Full
 from semigradient.optim.temporal_difference import TemporalDifference, functional
 from support.learners import TIGHT, flat, moved, one_at_a_time, q_examples, q_net, stacked
 
@@ -89,7 +90,7 @@ def wander(net: nn.Module, linear: bool, steps: int, make) -> tuple[Path, torch.
 
 def test_momentum_and_its_correction_are_those_of_the_optimizer():
     net, beta = q_net(), 0.8
-    path, optimizer = wander(net, False, 6, lambda p: CorrectedMomentum(p, 0.1, beta))
+    path, optimizer = wander(net, False, 6, lambda p: CorrectedMomentum(p, 0.1, beta, Full()))
     state = {name: optimizer.state[p] for name, p in net.named_parameters()}
     plain = {name: s["mu"] for name, s in state.items()}
     better = {name: s["mu"] - s["eta"] for name, s in state.items()}

@@ -49,7 +49,7 @@ def build(name: str, config: dict[str, Any], order: str = "free", num_envs: int 
         device=CPU,
         seed=0,
         total_steps=1000,
-        make_optimizer=lambda params: optim.make(chosen, params),
+        optimizer=chosen,
     )
     return agents.agent_class(name)(agents.config_class(name)(**config), setup)
 

@@ -1,13 +1,16 @@
 """The corrected momentum against oracles on linear problems, loops, and finite differences."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from semigradient import optim
 from semigradient.errors import UserError
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import Diagonal, Full, LowRank
 from semigradient.optim.momentum import Momentum
 from semigradient.optim.temporal_difference import TemporalDifference
 from support.rows import loop_rows, mlp, value
@@ -22,9 +25,9 @@ def test_hand_computed_example():
     net = nn.Linear(1, 1, bias=False).double()
     nn.init.zeros_(net.weight)
     one = torch.ones(1, 1, dtype=torch.float64)
-    for correction in ("full", "diagonal"):
+    for zeta in (Full(), Diagonal()):
         nn.init.zeros_(net.weight)
-        optimizer = CorrectedMomentum(net.parameters(), 0.5, 0.5, correction=correction)
+        optimizer = CorrectedMomentum(net.parameters(), 0.5, 0.5, zeta=zeta)
         state = optimizer.state[net.weight]
         expected = [
             (0.0, -1.0, -0.5, 0.0, 0.5),
@@ -113,7 +116,11 @@ def run(problem, make, schedule, beta, scale=1.0, shared=True):
 def test_linear_td_equals_the_oracle(m, shared):
     problem = LinearProblem(m)
     worst = run(
-        problem, lambda p: CorrectedMomentum(p, 0.1), lambda t: 0.1, beta=0.9, shared=shared
+        problem,
+        lambda p: CorrectedMomentum(p, 0.1, zeta=Full()),
+        lambda t: 0.1,
+        beta=0.9,
+        shared=shared,
     )
     assert worst <= 1e-12
 
@@ -133,20 +140,23 @@ SCHEDULES = [lambda t: 0.2 / math.sqrt(t + 1), lambda t: 0.1 * (t % 3 == 0) + 0.
 )
 def test_schedules_decay_and_chunks_stay_exact(schedule, options):
     problem = LinearProblem(4)
-    worst = run(problem, lambda p: CorrectedMomentum(p, 0.1, **options), schedule, beta=0.9)
+    worst = run(
+        problem, lambda p: CorrectedMomentum(p, 0.1, zeta=Full(), **options), schedule, beta=0.9
+    )
     assert worst <= 1e-12
 
 
 def test_weight_follows_the_scale_of_the_loss():
     problem = LinearProblem(4)
-    assert run(problem, lambda p: CorrectedMomentum(p, 0.05), lambda t: 0.05, 0.9, 2.0) <= 1e-12
+    assert (
+        run(problem, lambda p: CorrectedMomentum(p, 0.05, zeta=Full()), lambda t: 0.05, 0.9, 2.0)
+        <= 1e-12
+    )
 
 
 def test_diagonal_is_an_approximation():
     problem = LinearProblem(4)
-    worst = run(
-        problem, lambda p: CorrectedMomentum(p, 0.1, correction="diagonal"), lambda t: 0.1, 0.9
-    )
+    worst = run(problem, lambda p: CorrectedMomentum(p, 0.1, zeta=Diagonal()), lambda t: 0.1, 0.9)
     assert 1e-4 < worst < 1
 
 
@@ -185,7 +195,7 @@ def test_the_same_batch_every_step_is_gradient_descent():
     net = nn.Linear(problem.d, 1, bias=False).double()
     net.weight.data.copy_(problem.start)
     theta = problem.start.clone()
-    optimizer = CorrectedMomentum(net.parameters(), lr, beta)
+    optimizer = CorrectedMomentum(net.parameters(), lr, beta, Full())
     for t in range(100):
         net.weight.grad = problem.gradient(0, net.weight.detach()[0])[None]
         optimizer.observe(
@@ -205,21 +215,21 @@ def observed_step(net, optimizer, s, target, weight=None, loss=nn.functional.mse
     optimizer.step()
 
 
-@pytest.mark.parametrize("correction", ["full", "diagonal"])
-def test_z_over_several_parameters_with_huber_weights(correction):
+@pytest.mark.parametrize("zeta", [Full(), Diagonal()])
+def test_z_over_several_parameters_with_huber_weights(zeta):
     """Zeta after one step is (1 - beta) times the weighted mean of the outer products."""
     torch.manual_seed(0)
     net, s, target = mlp().double(), torch.randn(6, 5).double(), torch.randn(6).double() * 2
     delta = (net(s)[:, 0] - target).detach()
     weight = (delta.abs() < 1).double()
     assert 0 < weight.sum() < 6
-    optimizer = CorrectedMomentum(net.parameters(), 0.01, 0.9, correction=correction, chunk_size=4)
+    optimizer = CorrectedMomentum(net.parameters(), 0.01, 0.9, zeta=zeta, chunk_size=4)
     rows = loop_rows(net, [net(x[None])[0, 0] for x in s])
     flat = torch.cat([r.reshape(6, -1) for r in rows.values()], 1)
     z = torch.einsum("b,bi,bj->ij", weight, flat, flat) / 6
     observed_step(net, optimizer, s, target, weight, nn.functional.smooth_l1_loss)
     params = list(net.parameters())
-    if correction == "full":
+    if zeta == Full():
         torch.testing.assert_close(optimizer.state[params[0]]["zeta"], 0.1 * z)
     else:
         zeta = torch.cat([optimizer.state[p]["zeta"].reshape(-1) for p in params])
@@ -238,19 +248,19 @@ def test_z_is_the_derivative_of_the_huber_gradient():
 
     theta = net.weight.detach()[0].clone()
     weight = ((x @ theta - target).abs() < 1).double()
-    optimizer = CorrectedMomentum(net.parameters(), 0.01, 0.0)
+    optimizer = CorrectedMomentum(net.parameters(), 0.01, 0.0, Full())
     observed_step(net, optimizer, x, target, weight, nn.functional.smooth_l1_loss)
     jacobian = torch.autograd.functional.jacobian(gradient, theta)
     torch.testing.assert_close(optimizer.state[net.weight]["zeta"].T, jacobian)
 
 
-@pytest.mark.parametrize("correction", ["full", "diagonal"])
-def test_without_memory_it_is_gradient_descent(correction):
+@pytest.mark.parametrize("zeta", [Full(), Diagonal()])
+def test_without_memory_it_is_gradient_descent(zeta):
     torch.manual_seed(0)
     net = mlp()
     twin = mlp()
     twin.load_state_dict(net.state_dict())
-    optimizer = CorrectedMomentum(net.parameters(), 0.1, 0.0, correction=correction)
+    optimizer = CorrectedMomentum(net.parameters(), 0.1, 0.0, zeta=zeta)
     plain = torch.optim.SGD(twin.parameters(), 0.1)
     for _ in range(5):
         s, target = torch.randn(4, 5), torch.randn(4)
@@ -262,8 +272,8 @@ def test_without_memory_it_is_gradient_descent(correction):
         torch.testing.assert_close(p, q)
 
 
-@pytest.mark.parametrize("correction", ["full", "diagonal"])
-def test_foreign_and_gradient_free_parameters(correction):
+@pytest.mark.parametrize("zeta", [Full(), Diagonal()])
+def test_foreign_and_gradient_free_parameters(zeta):
     """A parameter the module lacks gets plain momentum; one without gradient stays put."""
     net, other, idle = mlp(), nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
     groups = [
@@ -271,7 +281,7 @@ def test_foreign_and_gradient_free_parameters(correction):
         {"params": list(net.parameters())},
         {"params": [idle]},
     ]
-    optimizer = CorrectedMomentum(groups, 0.1, 0.9, correction=correction)
+    optimizer = CorrectedMomentum(groups, 0.1, 0.9, zeta=zeta)
     twin = nn.Parameter(torch.ones(3))
     plain = Momentum([twin], 0.2, 0.9)
     for _ in range(4):
@@ -290,10 +300,10 @@ def test_foreign_and_gradient_free_parameters(correction):
 def test_several_observations_add_up_and_zero_grad_drops_them():
     torch.manual_seed(0)
     net, s = nn.Linear(3, 1).double(), torch.randn(4, 3).double()
-    for correction in ("full", "diagonal"):
+    for zeta in (Full(), Diagonal()):
         zetas = []
         for times in (1, 2):
-            optimizer = CorrectedMomentum(net.parameters(), 0.0, correction=correction)
+            optimizer = CorrectedMomentum(net.parameters(), 0.0, zeta=zeta)
             batch = TemporalDifference(net, {"s": s}, value)
             optimizer.observe(batch)
             optimizer.zero_grad()
@@ -304,10 +314,10 @@ def test_several_observations_add_up_and_zero_grad_drops_them():
         torch.testing.assert_close(2 * zetas[0], zetas[1])
 
 
-@pytest.mark.parametrize("correction", ["full", "diagonal"])
-def test_a_step_without_the_minibatch_says_so(correction):
+@pytest.mark.parametrize("zeta", [Full(), Diagonal()])
+def test_a_step_without_the_minibatch_says_so(zeta):
     net = mlp()
-    optimizer = CorrectedMomentum(net.parameters(), 0.1, correction=correction)
+    optimizer = CorrectedMomentum(net.parameters(), 0.1, zeta=zeta)
     net(torch.randn(2, 5)).sum().backward()
     with pytest.raises(RuntimeError, match=r"observe\(TemporalDifference"):
         optimizer.step()
@@ -326,18 +336,50 @@ def test_a_foreign_module_is_refused():
 def test_too_large_a_matrix_is_refused_before_training():
     params = [nn.Parameter(torch.zeros(3000, 1000))]
     with pytest.raises(UserError, match=r"36000000000000 bytes.*correction=diagonal needs 11.44 M"):
-        CorrectedMomentum(params, 0.1)
-    CorrectedMomentum(params, 0.1, correction="diagonal")
+        CorrectedMomentum(params, 0.1, zeta=Full())
+    CorrectedMomentum(params, 0.1, zeta=Diagonal())
+
+
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
+def test_zeta_leaves_half_of_the_memory_to_others(monkeypatch, spare, fits):
+    params, size = [nn.Parameter(torch.zeros(10))], 4 * 10 * 10
+    monkeypatch.setattr(
+        "semigradient.optim.memory.available_memory", lambda device: 2 * size + spare
+    )
+    if fits:
+        CorrectedMomentum(params, 0.1, zeta=Full())
+    else:
+        with pytest.raises(UserError, match=r"need a matrix of 400 B .* 399 B to give"):
+            CorrectedMomentum(params, 0.1, zeta=Full())
+
+
+@pytest.mark.parametrize("name", ["corrected-momentum", "corrected-adam"])
+def test_by_default_it_keeps_what_adam_keeps_and_little_more(name):
+    net = mlp()
+    optimizer = optim.make(optim.config_class(name)(), net.parameters())
+    assert optimizer.zeta == CorrectedMomentum(net.parameters(), 0.1).zeta == Diagonal()
+    observed_step(net, optimizer, torch.randn(6, 5), torch.randn(6))
+    state = [v for kept in optimizer.state.values() for v in kept.values() if torch.is_tensor(v)]
+    assert sum(v.numel() for v in state) <= 5 * sum(p.numel() for p in net.parameters())
+
+
+def test_a_copy_has_the_same_form():
+    optimizer = copy.deepcopy(CorrectedMomentum(mlp().parameters(), 0.1, zeta=LowRank(7)))
+    assert optimizer.zeta == LowRank(window=7)
+    with pytest.raises(ValueError, match=r"window=7.*window=8"):
+        CorrectedMomentum(mlp().parameters(), 0.1, zeta=LowRank(8)).load_state_dict(
+            optimizer.state_dict()
+        )
 
 
 def test_misuse_is_refused():
     a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     with pytest.raises(UserError, match="same beta"):
-        CorrectedMomentum([{"params": [a]}, {"params": [b], "beta": 0.5}], 0.1)
+        CorrectedMomentum([{"params": [a]}, {"params": [b], "beta": 0.5}], 0.1, zeta=Full())
     with pytest.raises(UserError, match="one type"):
-        CorrectedMomentum([a, nn.Parameter(torch.zeros(2).double())], 0.1)
-    with pytest.raises(UserError, match="did you mean full"):
-        CorrectedMomentum([a], 0.1, correction="ful")
-    full = CorrectedMomentum([a], 0.1)
-    with pytest.raises(ValueError, match="correction=full"):
-        CorrectedMomentum([a], 0.1, correction="diagonal").load_state_dict(full.state_dict())
+        CorrectedMomentum([a, nn.Parameter(torch.zeros(2).double())], 0.1, zeta=Full())
+    with pytest.raises(UserError, match=r"zeta='full': accepted are Full\(\), .* LowRank\(\)"):
+        CorrectedMomentum([a], 0.1, zeta="full")
+    full = CorrectedMomentum([a], 0.1, zeta=Full())
+    with pytest.raises(ValueError, match=r"the state is of zeta=Full\(layers=0, .*=Diagonal\(\)"):
+        CorrectedMomentum([a], 0.1, zeta=Diagonal()).load_state_dict(full.state_dict())

@@ -8,6 +8,7 @@ from torch import nn
 
 from semigradient.errors import UserError
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import Block, Diagonal, Full, Kronecker, Layer, LowRank
 from semigradient.optim.temporal_difference import TemporalDifference, per_sample_gradients
 from support.linear_td import BETA, LinearTD, linear, train, value
 
@@ -42,24 +43,24 @@ def trained(steps=30, lr=0.1, **options):
 @pytest.mark.parametrize(
     ("some", "other"),
     [
-        ({"correction": "low-rank", "window": 30}, {"correction": "full"}),
-        ({"correction": "low-rank", "window": 30, "chunk_size": 2}, {"correction": "full"}),
-        ({"correction": "block", "block_size": 10**4}, {"correction": "full"}),
-        ({"correction": "full", "layers": 3}, {"correction": "full"}),
-        ({"correction": "full", "layers": -3}, {"correction": "full"}),
-        ({"correction": "layer", "layers": 1}, {"correction": "full", "layers": 1}),
-        ({"correction": "block", "block_size": 1}, {"correction": "diagonal"}),
+        ({"zeta": LowRank(window=30)}, {"zeta": Full()}),
+        ({"zeta": LowRank(window=30), "chunk_size": 2}, {"zeta": Full()}),
+        ({"zeta": Block(block_size=10**4)}, {"zeta": Full()}),
+        ({"zeta": Full(layers=3)}, {"zeta": Full()}),
+        ({"zeta": Full(layers=-3)}, {"zeta": Full()}),
+        ({"zeta": Layer(layers=1)}, {"zeta": Full(layers=1)}),
+        ({"zeta": Block(block_size=1)}, {"zeta": Diagonal()}),
     ],
 )
 def test_forms_that_are_the_same(some, other):
     torch.testing.assert_close(trained(**some), trained(**other), rtol=0, atol=1e-12)
-    assert not torch.equal(trained(**some), trained(correction="layer", rest="plain"))
+    assert not torch.equal(trained(**some), trained(zeta=Layer(rest="plain")))
 
 
-def zeta_of(correction, **options):
+def zeta_of(zeta):
     """Zeta^T as a matrix, column by column through the form's product; and rows a, b."""
     net, torch_state = network().double(), torch.random.get_rng_state()
-    optimizer = CorrectedMomentum(net.parameters(), 0.1, BETA, correction=correction, **options)
+    optimizer = CorrectedMomentum(net.parameters(), 0.1, BETA, zeta)
     learn(net, optimizer, 1)
     generator = torch.Generator().manual_seed(0)
     s, s2 = torch.randn(2, 5, 3, generator=generator).double()
@@ -73,7 +74,7 @@ def zeta_of(correction, **options):
     for column in torch.eye(a.shape[1]).double():
         parts = column.split([p.numel() for p in params])
         moved = [part.view(p.shape) for part, p in zip(parts, params, strict=True)]
-        shifted = optimizer._form().shift(moved)
+        shifted = optimizer._matrix().apply(moved)
         columns.append(torch.cat([s.reshape(-1) for s in shifted]))
     torch.random.set_rng_state(torch_state)
     return torch.stack(columns, 1), (a.T @ b / 5).T * (1 - BETA)
@@ -94,14 +95,14 @@ def inside(groups, n=57):
 @pytest.mark.parametrize(
     ("options", "groups"),
     [
-        ({"correction": "full"}, [range(57)]),
-        ({"correction": "low-rank"}, [range(57)]),
-        ({"correction": "diagonal"}, [[i] for i in range(57)]),
-        ({"correction": "layer"}, LAYERS),
-        ({"correction": "block", "block_size": 10}, TENS),
-        ({"correction": "full", "layers": 2}, [range(52), *[[i] for i in range(52, 57)]]),
-        ({"correction": "full", "layers": -2, "rest": "plain"}, [range(24, 57)]),
-        ({"correction": "layer", "layers": -1}, [LAYERS[2], *[[i] for i in range(52)]]),
+        ({"zeta": Full()}, [range(57)]),
+        ({"zeta": LowRank()}, [range(57)]),
+        ({"zeta": Diagonal()}, [[i] for i in range(57)]),
+        ({"zeta": Layer()}, LAYERS),
+        ({"zeta": Block(block_size=10)}, TENS),
+        ({"zeta": Full(layers=2)}, [range(52), *[[i] for i in range(52, 57)]]),
+        ({"zeta": Full(rest="plain", layers=-2)}, [range(24, 57)]),
+        ({"zeta": Layer(layers=-1)}, [LAYERS[2], *[[i] for i in range(52)]]),
     ],
 )  # fmt: skip
 def test_which_entries_of_zeta_a_form_keeps(options, groups):
@@ -111,7 +112,7 @@ def test_which_entries_of_zeta_a_form_keeps(options, groups):
 
 def test_kronecker_factors_give_their_product():
     """By its own definition, from factors of a loop; the parameters' order is (out, in), bias."""
-    got, _ = zeta_of("kronecker")
+    got, _ = zeta_of(Kronecker())
     net, generator = network().double(), torch.Generator().manual_seed(0)
     both = torch.randn(2, 5, 3, generator=generator).double()
     x, g = [], []  # inputs of each layer, with 1, and signals: (2, 5, ...) for s and s'
@@ -142,23 +143,23 @@ def test_kronecker_factors_give_their_product():
 def test_kronecker_is_exact_for_one_sample():
     problem = LinearTD(1)
     net = linear(problem)
-    one = CorrectedMomentum(net.parameters(), 0.1, BETA, correction="kronecker")
+    one = CorrectedMomentum(net.parameters(), 0.1, BETA, zeta=Kronecker())
     list(train(problem, net, one, steps=2))
     twin = linear(problem)
-    full = CorrectedMomentum(twin.parameters(), 0.1, BETA)
+    full = CorrectedMomentum(twin.parameters(), 0.1, BETA, Full())
     list(train(problem, twin, full, steps=2))
     torch.testing.assert_close(net.weight, twin.weight, rtol=0, atol=1e-14)
 
 
 FORMS = [
-    {"correction": "full"},
-    {"correction": "full", "layers": 2, "rest": "plain", "weight_decay": 0.1},
-    {"correction": "diagonal", "form": "printed"},
-    {"correction": "block"},
-    {"correction": "layer"},
-    {"correction": "kronecker", "factor_size": 3},
-    {"correction": "low-rank", "window": 5},
-    {"correction": "diagonal", "beta2": 0.99},
+    {"zeta": Full()},
+    {"zeta": Full(rest="plain", layers=2), "weight_decay": 0.1},
+    {"zeta": Diagonal(), "form": "printed"},
+    {"zeta": Block()},
+    {"zeta": Layer()},
+    {"zeta": Kronecker(factor_size=3)},
+    {"zeta": LowRank(window=5)},
+    {"zeta": Diagonal(), "beta2": 0.99},
 ]
 
 
@@ -183,13 +184,13 @@ def test_convolutions_in_low_rank_and_kronecker_form():
     """Low-rank is the full matrix for every kind of layer. Kronecker: one position, one sample."""
     ends = []
     for options in (
-        {"correction": "low-rank", "window": 9},
-        {"correction": "full"},
-        {"correction": "layer"},
-        {"correction": "kronecker"},
+        {"zeta": LowRank(window=9)},
+        {"zeta": Full()},
+        {"zeta": Layer()},
+        {"zeta": Kronecker()},
     ):
         torch.manual_seed(0)
-        kernel = 3 if options["correction"] in ("low-rank", "full") else 6
+        kernel = 3 if options["zeta"].is_joint else 6
         m, groups = (4, 2) if kernel == 3 else (1, 1)
         net = nn.Sequential(
             nn.Conv2d(2, 4, kernel), nn.Tanh(), nn.Conv2d(4, 2, 1, groups=groups), nn.Flatten(),
@@ -211,7 +212,7 @@ def test_convolutions_in_low_rank_and_kronecker_form():
 def test_minibatches_of_several_sizes():
     """The ring of the low-rank form grows; every form takes them as they come."""
     results = []
-    for form in ({"correction": "full"}, {"correction": "low-rank", "window": 9}):
+    for form in ({"zeta": Full()}, {"zeta": LowRank(window=9)}):
         net = network().double()
         optimizer = CorrectedMomentum(net.parameters(), 0.1, BETA, **form)
         for t, m in enumerate((3, 5, 2, 5, 7, 1)):
@@ -226,24 +227,22 @@ def test_minibatches_of_several_sizes():
 
 def test_too_much_memory_is_refused_before_training():
     params = [nn.Parameter(torch.zeros(1000, 3000)), nn.Parameter(torch.zeros(1000))]
-    for correction in ("full", "layer"):
+    for zeta in (Full(), Layer()):
         with pytest.raises(UserError) as error:
-            CorrectedMomentum(params, 0.1, correction=correction)
+            CorrectedMomentum(params, 0.1, zeta=zeta)
         text = str(error.value)
-        assert text.startswith(
-            f"correction={correction}: 3001000 parameters need a matrix of 32.76"
-        )
+        assert text.startswith(f"correction={zeta.name}: 3001000 parameters need a matrix of 32.76")
         assert "36024004000000 bytes" in text
         assert "diagonal needs 11.45 MiB" in text
         assert "block needs 183.2 MiB" in text
-    for correction in ("block", "diagonal", "kronecker", "low-rank"):
-        CorrectedMomentum(params, 0.1, correction=correction)
+    for zeta in (Block(), Diagonal(), Kronecker(), LowRank()):
+        CorrectedMomentum(params, 0.1, zeta=zeta)
 
 
 def test_the_window_is_refused_where_its_rows_do_not_fit(monkeypatch):
     net = network()
-    optimizer = CorrectedMomentum(net.parameters(), 0.1, correction="low-rank", window=9)
-    monkeypatch.setattr("semigradient.optim.low_rank.available_memory", lambda device: 1000)
+    optimizer = CorrectedMomentum(net.parameters(), 0.1, zeta=LowRank(window=9))
+    monkeypatch.setattr("semigradient.optim.low_rank.usable_memory", lambda device: 1000)
     optimizer.observe(TemporalDifference(net, {"s": torch.zeros(2, 3)}, value))
     # 9 minibatches of 2 samples: a share, inputs and outputs of three layers; 4 bytes each.
     size = 4 * 9 * 2 * (1 + (4 + 6) + (7 + 4) + (5 + 1))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import Block, Diagonal, Full, Kronecker, Layer, LowRank
 from semigradient.optim.temporal_difference import TemporalDifference
 from support.linear_td import BETA, FEATURES, STEPS, LinearTD, linear, train, value
 
@@ -34,13 +35,13 @@ def worst(problem, schedule=lambda t: 0.1, clip=None, lr=0.1, **options):
 
 
 EXACT = [
-    {"correction": "full"},
-    {"correction": "layer"},
-    {"correction": "block", "block_size": FEATURES},
-    {"correction": "block", "block_size": 64},
-    {"correction": "low-rank", "window": STEPS},
-    {"correction": "low-rank", "window": STEPS, "chunk_size": 3},
-    {"correction": "kronecker"},  # one output: the signals are all 1, and inputs a full matrix
+    {"zeta": Full()},
+    {"zeta": Layer()},
+    {"zeta": Block(block_size=FEATURES)},
+    {"zeta": Block(block_size=64)},
+    {"zeta": LowRank(window=STEPS)},
+    {"zeta": LowRank(window=STEPS), "chunk_size": 3},
+    {"zeta": Kronecker()},  # one output: the signals are all 1, and inputs a full matrix
 ]
 MOTIONS = [
     {},
@@ -67,27 +68,27 @@ def test_exact_whatever_moves_the_parameters(motion, form):
 
 @pytest.mark.parametrize("motion", [MOTIONS[0], MOTIONS[1], MOTIONS[2]])
 def test_the_printed_form_is_exact_for_plain_steps_and_schedules(motion):
-    assert worst(LinearTD(4), form="printed", **motion) <= 1e-12
+    assert worst(LinearTD(4), zeta=Full(), form="printed", **motion) <= 1e-12
 
 
 @pytest.mark.parametrize("motion", [MOTIONS[4], MOTIONS[6]])
 def test_the_printed_form_is_not_where_the_step_is_another(motion):
-    assert worst(LinearTD(4), form="printed", **motion) > 1e-4
+    assert worst(LinearTD(4), zeta=Full(), form="printed", **motion) > 1e-4
 
 
 @pytest.mark.parametrize(
     "form",
     [
-        {"correction": "diagonal"},
-        {"correction": "block", "block_size": 2},
-        {"correction": "low-rank", "window": 3},
-        {"correction": "kronecker", "factor_size": 2},
+        {"zeta": Diagonal()},
+        {"zeta": Block(block_size=2)},
+        {"zeta": LowRank(window=3)},
+        {"zeta": Kronecker(factor_size=2)},
     ],
 )
 def test_forms_that_lose_something_err_but_less_than_momentum(form):
     problem = LinearTD(4)
     net, uncorrected = linear(problem), 0.0
-    optimizer = CorrectedMomentum(net.parameters(), 0.1, BETA)
+    optimizer = CorrectedMomentum(net.parameters(), 0.1, BETA, Full())
     for t, theta, _ in train(problem, net, optimizer):
         mu = optimizer.state[net.weight]["mu"][0]
         uncorrected = max(uncorrected, (mu - problem.oracle(t, theta)).norm().item())
@@ -96,7 +97,7 @@ def test_forms_that_lose_something_err_but_less_than_momentum(form):
 
 def test_a_block_of_one_is_the_diagonal():
     results = []
-    for form in ({"correction": "diagonal"}, {"correction": "block", "block_size": 1}):
+    for form in ({"zeta": Diagonal()}, {"zeta": Block(block_size=1)}):
         problem = LinearTD(4)
         net = linear(problem)
         list(train(problem, net, CorrectedMomentum(net.parameters(), 0.1, BETA, **form)))
@@ -172,7 +173,7 @@ def test_the_same_minibatch_every_step_is_gradient_descent(form):
         torch.testing.assert_close(net.weight.detach()[0], theta, rtol=0, atol=1e-12)
 
 
-def linear_system(z, lr, beta, steps, correction):
+def linear_system(z, lr, beta, steps, zeta):
     """|theta| after gradient steps g = Z^T theta from |theta| = 1, Z a given 2 x 2 matrix."""
     net = nn.Linear(2, 1, bias=False).double()
     net.weight.data.copy_(torch.tensor([[1.0, 0.0]]))
@@ -180,13 +181,13 @@ def linear_system(z, lr, beta, steps, correction):
     x = math.sqrt(2) * torch.eye(2).double()
     a = z.T / math.sqrt(2) * 2
     batch = TemporalDifference(net, {"s": x}, value, {"s": x - a}, torch.ones(2).double())
-    if correction is None:
+    if zeta is None:
         optimizer = torch.optim.SGD(net.parameters(), lr * (1 - beta), momentum=beta)
     else:
-        optimizer = CorrectedMomentum(net.parameters(), lr, beta, correction=correction)
+        optimizer = CorrectedMomentum(net.parameters(), lr, beta, zeta)
     for _ in range(steps):
         net.weight.grad = (z.T @ net.weight.detach()[0])[None]
-        if correction is not None:
+        if zeta is not None:
             optimizer.observe(batch)
         optimizer.step()
     return net.weight.norm().item()
@@ -196,10 +197,10 @@ def test_stability_follows_the_spectrum():
     """It is that of gradient descent, |1 - lr lambda| < 1, not that of momentum (V4)."""
     real = torch.eye(2).double()
     assert linear_system(real, 3.0, 0.9, 200, None) < 1e-3
-    assert linear_system(real, 3.0, 0.9, 200, "full") > 1e10
+    assert linear_system(real, 3.0, 0.9, 200, Full()) > 1e10
     rotating = torch.tensor([[0.1, 1.0], [-1.0, 0.1]]).double()
     assert linear_system(rotating, 0.1, 0.99, 200, None) == pytest.approx(15.4, rel=0.02)
-    assert linear_system(rotating, 0.1, 0.99, 200, "full") == pytest.approx(0.4688, abs=2e-4)
+    assert linear_system(rotating, 0.1, 0.99, 200, Full()) == pytest.approx(0.4688, abs=2e-4)
 
 
 def test_adam_without_a_correction_is_adam():
@@ -207,7 +208,7 @@ def test_adam_without_a_correction_is_adam():
     torch.manual_seed(0)
     net, twin = (nn.Linear(4, 1).double() for _ in range(2))
     twin.load_state_dict(net.state_dict())
-    ours = CorrectedMomentum(net.parameters(), 0.01, 0.9, correction="diagonal", beta2=0.99)
+    ours = CorrectedMomentum(net.parameters(), 0.01, 0.9, zeta=Diagonal(), beta2=0.99)
     adam = torch.optim.Adam(twin.parameters(), 0.01, (0.9, 0.99))
     for _ in range(20):
         s, target = torch.randn(6, 4).double(), torch.randn(6).double()

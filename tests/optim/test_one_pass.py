@@ -5,17 +5,18 @@ import torch
 
 from semigradient.optim.batched import error, semi_gradient, values
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import Block, Diagonal, Full, Kronecker, Layer, LowRank
 from semigradient.optim.temporal_difference import DifferentiatesTemporalDifference, huber
 from support.layered import NETWORKS, M, minibatch
 from support.problems import DQN, build, parameters
 
 FORMS = [
-    {"correction": "full"},
-    {"correction": "block"},
-    {"correction": "layer", "layers": 1},
-    {"correction": "diagonal"},
-    {"correction": "kronecker"},
-    {"correction": "low-rank", "window": 3},
+    {"zeta": Full()},
+    {"zeta": Block()},
+    {"zeta": Layer(layers=1)},
+    {"zeta": Diagonal()},
+    {"zeta": Kronecker()},
+    {"zeta": LowRank(window=3)},
 ]
 
 
@@ -67,7 +68,8 @@ def test_steps_are_those_of_backward_and_observe(kind, chunk, form):
 def test_rescaling_is_a_weight(form):
     ends = []
     for rescaled in (False, True):
-        batch = minibatch("sequence", "samples", weight=torch.full((M,), 1 if rescaled else 0.3))
+        weight, target = torch.full((M,), 1 if rescaled else 0.3), torch.ones(M).double()
+        batch = minibatch("sequence", "samples", weight=weight, target=target)
         optimizer = CorrectedMomentum(batch.module.parameters(), 0.1, **form)
         for _ in range(3):
             optimizer.zero_grad()

@@ -119,6 +119,13 @@ def test_unknown_name():
         ("adam", {"beta2": 1.5}, "beta2=1.5"),
         ("adamw", {"weight_decay": -1.0}, "weight_decay=-1.0: must be >= 0"),
         ("corrected-momentum", {"correction": "diag"}, "did you mean diagonal"),
+        ("corrected-momentum", {"correction": "layer", "rest": "plane"}, "did you mean plain"),
+        ("corrected-momentum", {"correction": "block", "block_size": 0}, "block_size=0"),
+        ("corrected-momentum", {"correction": "low-rank", "window": -1}, "window=-1"),
+        ("corrected-momentum", {"window": 5}, r"^window=5: correction=diagonal has no such option"),
+        ("corrected-momentum", {"correction": "kronecker", "block_size": 8}, "only .*=block has"),
+        ("corrected-momentum", {"correction": "block", "rest": "plain"}, "=full or layer has"),
+        ("corrected-adam", {"layers": 1}, "layers=1: correction=diagonal has no such option"),
         ("corrected-momentum", {"chunk_size": -1}, "chunk_size=-1"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import Diagonal, Full, LowRank
 from semigradient.optim.oracle_momentum import OracleMomentum
 from semigradient.optim.temporal_difference import TemporalDifference
 from support.linear_td import BETA, LinearTD, linear, train, value
@@ -27,7 +28,11 @@ def test_the_oracle_is_the_sum_it_stands_for(m, window):
 def test_corrected_momentum_goes_the_oracles_way():
     problem = LinearTD(4)
     ends = []
-    for make in (CorrectedMomentum, lambda *a: OracleMomentum(*a, window=None)):
+    makers = (
+        lambda *a: CorrectedMomentum(*a, zeta=Full()),
+        lambda *a: OracleMomentum(*a, window=None),
+    )
+    for make in makers:
         net = linear(problem)
         list(train(problem, net, make(net.parameters(), 0.1, BETA)))
         ends.append(net.weight.detach())
@@ -50,7 +55,7 @@ def test_the_oracle_asks_for_what_it_needs():
 # --- order of accuracy --------------------------------------------------------------------------
 
 
-def relative_error(lr, correction, small=False):
+def relative_error(lr, zeta, small=False):
     """Mean |mu_hat - mu_star| over mean |mu_star| of a small network, TD(0), m = 1 or 4."""
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double()
@@ -60,8 +65,7 @@ def relative_error(lr, correction, small=False):
         m = 4
         for p, q in zip(net.parameters(), truth.parameters(), strict=True):
             p.data.copy_(q.data + 0.01 * torch.randn(p.shape).double())
-    options = {"correction": correction or "full", "window": 40}
-    ours = CorrectedMomentum(net.parameters(), lr, BETA, **options)
+    ours = CorrectedMomentum(net.parameters(), lr, BETA, zeta or Full())
     reference = OracleMomentum(net.parameters(), lr, BETA, window=None)
     errors, sizes = [], []
     for _ in range(40):
@@ -85,10 +89,7 @@ def relative_error(lr, correction, small=False):
             (0.5 * (net(s)[:, 0] - target) ** 2).mean().backward()
         ours.observe(batch)
         ours.step()
-        hats = [
-            ours.state[p]["mu"] - (ours.state[p]["eta"] if correction else 0)
-            for p in ours._params()
-        ]
+        hats = [ours.state[p]["mu"] - (ours.state[p]["eta"] if zeta else 0) for p in ours._params()]
         errors.append(
             math.sqrt(sum(((h - s) ** 2).sum().item() for h, s in zip(hats, star, strict=True)))
         )
@@ -98,14 +99,14 @@ def relative_error(lr, correction, small=False):
 
 def test_order_of_accuracy():
     """V5: leaving second derivatives out leaves an error of first order, only smaller."""
-    for correction in (None, "diagonal", "full"):
-        coarse, fine = (relative_error(lr, correction) for lr in (0.05, 0.025))
+    for zeta in (None, Diagonal(), Full()):
+        coarse, fine = (relative_error(lr, zeta) for lr in (0.05, 0.025))
         assert 1.7 < coarse / fine < 2.3
-    assert relative_error(0.05, "full") < relative_error(0.05, "diagonal")
-    assert relative_error(0.05, "diagonal") < relative_error(0.05, None)
+    assert relative_error(0.05, Full()) < relative_error(0.05, Diagonal())
+    assert relative_error(0.05, Diagonal()) < relative_error(0.05, None)
 
 
 def test_near_the_solution_the_full_matrix_removes_the_error():
-    none, full = (relative_error(0.1, c, small=True) for c in (None, "full"))
+    none, full = (relative_error(0.1, c, small=True) for c in (None, Full()))
     assert full < 0.1 * none
-    assert relative_error(0.1, "low-rank", small=True) == pytest.approx(full, rel=1e-6)
+    assert relative_error(0.1, LowRank(window=40), small=True) == pytest.approx(full, rel=1e-6)

@@ -147,7 +147,7 @@ def build(
         device=CPU,
         seed=seed,
         total_steps=total,
-        make_optimizer=lambda params: optim.make(chosen, params),
+        optimizer=chosen,
         compile=compile,
     )
     overrides = agents.entry(name).overrides

@@ -33,7 +33,7 @@ def build(
         device=torch.device("cpu"),
         seed=0,
         total_steps=1000,
-        make_optimizer=lambda params: optim.make(chosen, params),
+        optimizer=chosen,
     )
     overrides = {**agents.entry(name).overrides, **SMALL, **config}
     return agents.agent_class(name)(agents.config_class(name)(**overrides), setup)

@@ -277,7 +277,7 @@ def test_a_run_writes_its_metrics_and_resumes(tmp_path: Path) -> None:
         (
             ("--optim", "corrected-momentum", "--optim.correction", "diagonal"),
             (),
-            "flow networks have no temporal differences",
+            "learns from temporal differences",
         ),
     ],
 )

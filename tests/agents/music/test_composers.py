@@ -26,7 +26,7 @@ def build(name: str, env_id: str, config: dict[str, Any], num_envs: int = 64, **
         device=torch.device("cpu"),
         seed=0,
         total_steps=10_000,
-        make_optimizer=lambda params: optim.make(chosen, params),
+        optimizer=chosen,
     )
     return agents.agent_class(name)(agents.config_class(name)(**config), setup)
 

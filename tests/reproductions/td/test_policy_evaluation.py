@@ -12,6 +12,7 @@ import torch
 
 from semigradient.nets.bricks import mlp
 from semigradient.optim.corrected_momentum import CorrectedMomentum
+from semigradient.optim.forms import FORMS
 from semigradient.optim.momentum import Momentum
 from semigradient.optim.temporal_difference import TemporalDifference, per_sample_gradients
 from semigradient.reproductions.td import mountain_car, updates
@@ -116,7 +117,8 @@ def test_members_equal_the_optimizers(size, kind):
         if kind == "momentum":
             optimizers.append(Momentum(network.parameters(), lr, 0.9))
         else:
-            optimizers.append(CorrectedMomentum(network.parameters(), lr, 0.9, correction=kind))
+            zeta = FORMS[kind]()
+            optimizers.append(CorrectedMomentum(network.parameters(), lr, 0.9, zeta))
     stream = learner.setting.problem.batches(range(2), size)
     for batch in itertools.islice(stream, 50):
         members = learner.of_members(batch)
