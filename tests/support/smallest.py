@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from semigradient.agents import AGENTS
 from support.chorales import write_pieces
 
@@ -29,7 +31,7 @@ _ACTOR_CRITIC = (
 _CHORALES = "--env semigradient/Chorales-v0 --env-options source=CHORALES grid=4 steps=8"
 
 AGENT_FLAGS: dict[str, str] = {
-    "dqn": f"{_CARTPOLE} {_VALUES}",
+    "dqn": f"{_CARTPOLE} {_VALUES} --target-update-every 20",
     "ddqn": f"--env semigradient/CartPole-v0 --env-options dt=0.05 {_VALUES} --preset none "
     "--train-every 4 --target ema --exploration ou --time scaled",
     "dau": _PHYSICAL,
@@ -52,7 +54,8 @@ AGENT_FLAGS: dict[str, str] = {
     "--batch-size 8",
     "regressor": "--env semigradient/Regression-v0 --env-options dataset=diabetes --batch-size 8",
     "composer": "--env semigradient/ToyChorale-v0 --num-envs 2",
-    "coconet": f"{_CHORALES} --channels 4 --layers 4 --batch-size 4 --validation-crops 2",
+    "coconet": f"{_CHORALES} --channels 4 --layers 4 --batch-size 4 --validation-crops 2 "
+    "--validate-every 8",
     "cola": "--env semigradient/LogisticGame-v0 --batch-size 4 --width 8",
     "meva": "--env semigradient/IPD-v0 --batch-size 4 --width 8 --quantiles 4 --trajectory 4 "
     "--stride 2 --evaluation-updates 2",
@@ -70,30 +73,60 @@ ITERATIONS = {"pola": 1, "brs": 2, "brs-sp": 2}
 """How many of an agent's iterations take about half a second, where it is not `_ITERATIONS`."""
 _ITERATIONS = 8
 
-_TOY_TASK = {"source": "CHORALES", "grid": 4, "frames": 8}
-ENV_OPTIONS: dict[str, dict[str, Any]] = {
-    "semigradient/Glimpse-v0": {"dataset": "small-glyphs"},
-    "semigradient/Classification-v0": {"dataset": "small-glyphs"},
-    "semigradient/Regression-v0": {"dataset": "diabetes"},
-    "semigradient/ActiveHyperGrid-v0": {"dimensions": 2, "initial": 12, "queries": 2},
-    "semigradient/ChoraleFill-v0": _TOY_TASK,
-    "semigradient/ChoraleRewrite-v0": {**_TOY_TASK, "score": "rules"},
-    "semigradient/ChoraleChrono-v0": _TOY_TASK,
-    "semigradient/Chorales-v0": {"source": "CHORALES", "grid": 4, "steps": 8},
-    "semigradient/Molecule-v0": {"vocabulary": "small", "max_blocks": 3, "reward": "mw_window"},
-    "semigradient/ActiveMolecule-v0": {
-        "vocabulary": "small",
-        "max_blocks": 3,
-        "reward": "mw_window",
-        "initial": 12,
-        "queries": 3,
-        "top_k": 2,
-        "rounds": 2,
-    },
-    "semigradient/Pendulum-v0": {"dt": 0.05, "time_limit": 0.5},
-    "semigradient/CartPole-v0": {"dt": 0.05, "time_limit": 0.5},
+_SCORES = {"source": "CHORALES", "frames": 8}
+_MOLECULE = {"vocabulary": "small", "max_blocks": 3, "reward": "mw_window"}
+_SECONDS = {"dt": 0.05, "time_limit": 0.5}
+
+ENV_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "semigradient/Glimpse-v0": [
+        {"dataset": "digits", "action_mode": "flat", "split": "test"},
+        {"dataset": "small-glyphs", "limit": 100},
+    ],
+    "semigradient/Classification-v0": [{"dataset": "small-glyphs"}],
+    "semigradient/Regression-v0": [{"dataset": "diabetes"}],
+    "semigradient/HyperGrid-v0": [
+        {},
+        {"dimensions": 4, "rule": "exit_only"},
+        {"dimensions": 1, "reward": "cosine"},
+    ],
+    "semigradient/ActiveHyperGrid-v0": [{"dimensions": 2, "initial": 12, "queries": 2}],
+    "semigradient/ToyChorale-v0": [
+        {},
+        {"order": "random"},
+        {"task": "inpaint", "actions": "multidiscrete"},
+    ],
+    "semigradient/ChoraleFill-v0": [
+        {**_SCORES, "task": "inpaint"},
+        {**_SCORES, "order": "random", "reward": "terminal-rules"},
+        {**_SCORES, "actions": "multidiscrete"},
+    ],
+    "semigradient/ChoraleRewrite-v0": [
+        {**_SCORES, "model": "toy"},
+        {**_SCORES, "model": "toy", "actions": "mask", "score": "frame"},
+        {**_SCORES, "actions": "note", "score": "rules", "corrupt": 0.5},
+        {**_SCORES, "model": "toy", "actions": "schedule"},
+    ],
+    "semigradient/ChoraleChrono-v0": [{**_SCORES, "task": "harmonize", "cadence": 5.0}],
+    "semigradient/Chorales-v0": [{"source": "CHORALES", "grid": 4, "steps": 8}],
+    "semigradient/Molecule-v0": [
+        {**_MOLECULE, "masks": "info"},
+        {**_MOLECULE, "masks": "none"},
+    ],
+    "semigradient/ActiveMolecule-v0": [
+        {**_MOLECULE, "initial": 12, "queries": 3, "rounds": 2, "top_k": 2}
+    ],
+    "semigradient/CoinGame-v0": [{}, {"opponent": "random", "size": 5, "seat": 1}],
+    "semigradient/Pendulum-v0": [
+        _SECONDS,
+        {**_SECONDS, "actions": "discrete"},
+        {**_SECONDS, "integrator": "published"},
+    ],
+    "semigradient/CartPole-v0": [_SECONDS],
+    "semigradient/Pusher-v0": [_SECONDS, {**_SECONDS, "actions": "discrete"}],
+    "semigradient/Hill-v0": [_SECONDS, {**_SECONDS, "actions": "continuous"}],
+    "semigradient/TimeStep-v0": [{"base": "CartPole-v1", "dt": 0.01, "time_limit": 0.5}],
 }
-"""Options by id."""
+"""Options by id, as many sets as there are kinds of it that differ."""
 
 
 def iterations(agent: str) -> int:
@@ -110,9 +143,13 @@ def agent_words(agent: str, folder: Path) -> list[str]:
     return ["--agent", agent, *flags.split()]
 
 
-def env_options(env_id: str, folder: Path) -> dict[str, Any]:
-    """The options of an environment's smallest form; `folder` is for what it reads."""
-    options = dict(ENV_OPTIONS.get(env_id, {}))
-    if options.get("source") == "CHORALES":
-        options["source"] = write_pieces(folder)
-    return options
+def env_cases() -> list[tuple[str, dict[str, Any]]]:
+    """Every id that this package registers, with each of its sets of options."""
+    ours = [i for i, spec in gymnasium.registry.items() if spec.namespace == "semigradient"]
+    return [(env_id, options) for env_id in ours for options in ENV_OPTIONS.get(env_id, [{}])]
+
+
+def filled(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The options with a folder of made-up pieces where they want one."""
+    wants = options.get("source") == "CHORALES"
+    return {**options, "source": write_pieces(folder)} if wants else dict(options)

@@ -13,7 +13,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
     if type(one) is not type(other):
         return [path]
     if isinstance(one, dict):
-        if list(one) != list(other):
+        if one.keys() != other.keys():
             return [path]
         return [d for key in one for d in differences(one[key], other[key], f"{path}.{key}")]
     if isinstance(one, list):
