@@ -22,6 +22,20 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def missing(what: str, package: str, extra: str) -> NoReturn:
+    """Raise the error for a package that `what` needs and that is not installed.
+
+    Args:
+        what: such as "dataset='digits'".
+        package: such as "scikit-learn".
+        extra: the extra of ours that brings it.
+    """
+    raise UserError(
+        f"{what}: {package} is not installed; "
+        f"pip install -c constraints.txt -e '.[{extra}]' brings it"
+    )
+
+
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> NoReturn:
     """Raise the error for an unknown `name` of some `kind`, with the nearest known names.
 

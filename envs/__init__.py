@@ -12,7 +12,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from semigradient.envs.vector import ExactVector
-from semigradient.errors import UserError, unknown
+from semigradient.errors import UserError, missing, unknown
 from semigradient.registry import Entry, Registry, load
 
 __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
@@ -173,9 +173,7 @@ def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -
     try:
         from semigradient.envs.games.parallel import Parallel
     except ModuleNotFoundError as problem:
-        raise UserError(
-            f"environment {env_id!r}: needs {problem.name} (pip install 'semigradient[games]')"
-        ) from problem
+        missing(f"environment {env_id!r}", str(problem.name), "games")
     return Parallel(game, render_mode, env_id)
 
 

@@ -6,7 +6,7 @@ sending its action through a pipe.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import gymnasium
 import numpy as np
@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from semigradient.envs.clock import Clock
 from semigradient.envs.vector import Arrays, ExactVector
-from semigradient.errors import UserError
+from semigradient.errors import UserError, missing
 
 
 class SyncVector(ExactVector):
@@ -163,11 +163,19 @@ class SyncVector(ExactVector):
         return {} if self._masks is None else {"action_mask": self._masks.copy()}
 
 
+def _refuse(env_id: str, problem: Exception) -> NoReturn:
+    """Say which package an environment needs, and which extra brings it if one does."""
+    for package, extra in (("Box2D", "box2d"), ("MuJoCo", "mujoco")):
+        if package.lower() in str(problem).lower():
+            missing(f"environment {env_id!r}", package, extra)
+    raise UserError(f"environment {env_id!r} needs a package: {problem}") from problem
+
+
 def _make(spec: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> gymnasium.Env:
     try:
         env = gymnasium.make(spec, disable_env_checker=True, **options)
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as problem:
-        raise UserError(f"environment {spec.id!r} needs a package: {problem}") from problem
+        _refuse(spec.id, problem)
     except TypeError as problem:
         raise UserError(f"environment {spec.id!r}: {problem}") from problem
     space = env.observation_space

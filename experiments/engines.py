@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from semigradient.errors import UserError, require
+from semigradient.errors import missing, require
 
 ENGINES = ("local", "ray")
 INTERRUPTED = 130
@@ -97,9 +97,7 @@ class Engine:
         require(self.cpus_per_run > 0, f"--cpus-per-run {self.cpus_per_run}: must be above 0")
         require(self.gpus_per_run >= 0, f"--gpus-per-run {self.gpus_per_run}: must be at least 0")
         if self.name == "ray" and importlib.util.find_spec("ray") is None:
-            raise UserError(
-                "--engine ray needs the 'ray' extra: pip install -c constraints.txt -e '.[ray]'"
-            )
+            missing("--engine ray", "ray", "ray")
 
     @property
     def local_slots(self) -> int:

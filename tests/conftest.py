@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
+from semigradient import registry
 from support.commands import ROOT, train_command
+from support.plugin import write_package
 
 # Read when W&B is imported, here and in every process that a test starts.
 os.environ["WANDB_MODE"] = "disabled"
@@ -71,3 +76,21 @@ def float64() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of `support.plugin`, on the path of this process and of those that it starts."""
+    folder = write_package(tmp_path / "site")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *_python_path()]))
+    monkeypatch.syspath_prepend(folder)
+    registry.installed.cache_clear()
+    yield folder
+    registry.installed.cache_clear()
+    for name in [name for name in sys.modules if name.split(".")[0] == "crafted"]:
+        del sys.modules[name]
+    gymnasium.registry.pop("Corridor-v0", None)
+
+
+def _python_path() -> list[str]:
+    return [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []

@@ -50,7 +50,9 @@ def test_files_and_modules_are_there(page: Path) -> None:
             importlib.import_module(f"semigradient.{module}")
         except ModuleNotFoundError:  # the last word may be a function
             parent, _, last = module.rpartition(".")
-            assert hasattr(importlib.import_module(f"semigradient.{parent}"), last), module
+            assert hasattr(importlib.import_module(f"semigradient.{parent}".strip(".")), last), (
+                module
+            )
 
 
 @pages
@@ -61,7 +63,7 @@ def test_ids_are_registered(page: Path) -> None:
 
 
 @pages
-def test_training_commands_are_accepted(page: Path) -> None:
+def test_training_commands_are_accepted(page: Path, package: Path) -> None:
     for block in SHELL.findall(page.read_text()):
         for line in TRAIN.findall(block.replace("\\\n", " ")):
             words = shlex.split(line.split("  #")[0].split(" #")[0])

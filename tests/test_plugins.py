@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import gymnasium
 import pytest
 
-from semigradient import agents, compare, diagnostics, evaluate, optim, registry
+from semigradient import agents, compare, diagnostics, evaluate, optim
 from semigradient.commands import train
 from semigradient.errors import UserError
 from semigradient.experiments.comparison import Cell, read_optimizer
 from support.commands import QUIET, ROOT
-from support.plugin import write_package
 from support.runs import assert_same_run, kill_after_first_checkpoint, untimed_metrics
 
 SHORT = "--steps 512 --eval-episodes 2 --eval-every 256 --log-every 64 --checkpoint-every 64"
@@ -30,24 +27,6 @@ MIXED = (
     "--diagnose crafted.parts:measure,gain --diagnose-every 128"
 )
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package's folder, on the path of this process and of those that it starts."""
-    folder = write_package(tmp_path / "site")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *_python_path()]))
-    monkeypatch.syspath_prepend(folder)
-    registry.installed.cache_clear()
-    yield folder
-    registry.installed.cache_clear()
-    for name in [name for name in sys.modules if name.split(".")[0] == "crafted"]:
-        del sys.modules[name]
-    gymnasium.registry.pop("Corridor-v0", None)
-
-
-def _python_path() -> list[str]:
-    return [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
 
 
 def run_here(words: str, *more: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from semigradient.errors import UserError
+from semigradient.errors import missing
 
 Array = NDArray[np.float64]
 
@@ -22,10 +22,7 @@ class GaussianProcess:
         try:
             from sklearn.gaussian_process import GaussianProcessRegressor, kernels
         except ImportError:
-            raise UserError(
-                "Gaussian process: scikit-learn is not installed; pip install -e '.[data]' "
-                "brings it"
-            ) from None
+            missing("Gaussian process", "scikit-learn", "data")
         self._make: Any = GaussianProcessRegressor
         scale, length = kernels.ConstantKernel(1.0), kernels.Matern(1.0, (1e-2, 1e2), nu=0.5)
         self._kernel: Any = scale * length + kernels.WhiteKernel(1e-3, (1e-8, 1e0))

@@ -161,8 +161,8 @@ def make(
             disable_env_checker=True,
             **options,
         )
-    except gymnasium.error.DependencyNotInstalled as problem:
-        raise UserError(f"environment {base!r} needs a package: {problem}") from problem
+    except gymnasium.error.DependencyNotInstalled:
+        raise  # whoever made this one says which package
     except (gymnasium.error.Error, TypeError) as problem:
         raise UserError(f"environment {base!r}: {problem}") from problem
     if "bipedal_walker" in type(env.unwrapped).__module__:

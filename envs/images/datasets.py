@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from semigradient.envs.images.glyphs import glyphs
-from semigradient.errors import UserError, require, unknown
+from semigradient.errors import UserError, missing, require, unknown
 
 SPLITS = ("train", "test")
 
@@ -95,7 +95,7 @@ def _digits(split: str) -> Arrays:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise UserError("dataset='digits': pip install scikit-learn") from None
+        missing("dataset='digits'", "scikit-learn", "data")
     bunch = load_digits()
     part = slice(0, -500) if split == "train" else slice(-500, None)
     grey = np.round(bunch.images[part] * (255 / 16)).astype(np.uint8)
@@ -107,7 +107,7 @@ def _svhn(folder: Path, split: str, verify: bool) -> Arrays:
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError:
-        raise UserError("dataset='svhn': pip install scipy") from None
+        missing("dataset='svhn'", "scipy", "data")
     path = _checked(folder / f"{split}_32x32.mat", verify)
     try:
         content = loadmat(path, variable_names=("X", "y"))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from semigradient.envs.images.datasets import SPLITS
-from semigradient.errors import UserError, require, unknown
+from semigradient.errors import UserError, missing, require, unknown
 
 TABLES = ("waves", "diabetes", "sarcos", "california")
 _TORQUES = 7
@@ -92,7 +92,7 @@ def _diabetes() -> np.ndarray:
     try:
         from sklearn.datasets import load_diabetes
     except ModuleNotFoundError:
-        raise UserError("dataset='diabetes': pip install scikit-learn") from None
+        missing("dataset='diabetes'", "scikit-learn", "data")
     bunch = load_diabetes(scaled=False)
     return np.concatenate([bunch.data, bunch.target[:, None]], 1)
 
@@ -114,7 +114,7 @@ def _sarcos(path: Path, name: str) -> np.ndarray:
     try:
         from scipy.io import loadmat
     except ModuleNotFoundError:
-        raise UserError("dataset='sarcos': pip install scipy") from None
+        missing("dataset='sarcos'", "scipy", "data")
     try:
         rows = loadmat(path, variable_names=(name,))[name]
     except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as problem:

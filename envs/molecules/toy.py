@@ -22,7 +22,7 @@ from torch import Tensor
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Table
 from semigradient.envs.molecules.blocks import Entry, read
-from semigradient.errors import UserError, require, unknown
+from semigradient.errors import missing, require, unknown
 
 TOYS = {
     "chains": ("CC[0,1]; C=O[0]; O[0]; F[0]", 3),
@@ -47,9 +47,7 @@ def chemistry() -> Any:
     try:
         from rdkit import Chem
     except ImportError:
-        raise UserError(
-            "molecules: RDKit is not installed; pip install -e '.[molecules]' brings it"
-        ) from None
+        missing("molecules", "RDKit", "molecules")
     return Chem
 
 

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from semigradient.envs.music import midi, musicxml
 from semigradient.envs.music.musicxml import SILENT
-from semigradient.errors import UserError, require
+from semigradient.errors import UserError, missing, require
 
 Roll = NDArray[np.int8]
 """MIDI pitches (4, T)."""
@@ -249,7 +249,7 @@ def _packed(chorales: Chorales) -> _Packed:
 def _corpus_files() -> dict[str, bytes]:
     spec = importlib.util.find_spec("music21")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("source='music21': needs that package (pip install 'semigradient[music]')")
+        missing("source='music21'", "music21", "music")
     folder = Path(next(iter(spec.submodule_search_locations))) / "corpus" / "bach"
     paths = sorted(path for path in _listed(folder) if path.suffix in musicxml.SUFFIXES)
     require(len(paths) > 0, f"{str(folder)!r}: music21 has no scores by Bach there")

@@ -260,7 +260,7 @@ def test_engine_options_are_checked(options, words):
 
 def test_a_missing_ray_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs the 'ray' extra: pip install .*\[ray\]"):
+    with pytest.raises(UserError, match=r"ray is not installed; pip install .*\[ray\]"):
         Engine(name="ray")
 
 

@@ -67,7 +67,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from semigradient.training.agent import generator, load_optimizer_state, optimizer_state
+from semigradient.training.agent import generator
 from semigradient.training.stepping import Stepper
 
 
@@ -84,36 +84,25 @@ class Config:
 class Learner:
     """Linear Q-learning."""
 
+    STATE = ("values", "optimizer", "progress", "random")
+    POLICY = ("values",)
+
     def __init__(self, config, setup):
         self.config, self.setup, self.timers = config, setup, setup.timers
         space = setup.envs.single_observation_space
         self.values = nn.Linear(space.shape[0], int(setup.envs.single_action_space.n))
         self.optimizer = setup.make_optimizer(self.values.parameters())
-        self.stepper = Stepper(setup.envs, setup.timers)
+        self.progress = Stepper(setup.envs, setup.timers)
         self.random = generator(setup.seed, 1)
 
-    @property
-    def exact(self):
-        return self.stepper.exact
-
-    @property
-    def steps(self):
-        return self.stepper.steps
-
-    def pop_episodes(self):
-        return self.stepper.pop_episodes()
-
-    def named_parameters(self):
-        return self.values.named_parameters()
-
     def iterate(self):
-        obs = torch.as_tensor(self.stepper.obs)
+        obs = torch.as_tensor(self.progress.obs)
         values = self.values(obs)
         count = len(obs)
         anything = torch.randint(values.shape[1], (count,), generator=self.random)
         explore = torch.rand(count, generator=self.random) < self.config.epsilon
         actions = torch.where(explore, anything, values.argmax(1))
-        step = self.stepper.step(actions.numpy())
+        step = self.progress.step(actions.numpy())
         with torch.no_grad():
             later = self.values(torch.as_tensor(step.next_obs)).amax(1)
         alive = torch.as_tensor(~step.terminated).float()
@@ -130,26 +119,6 @@ class Learner:
                 return self.values(torch.as_tensor(np.asarray(obs))).argmax(1).numpy()
 
         return act
-
-    def policy_state(self):
-        return {"values": self.values.state_dict()}
-
-    def load_policy_state(self, state):
-        self.values.load_state_dict(state["values"])
-
-    def state_dict(self):
-        return {
-            **self.policy_state(),
-            "optimizer": optimizer_state(self.optimizer),
-            "stepper": self.stepper.state_dict(),
-            "random": self.random.get_state(),
-        }
-
-    def load_state_dict(self, state):
-        self.load_policy_state(state)
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.stepper.load_state_dict(state["stepper"])
-        self.random.set_state(state["random"])
 ''',
     "crafted-1.0.dist-info/METADATA": """
 Metadata-Version: 2.1

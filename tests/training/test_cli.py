@@ -207,8 +207,9 @@ def test_a_terminal_without_frames_gets_the_same_line(tmp_path: Path) -> None:
 )
 def test_a_missing_extra_is_named(refuse: Callable[..., str], tmp_path: Path) -> None:
     line = refuse("--agent", "ppo", "--env", "Ant-v5", "--run-dir", tmp_path / "run")
-    assert "'Ant-v5' needs a package" in line
-    assert "gymnasium[mujoco]" in line
+    assert (
+        "'Ant-v5': MuJoCo is not installed; pip install -c constraints.txt -e '.[mujoco]'" in line
+    )
 
 
 def test_a_folder_that_holds_a_run_is_refused(

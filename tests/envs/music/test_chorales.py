@@ -97,7 +97,7 @@ def test_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
 
 def test_without_music21_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs that package \(pip install 'semigradient\[music\]"):
+    with pytest.raises(UserError, match=r"music21 is not installed; pip install .*\[music\]"):
         chorales._corpus_files()
 
 
