@@ -11,42 +11,44 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from semigradient.envs.options import check_names
 from semigradient.envs.vector import ExactVector
 from semigradient.errors import UserError, missing, unknown
 from semigradient.registry import Entry, Registry, load
 
-__all__ = ["ExactVector", "check_id", "make_parallel", "make_vector"]
+__all__ = ["ExactVector", "check_id", "make_parallel", "make_vector", "options_class"]
 
+_HERE = "semigradient.envs"
 OURS: dict[str, str] = {
-    "semigradient/Glimpse-v0": "semigradient.envs.images.glimpse:make",
-    "semigradient/HyperGrid-v0": "semigradient.envs.constructions.hypergrid:make",
-    "semigradient/ActiveHyperGrid-v0": "semigradient.envs.constructions.active_learning:make",
-    "semigradient/ToyMolecules-v0": "semigradient.envs.molecules.toy:make_toy",
-    "semigradient/ToyChorale-v0": "semigradient.envs.music.chorale_fill:make_toy",
-    "semigradient/ChoraleFill-v0": "semigradient.envs.music.chorale_fill:make",
-    "semigradient/ChoraleRewrite-v0": "semigradient.envs.music.chorale_rewrite:make",
-    "semigradient/ChoraleChrono-v0": "semigradient.envs.music.chorale_chrono:make",
-    "semigradient/Chorales-v0": "semigradient.envs.music.chorale_completion:make",
-    "semigradient/Molecule-v0": "semigradient.envs.molecules.molecule:make",
-    "semigradient/ActiveMolecule-v0": "semigradient.envs.molecules.active_molecules:make",
-    "semigradient/Classification-v0": "semigradient.envs.images.supervised:make_classification",
-    "semigradient/Regression-v0": "semigradient.envs.images.supervised:make_regression",
-    "semigradient/CoinGame-v0": "semigradient.envs.games.coin_game:make",
-    "semigradient/Pendulum-v0": "semigradient.envs.control.classic_control:make_pendulum",
-    "semigradient/CartPole-v0": "semigradient.envs.control.classic_control:make_cart_pole",
-    "semigradient/Pusher-v0": "semigradient.envs.control.closed_forms:make_pusher",
-    "semigradient/LQ1-v0": "semigradient.envs.control.closed_forms:make_lq1",
-    "semigradient/LQR1-v0": "semigradient.envs.control.closed_forms:make_lqr1",
-    "semigradient/Hill-v0": "semigradient.envs.control.closed_forms:make_hill",
-    "semigradient/Sine-v0": "semigradient.envs.control.closed_forms:make_sine",
-    "semigradient/IPD-v0": "semigradient.envs.games.iterated:make_ipd",
-    "semigradient/MatchingPennies-v0": "semigradient.envs.games.iterated:make_matching_pennies",
-    "semigradient/Chicken-v0": "semigradient.envs.games.iterated:make_chicken",
-    "semigradient/StagHunt-v0": "semigradient.envs.games.iterated:make_stag_hunt",
-    "semigradient/MatrixGame-v0": "semigradient.envs.games.iterated:make_matrix_game",
-    "semigradient/LogisticGame-v0": "semigradient.envs.games.logistic:make",
+    "semigradient/Glimpse-v0": f"{_HERE}.images.glimpse:GlimpseOptions",
+    "semigradient/HyperGrid-v0": f"{_HERE}.constructions.hypergrid:HyperGridOptions",
+    "semigradient/ActiveHyperGrid-v0": f"{_HERE}.constructions.active_learning:ActiveOptions",
+    "semigradient/ToyMolecules-v0": f"{_HERE}.molecules.toy:ToyMoleculesOptions",
+    "semigradient/ToyChorale-v0": f"{_HERE}.music.chorale_fill:ToyChoraleOptions",
+    "semigradient/ChoraleFill-v0": f"{_HERE}.music.chorale_fill:FillOptions",
+    "semigradient/ChoraleRewrite-v0": f"{_HERE}.music.chorale_rewrite:RewriteOptions",
+    "semigradient/ChoraleChrono-v0": f"{_HERE}.music.chorale_chrono:ChronoOptions",
+    "semigradient/Chorales-v0": f"{_HERE}.music.chorale_completion:CompletionOptions",
+    "semigradient/Molecule-v0": f"{_HERE}.molecules.molecule:MoleculeOptions",
+    "semigradient/ActiveMolecule-v0": f"{_HERE}.molecules.active_molecules:ActiveOptions",
+    "semigradient/Classification-v0": f"{_HERE}.images.supervised:ClassificationOptions",
+    "semigradient/Regression-v0": f"{_HERE}.images.supervised:RegressionOptions",
+    "semigradient/CoinGame-v0": f"{_HERE}.games.coin_versus:CoinGameOptions",
+    "semigradient/Pendulum-v0": f"{_HERE}.control.classic_control:PendulumOptions",
+    "semigradient/CartPole-v0": f"{_HERE}.control.classic_control:CartPoleOptions",
+    "semigradient/Pusher-v0": f"{_HERE}.control.closed_forms:PusherOptions",
+    "semigradient/LQ1-v0": f"{_HERE}.control.closed_forms:LQ1Options",
+    "semigradient/LQR1-v0": f"{_HERE}.control.closed_forms:LQR1Options",
+    "semigradient/Hill-v0": f"{_HERE}.control.closed_forms:HillOptions",
+    "semigradient/Sine-v0": f"{_HERE}.control.closed_forms:SineOptions",
+    "semigradient/IPD-v0": f"{_HERE}.games.iterated:DilemmaOptions",
+    "semigradient/MatchingPennies-v0": f"{_HERE}.games.iterated:MatchingPenniesOptions",
+    "semigradient/Chicken-v0": f"{_HERE}.games.iterated:ChickenOptions",
+    "semigradient/StagHunt-v0": f"{_HERE}.games.iterated:StagHuntOptions",
+    "semigradient/MatrixGame-v0": f"{_HERE}.games.iterated:MatrixGameOptions",
+    "semigradient/LogisticGame-v0": f"{_HERE}.games.logistic:LogisticOptions",
 }
-"""Ids of our own environments, and what makes their cores."""
+"""Ids of our own environments, and the class of their options, which makes their cores."""
 
 _WRITTEN = "semigradient.envs.adapters:WrittenEnv"
 SINGLE: dict[str, str] = {
@@ -77,13 +79,10 @@ REFINED: dict[str, str] = {
 }
 """Ids of Gymnasium's environments at any time step; `semigradient/TimeStep-v0` takes others."""
 
-gymnasium.register(
-    "semigradient/TimeStep-v0", entry_point="semigradient.envs.control.time_step:make"
-)
+_TIME_STEP = "semigradient.envs.control.time_step:make"
+gymnasium.register("semigradient/TimeStep-v0", entry_point=_TIME_STEP)
 for _id, _base in REFINED.items():
-    gymnasium.register(
-        _id, entry_point="semigradient.envs.control.time_step:make", kwargs={"base": _base}
-    )
+    gymnasium.register(_id, entry_point=_TIME_STEP, kwargs={"base": _base})
 
 
 def check_id(env_id: str) -> EnvSpec:
@@ -110,8 +109,25 @@ def check_id(env_id: str) -> EnvSpec:
     raise UserError(f"environment {env_id!r} cannot be resolved")
 
 
+def options_class(spec: EnvSpec) -> type | None:
+    """The dataclass of an environment's options; None for environments that are not ours."""
+    if spec.id in OURS:
+        from semigradient.envs.core import options_at
+
+        return options_at(OURS[spec.id])
+    if spec.entry_point == _TIME_STEP:
+        from semigradient.envs.control.time_step import TimeStepOptions
+
+        return TimeStepOptions
+    if _is_atari_game(spec):
+        from semigradient.envs.atari import AtariOptions
+
+        return AtariOptions
+    return None
+
+
 def make_vector(
-    env_id: str, num_envs: int, seed: int, render: bool = False, **options: Any
+    env_id: str, num_envs: int, seed: int, /, *, render: bool = False, **options: Any
 ) -> ExactVector:
     """Make `num_envs` copies of `env_id` in one vector environment with exact state.
 
@@ -128,6 +144,7 @@ def make_vector(
         UserError: unknown id, missing extra, unsupported space or option.
     """
     spec = check_id(env_id)
+    check_names(options)
     if _is_atari_game(spec):
         from semigradient.envs.atari import AtariVector
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from semigradient.envs.actions import checked
 from semigradient.envs.core import Core, State, advance, resolve
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError
@@ -21,15 +22,22 @@ class CoreEnv(gymnasium.Env):
     """One environment over a core: a batch of one.
 
     Args:
-        core: the rules, or "module:function" that makes them from `options`.
+        core: the rules, or "module:Class" of the options that make them.
         render_mode: None or "rgb_array".
-        options: keyword arguments of the core.
+        device: where the core computes.
+        options: values of the options.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
-    def __init__(self, core: Core | str, render_mode: str | None = None, **options: Any) -> None:
-        self.core = resolve(core, options)
+    def __init__(
+        self,
+        core: Core | str,
+        render_mode: str | None = None,
+        device: str = "cpu",
+        **options: Any,
+    ) -> None:
+        self.core = resolve(core, options, device)
         self.render_mode = _render_mode(render_mode)
         self.observation_space = self.core.single_observation_space
         self.action_space = self.core.single_action_space
@@ -46,10 +54,13 @@ class CoreEnv(gymnasium.Env):
         return self._observe(), self._info()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act; raises `gymnasium.error.ResetNeeded` before the first reset."""
+        """Act; raises `gymnasium.error.ResetNeeded` before the first reset, and `UserError` for
+        what is no action.
+        """
         if self.state is None:
             raise gymnasium.error.ResetNeeded("step needs a reset first")
-        actions = torch.as_tensor(np.asarray(action)[None], device=self.core.device)
+        array = checked(self.action_space, action)
+        actions = torch.as_tensor(array[None], device=self.core.device)
         self.state, reward, terminated, truncated = self.core.step(
             self.state, actions, self.generator
         )
@@ -106,12 +117,12 @@ class CoreVector(ExactVector):
     on a GPU that want no copies use the core and `advance`.
 
     Args:
-        core: the rules, or "module:function" that makes them from `options`.
+        core: the rules, or "module:Class" of the options that make them.
         num_envs: B.
         seed: root of all randomness.
         device: where the core computes.
         render_mode: None or "rgb_array".
-        options: keyword arguments of the core.
+        options: values of the options.
     """
 
     def __init__(
@@ -163,13 +174,14 @@ class CoreVector(ExactVector):
         """Act everywhere; episodes that end are followed by new ones in the same step.
 
         Args:
-            actions: (B, *action).
+            actions: (B, *action); `UserError` for others.
 
         Returns:
             Observations (B, *observation), rewards (B,) float64, terminated and truncated (B,)
             bool, infos; where episodes ended, `final_obs` and `final_info` beside them.
         """
-        chosen = torch.as_tensor(np.asarray(actions), device=self.core.device)
+        array = checked(self.single_action_space, actions, self.num_envs)
+        chosen = torch.as_tensor(array, device=self.core.device)
         now = advance(self.core, self.state, chosen, self.generator)
         self.state, self.last_obs = now.state, _array(now.obs)
         infos = self._infos(now.state)

@@ -8,31 +8,69 @@ raw score differences. The card of these settings travels with every score.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import batch_space
 
+from semigradient.envs.actions import checked
+from semigradient.envs.options import Options
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError
+from semigradient.validate import Count, Share, build, first_line, within
 
 _RESET = -1
-_OPTIONS = (
-    "repeat_action_probability",
-    "full_action_space",
-    "frameskip",
-    "max_num_frames_per_episode",
-    "noop_max",
-    "episodic_life",
-    "use_fire_reset",
-    "img_height",
-    "img_width",
-    "stack_num",
-    "num_threads",
-)
+_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class AtariOptions(Options):
+    """What may be chosen of the protocol; an id has its own values of some."""
+
+    repeat_action_probability: Share = 0.25
+    """Probability that the last action is repeated instead, at each frame (sticky actions)."""
+    full_action_space: bool = False
+    """All 18 actions, and not only those that do something in the game."""
+    frameskip: Annotated[int, within(1, 1000)] = 4
+    """Frames of a step."""
+    max_num_frames_per_episode: Annotated[int, within(1, _INT32)] = 108_000
+    """Frames after which an episode is cut off."""
+    noop_max: Annotated[int, within(0, 10_000)] = 30
+    """Most steps without action at the beginning of an episode."""
+    episodic_life: bool = False
+    """End an episode when a life is lost."""
+    use_fire_reset: bool = False
+    """Press fire at the beginning of an episode."""
+    img_height: Annotated[int, within(1, 1000)] = 84
+    """Rows of a frame."""
+    img_width: Annotated[int, within(1, 1000)] = 84
+    """Columns of a frame."""
+    stack_num: Annotated[int, within(1, 100)] = 4
+    """Frames of an observation."""
+    num_threads: Annotated[int, within(0, 10_000)] = 0
+    """Threads that run the games; 0: one per game, at most one per core."""
+    reseed_after: Count = 5000
+    """Steps between seeded resets, the most that a resume replays besides the running episode."""
+
+    @classmethod
+    def of(cls, spec: EnvSpec, options: Mapping[str, Any]) -> AtariOptions:
+        """The protocol of an id, with some values replaced."""
+        return build(cls, {**registered(spec), **options}, f"option of {spec.id}")
+
+
+def registered(spec: EnvSpec) -> dict[str, Any]:
+    """What the id itself says of the protocol."""
+    names = {field.name for field in dataclasses.fields(AtariOptions)}
+    values = {key: value for key, value in spec.kwargs.items() if key in names}
+    skip = values.get("frameskip", 4)
+    # v4 ids without frame skip were always run behind a wrapper that skips four.
+    return {**values, "frameskip": 4 if not isinstance(skip, int) or skip == 1 else skip}
 
 
 class AtariVector(ExactVector):
@@ -48,32 +86,24 @@ class AtariVector(ExactVector):
         num_envs: B.
         seed: root of all seeds.
         render: run a twin in colour, with the same seeds and actions, for `frames`.
-        reseed_after: steps between seeded resets, the most that a resume replays besides the
-            running episode.
-        options: protocol settings that replace the id's own.
+        options: those of `AtariOptions`, which replace the id's own.
     """
 
     stacked_frames = True
 
     def __init__(
         self,
-        spec: gymnasium.envs.registration.EnvSpec,
+        spec: EnvSpec,
         num_envs: int,
         seed: int,
         render: bool = False,
-        reseed_after: int = 5000,
         **options: Any,
     ) -> None:
         super().__init__(num_envs, seed)
-        unknown = sorted(set(options) - set(_OPTIONS))
-        if unknown:
-            raise UserError(
-                f"environment {spec.id!r} has no option {', '.join(unknown)}: "
-                f"accepted are {', '.join(_OPTIONS)}, reseed_after"
-            )
         self.spec = spec
-        self.reseed_after = reseed_after
-        self._settings = _settings(spec, options)
+        chosen = dataclasses.asdict(AtariOptions.of(spec, options))
+        self.reseed_after = chosen.pop("reseed_after")
+        self._settings = {"game": spec.kwargs["game"], **chosen}
         self._games = _native(num_envs, self._settings)
         self._twin = _native(num_envs, {**self._settings, **_COLOUR}) if render else None
         self.render_mode = "rgb_array" if render else None
@@ -102,12 +132,13 @@ class AtariVector(ExactVector):
         """Act in all games, in parallel; games that end are reset in the same step.
 
         Args:
-            actions: (B,) int64.
+            actions: (B,) whole numbers; `UserError` for others.
 
         Returns:
             Observations (B, 4, 84, 84) uint8, raw rewards (B,) float64, terminated and
             truncated (B,) bool, infos with `lives` (B,).
         """
+        actions = checked(self.single_action_space, actions, self.num_envs)
         obs, rewards, terminated, truncated, native = self._step_games(actions)
         for taken, action in zip(self._history, actions.tolist(), strict=True):
             taken.append(action)
@@ -225,37 +256,14 @@ class AtariVector(ExactVector):
 _COLOUR = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}
 
 
-def _settings(spec: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> dict[str, Any]:
-    """Protocol of an id: its registered settings, then those the caller replaces."""
-    registered = {key: spec.kwargs[key] for key in ("game", *_OPTIONS) if key in spec.kwargs}
-    skip = registered.get("frameskip", 4)
-    # v4 ids without frame skip were always run behind a wrapper that skips four.
-    registered["frameskip"] = 4 if not isinstance(skip, int) or skip == 1 else skip
-    return {
-        "repeat_action_probability": 0.25,
-        "full_action_space": False,
-        "max_num_frames_per_episode": 108_000,
-        "noop_max": 30,
-        "episodic_life": False,
-        "use_fire_reset": False,
-        "img_height": 84,
-        "img_width": 84,
-        "stack_num": 4,
-        "num_threads": 0,
-        **registered,
-        **options,
-    }
-
-
 def _native(num_envs: int, settings: dict[str, Any]) -> Any:
     from ale_py.vector_env import AtariVectorEnv
 
     settings = dict(settings)
     threads = settings.pop("num_threads") or min(num_envs, os.cpu_count() or 1)
-    return AtariVectorEnv(
-        num_envs=num_envs,
-        num_threads=threads,
-        reward_clipping=False,
-        autoreset_mode="NextStep",
-        **settings,
-    )
+    fixed: dict[str, Any] = {"reward_clipping": False, "autoreset_mode": "NextStep"}
+    try:
+        return AtariVectorEnv(num_envs=num_envs, num_threads=threads, **fixed, **settings)
+    except Exception as problem:
+        words = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        raise UserError(f"Atari game ({words}): {first_line(problem)}") from problem

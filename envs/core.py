@@ -11,16 +11,20 @@ state they are given.
 
 from __future__ import annotations
 
-import inspect
-from importlib import import_module
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from semigradient.errors import UserError
+from semigradient import validate
+from semigradient.envs.options import check_names, made
+from semigradient.errors import UserError, require
+from semigradient.registry import load
 
 State = Any
 """A `NamedTuple` of tensors (B, …)."""
@@ -110,16 +114,39 @@ def advance(core: Core, state: State, actions: Tensor, generator: torch.Generato
     return Advance(state, obs, reward, terminated, truncated, last, ended, final_obs)
 
 
-def resolve(core: Core | str, options: dict[str, Any], device: str = "cpu") -> Core:
-    """The core itself, or what "module:function" makes of the options; `UserError` for odd ones."""
+def resolve(core: Core | str, options: Mapping[str, Any], device: Any = "cpu") -> Core:
+    """The core itself, or what the options "module:Class" make of keyword arguments.
+
+    Raises:
+        UserError: an option that there is not, a value that is not accepted, a device that is not
+            there, or whatever the maker raises.
+    """
     if not isinstance(core, str):
         if options:
-            raise TypeError(f"options {sorted(options)} need the core's maker, not a core")
+            raise TypeError(f"options {sorted(options)} need the core's options, not a core")
         return core
-    module, name = core.split(":")
-    maker = getattr(import_module(module), name)
-    accepted = [key for key in inspect.signature(maker).parameters if key != "device"]
-    for key in options:
-        if key not in accepted:
-            raise UserError(f"environment option {key!r}: accepted are {', '.join(accepted)}")
-    return maker(**options, device=device)
+    check_names(options)
+    name = name_of(core)
+    chosen = validate.build(options_at(core), options, f"option of {name}")
+    return made(chosen, device, name)
+
+
+def options_at(location: str) -> Any:
+    """The class of options at "module:Class"."""
+    try:
+        cls = load(location)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise UserError(
+            f"core={location!r}: {validate.first_line(problem)}; accepted is module:Options"
+        ) from problem
+    good = dataclasses.is_dataclass(cls) and hasattr(cls, "make")
+    require(good, f"core={location!r}: must be a dataclass of options with a method make(device)")
+    return cls
+
+
+def name_of(location: str) -> str:
+    """The id under which a core is registered; its location, if it is not."""
+    for env_id, spec in gymnasium.registry.items():
+        if spec.kwargs.get("core") == location:
+            return env_id
+    return location

@@ -6,16 +6,18 @@ sending its action through a pipe.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
+from semigradient.envs.actions import checked
 from semigradient.envs.clock import Clock
+from semigradient.envs.single import make_single
 from semigradient.envs.vector import Arrays, ExactVector
-from semigradient.errors import UserError, missing
+from semigradient.errors import UserError
 
 
 class SyncVector(ExactVector):
@@ -73,13 +75,14 @@ class SyncVector(ExactVector):
         """Act everywhere; environments that end are reset in the same step.
 
         Args:
-            actions: (B, *action).
+            actions: (B, *action); `UserError` for others.
 
         Returns:
             Observations (B, *observation), rewards (B,) float64, terminated and truncated (B,)
             bool, infos.
         """
         count = self.num_envs
+        actions = checked(self.single_action_space, actions, count)
         obs = np.empty_like(self.last_obs)
         rewards = np.zeros(count)
         terminated = np.zeros(count, dtype=bool)
@@ -163,21 +166,8 @@ class SyncVector(ExactVector):
         return {} if self._masks is None else {"action_mask": self._masks.copy()}
 
 
-def _refuse(env_id: str, problem: Exception) -> NoReturn:
-    """Say which package an environment needs, and which extra brings it if one does."""
-    for package, extra in (("Box2D", "box2d"), ("MuJoCo", "mujoco")):
-        if package.lower() in str(problem).lower():
-            missing(f"environment {env_id!r}", package, extra)
-    raise UserError(f"environment {env_id!r} needs a package: {problem}") from problem
-
-
 def _make(spec: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> gymnasium.Env:
-    try:
-        env = gymnasium.make(spec, disable_env_checker=True, **options)
-    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as problem:
-        _refuse(spec.id, problem)
-    except TypeError as problem:
-        raise UserError(f"environment {spec.id!r}: {problem}") from problem
+    env = make_single(spec, options)
     space = env.observation_space
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         env = gymnasium.wrappers.FlattenObservation(env)

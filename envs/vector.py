@@ -18,6 +18,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from semigradient.envs.clock import Clock
+from semigradient.validate import Count, conform
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
@@ -44,7 +45,7 @@ class ExactVector(VectorEnv):
     clock: Clock | None = None
 
     def __init__(self, num_envs: int, seed: int) -> None:
-        self.num_envs = num_envs
+        self.num_envs = conform("num_envs", num_envs, Count)
         self.seed = seed
         self.resets = np.zeros(num_envs, dtype=np.int64)
         self.last_obs: np.ndarray = np.zeros(0)

@@ -18,14 +18,16 @@ from support.commands import ROOT
 SCRIPTS = {"train", "evaluate", "compare", "reproduce", "commands"}
 _SHARED = ("train", "commands")
 
-_BRICKS = {"errors", "registry", "optim", "gradients", "nets"}
+_BASE = {"errors", "registry", "validate"}
+_BRICKS = {*_BASE, "optim", "gradients", "nets"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "registry": {"errors"},
-    "optim": {"errors", "registry"},
-    "gradients": {"errors", "registry"},
-    "nets": {"errors", "registry"},
-    "envs": {"errors", "registry"},
+    "validate": {"errors"},
+    "optim": _BASE,
+    "gradients": _BASE,
+    "nets": _BASE,
+    "envs": _BASE,
     "training": {*_BRICKS, "envs"},
     "domains": {*_BRICKS, "envs", "training"},
     "diagnostics": {*_BRICKS, "envs", "training"},
@@ -35,7 +37,7 @@ BELOW: dict[str, set[str]] = {
 BELOW["api"] = {*BELOW} - {"experiments"}
 BELOW["reproductions"] = {*BELOW}
 BELOW["benchmarks"] = {*BELOW, *SCRIPTS}
-SINGLE = {"errors", "registry", "api"}
+SINGLE = {*_BASE, "api"}
 FOLDERS = set(BELOW) - SINGLE
 # These two stand above everything: the package itself, and what families bring by name.
 TOP = {"__init__", "families"}

@@ -6,13 +6,15 @@ import os
 from typing import Any
 
 from semigradient import agents
-from semigradient.envs import make_vector
+from semigradient.envs import ExactVector, make_vector
+from semigradient.errors import require
 from semigradient.nets.bricks import is_image
 from semigradient.training import process
 from semigradient.training.agent import Agent, Setup
-from semigradient.training.command import Command
+from semigradient.training.command import Command, RunConfig
 from semigradient.training.generators import seed_all, undisturbed
 from semigradient.training.loop import choose_device
+from semigradient.validate import shown
 
 
 def build(command: Command, learning: bool = True) -> Agent:
@@ -38,6 +40,8 @@ def build_for_process(command: Command, learning: bool = True) -> Agent:
     """
     run = command.run
     envs = make_vector(run.env, run.num_envs, run.seed, **run.environment())
+    if learning and run.eval_env_options:
+        _check_evaluation(run, envs)
     images = is_image(envs.single_observation_space)
     set_threads(run.threads, images)
     setup = Setup(
@@ -50,6 +54,19 @@ def build_for_process(command: Command, learning: bool = True) -> Agent:
         learning=learning,
     )
     return _create(run.agent, command.agent, setup)
+
+
+def _check_evaluation(run: RunConfig, envs: ExactVector) -> None:
+    """What evaluates must exist, and show and take the same as what trains: found out before."""
+    made = make_vector(run.env, 1, run.seed, **run.evaluation_environment())
+    for name in ("single_observation_space", "single_action_space"):
+        ours, theirs = getattr(envs, name), getattr(made, name)
+        require(
+            ours == theirs,
+            f"eval_env_options={' '.join(run.eval_env_options)}: evaluation has the space "
+            f"{shown(theirs)}, training {shown(ours)}",
+        )
+    made.close()
 
 
 def create(name: str, config: Any, setup: Setup) -> Agent:

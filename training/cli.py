@@ -17,9 +17,10 @@ from typing import Annotated, Any, NoReturn
 
 from semigradient import agents, optim, registry
 from semigradient.errors import UserError, require
-from semigradient.training import trust
+from semigradient.training import env_help, trust
 from semigradient.training.command import Command, RunConfig, decide
 from semigradient.training.config_files import read_config
+from semigradient.validate import documentation
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,14 @@ def parse(arguments: Sequence[str]) -> Invocation:
     agent = plain.get("agent", file.get("agent", ""))
     env = plain.get("env", file.get("env", ""))
     if not agent and ("--help" in rest or "-h" in rest):
-        print(general_help())
+        print(general_help() + env_help.describe(env))
         raise SystemExit(0)
     require(bool(agent), f"--agent is missing: known: {', '.join(agents.names())}")
     preset = plain.get("preset", "auto") if resume is None else "none"
     default = decide(agent, env, plain.get("optim", file.get("optim", "")), file, preset)
     agents.check_optimizer(agent, default.run.optim, _optimizer_options(rest))
-    command = _flags(default, rest)
+    with env_help.after(env):
+        command = _flags(default, rest)
     require(bool(command.run.env), "--env is missing: any Gymnasium id, such as CartPole-v1")
     return Invocation(command, resume)
 
@@ -61,9 +63,10 @@ def parse(arguments: Sequence[str]) -> Invocation:
 def general_help() -> str:
     """What `--help` says before an agent is chosen."""
     listed = "\n".join(f"  {name:9s} {agents.entry(name).summary}" for name in agents.names())
+    docs = documentation(RunConfig)
     fields = "\n".join(
-        f"  --{f.name.replace('_', '-'):17s} {doc} (default: {f.default!r})"
-        for f, doc in zip(dataclasses.fields(RunConfig), _docs(RunConfig), strict=True)
+        f"  --{f.name.replace('_', '-'):17s} {docs[f.name]} (default: {f.default!r})"
+        for f in dataclasses.fields(RunConfig)
     )
     return (
         "usage: train.py --agent NAME --env ID [--optim NAME] [--steps N] [--seed N] …\n\n"
@@ -165,15 +168,3 @@ def _one_line(box: str) -> str:
         words.append(text)
     text = " ".join(words)
     return text.removeprefix("Error parsing run: ").removeprefix("Error parsing agent: ")
-
-
-def _docs(cls: type) -> list[str]:
-    """The line of documentation under each field."""
-    import inspect
-
-    source = [line.strip() for line in inspect.getsource(cls).splitlines()]
-    return [
-        source[index + 1].strip('"')
-        for index, line in enumerate(source[:-1])
-        if source[index + 1].startswith('"""') and ": " in line and "class" not in line
-    ]

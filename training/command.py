@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from semigradient import agents, optim
-from semigradient.errors import UserError, require, unknown
+from semigradient.envs.options import check_names
+from semigradient.errors import require, unknown
 from semigradient.optim import NO_OPTIMIZER
 from semigradient.training.config_files import load_preset, toml, value_of
+from semigradient.validate import build
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,10 @@ class RunConfig:
         )
         for name in ("env_options", "eval_env_options"):
             for option in getattr(self, name):
-                require("=" in option, f"{name}={option!r}: must be KEY=VALUE")
+                key, equals, _ = option.partition("=")
+                good = bool(equals) and key.isidentifier()
+                require(good, f"{name}={option!r}: must be KEY=VALUE")
+            check_names(_keywords(getattr(self, name)))
 
     def environment(self) -> dict[str, Any]:
         """`env_options` as keyword arguments, values read as TOML where they can be."""
@@ -215,37 +220,10 @@ def assemble(
     if file.get("optim", optimizer) == optimizer:
         rates |= file.get("optimizer", {})
     return Command(
-        _build(RunConfig, {**run, "agent": agent, "env": env, "optim": optimizer}),
-        _build(config_class, learner),
-        _build(optimizer_class, rates),
+        build(RunConfig, {**run, "agent": agent, "env": env, "optim": optimizer}),
+        build(config_class, learner),
+        build(optimizer_class, rates),
     )
-
-
-def _build(cls: type, values: Mapping[str, Any]) -> Any:
-    """Make a config, with lists from TOML as tuples and every type checked."""
-    hints = get_type_hints(cls)
-    ready: dict[str, Any] = {}
-    for key, value in values.items():
-        hint = hints[key]
-        origin = get_origin(hint)
-        if origin is tuple and isinstance(value, list):
-            value = tuple(value)
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        accepted = {int: int, float: float, str: str, bool: bool}.get(hint)
-        if accepted is not None and type(value) is not accepted:
-            raise UserError(f"{key}={value!r}: must be of type {accepted.__name__}")
-        if origin is Literal and value not in get_args(hint):
-            choices = ", ".join(map(str, get_args(hint)))
-            raise UserError(f"{key}={value!r}: accepted are {choices}")
-        if origin is tuple and not isinstance(value, tuple):
-            raise UserError(f"{key}={value!r}: must be a list")
-        if origin is tuple:
-            item = get_args(hint)[0]
-            good = all(type(each) is item for each in value)
-            require(good, f"{key}={list(value)!r}: must be a list of {item.__name__}")
-        ready[key] = value
-    return cls(**ready)
 
 
 def _is_plain(value: Any) -> bool:

@@ -7,6 +7,7 @@ section 5.4.3): returns of different first sets may be compared, and their sum i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,46 @@ from gymnasium import spaces
 from torch import Tensor
 
 from semigradient.envs.constructions.construction import Construction, Table, tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid, Rule
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.envs.core import Step
 from semigradient.errors import require
+from semigradient.validate import Count
 
 UNKNOWN = -1.0
 """What is observed of an object that was not measured; rewards are positive."""
+
+
+@dataclass(frozen=True)
+class ActiveOptions(HyperGridOptions):
+    """What may be chosen of a campaign of measurement on a hyper-grid."""
+
+    dimensions: Count = 4
+    """Coordinates, n."""
+    initial: Count = 512
+    """Objects that are known at the beginning."""
+    queries: Count = 16
+    """Objects that are measured in a round."""
+    rounds: Count = 10
+    """Rounds of an episode."""
+    top_k: Count = 10
+    """Best rewards whose mean counts."""
+
+    def check(self) -> None:
+        """The grid can be listed."""
+        super().check()
+        cells = self.height ** min(self.dimensions, 64)
+        size = f"dimensions={self.dimensions}, height={self.height}"
+        require(cells <= _LISTED, f"{size}: must have at most {_LISTED} cells, which are listed")
+
+    def make(self, device: str = "cpu") -> ActiveLearning:
+        """The core of `semigradient/ActiveHyperGrid-v0`."""
+        names = ("dimensions", "height", "rule", "reward", "r0", "initial", "queries", "top_k")
+        protocol = {name: getattr(self, name) for name in names}
+        numbers = (self.initial, self.queries, self.rounds, self.top_k)
+        return ActiveLearning(self.rules(device), protocol, *numbers)
+
+
+_LISTED = 10**6
 
 
 class State(NamedTuple):
@@ -53,7 +88,7 @@ class ActiveLearning:
     `top`: the mean of the `top_k` best rewards known; `modes`: how many modes are known.
 
     ## Arguments
-    Those of `make`.
+    Those of `ActiveOptions`.
 
     ## Version history
     v0: first version.
@@ -71,8 +106,6 @@ class ActiveLearning:
         self.rules: Table = rules if isinstance(rules, Table) else tabulate(rules)
         self.objects, self.device = self.rules.objects, self.rules.device
         count = len(self.objects)
-        for name, value in (("queries", queries), ("rounds", rounds), ("top_k", top_k)):
-            require(value >= 1, f"{name}={value}: must be ≥ 1")
         require(top_k <= initial <= count, f"initial={initial}: must be in [{top_k}, {count}]")
         self.initial, self.queries, self.rounds, self.top_k = initial, queries, rounds, top_k
         self.protocol = protocol
@@ -126,30 +159,3 @@ class ActiveLearning:
             best = self.objects[self.values.where(known, -torch.inf).argmax()]
             frames += self.rules.pictures(best[None], visits)
         return frames
-
-
-def make(
-    dimensions: int = 4,
-    height: int = 8,
-    rule: Rule = "edge",
-    reward: str = "corners",
-    r0: float = 0.1,
-    initial: int = 512,
-    queries: int = 16,
-    rounds: int = 10,
-    top_k: int = 10,
-    device: str = "cpu",
-) -> ActiveLearning:
-    """`semigradient/ActiveHyperGrid-v0`; see `hypergrid.make` and `ActiveLearning`."""
-    rules = HyperGrid(dimensions, height, rule, reward, r0, device=device)
-    protocol = {
-        "dimensions": dimensions,
-        "height": height,
-        "rule": rule,
-        "reward": reward,
-        "r0": r0,
-        "initial": initial,
-        "queries": queries,
-        "top_k": top_k,
-    }
-    return ActiveLearning(rules, protocol, initial, queries, rounds, top_k)

@@ -47,8 +47,7 @@ class Building:
     object that the state is.
 
     ## Arguments
-    Through `gymnasium.make`: those of the construction, such as
-    `envs.constructions.hypergrid.make`.
+    Those of the construction, such as `envs.constructions.hypergrid.HyperGridOptions`.
 
     ## Version history
     v0: first version.

@@ -6,7 +6,8 @@ high in 2^n places far from each other (Bengio 2022, section 5.4.1).
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Parents
+from semigradient.envs.constructions.hypergrid_rendering import frames
 from semigradient.envs.constructions.hypergrid_rewards import (
     REWARDS,
     Landscape,
@@ -22,10 +24,57 @@ from semigradient.envs.constructions.hypergrid_rewards import (
     mode_count,
     mode_numbers,
 )
+from semigradient.envs.options import Options
 from semigradient.errors import require
+from semigradient.validate import Count, Natural, NonNegative, Positive, among, at_least
 
 Rule = Literal["edge", "exit_only"]
 _TABULATED = 2**25  # features of all cells up to which a table is worth its memory
+
+
+@dataclass(frozen=True)
+class HyperGridOptions(Options):
+    """What may be chosen of a hyper-grid."""
+
+    dimensions: Count = 2
+    """Coordinates, n."""
+    height: Annotated[int, at_least(2)] = 8
+    """Values of each coordinate, H."""
+    rule: Rule = "edge"
+    """What ends a construction: a coordinate that reaches H-1, too, or stop alone."""
+    reward: Annotated[str, among(REWARDS)] = "corners"
+    """Landscape; see envs/constructions/hypergrid_rewards.py."""
+    r0: Positive = 0.1
+    """Reward everywhere."""
+    r1: NonNegative = 0.5
+    """Reward added on the plateaus."""
+    r2: NonNegative = 2.0
+    """Reward added in the modes."""
+    reward_seed: Natural = 0
+    """Seed of the landscapes that are drawn (uniform, corrupted)."""
+
+    def check(self) -> None:
+        """There are not too many cells to be numbered, and the landscape has a mode."""
+        size = self.height ** min(self.dimensions, 64)
+        require(
+            size < 2**62,
+            f"dimensions={self.dimensions}, height={self.height}: must have fewer than 2^62 cells",
+        )
+        check(self.reward, self.landscape())
+
+    def landscape(self) -> Landscape:
+        """What decides the reward."""
+        rewards = (self.r0, self.r1, self.r2, self.reward_seed)
+        return Landscape(self.height, self.dimensions, *rewards)
+
+    def rules(self, device: str = "cpu") -> HyperGrid:
+        """The grid as a construction."""
+        return HyperGrid(self, device)
+
+    def make(self, device: str = "cpu") -> Any:
+        """The core of `semigradient/HyperGrid-v0`."""
+        names = ("dimensions", "height", "rule", "reward", "r0")
+        return Building(self.rules(device), {name: getattr(self, name) for name in names})
 
 
 class HyperGrid:
@@ -38,41 +87,18 @@ class HyperGrid:
     - `exit_only`: a coordinate at H-1 cannot be raised further, and only stop ends. |X| = H^n.
 
     Args:
-        dimensions: n.
-        height: H.
-        rule: edge or exit_only.
-        reward: a key of `envs.constructions.hypergrid_rewards.REWARDS`.
-        r0: reward everywhere.
-        r1: added on the plateaus.
-        r2: added in the modes.
-        seed: of the rewards that are drawn.
+        options: size, rule and reward.
         device: where the tensors live.
     """
 
     root = 0
 
     def __init__(
-        self,
-        dimensions: int = 2,
-        height: int = 8,
-        rule: Rule = "edge",
-        reward: str = "corners",
-        r0: float = 0.1,
-        r1: float = 0.5,
-        r2: float = 2.0,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
+        self, options: HyperGridOptions | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        require(dimensions >= 1, f"dimensions={dimensions}: must be ≥ 1")
-        require(height >= 2, f"height={height}: must be ≥ 2")
-        require(
-            height**dimensions < 2**62,
-            f"dimensions={dimensions}, height={height}: must have fewer than 2^62 cells",
-        )
-        rules = get_args(Rule)
-        require(rule in rules, f"rule={rule!r}: accepted are {', '.join(rules)}")
-        self.land = Landscape(height, dimensions, r0, r1, r2, seed)
-        check(reward, self.land)
+        options = HyperGridOptions() if options is None else options
+        dimensions, height, rule = options.dimensions, options.height, options.rule
+        self.land, reward = options.landscape(), options.reward
         self.device = torch.device(device)
         self.dimensions, self.height, self.rule, self.reward = dimensions, height, rule, reward
         self.actions, self.in_degree = dimensions + 1, dimensions
@@ -154,29 +180,4 @@ class HyperGrid:
 
     def pictures(self, states: Tensor, visits: Tensor | None = None) -> list[np.ndarray]:
         """Heat maps of log R, or of how often objects were met (S,), with each state's cell."""
-        from semigradient.envs.constructions.hypergrid_rendering import frames
-
         return frames(self, states, visits)
-
-
-def make(
-    dimensions: int = 2,
-    height: int = 8,
-    rule: Rule = "edge",
-    reward: str = "corners",
-    r0: float = 0.1,
-    r1: float = 0.5,
-    r2: float = 2.0,
-    seed: int = 0,
-    device: str = "cpu",
-) -> Building:
-    """`semigradient/HyperGrid-v0`; the arguments are those of `HyperGrid`."""
-    rules = HyperGrid(dimensions, height, rule, reward, r0, r1, r2, seed, device)
-    protocol: dict[str, Any] = {
-        "dimensions": dimensions,
-        "height": height,
-        "rule": rule,
-        "reward": reward,
-        "r0": r0,
-    }
-    return Building(rules, protocol)

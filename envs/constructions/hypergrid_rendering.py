@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from semigradient.envs.constructions.hypergrid import HyperGrid
-
 _SIDE = 256
 _HERE = np.array([255, 60, 60], np.uint8)
 _SAMPLED = 4096  # cells behind each pixel of a projection that are looked at, at most
 
 
-def frames(grid: HyperGrid, states: Tensor, visits: Tensor | None) -> list[np.ndarray]:
+class Grid(Protocol):
+    """What of a hyper-grid is drawn; see `envs.constructions.hypergrid.HyperGrid`."""
+
+    height: int
+    dimensions: int
+    device: torch.device
+
+    def cells(self, states: Tensor) -> Tensor:
+        """Coordinates (m, n) of states (m,)."""
+
+    def log_reward(self, states: Tensor) -> Tensor:
+        """(m,) float64."""
+
+
+def frames(grid: Grid, states: Tensor, visits: Tensor | None) -> list[np.ndarray]:
     """RGB frames (H', W', 3) uint8 of about 256 pixels, one a state.
 
     Two dimensions are shown as they are; of more, the first two, averaged over the others, and of
@@ -42,7 +53,7 @@ def frames(grid: HyperGrid, states: Tensor, visits: Tensor | None) -> list[np.nd
     return pictures
 
 
-def heat(grid: HyperGrid, visits: Tensor | None = None) -> NDArray[np.float64]:
+def heat(grid: Grid, visits: Tensor | None = None) -> NDArray[np.float64]:
     """(H, H) of the first two coordinates, second one first; (1, H) of a single one."""
     height, shown = grid.height, min(grid.dimensions, 2)
     plane = torch.arange(height**shown, device=grid.device)

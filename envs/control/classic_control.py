@@ -5,9 +5,10 @@ At their usual steps they are Gymnasium's `Pendulum-v1` and `CartPole-v1`, to ro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from math import pi
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -19,11 +20,12 @@ from semigradient.envs.control.near_continuous import (
     Actions,
     Flow,
     NearContinuous,
+    TimedOptions,
     control,
     force,
     uniform,
 )
-from semigradient.errors import require
+from semigradient.validate import Positive
 
 Integrator = Literal["gymnasium", "published"]
 
@@ -62,8 +64,6 @@ class Pendulum:
     def __init__(
         self, actions: Actions = "continuous", integrator: Integrator = "gymnasium"
     ) -> None:
-        kinds = get_args(Integrator)
-        require(integrator in kinds, f"integrator={integrator!r}: accepted are {', '.join(kinds)}")
         high = np.array([1, 1, self._MAX_SPEED], np.float32)
         self.observation_space: spaces.Box = spaces.Box(-high, high, dtype=np.float32)
         self.action_space = control(actions, 2)
@@ -173,19 +173,29 @@ def _picture(env_id: str, x: np.ndarray) -> np.ndarray:
     return env.render()
 
 
-def make_pendulum(
-    dt: float = Pendulum.reference_dt,
-    time_limit: float = 10.0,
-    actions: Actions = "continuous",
-    integrator: Integrator = "gymnasium",
-    device: str = "cpu",
-) -> NearContinuous:
-    """The pendulum at a time step of `dt` seconds; see `Pendulum`."""
-    return NearContinuous(Pendulum(actions, integrator), dt, time_limit, device)
+@dataclass(frozen=True)
+class PendulumOptions(TimedOptions):
+    """What may be chosen of the pendulum."""
+
+    dt: Positive = Pendulum.reference_dt
+    """Seconds of one step."""
+    actions: Actions = "continuous"
+    """Torques in [-2, 2] (continuous), or the two extremes (discrete)."""
+    integrator: Integrator = "gymnasium"
+    """Clip the speed before the angle moves (gymnasium), or after it (published)."""
+
+    def make(self, device: str = "cpu") -> NearContinuous:
+        """The core of `semigradient/Pendulum-v0`."""
+        return self.timed(Pendulum(self.actions, self.integrator), device)
 
 
-def make_cart_pole(
-    dt: float = CartPole.reference_dt, time_limit: float = 10.0, device: str = "cpu"
-) -> NearContinuous:
-    """The cart-pole at a time step of `dt` seconds; see `CartPole`."""
-    return NearContinuous(CartPole(), dt, time_limit, device)
+@dataclass(frozen=True)
+class CartPoleOptions(TimedOptions):
+    """What may be chosen of the cart-pole."""
+
+    dt: Positive = CartPole.reference_dt
+    """Seconds of one step."""
+
+    def make(self, device: str = "cpu") -> NearContinuous:
+        """The core of `semigradient/CartPole-v0`."""
+        return self.timed(CartPole(), device)

@@ -6,6 +6,7 @@ C. Tallec, PhD thesis, 2019, chapter 8 and the code published with it; the solut
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from semigradient.envs.control.near_continuous import (
     Actions,
     Flow,
     NearContinuous,
+    TimedOptions,
     control,
     force,
     uniform,
 )
-from semigradient.errors import require
+from semigradient.validate import NonNegative, Positive
 
 
 class Pusher:
@@ -69,7 +71,6 @@ class LinearQuadratic:
     _LARGEST = 4.0
 
     def __init__(self, cost: float = 0.0) -> None:
-        require(0 <= cost < math.inf, f"cost={cost}: must be ≥ 0")
         self.cost = cost
         self.observation_space: spaces.Box = _line()
         self.action_space: spaces.Space = spaces.Box(
@@ -219,35 +220,57 @@ def _marker(position: float) -> np.ndarray:
     return frame
 
 
-def make_pusher(
-    dt: float = Pusher.reference_dt,
-    time_limit: float = 10.0,
-    actions: Actions = "continuous",
-    device: str = "cpu",
-) -> NearContinuous:
-    """See `Pusher`."""
-    return NearContinuous(Pusher(actions), dt, time_limit, device)
+@dataclass(frozen=True)
+class PusherOptions(TimedOptions):
+    """What may be chosen of the pusher."""
+
+    dt: Positive = Pusher.reference_dt
+    """Seconds of one step."""
+    actions: Actions = "continuous"
+    """Speeds in [-1, 1] (continuous), or -1, 0 and 1 (discrete)."""
+
+    def make(self, device: str = "cpu") -> NearContinuous:
+        """The core of `semigradient/Pusher-v0`."""
+        return self.timed(Pusher(self.actions), device)
 
 
-def make_lq1(dt: float = 0.1, time_limit: float = 10.0, device: str = "cpu") -> NearContinuous:
-    """See `LinearQuadratic`."""
-    return NearContinuous(LinearQuadratic(), dt, time_limit, device)
+@dataclass(frozen=True)
+class LQ1Options(TimedOptions):
+    """What may be chosen of the quadratic problem with free control."""
+
+    def make(self, device: str = "cpu") -> NearContinuous:
+        """The core of `semigradient/LQ1-v0`."""
+        return self.timed(LinearQuadratic(), device)
 
 
-def make_lqr1(
-    dt: float = 0.1, time_limit: float = 10.0, cost: float = 1.0, device: str = "cpu"
-) -> NearContinuous:
-    """See `LinearQuadratic`."""
-    return NearContinuous(LinearQuadratic(cost), dt, time_limit, device)
+@dataclass(frozen=True)
+class LQR1Options(TimedOptions):
+    """What may be chosen of the linear-quadratic problem."""
+
+    cost: NonNegative = 1.0
+    """What the squared control costs per second."""
+
+    def make(self, device: str = "cpu") -> NearContinuous:
+        """The core of `semigradient/LQR1-v0`."""
+        return self.timed(LinearQuadratic(self.cost), device)
 
 
-def make_hill(
-    dt: float = 0.1, time_limit: float = 10.0, actions: Actions = "discrete", device: str = "cpu"
-) -> NearContinuous:
-    """See `Hill`."""
-    return NearContinuous(Hill(actions), dt, time_limit, device)
+@dataclass(frozen=True)
+class HillOptions(TimedOptions):
+    """What may be chosen of the hill."""
+
+    actions: Actions = "discrete"
+    """Speeds in [-1, 1] (continuous), or -1 and 1 (discrete)."""
+
+    def make(self, device: str = "cpu") -> NearContinuous:
+        """The core of `semigradient/Hill-v0`."""
+        return self.timed(Hill(self.actions), device)
 
 
-def make_sine(dt: float = 0.1, time_limit: float = 10.0, device: str = "cpu") -> NearContinuous:
-    """See `Sine`."""
-    return NearContinuous(Sine(), dt, time_limit, device)
+@dataclass(frozen=True)
+class SineOptions(TimedOptions):
+    """What may be chosen of the sine."""
+
+    def make(self, device: str = "cpu") -> NearContinuous:
+        """The core of `semigradient/Sine-v0`."""
+        return self.timed(Sine(), device)

@@ -8,7 +8,8 @@ held for `dt` seconds, and what reward per second it earns meanwhile. C. Tallec,
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +18,29 @@ from torch import Tensor
 
 from semigradient.envs.clock import Clock
 from semigradient.envs.core import Step
+from semigradient.envs.options import Options
 from semigradient.errors import require
+from semigradient.validate import NonNegative, Positive
 
 Actions = Literal["continuous", "discrete"]
+
+
+@dataclass(frozen=True)
+class TimedOptions(Options):
+    """Seconds of near-continuous environments."""
+
+    dt: Positive = 0.1
+    """Seconds of one step."""
+    time_limit: NonNegative = 10.0
+    """Seconds after which an episode is cut off; 0: never."""
+
+    def check(self) -> None:
+        """An episode has a step at least."""
+        Clock(self.dt, self.dt, self.time_limit)
+
+    def timed(self, physics: Physics, device: str) -> NearContinuous:
+        """The core of a differential equation."""
+        return NearContinuous(physics, self.dt, self.time_limit, device)
 
 
 class Flow(NamedTuple):
@@ -138,10 +159,8 @@ def uniform(
     return (2 * drawn - 1) * half_width.to(device)
 
 
-def control(kind: str, choices: int) -> spaces.Space:
+def control(kind: Actions, choices: int) -> spaces.Space:
     """Continuous actions in [-1, 1], or a few discrete ones."""
-    accepted = get_args(Actions)
-    require(kind in accepted, f"actions={kind!r}: accepted are {', '.join(accepted)}")
     if kind == "discrete":
         return spaces.Discrete(choices)
     return spaces.Box(-1, 1, (1,), np.float32)

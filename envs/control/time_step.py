@@ -13,14 +13,19 @@ C. Tallec, PhD thesis, 2019, appendix A; `reference_dt` is the step the environm
 
 from __future__ import annotations
 
+import dataclasses
 import types
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
 from semigradient.envs.clock import Clock
+from semigradient.envs.options import Options
+from semigradient.envs.single import make_single
 from semigradient.errors import UserError, require
+from semigradient.validate import NonNegative, Positive, build
 
 FallPenalty = Literal["as_published", "impulse_consistent"]
 
@@ -81,9 +86,6 @@ class WalkerReward(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, fall_penalty: FallPenalty = "as_published") -> None:
         super().__init__(env)
-        accepted = get_args(FallPenalty)
-        good = fall_penalty in accepted
-        require(good, f"fall_penalty={fall_penalty!r}: accepted are {', '.join(accepted)}")
         self._consistent = fall_penalty == "impulse_consistent"
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -143,28 +145,47 @@ def _module_of(core: Any) -> dict[str, Any]:
     return getattr(step, "__globals__", {})
 
 
-def make(
-    base: str,
-    dt: float | None = None,
-    time_limit: float = 10.0,
-    impulse: bool = False,
-    fall_penalty: FallPenalty = "as_published",
-    render_mode: str | None = None,
-    **options: Any,
-) -> gymnasium.Env:
-    """Gymnasium's environment `base` at a time step of `dt` seconds; see `TimeStep`."""
-    try:
-        env = gymnasium.make(
-            base,
-            render_mode=render_mode,
-            max_episode_steps=-1,  # the limit is one of seconds
-            disable_env_checker=True,
+@dataclass(frozen=True)
+class TimeStepOptions(Options):
+    """What may be chosen of an environment at a time step of one's own."""
+
+    base: str = ""
+    """Gymnasium id of the environment, such as HalfCheetah-v5."""
+    dt: Positive | None = None
+    """Seconds of one step; none leaves it as it is."""
+    time_limit: NonNegative = 10.0
+    """Seconds after which an episode is cut off; 0: never."""
+    impulse: bool = False
+    """Rewards come per step, and not per second."""
+    fall_penalty: FallPenalty = "as_published"
+    """The walker's penalty for a fall: as it was published, or worth the same at every step."""
+
+    def check(self) -> None:
+        """An environment is named."""
+        good = self.base.strip() != ""
+        require(good, f"base={self.base!r}: must be a Gymnasium id, such as HalfCheetah-v5")
+
+
+def make(render_mode: str | None = None, **options: Any) -> gymnasium.Env:
+    """Gymnasium's environment `base` at a time step of `dt` seconds; see `TimeStep`.
+
+    Args:
+        render_mode: of the environment.
+        options: those of `TimeStepOptions`, and the environment's own.
+    """
+    own = {field.name for field in dataclasses.fields(TimeStepOptions)} & set(options)
+    chosen = build(TimeStepOptions, {name: options.pop(name) for name in own})
+    env = make_single(
+        chosen.base,
+        {
+            "render_mode": render_mode,
+            "max_episode_steps": -1,  # the limit is one of seconds
             **options,
-        )
-    except gymnasium.error.DependencyNotInstalled:
-        raise  # whoever made this one says which package
-    except (gymnasium.error.Error, TypeError) as problem:
-        raise UserError(f"environment {base!r}: {problem}") from problem
+        },
+    )
     if "bipedal_walker" in type(env.unwrapped).__module__:
-        env = WalkerReward(env, fall_penalty)
-    return TimeStep(env, dt, time_limit, impulse)
+        env = WalkerReward(env, chosen.fall_penalty)
+    else:
+        default = chosen.fall_penalty == "as_published"
+        require(default, f"fall_penalty={chosen.fall_penalty!r}: is for BipedalWalker")
+    return TimeStep(env, chosen.dt, chosen.time_limit, chosen.impulse)

@@ -7,7 +7,7 @@ needs. The game is of A. Lerer and A. Peysakhovich 2017.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +15,15 @@ from gymnasium import spaces
 from torch import Tensor
 
 from semigradient.envs.core import Step
-from semigradient.envs.games.two_player import Player, Versus
-from semigradient.errors import require
+from semigradient.envs.games.coin_rendering import frame
+from semigradient.validate import Count, conform, within
 
 MOVES = ((0, 1), (0, -1), (1, 0), (-1, 0))
 """Right, left, down, up, as (rows, columns)."""
+
+
+Size = Annotated[int, within(3, 32)]
+"""Cells a side."""
 
 
 class State(NamedTuple):
@@ -61,8 +65,7 @@ class CoinGame:
     the other's), `score` (2,), players in the order red, blue.
 
     ## Arguments
-    `size` (3) cells a side, at least 3; `horizon`. Through `gymnasium.make` also `opponent` and
-    `seat`, see `make` below.
+    Those of `envs.games.coin_versus.CoinGameOptions`.
 
     ## Version history
     v0: first version.
@@ -74,9 +77,8 @@ class CoinGame:
     def __init__(
         self, size: int = 3, horizon: int = 50, device: str | torch.device = "cpu"
     ) -> None:
-        require(3 <= size <= 32, f"size={size}: must be in [3, 32]")
-        require(horizon >= 1, f"horizon={horizon}: must be ≥ 1")
-        self.size, self.horizon, self.count = size, horizon, size * size
+        self.size, self.horizon = conform("size", size, Size), conform("horizon", horizon, Count)
+        self.count = size * size
         self.device = torch.device(device)
         self.single_observation_space: spaces.Box = spaces.Box(0, 1, (4 * self.count,), np.float32)
         self.single_action_space: spaces.Space = spaces.Discrete(len(MOVES))
@@ -140,8 +142,6 @@ class CoinGame:
 
     def render(self, state: State) -> list[np.ndarray]:
         """The board, and in words what just happened."""
-        from semigradient.envs.games.coin_rendering import frame
-
         rows = zip(*(field.tolist() for field in state), strict=True)
         return [frame(self.size, self.horizon, *row) for row in rows]
 
@@ -158,28 +158,3 @@ class CoinGame:
         cell = (luck * free).long()  # below `free`: a float32 in [0, 1) times at most 1023
         cell += cell >= low
         return cell + (cell >= high) * apart
-
-
-def make(
-    size: int = 3,
-    horizon: int = 50,
-    opponent: str | Player = "always-defect",
-    seat: int = 0,
-    device: str = "cpu",
-) -> Versus:
-    """The coin game against a fixed opponent, for one.
-
-    Args:
-        size: cells a side, in [3, 32].
-        horizon: steps a game.
-        opponent: always-cooperate, always-cooperate-far, always-defect, random, or a `Player`.
-        seat: 0 to be red, 1 to be blue.
-        device: where the tensors live.
-    """
-    from semigradient.envs.games.coin_players import scripted
-
-    game = CoinGame(size, horizon, device)
-    versus = Versus(game, scripted(game, opponent) if isinstance(opponent, str) else opponent, seat)
-    name = opponent if isinstance(opponent, str) else type(opponent).__name__
-    versus.protocol = {"opponent": name, **versus.protocol}
-    return versus

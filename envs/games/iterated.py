@@ -7,8 +7,8 @@ The exact values of what is played here, and the strategies by name, are in
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from semigradient.envs.core import Step
 from semigradient.envs.games.differentiable import game_behind
 from semigradient.envs.games.matrix_games import SEEN_BY_OTHER, MatrixGame, strategy
 from semigradient.envs.games.two_player import Versus
+from semigradient.envs.options import Options
 from semigradient.envs.vector import ExactVector
 from semigradient.errors import UserError
+from semigradient.validate import Natural, Share, at_least
 
 
 class State(NamedTuple):
@@ -168,36 +170,93 @@ def memory_one(
     return act
 
 
-def make_matrix_game(
-    payoff: Any = "prisoners-dilemma",
-    opponent: Any = "tit-for-tat",
-    discount: float = 0.96,
-    horizon: int = 0,
-    slope: float = 3.0,
-    device: str = "cpu",
-) -> Versus:
-    """An iterated game against an opponent; arguments as in `IteratedGame`."""
-    game = MatrixGame(payoff, discount, horizon)
-    # The opponent is the second player: its own payoffs come first, in its own order of actions.
-    own = game.payoff.flip(0)[:, [0, 2, 1, 3]]
-    core = IteratedGame(game, device)
-    probabilities = strategy(opponent, own, discount, slope)
-    name = opponent if isinstance(opponent, str) else str(list(opponent))
-    if name == "extortion":
-        name += f" (slope {slope:g})"
-    versus = Versus(core, MemoryOne(probabilities, core.device))
-    versus.protocol = {"opponent": name, **versus.protocol}
-    return versus
+@dataclass(frozen=True)
+class IteratedOptions(Options):
+    """What may be chosen of any iterated 2×2 game."""
+
+    opponent: Any = "tit-for-tat"
+    """Second player: always-cooperate, always-defect, tit-for-tat, cynic-tit-for-tat, grim, pavlov,
+    random, extortion, or five probabilities of A."""
+    discount: Share = 0.96
+    """Probability that the game goes on after a round, below 1 without a horizon."""
+    horizon: Natural = 0
+    """Rounds after which it is cut off; 0: it has no last round."""
+
+    payoffs: ClassVar[Any] = "prisoners-dilemma"
+
+    def check(self) -> None:
+        """The game and its opponent exist."""
+        self.player()
+
+    def game(self) -> MatrixGame:
+        """Payoffs and exact values."""
+        return MatrixGame(self.payoffs, self.discount, self.horizon)
+
+    def player(self) -> Tensor:
+        """The opponent's probabilities of A (5,)."""
+        # It is the second player: its own payoffs come first, in its own order of actions.
+        own = self.game().payoff.flip(0)[:, [0, 2, 1, 3]]
+        return strategy(self.opponent, own, self.discount, self.surplus())
+
+    def surplus(self) -> float:
+        """How many times its opponent's surplus extortion keeps."""
+        return 3.0
+
+    def make(self, device: str = "cpu") -> Versus:
+        """The core of an iterated game."""
+        core = IteratedGame(self.game(), device)
+        name = self.opponent if isinstance(self.opponent, str) else str(list(self.opponent))
+        if name == "extortion":
+            name += f" (slope {self.surplus():g})"
+        versus = Versus(core, MemoryOne(self.player(), core.device))
+        versus.protocol = {"opponent": name, **versus.protocol}
+        return versus
 
 
-def make_matching_pennies(
-    opponent: Any = "random", discount: float = 0.96, horizon: int = 0, device: str = "cpu"
-) -> Versus:
-    """Iterated matching pennies; the learner wins where both choose the same."""
-    return make_matrix_game("matching-pennies", opponent, discount, horizon, device=device)
+@dataclass(frozen=True)
+class DilemmaOptions(IteratedOptions):
+    """What may be chosen of the iterated Prisoner's Dilemma."""
+
+    slope: Annotated[float, at_least(1)] = 3.0
+    """How many times its opponent's surplus extortion keeps."""
+
+    def surplus(self) -> float:
+        """How many times its opponent's surplus extortion keeps."""
+        return self.slope
 
 
-# The others have the opponent, discount, horizon and slope of `make_matrix_game`.
-make_ipd = partial(make_matrix_game, "prisoners-dilemma")
-make_chicken = partial(make_matrix_game, "chicken")
-make_stag_hunt = partial(make_matrix_game, "stag-hunt")
+@dataclass(frozen=True)
+class ChickenOptions(DilemmaOptions):
+    """What may be chosen of iterated Chicken."""
+
+    payoffs: ClassVar[Any] = "chicken"
+
+
+@dataclass(frozen=True)
+class StagHuntOptions(DilemmaOptions):
+    """What may be chosen of the iterated stag hunt."""
+
+    payoffs: ClassVar[Any] = "stag-hunt"
+
+
+@dataclass(frozen=True)
+class MatchingPenniesOptions(IteratedOptions):
+    """What may be chosen of iterated matching pennies; the learner wins where both are equal."""
+
+    payoffs: ClassVar[Any] = "matching-pennies"
+    opponent: Any = "random"
+    """Second player: always-cooperate, always-defect, tit-for-tat, cynic-tit-for-tat, grim, pavlov,
+    random, or five probabilities of A."""
+
+
+@dataclass(frozen=True)
+class MatrixGameOptions(DilemmaOptions):
+    """What may be chosen of an iterated game with payoffs of one's own."""
+
+    payoff: Any = "prisoners-dilemma"
+    """prisoners-dilemma, matching-pennies, chicken, stag-hunt, or numbers: 2 players × 4 joint
+    actions (AA, AB, BA, BB)."""
+
+    def game(self) -> MatrixGame:
+        """Payoffs and exact values."""
+        return MatrixGame(self.payoff, self.discount, self.horizon)

@@ -12,7 +12,8 @@ Source: T. Cooijmans, PhD thesis (2024), equation 6.5.1, after A. Letcher (2018)
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from torch import Tensor
 from semigradient.envs.core import Step
 from semigradient.envs.games.differentiable import simultaneous_gradient
 from semigradient.envs.games.two_player import Versus
-from semigradient.errors import require, unknown
+from semigradient.envs.options import Options
+from semigradient.validate import Count, NonNegative
 
 DIVISOR = 10_000.0
 RADIUS = 8.0
@@ -95,7 +97,6 @@ class LogisticMetaGame:
     players = ("first", "second")
 
     def __init__(self, horizon: int = 200, device: str | torch.device = "cpu") -> None:
-        require(horizon >= 1, f"horizon={horizon}: must be ≥ 1")
         self.game, self.horizon, self.device = LogisticGame(), horizon, torch.device(device)
         self.single_observation_space: spaces.Box = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.single_action_space: spaces.Space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -158,14 +159,21 @@ class _Naive:
         return self.lr * gradient, memory
 
 
-def make(
-    opponent: str = "naive", lr: float = 1.0, horizon: int = 200, device: str = "cpu"
-) -> Versus:
-    """The game against an opponent; arguments as in `LogisticMetaGame`."""
-    require(lr >= 0, f"lr={lr}: must be ≥ 0")
-    if opponent not in ("naive", "still"):
-        unknown("opponent", opponent, ("naive", "still"))
-    core = LogisticMetaGame(horizon, device)
-    versus = Versus(core, _Naive(core.game, lr if opponent == "naive" else 0.0))
-    versus.protocol = {"opponent": opponent, **versus.protocol}
-    return versus
+@dataclass(frozen=True)
+class LogisticOptions(Options):
+    """What may be chosen of the logistic game."""
+
+    opponent: Literal["naive", "still"] = "naive"
+    """Second player: follows its own gradient (naive), or never moves (still)."""
+    lr: NonNegative = 1.0
+    """Learning rate of the naive opponent."""
+    horizon: Count = 200
+    """Updates of an episode."""
+
+    def make(self, device: str = "cpu") -> Versus:
+        """The core of `semigradient/LogisticGame-v0`."""
+        core = LogisticMetaGame(self.horizon, device)
+        player = _Naive(core.game, self.lr if self.opponent == "naive" else 0.0)
+        versus = Versus(core, player)
+        versus.protocol = {"opponent": self.opponent, **versus.protocol}
+        return versus

@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
+from semigradient.envs.actions import checked
 from semigradient.envs.games.two_player import TwoPlayer
 from semigradient.errors import UserError
 
@@ -54,7 +55,7 @@ class Parallel(ParallelEnv):
         """Both act; dicts by player of observation, reward, terminated, truncated, info."""
         if not self.agents:
             return {}, {}, {}, {}, {}
-        both = np.stack([np.asarray(actions[each]) for each in self.agents])
+        both = np.stack([checked(self.action_spaces[each], actions[each]) for each in self.agents])
         pair = torch.as_tensor(both[None], device=self.game.device)
         after = self.game.step(self.game_state, pair, self.generator)
         self.game_state = after.state

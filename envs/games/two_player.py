@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class TwoPlayer(Protocol):
         ...
 
 
+@runtime_checkable
 class Player(Protocol):
     """Somebody who plays a game: scripted, searching or trained and frozen.
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from semigradient.envs.images.glyphs import glyphs
+from semigradient.envs.options import Options
 from semigradient.errors import UserError, missing, require, unknown
+from semigradient.validate import Natural, among
 
 SPLITS = ("train", "test")
 
@@ -173,3 +176,24 @@ _BUILT_IN: dict[str, Callable[[str], Arrays]] = {
 }
 _FROM_FOLDER: dict[str, Callable[[Path, str, bool], Arrays]] = {"svhn": _svhn, "cifar10": _cifar10}
 DATASETS = (*_BUILT_IN, *_FROM_FOLDER)
+
+
+@dataclass(frozen=True)
+class ImageOptions(Options):
+    """Which labelled images an environment shows."""
+
+    dataset: Annotated[str, among(DATASETS)] = "glyphs"
+    """Images: drawn (glyphs of 32×32, small-glyphs of 16×16), scikit-learn's digits, or read from
+    a folder (svhn, cifar10)."""
+    split: Literal["train", "test"] = "train"
+    """Part of the data; the two share no image."""
+    folder: str = ""
+    """Folder with the published files of svhn or cifar10."""
+    limit: Natural = 0
+    """Take only the first so many images of the split; 0 takes all."""
+    verify: bool = True
+    """Compare files with their published MD5 sums."""
+
+    def images(self) -> Images:
+        """The images and their labels."""
+        return load(self.dataset, self.split, self.folder, self.limit, self.verify)

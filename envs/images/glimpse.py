@@ -7,8 +7,9 @@ test images. What would be a random seed elsewhere is the index of an image here
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +18,39 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semigradient.envs.core import Step
-from semigradient.envs.images.datasets import load
+from semigradient.envs.images.datasets import ImageOptions
 from semigradient.errors import require
+from semigradient.validate import Count, Natural
 
 ActionMode = Literal["factored", "flat"]
 _MOVES = 4
 _STAY = 4  # a fifth column of the table of moves
+
+
+@dataclass(frozen=True)
+class GlimpseOptions(ImageOptions):
+    """What may be chosen of a glimpse environment."""
+
+    window: Natural = 0
+    """Pixels a side, an even number; 0 takes a quarter of the image's height (8 of 32)."""
+    max_steps: Count = 20
+    """Steps after which an episode is cut off."""
+    correct_reward: float = 1.0
+    """Reward of the right guess."""
+    step_penalty: float = 0.1
+    """What everything else costs."""
+    action_mode: ActionMode = "factored"
+    """Guess and move in every step (factored), or one of them (flat)."""
+
+    def check(self) -> None:
+        """The window has a middle."""
+        require(self.window % 2 == 0, f"window={self.window}: must be even")
+
+    def make(self, device: str = "cpu") -> Glimpse:
+        """The environment on the data set."""
+        core = Glimpse(*self.images(), self, device=device)
+        core.protocol = {"dataset": self.dataset, "split": self.split, **core.protocol}
+        return core
 
 
 class State(NamedTuple):
@@ -67,8 +95,9 @@ class Glimpse:
     column of the window's centre), `visible_fraction` of the image.
 
     ## Arguments
-    Through `gymnasium.make`: those of `make` below. Directly: images (N, C, H, W) uint8, labels
-    (N,) int64 and `pool` (P,), the indices that episodes are drawn from (default: all).
+    Those of `GlimpseOptions`. Directly: images (N, C, H, W) uint8, labels (N,) int64, options (of
+    which those of the data are not looked at) and `pool` (P,), the indices that episodes are drawn
+    from (default: all).
 
     ## Version history
     v0: first version.
@@ -78,23 +107,14 @@ class Glimpse:
         self,
         images: Tensor,
         labels: Tensor,
+        options: GlimpseOptions | None = None,
         pool: Tensor | None = None,
-        window: int = 8,
-        max_steps: int = 20,
-        correct_reward: float = 1.0,
-        step_penalty: float = 0.1,
-        action_mode: ActionMode = "factored",
         classes: int = 10,
         device: str | torch.device = "cpu",
     ) -> None:
         require(images.dim() == 4 and images.dtype == torch.uint8, "images: (N, C, H, W) uint8")
         require(len(labels) == len(images) > 0, "labels: as many as images, at least one")
-        require(window >= 2, f"window={window}: must be ≥ 2")
-        require(window % 2 == 0, f"window={window}: must be even")
-        require(max_steps >= 1, f"max_steps={max_steps}: must be ≥ 1")
-        modes = get_args(ActionMode)
-        good = action_mode in modes
-        require(good, f"action_mode={action_mode!r}: accepted are {', '.join(modes)}")
+        options = GlimpseOptions() if options is None else options
         inside = bool(((labels >= 0) & (labels < classes)).all())
         require(inside, f"labels: must be in [0, {classes})")
         self.device = torch.device(device)
@@ -102,23 +122,24 @@ class Glimpse:
         self._canvases = _with_window_channel(images).to(self.device)
         everything = torch.arange(len(images))
         self.pool = (everything if pool is None else pool).to(self.device)
-        self.max_steps, self.classes, self.action_mode = max_steps, classes, action_mode
-        self._rewards = torch.tensor(
-            [-step_penalty, correct_reward], dtype=torch.float64, device=self.device
-        )
+        self.max_steps, self.classes = options.max_steps, classes
+        self.action_mode = options.action_mode
+        rewards = [-options.step_penalty, options.correct_reward]
+        self._rewards = torch.tensor(rewards, dtype=torch.float64, device=self.device)
         _, channels, self.height, self.width = images.shape
+        window = options.window or self.height // 4
         self.single_observation_space = spaces.Box(
             0, 255, (1 + channels, self.height, self.width), np.uint8
         )
         self.single_action_space: spaces.Space = spaces.Discrete(classes + _MOVES)
-        if action_mode == "factored":
+        if self.action_mode == "factored":
             self.single_action_space = spaces.MultiDiscrete([classes, _MOVES])
         self.protocol: dict[str, Any] = {
             "images": len(self.pool),
-            "action_mode": action_mode,
+            "action_mode": self.action_mode,
             "window": window,
-            "max_steps": max_steps,
-            "step_penalty": step_penalty,
+            "max_steps": self.max_steps,
+            "step_penalty": options.step_penalty,
         }
         self._lay_out(window)
 
@@ -241,47 +262,3 @@ def _seen(places: list[int], size: int, window: int) -> Tensor:
     """(places, size) uint8: 255 where a window around each place covers the axis."""
     distance = torch.arange(size) - torch.tensor(places)[:, None]
     return ((distance >= -(window // 2)) & (distance < window // 2)).to(torch.uint8) * 255
-
-
-def make(
-    dataset: str = "glyphs",
-    split: str = "train",
-    folder: str = "",
-    limit: int = 0,
-    verify: bool = True,
-    window: int = 0,
-    max_steps: int = 20,
-    correct_reward: float = 1.0,
-    step_penalty: float = 0.1,
-    action_mode: ActionMode = "factored",
-    device: str = "cpu",
-) -> Glimpse:
-    """The environment on a data set; see `envs.images.datasets.load` and `Glimpse`.
-
-    Args:
-        dataset: glyphs (drawn, 32×32), small-glyphs (16×16), digits (scikit-learn's), svhn or
-            cifar10 (from `folder`).
-        split: train or test.
-        folder: where the files of svhn or cifar10 are.
-        limit: only the first so many images of the split; 0 takes all.
-        verify: compare files with their published sums.
-        window: pixels a side; 0 takes a quarter of the image's height (8 of 32).
-        max_steps: steps after which an episode is cut.
-        correct_reward: reward of the right guess.
-        step_penalty: what everything else costs.
-        action_mode: factored or flat.
-        device: where the tensors live.
-    """
-    images, labels = load(dataset, split, folder, limit, verify)
-    core = Glimpse(
-        images,
-        labels,
-        window=window or images.shape[-2] // 4,
-        max_steps=max_steps,
-        correct_reward=correct_reward,
-        step_penalty=step_penalty,
-        action_mode=action_mode,
-        device=device,
-    )
-    core.protocol = {"dataset": dataset, "split": split, **core.protocol}
-    return core

@@ -6,6 +6,7 @@ the same training and test images as those of `envs.images.glimpse`, seen whole.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from semigradient.envs.core import Step
-from semigradient.envs.images import datasets as images
 from semigradient.envs.images import tables
+from semigradient.envs.images.datasets import ImageOptions
+from semigradient.envs.images.tables import TableOptions
 
 _LIMIT = 100.0  # targets have unit variance; a prediction beyond this is no better for it
 
@@ -51,8 +53,8 @@ class Supervised:
     `index` of the example.
 
     ## Arguments
-    Those of `make_classification` and `make_regression` below. `inputs` (N, …) and `targets`
-    (N,) int64 or (N, O) float32 are public, for supervised learners.
+    Those of `ClassificationOptions` and `RegressionOptions`. `inputs` (N, …) and `targets` (N,)
+    int64 or (N, O) float32 are public, for supervised learners.
 
     ## Version history
     v0: first version.
@@ -121,28 +123,25 @@ class Supervised:
         return [image.permute(1, 2, 0).cpu().numpy().copy() for image in pixels]
 
 
-def make_classification(
-    dataset: str = "glyphs",
-    split: str = "train",
-    folder: str = "",
-    limit: int = 0,
-    verify: bool = True,
-    device: str = "cpu",
-) -> Supervised:
-    """Images to classify; arguments as those of `envs.images.datasets.load`."""
-    core = Supervised(*images.load(dataset, split, folder, limit, verify), device=device)
-    core.protocol = {"dataset": dataset, "split": split, **core.protocol}
-    return core
+@dataclass(frozen=True)
+class ClassificationOptions(ImageOptions):
+    """Images to classify."""
+
+    def make(self, device: str = "cpu") -> Supervised:
+        """The core of `semigradient/Classification-v0`."""
+        return _named(Supervised(*self.images(), device=device), self)
 
 
-def make_regression(
-    dataset: str = "waves",
-    split: str = "train",
-    folder: str = "",
-    limit: int = 0,
-    device: str = "cpu",
-) -> Supervised:
-    """Rows to regress; arguments as those of `envs.images.tables.load`."""
-    core = Supervised(*tables.load(dataset, split, folder, limit), device=device)
-    core.protocol = {"dataset": dataset, "split": split, **core.protocol}
+@dataclass(frozen=True)
+class RegressionOptions(TableOptions):
+    """Rows to regress."""
+
+    def make(self, device: str = "cpu") -> Supervised:
+        """The core of `semigradient/Regression-v0`."""
+        table = tables.load(self.dataset, self.split, self.folder, self.limit)
+        return _named(Supervised(*table, device=device), self)
+
+
+def _named(core: Supervised, options: ImageOptions | TableOptions) -> Supervised:
+    core.protocol = {"dataset": options.dataset, "split": options.split, **core.protocol}
     return core

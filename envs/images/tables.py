@@ -7,16 +7,19 @@ the user names.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from semigradient.envs.images.datasets import SPLITS
+from semigradient.envs.options import Options
 from semigradient.errors import UserError, missing, require, unknown
+from semigradient.validate import Natural, among
 
 TABLES = ("waves", "diabetes", "sarcos", "california")
 _TORQUES = 7
@@ -27,6 +30,21 @@ class Table(NamedTuple):
 
     inputs: Tensor  # (N, I) float32
     targets: Tensor  # (N, O) float32
+
+
+@dataclass(frozen=True)
+class TableOptions(Options):
+    """Which table is regressed."""
+
+    dataset: Annotated[str, among(TABLES)] = "waves"
+    """Table: drawn (waves), scikit-learn's (diabetes), or read from a folder (sarcos,
+    california)."""
+    split: Literal["train", "test"] = "train"
+    """Part of the data; the two share no row."""
+    folder: str = ""
+    """Folder with sarcos_inv.mat and sarcos_inv_test.mat, or with cal_housing.data."""
+    limit: Natural = 0
+    """Take only the first so many rows of the split; 0 takes all."""
 
 
 @lru_cache(maxsize=8)

@@ -9,8 +9,9 @@ listed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +21,48 @@ from torch import Tensor
 from semigradient.envs.core import Step
 from semigradient.envs.molecules import block_trees
 from semigradient.envs.molecules.block_molecules import BlockMolecules
-from semigradient.envs.molecules.block_tables import Ints, Tables
+from semigradient.envs.molecules.block_tables import Ints
 from semigradient.envs.molecules.block_trees import Trees
-from semigradient.envs.molecules.blocks import load
-from semigradient.envs.molecules.rewards import Batch, Scorer
+from semigradient.envs.molecules.rewards import Batch
+from semigradient.envs.molecules.scored import ScoredOptions
 from semigradient.envs.molecules.toy import draw
 from semigradient.errors import require
+from semigradient.validate import Count, within
 
 UNKNOWN, HIGHEST = -1.0, 10.0
 """What is observed where nothing was measured, and the best score there is."""
+
+
+@dataclass(frozen=True)
+class ActiveOptions(ScoredOptions):
+    """What may be chosen of a campaign of measurement on molecules."""
+
+    reward: str | Batch = "dock_like"
+    """Score: qed, sa, qed_sa, plogp, mw_window, dock_like, proxy, proxy_x_WT, fitted, vina, or
+    module:function."""
+    max_blocks: Annotated[int, within(2, 20)] = 6
+    """Most blocks of a molecule."""
+    initial: Count = 2000
+    """Molecules that are known at the beginning."""
+    queries: Count = 200
+    """Molecules that are measured in a round."""
+    rounds: Count = 9
+    """Rounds of an episode."""
+    top_k: Count = 10
+    """Best scores whose mean counts."""
+
+    def check(self) -> None:
+        """Enough first molecules."""
+        super().check()
+        good = self.initial >= self.top_k
+        require(good, f"initial={self.initial}: must be ≥ top_k={self.top_k}")
+
+    def make(self, device: str = "cpu") -> ActiveMolecules:
+        """The core of `semigradient/ActiveMolecule-v0`."""
+        rules = self.rules(device)
+        names = ("initial", "queries", "top_k")
+        protocol = {**self.protocol(rules), **{name: getattr(self, name) for name in names}}
+        return ActiveMolecules(rules, self, protocol)
 
 
 class State(NamedTuple):
@@ -68,26 +102,18 @@ class ActiveMolecules:
     `top`: the mean of the `top_k` best scores known; `known`: how many molecules are.
 
     ## Arguments
-    Those of `make`.
+    Those of `ActiveOptions`.
 
     ## Version history
     v0: first version.
     """
 
     def __init__(
-        self,
-        rules: BlockMolecules,
-        protocol: dict[str, Any],
-        initial: int = 2000,
-        queries: int = 200,
-        rounds: int = 9,
-        top_k: int = 10,
+        self, rules: BlockMolecules, options: ActiveOptions, protocol: dict[str, Any]
     ) -> None:
-        for name, value in (("queries", queries), ("rounds", rounds), ("top_k", top_k)):
-            require(value >= 1, f"{name}={value}: must be ≥ 1")
-        require(initial >= top_k, f"initial={initial}: must be ≥ top_k={top_k}")
         self.rules, self.protocol, self.device = rules, protocol, rules.device
-        self.initial, self.queries, self.rounds, self.top_k = initial, queries, rounds, top_k
+        self.initial, self.rounds = options.initial, options.rounds
+        self.queries, self.top_k = queries, top_k = options.queries, options.top_k
         self.length = rules.max_blocks
         self.single_observation_space = spaces.Box(UNKNOWN, HIGHEST, (top_k + queries,), np.float32)
         self.single_action_space: spaces.Space = spaces.MultiDiscrete(
@@ -211,33 +237,3 @@ class ActiveMolecules:
 def _digest(smiles: str) -> int:
     """The same in every process, and never 0."""
     return int.from_bytes(blake2b(smiles.encode(), digest_size=7).digest()) + 1
-
-
-def make(
-    reward: str | Batch = "dock_like",
-    vocabulary: str = "published",
-    min_blocks: int = 2,
-    max_blocks: int = 6,
-    initial: int = 2000,
-    queries: int = 200,
-    rounds: int = 9,
-    top_k: int = 10,
-    reward_seed: int = 0,
-    reward_file: str = "",
-    workers: int = 0,
-    engine: str = "local",
-    ray_address: str = "",
-    device: str = "cpu",
-) -> ActiveMolecules:
-    """`semigradient/ActiveMolecule-v0`; see `ActiveMolecules`, of rewards `molecule.make`."""
-    score = Scorer(reward, reward_seed, reward_file, workers, engine, ray_address)
-    rules = BlockMolecules(Tables(load(vocabulary)), score, min_blocks, max_blocks, device=device)
-    protocol = {
-        "reward": reward if isinstance(reward, str) else getattr(reward, "__name__", "function"),
-        "vocabulary": vocabulary if len(vocabulary) < 40 else f"{rules.entries} entries",
-        "blocks": f"{min_blocks} to {max_blocks}",
-        "initial": initial,
-        "queries": queries,
-        "top_k": top_k,
-    }
-    return ActiveMolecules(rules, protocol, initial, queries, rounds, top_k)

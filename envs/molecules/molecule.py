@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,15 +14,36 @@ from semigradient.envs.adapters import CoreEnv
 from semigradient.envs.core import Step
 from semigradient.envs.molecules import block_trees
 from semigradient.envs.molecules.block_molecules import BlockMolecules
-from semigradient.envs.molecules.block_tables import Tables
 from semigradient.envs.molecules.block_trees import Trees
-from semigradient.envs.molecules.blocks import load
-from semigradient.envs.molecules.rewards import Batch, Scorer
+from semigradient.envs.molecules.scored import ScoredOptions
 from semigradient.envs.molecules.toy import draw
-from semigradient.errors import unknown
+from semigradient.validate import Positive
 
 Observation = Literal["flat", "graph"]
 Masks = Literal["info", "observation", "none"]
+
+
+@dataclass(frozen=True)
+class MoleculeOptions(ScoredOptions):
+    """What may be chosen of molecules that are built block by block."""
+
+    lowest: Positive = 0.01
+    """Scores below this one, R_min, count as much."""
+    scale: Positive = 8.0
+    """Score whose reward is 1, T."""
+    exponent: Positive = 1.0
+    """Exponent β of the reward (max(R_min, score) / T)^β."""
+    observation: Observation = "flat"
+    """Numbers (flat), or a dictionary of blocks, bonds and stems (graph)."""
+    masks: Masks = "info"
+    """Where legal actions are told: in the infos, in the observation, or nowhere."""
+
+    def make(self, device: str = "cpu") -> MoleculeBuilding:
+        """The core of `semigradient/Molecule-v0`."""
+        rules = self.rules(device, self.lowest, self.scale, self.exponent)
+        names = ("lowest", "scale", "exponent")
+        protocol = {**self.protocol(rules), **{name: getattr(self, name) for name in names}}
+        return MoleculeBuilding(rules, protocol, self.observation, self.masks)
 
 
 class State(NamedTuple):
@@ -72,7 +94,7 @@ class MoleculeBuilding:
     `action_mask` (A,) of legal actions (with `masks="info"`) and `blocks`, how many there are.
 
     ## Arguments
-    Through `gymnasium.make`: those of `make`.
+    Those of `MoleculeOptions`.
 
     ## Version history
     v0: first version.
@@ -87,12 +109,6 @@ class MoleculeBuilding:
         observation: Observation = "flat",
         masks: Masks = "info",
     ) -> None:
-        for name, value, kind in (
-            ("observation", observation, Observation),
-            ("masks", masks, Masks),
-        ):
-            if value not in get_args(kind):
-                unknown(name, value, get_args(kind))
         self.rules, self.protocol, self.device = rules, protocol, rules.device
         self.observation, self.masks = observation, masks
         self.single_action_space: spaces.Space = spaces.Discrete(rules.actions)
@@ -197,58 +213,6 @@ class MoleculeEnv(CoreEnv):
     def smiles(self) -> str:
         """Canonical SMILES of the molecule so far."""
         return self.core.rules.smiles_of(self.state.trees)[0]
-
-
-def make(
-    reward: str | Batch = "qed",
-    vocabulary: str = "published",
-    min_blocks: int = 2,
-    max_blocks: int = 8,
-    lowest: float = 0.01,
-    scale: float = 8.0,
-    exponent: float = 1.0,
-    reward_seed: int = 0,
-    reward_file: str = "",
-    workers: int = 0,
-    engine: str = "local",
-    ray_address: str = "",
-    observation: Observation = "flat",
-    masks: Masks = "info",
-    device: str = "cpu",
-) -> MoleculeBuilding:
-    """`semigradient/Molecule-v0`.
-
-    Args:
-        reward: qed, sa, qed_sa, plogp, mw_window, dock_like, or what `Scorer` accepts besides.
-        vocabulary: published, small, a file, or entries such as "CC[0,1]; O[0]".
-        min_blocks: fewest blocks of a molecule.
-        max_blocks: most blocks.
-        lowest: R_min.
-        scale: T.
-        exponent: β.
-        reward_seed: of rewards with a random part.
-        reward_file: of rewards that need one.
-        workers: processes that compute scores; 0: this one.
-        engine: local or ray: where these processes are.
-        ray_address: the Ray cluster; none: one on this machine.
-        observation: flat or graph.
-        masks: in the infos, in the observation, or none.
-        device: where the tensors live.
-    """
-    tables = Tables(load(vocabulary))
-    score = Scorer(reward, reward_seed, reward_file, workers, engine, ray_address)
-    rules = BlockMolecules(
-        tables, score, min_blocks, max_blocks, lowest, scale, exponent, device=device
-    )
-    protocol: dict[str, Any] = {
-        "reward": reward if isinstance(reward, str) else getattr(reward, "__name__", "function"),
-        "vocabulary": vocabulary if len(vocabulary) < 40 else f"{len(tables.entries)} entries",
-        "blocks": f"{min_blocks} to {max_blocks}",
-        "lowest": lowest,
-        "scale": scale,
-        "exponent": exponent,
-    }
-    return MoleculeBuilding(rules, protocol, observation, masks)
 
 
 def _integers(low: int, high: int, shape: tuple[int, ...]) -> spaces.Box:

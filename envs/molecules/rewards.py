@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from semigradient.envs.molecules.toy import chemistry
 from semigradient.errors import UserError, require, unknown
 from semigradient.registry import POOLS, REWARDS
+from semigradient.validate import first_line
 
 Scores = NDArray[np.float64]
 Batch = Callable[[list[str]], Any]
@@ -150,6 +151,7 @@ class Scorer:
             require(not workers, f"workers={workers}: not for a function, only rewards by name")
             self._batch = reward
         elif reward in SCORES:
+            require(not file, f"reward_file={file!r}: reward={reward!r} needs none")
             chemistry()
             self._batch = partial(score_all, reward, seed)
         else:
@@ -222,7 +224,12 @@ def _made(reward: str, file: str) -> Batch:
     if reward not in REWARDS and ":" not in reward:
         unknown("reward", reward, [*SCORES, *REWARDS.names()])
     maker = REWARDS.load(reward)
-    made: Batch = maker(file) if file else maker()
+    try:
+        made: Batch = maker(file) if file else maker()
+    except UserError:
+        raise
+    except Exception as problem:
+        raise UserError(f"reward {reward!r}: {first_line(problem)}") from problem
     require(callable(made), f"reward {reward!r}: must make a function of SMILES")
     return made
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from torch import Tensor
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Table
 from semigradient.envs.molecules.blocks import Entry, read
+from semigradient.envs.options import Options
 from semigradient.errors import missing, require, unknown
+from semigradient.validate import within
 
 TOYS = {
     "chains": ("CC[0,1]; C=O[0]; O[0]; F[0]", 3),
@@ -222,23 +225,26 @@ def draw(molecule: Molecule, side: int = 256) -> np.ndarray:
     return np.asarray(picture).copy()
 
 
-def make_toy(vocabulary: str = "chains", max_blocks: int = 0, device: str = "cpu") -> Building:
-    """`semigradient/ToyMolecules-v0`.
+@dataclass(frozen=True)
+class ToyMoleculesOptions(Options):
+    """What may be chosen of molecules that can all be listed."""
 
-    Args:
-        vocabulary: chains, rings, or entries such as "CC[0,1]; O[0]".
-        max_blocks: of a molecule; 0 takes the vocabulary's own, 3 for one that is written out.
-        device: where the tensors live.
-    """
-    if "[" not in vocabulary and vocabulary not in TOYS:
-        unknown("vocabulary", vocabulary, TOYS)
-    text, blocks = TOYS.get(vocabulary, (vocabulary, 3))
-    require(max_blocks >= 0, f"max_blocks={max_blocks}: must be ≥ 0")
-    limit = max_blocks or blocks
-    entries = read(text)
-    require(
-        len(entries) ** limit <= 5000,
-        f"max_blocks={limit}: {len(entries)} entries make too many molecules to enumerate",
-    )
-    rules = ToyMolecules(Assembler(entries), limit, device)
-    return Building(rules, {"vocabulary": vocabulary, "max_blocks": limit, "reward": "qed"})
+    vocabulary: str = "chains"
+    """Blocks: chains, rings, or entries such as "CC[0,1]; O[0]"."""
+    max_blocks: Annotated[int, within(0, 100)] = 0
+    """Most blocks of a molecule; 0 takes the vocabulary's own, 3 for one that is written out."""
+
+    def make(self, device: str = "cpu") -> Building:
+        """The core of `semigradient/ToyMolecules-v0`."""
+        if "[" not in self.vocabulary and self.vocabulary not in TOYS:
+            unknown("vocabulary", self.vocabulary, TOYS)
+        text, blocks = TOYS.get(self.vocabulary, (self.vocabulary, 3))
+        entries, limit = read(text), self.max_blocks or blocks
+        require(
+            len(entries) ** limit <= 5000,
+            f"max_blocks={limit}: {len(entries)} entries make too many molecules to enumerate",
+        )
+        rules = ToyMolecules(Assembler(entries), limit, device)
+        return Building(
+            rules, {"vocabulary": self.vocabulary, "max_blocks": limit, "reward": "qed"}
+        )

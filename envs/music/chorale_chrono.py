@@ -6,6 +6,7 @@ have to carry what was written. The decision process is this project's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,17 +19,32 @@ from torch.nn import functional as F
 from semigradient.envs.core import Step
 from semigradient.envs.music.chorale_setting import (
     ILLEGAL,
-    Conditionals,
+    ExcerptOptions,
     Setting,
-    bach_setting,
     numbers,
-    one_of,
 )
-from semigradient.errors import require
 
 Reward = Literal["rules", "model", "imitation"]
 Task = Literal["scratch", "harmonize"]
 _MAJOR, _MINOR = (0, 4, 7), (0, 3, 7)
+
+
+@dataclass(frozen=True)
+class ChronoOptions(ExcerptOptions):
+    """What may be chosen of writing an excerpt in the order of time."""
+
+    reward: Reward = "rules"
+    """Reward: the rules of harmony, the model's log p, or 1 for the real note (imitation)."""
+    task: Task = "scratch"
+    """What is given: nothing, or the soprano (harmonize)."""
+    memory: Literal[1, 4] = 4
+    """Notes in sight."""
+    cadence: float = 0.0
+    """Bonus for a last frame that is the triad on the soprano's last note."""
+
+    def make(self, device: str = "cpu") -> ChoraleChrono:
+        """The core of `semigradient/ChoraleChrono-v0`."""
+        return ChoraleChrono(self.setting(device), self)
 
 
 class State(NamedTuple):
@@ -75,28 +91,19 @@ class ChoraleChrono:
     `envs.music.chorale_rules.EVENTS`.
 
     ## Arguments
-    Through `gymnasium.make`: those of `make`.
+    Those of `ChronoOptions`.
 
     ## Version history
     v0: first version.
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        reward: Reward = "rules",
-        task: Task = "scratch",
-        memory: int = 4,
-        cadence: float = 0.0,
-    ) -> None:
-        one_of("reward", reward, Reward)
-        one_of("task", task, Task)
-        require(memory in (1, 4), f"memory={memory}: accepted are 1, 4 notes")
+    def __init__(self, setting: Setting, options: ChronoOptions) -> None:
+        reward, task, memory = options.reward, options.task, options.memory
         self.rules = setting.need_rules("ChoraleChrono")
         if reward == "model":
             setting.need_model(f"reward={reward!r}")
         self.setting, self.device = setting, setting.device
-        self.reward, self.task, self.memory, self.cadence = reward, task, memory, cadence
+        self.reward, self.task, self.memory, self.cadence = reward, task, memory, options.cadence
         self.first = 1 if task == "harmonize" else 0
         self.notes_a_frame = setting.voices - self.first
         self.notes = self.notes_a_frame * setting.frames
@@ -215,35 +222,3 @@ class ChoraleChrono:
         sets = soprano | alto | tenor | bass
         triads = [sum(1 << step for step in chord) for chord in (_MAJOR, _MINOR)]
         return ((sets == triads[0]) | (sets == triads[1])) & (last >= 0).all(1)
-
-
-def make(
-    frames: int = 32,
-    grid: int = 1,
-    split: str = "train",
-    source: str = "music21",
-    align: bool = True,
-    model: str | Conditionals = "",
-    reward: Reward = "rules",
-    task: Task = "scratch",
-    memory: int = 4,
-    cadence: float = 0.0,
-    device: str = "cpu",
-) -> ChoraleChrono:
-    """`semigradient/ChoraleChrono-v0`.
-
-    Args:
-        frames: T, frames of an excerpt.
-        grid: sixteenths in a frame: 1, 2 or 4.
-        split: train, valid or test.
-        source: of the chorales, see `envs.music.chorales.load`.
-        align: excerpts begin on a quarter.
-        model: conditionals of the reward: a function, module:function@argument, or none.
-        reward: rules, model or imitation.
-        task: scratch or harmonize.
-        memory: notes in sight, 1 or 4.
-        cadence: bonus for a last frame that is the triad on the soprano's last note.
-        device: where the tensors live.
-    """
-    setting = bach_setting(frames, grid, split, source, align, model, device)
-    return ChoraleChrono(setting, reward, task, memory, cadence)

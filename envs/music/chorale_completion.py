@@ -8,7 +8,8 @@ Source: T. Cooijmans, PhD thesis, section 3.3 (the data and the masks); the scor
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,38 @@ from semigradient.envs.core import Step
 from semigradient.envs.music import chorale_tasks, chorales
 from semigradient.envs.music.chorale_rendering import picture
 from semigradient.envs.music.chorales import PITCHES, VOICES
-from semigradient.errors import require
+from semigradient.envs.options import Options
+from semigradient.validate import Count, Share, at_least
+
+
+@dataclass(frozen=True)
+class CompletionOptions(Options):
+    """What may be chosen of completing a chorale in one go."""
+
+    split: Literal["train", "valid", "test"] = "train"
+    """Part of the chorales."""
+    source: str = "music21"
+    """Chorales: music21's, an .npz file, or a folder of MusicXML and MIDI files."""
+    grid: Literal[1, 2, 4] = 1
+    """Sixteenths in a step."""
+    steps: Annotated[int, at_least(4)] = 128
+    """Steps of a crop, T."""
+    task: str = "orderless"
+    """What is shown: scratch, harmonize, voice:i, bridge, inpaint, upsample, orderless."""
+    rate: Share = 0.5
+    """Probability of each note to be shown by inpaint."""
+    align: Count = 1
+    """Crops begin at multiples of so many steps."""
+
+    def check(self) -> None:
+        """The task is one."""
+        chorale_tasks.known(self.task, 1, len(VOICES), self.steps, None, self.rate)
+
+    def make(self, device: str = "cpu") -> Completion:
+        """The core of `semigradient/Chorales-v0`."""
+        core = Completion(chorales.load(self.split, self.grid, self.source), self, device)
+        core.protocol = {"source": self.source, "split": self.split, **core.protocol}
+        return core
 
 
 class State(NamedTuple):
@@ -53,7 +85,7 @@ class Completion:
     `known` (4, T), what is shown.
 
     ## Arguments
-    Those of `make` below. `pieces` (a `Chorales`), `steps` and `task` are public, for learners.
+    Those of `CompletionOptions`. `pieces` (a `Chorales`), `steps` and `task` are public.
 
     ## Version history
     v0: first version.
@@ -62,22 +94,17 @@ class Completion:
     def __init__(
         self,
         pieces: chorales.Chorales,
-        steps: int,
-        task: str = "orderless",
-        rate: float = 0.5,
-        align: int = 1,
+        options: CompletionOptions,
         device: str | torch.device = "cpu",
     ) -> None:
-        require(steps >= 4, f"steps={steps}: must be ≥ 4")
-        require(align >= 1, f"align={align}: must be ≥ 1")
-        chorale_tasks.known(task, 1, len(VOICES), steps, None, rate)  # checks their names
         self.device = torch.device(device)
-        self.pieces, self.steps, self.task, self.rate = pieces, steps, task, rate
-        self.align = align
+        self.pieces, self.steps, self.align = pieces, options.steps, options.align
+        self.task, self.rate = options.task, options.rate
+        steps = options.steps
         shape = (len(VOICES), steps)
         self.single_observation_space = spaces.Box(0, len(PITCHES), shape, np.uint8)
         self.single_action_space = spaces.MultiDiscrete(np.full(shape, len(PITCHES)))
-        self.protocol: dict[str, Any] = {"task": task, "steps": steps, "grid": pieces.grid}
+        self.protocol: dict[str, Any] = {"task": self.task, "steps": steps, "grid": pieces.grid}
         chorales.crops(pieces, 1, steps, torch.Generator())  # is any piece that long?
 
     def reset(
@@ -118,30 +145,3 @@ class Completion:
         """Piano rolls (4P, 8T, 3), a colour each voice; what is hidden is grey."""
         shown = torch.where(state.known, state.pitches, -1)
         return [picture(each, len(PITCHES)) for each in shown]
-
-
-def make(
-    split: str = "train",
-    source: str = "music21",
-    grid: int = 1,
-    steps: int = 128,
-    task: str = "orderless",
-    rate: float = 0.5,
-    align: int = 1,
-    device: str = "cpu",
-) -> Completion:
-    """Chorales to complete.
-
-    Args:
-        split: train, valid or test.
-        source: music21, an .npz file or a folder, as in `envs.music.chorales.load`.
-        grid: sixteenths in a step.
-        steps: T.
-        task: what is shown, of `envs.music.chorale_tasks`.
-        rate: of the task inpaint.
-        align: crops begin at multiples of this many steps.
-        device: where the tensors live.
-    """
-    core = Completion(chorales.load(split, grid, source), steps, task, rate, align, device)
-    core.protocol = {"source": source, "split": split, **core.protocol}
-    return core

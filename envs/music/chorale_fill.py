@@ -12,6 +12,7 @@ is this project's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,20 +24,72 @@ from torch import Tensor
 from semigradient.envs.core import Step
 from semigradient.envs.music.chorale_setting import (
     ILLEGAL,
-    Conditionals,
+    VOICES,
+    ExcerptOptions,
     Setting,
-    bach_setting,
     check_task,
     contexts,
     numbers,
-    one_of,
     toy_setting,
 )
+from semigradient.envs.options import Options
 from semigradient.errors import require
+from semigradient.validate import Share
 
 Order = Literal["free", "random", "chrono", "chrono-bass"]
 Reward = Literal["nade", "rules", "mixed", "terminal", "terminal-rules"]
 Actions = Literal["flat", "multidiscrete"]
+
+
+@dataclass(frozen=True)
+class WritingOptions(Options):
+    """What may be chosen of writing a roll note by note."""
+
+    reward: Reward = "nade"
+    """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone
+    (terminal, terminal-rules)."""
+    order: Order = "free"
+    """Who chooses the next cell: the agent (free), chance (random), or the order of time."""
+    task: str = "scratch"
+    """What is given: scratch, harmonize, voice:i, bridge, inpaint, upsample, orderless."""
+    context_rate: Share = 0.5
+    """Probability of each note to be given by inpaint."""
+    actions: Actions = "flat"
+    """One number, or voice, frame and pitch (multidiscrete)."""
+
+    def check(self) -> None:
+        """Only who chooses the cell can name it."""
+        good = self.order == "free" or self.actions == "flat"
+        require(good, f"actions={self.actions!r}: is for order='free'")
+
+
+@dataclass(frozen=True)
+class ToyChoraleOptions(WritingOptions):
+    """What may be chosen of two voices, three frames and pitches; the model is the exact joint."""
+
+    def make(self, device: str = "cpu") -> ChoraleFill:
+        """The core of `semigradient/ToyChorale-v0`."""
+        return ChoraleFill(toy_setting(device), self)
+
+
+@dataclass(frozen=True)
+class FillOptions(WritingOptions, ExcerptOptions):
+    """What may be chosen of writing an excerpt of a chorale."""
+
+    reward: Reward = "rules"
+    """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone
+    (terminal, terminal-rules)."""
+    mix: Share = 0.5
+    """Weight of the model in the mixed reward."""
+
+    def check(self) -> None:
+        """The task is one of four voices."""
+        super().check()
+        check_task(self.task, self.context_rate, VOICES)
+
+    def make(self, device: str = "cpu") -> ChoraleFill:
+        """The core of `semigradient/ChoraleFill-v0`."""
+        return ChoraleFill(self.setting(device), self, self.mix)
 
 
 class State(NamedTuple):
@@ -87,48 +140,31 @@ class ChoraleFill:
     (E,), the counts of `envs.music.chorale_rules.EVENTS`.
 
     ## Arguments
-    Through `gymnasium.make`: those of `make`, of `make_toy` for the toy.
+    Those of `FillOptions`, of `ToyChoraleOptions` for the toy.
 
     ## Version history
     v0: first version.
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        reward: Reward = "nade",
-        order: Order = "free",
-        task: str = "scratch",
-        context_rate: float = 0.5,
-        actions: Actions = "flat",
-        mix: float = 0.5,
-    ) -> None:
-        one_of("reward", reward, Reward)
-        one_of("order", order, Order)
-        one_of("actions", actions, Actions)
-        require(0 <= mix <= 1, f"mix={mix}: must be in [0, 1]")
+    def __init__(self, setting: Setting, options: WritingOptions, mix: float = 0.5) -> None:
+        reward, order = options.reward, options.order
         bass = order != "chrono-bass" or setting.voices == 4
         require(bass, f"order={order!r}: is for 4 voices, not {setting.voices}")
-        check_task(task, context_rate, setting.voices)
+        check_task(options.task, options.context_rate, setting.voices)
         self.setting, self.device = setting, setting.device
-        self.reward, self.order, self.task, self.rate, self.mix = (
-            reward,
-            order,
-            task,
-            context_rate,
-            mix,
-        )
+        self.reward, self.order, self.mix = reward, order, mix
+        self.task, self.rate = options.task, options.context_rate
         if reward in ("nade", "mixed", "terminal"):
             setting.need_model(f"reward={reward!r}")
         if reward in ("rules", "mixed", "terminal-rules"):
             setting.need_rules(f"reward={reward!r}")
         self.max_steps = 4 * setting.cells
-        self._lay_out(actions)
+        self._lay_out(options.actions)
         self.protocol: dict[str, Any] = {
             "frames": setting.frames,
             "reward": reward,
             "order": order,
-            "task": task,
+            "task": self.task,
         }
 
     def reset(
@@ -237,7 +273,6 @@ class ChoraleFill:
         setting, device = self.setting, self.device
         voices, frames, pitches = setting.voices, setting.frames, setting.pitches
         given = self.order != "free"
-        require(not given or actions == "flat", f"actions={actions!r}: is for order='free'")
         shape = ((3 if given else 2) * voices, frames, pitches)
         self.single_observation_space = spaces.Box(0.0, 1.0, shape, np.float32)
         self.single_action_space: spaces.Space = spaces.Discrete(
@@ -321,60 +356,3 @@ class ChoraleFill:
             model = self.setting.need_model("reward")
             reward[rows] = framewise_log_likelihood(model, pitches[rows], generator)
         return reward
-
-
-def make_toy(
-    reward: Reward = "nade",
-    order: Order = "free",
-    task: str = "scratch",
-    context_rate: float = 0.5,
-    actions: Actions = "flat",
-    device: str = "cpu",
-) -> ChoraleFill:
-    """`semigradient/ToyChorale-v0`: two voices, three frames and pitches, the exact joint as model.
-
-    Args:
-        reward: nade or terminal.
-        order: free, random or chrono.
-        task: what is given: scratch, harmonize, voice:0, voice:1, bridge, inpaint, orderless.
-        context_rate: of inpaint.
-        actions: flat or multidiscrete.
-        device: where the tensors live.
-    """
-    return ChoraleFill(toy_setting(device), reward, order, task, context_rate, actions)
-
-
-def make(
-    frames: int = 32,
-    grid: int = 1,
-    split: str = "train",
-    source: str = "music21",
-    align: bool = True,
-    model: str | Conditionals = "",
-    reward: Reward = "rules",
-    order: Order = "free",
-    task: str = "scratch",
-    context_rate: float = 0.5,
-    actions: Actions = "flat",
-    mix: float = 0.5,
-    device: str = "cpu",
-) -> ChoraleFill:
-    """`semigradient/ChoraleFill-v0`.
-
-    Args:
-        frames: T, frames of an excerpt.
-        grid: sixteenths in a frame: 1, 2 or 4.
-        split: train, valid or test.
-        source: of the chorales, see `envs.music.chorales.load`.
-        align: excerpts begin on a quarter.
-        model: conditionals of the reward: a function, module:function@argument, or none.
-        reward: nade, rules, mixed, terminal or terminal-rules.
-        order: free, random, chrono or chrono-bass.
-        task: what is given: scratch, harmonize, voice:0 to voice:3, bridge, inpaint, orderless.
-        context_rate: of inpaint.
-        actions: flat or multidiscrete.
-        mix: weight of the model in the mixed reward.
-        device: where the tensors live.
-    """
-    setting = bach_setting(frames, grid, split, source, align, model, device)
-    return ChoraleFill(setting, reward, order, task, context_rate, actions, mix)

@@ -10,8 +10,9 @@ project's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,21 +24,69 @@ from semigradient.envs.music import chorale_tasks
 from semigradient.envs.music.chorale_filling import Fill, fill, framewise_log_likelihood
 from semigradient.envs.music.chorale_setting import (
     ILLEGAL,
+    VOICES,
     Conditionals,
+    ExcerptOptions,
     Setting,
-    bach_setting,
     check_task,
     contexts,
     numbers,
-    one_of,
     toy_setting,
 )
+from semigradient.envs.music.toy_chorale import toy_joint
 from semigradient.errors import require
+from semigradient.validate import Count, Natural, NonNegative, Positive, Share, within
 
 Action = Literal["block", "mask", "schedule", "note"]
 Score = Literal["masked", "frame", "rules"]
 LENGTHS = 5
 """Blocks are 1, 2, 4, 8 or 16 frames long."""
+
+
+@dataclass(frozen=True)
+class RewriteOptions(ExcerptOptions):
+    """What may be chosen of rewriting an excerpt."""
+
+    model: str | Conditionals = ""
+    """Conditionals: a run folder of a Coconet, module:function@argument, none, or toy: two voices,
+    three frames and pitches, with the exact ones (of the excerpt nothing else is then chosen)."""
+    actions: Action = "block"
+    """What is erased: a block, cells (mask), each cell with a probability (schedule); or note: a
+    block gets a pitch."""
+    score: Score = "masked"
+    """What is to rise: mean log p of hidden cells, the framewise likelihood, or the rules'."""
+    refill: Fill = "independent"
+    """How what was erased is filled."""
+    temperature: Positive = 1.0
+    """Temperature of the filling."""
+    task: str = "scratch"
+    """What is given and never erased: scratch, harmonize, voice:i, bridge, inpaint, upsample,
+    orderless."""
+    context_rate: Share = 0.5
+    """Probability of each note to be given by inpaint."""
+    corrupt: Annotated[float, within(-1, 1)] = -1.0
+    """Share of a real excerpt that is replaced at the beginning; below 0 begin with a filling."""
+    steps: Natural = 0
+    """Steps of an episode, N; 0 takes as many as there are cells."""
+    masks: Count = 8
+    """Contexts of the masked score, K."""
+    cost: NonNegative = 0.0
+    """What an erased cell costs."""
+
+    def check(self) -> None:
+        """The toy has one excerpt alone, and the task is one."""
+        voices = toy_joint().voices if self.model == "toy" else VOICES
+        if self.model == "toy":
+            for name in ("frames", "grid", "split", "source", "align"):
+                default = ExcerptOptions.__dataclass_fields__[name].default
+                value = getattr(self, name)
+                require(value == default, f"{name}={value!r}: is not for model='toy'")
+        check_task(self.task, self.context_rate, voices)
+
+    def make(self, device: str = "cpu") -> ChoraleRewrite:
+        """The core of `semigradient/ChoraleRewrite-v0`."""
+        setting = toy_setting(device) if self.model == "toy" else self.setting(device)
+        return ChoraleRewrite(setting, self)
 
 
 class State(NamedTuple):
@@ -85,51 +134,30 @@ class ChoraleRewrite:
     four voices `rules` (E,), the counts of `envs.music.chorale_rules.EVENTS`.
 
     ## Arguments
-    Through `gymnasium.make`: those of `make`.
+    Those of `RewriteOptions`.
 
     ## Version history
     v0: first version.
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        actions: Action = "block",
-        score: Score = "masked",
-        refill: Fill = "independent",
-        temperature: float = 1.0,
-        task: str = "scratch",
-        context_rate: float = 0.5,
-        corrupt: float = -1.0,
-        steps: int = 0,
-        masks: int = 8,
-        cost: float = 0.0,
-    ) -> None:
-        one_of("actions", actions, Action)
-        one_of("score", score, Score)
-        one_of("refill", refill, Fill)
-        require(temperature > 0, f"temperature={temperature}: must be > 0")
-        require(corrupt <= 1, f"corrupt={corrupt}: must be ≤ 1; below 0 begins with a filling")
-        require(steps >= 0, f"steps={steps}: must be ≥ 0")
-        require(masks >= 1, f"masks={masks}: must be ≥ 1")
-        require(cost >= 0, f"cost={cost}: must be ≥ 0")
-        check_task(task, context_rate, setting.voices)
-        if score != "rules":
-            setting.need_model(f"score={score!r}")
+    def __init__(self, setting: Setting, options: RewriteOptions) -> None:
+        check_task(options.task, options.context_rate, setting.voices)
+        if options.score != "rules":
+            setting.need_model(f"score={options.score!r}")
         else:
-            setting.need_rules(f"score={score!r}")
-        if actions != "note" or corrupt < 0:
-            setting.need_model(f"actions={actions!r}, corrupt={corrupt}")
+            setting.need_rules(f"score={options.score!r}")
+        if options.actions != "note" or options.corrupt < 0:
+            setting.need_model(f"actions={options.actions!r}, corrupt={options.corrupt}")
         self.setting, self.device = setting, setting.device
-        self.actions, self.score, self.refill, self.temperature = (
-            actions,
-            score,
-            refill,
-            temperature,
+        self.actions, self.score, self.refill = options.actions, options.score, options.refill
+        self.temperature, self.corrupt, self.cost = (
+            options.temperature,
+            options.corrupt,
+            options.cost,
         )
-        self.task, self.rate, self.corrupt, self.cost = task, context_rate, corrupt, cost
-        self.masks = masks if score == "masked" else 0
-        self.horizon = steps or setting.cells
+        self.task, self.rate = options.task, options.context_rate
+        self.masks = options.masks if self.score == "masked" else 0
+        self.horizon = options.steps or setting.cells
         voices, frames, pitches = setting.voices, setting.frames, setting.pitches
         self.single_observation_space = spaces.Box(
             0.0, 1.0, (2 * voices + 1, frames, pitches), np.float32
@@ -139,14 +167,14 @@ class ChoraleRewrite:
             "mask": spaces.MultiBinary(setting.cells),
             "schedule": spaces.Box(0.0, 1.0, (1,), np.float32),
             "note": spaces.MultiDiscrete([voices, frames, LENGTHS, pitches]),
-        }[actions]
+        }[self.actions]
         self.protocol: dict[str, Any] = {
             "frames": frames,
-            "actions": actions,
-            "score": score,
-            "refill": refill,
+            "actions": self.actions,
+            "score": self.score,
+            "refill": self.refill,
             "steps": self.horizon,
-            "task": task,
+            "task": self.task,
         }
 
     def reset(
@@ -263,64 +291,3 @@ class ChoraleRewrite:
         voices = torch.arange(setting.voices, device=self.device)
         chosen = (voices == voice) | (voice == setting.voices)
         return chosen[:, :, None] & inside[:, None]
-
-
-def make(
-    frames: int = 32,
-    grid: int = 1,
-    split: str = "train",
-    source: str = "music21",
-    align: bool = True,
-    model: str | Conditionals = "",
-    actions: Action = "block",
-    score: Score = "masked",
-    refill: Fill = "independent",
-    temperature: float = 1.0,
-    task: str = "scratch",
-    context_rate: float = 0.5,
-    corrupt: float = -1.0,
-    steps: int = 0,
-    masks: int = 8,
-    cost: float = 0.0,
-    device: str = "cpu",
-) -> ChoraleRewrite:
-    """`semigradient/ChoraleRewrite-v0`.
-
-    Args:
-        frames: T, frames of an excerpt.
-        grid: sixteenths in a frame: 1, 2 or 4.
-        split: train, valid or test.
-        source: of the chorales, see `envs.music.chorales.load`.
-        align: excerpts begin on a quarter.
-        model: a function, module:function@argument, none, or toy: two voices, three frames and
-            pitches, with exact conditionals.
-        actions: block, mask, schedule or note.
-        score: masked, frame or rules.
-        refill: independent, argmax or ancestral.
-        temperature: of the filling.
-        task: what is given and never erased.
-        context_rate: of inpaint.
-        corrupt: share of a real excerpt that is replaced at the beginning; below 0 begin with a
-            filling by the model.
-        steps: N; 0 takes I T.
-        masks: K.
-        cost: of an erased cell.
-        device: where the tensors live.
-    """
-    if model == "toy":
-        setting = toy_setting(device)
-    else:
-        setting = bach_setting(frames, grid, split, source, align, model, device)
-    return ChoraleRewrite(
-        setting,
-        actions,
-        score,
-        refill,
-        temperature,
-        task,
-        context_rate,
-        corrupt,
-        steps,
-        masks,
-        cost,
-    )

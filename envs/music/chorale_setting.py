@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from torch import Tensor
 from semigradient.envs.music.chorale_rules import Rules
 from semigradient.envs.music.chorale_tasks import known
 from semigradient.envs.music.toy_chorale import toy_joint
+from semigradient.envs.options import Options
 from semigradient.errors import UserError, require
 from semigradient.registry import MODELS
+from semigradient.validate import at_least, first_line
 
 Conditionals = Callable[[Tensor, Tensor], Tensor]
 """Log-probabilities (B, I, T, P) of pitch indices (B, I, T) int64 and what is known (B, I, T) bool.
@@ -30,9 +32,35 @@ What stands at unknown places is not looked at. Likelihoods and samplers take an
 ILLEGAL = -10.0
 """Reward of an action that changes nothing because it is not allowed."""
 
-LOW, HIGH = 36, 81
+VOICES, LOW, HIGH = 4, 36, 81
 RANGES = ((57, 81), (52, 74), (46, 69), (36, 66))
 """MIDI pitches that soprano, alto, tenor and bass sing in Bach's chorales."""
+
+
+@dataclass(frozen=True)
+class ExcerptOptions(Options):
+    """Which excerpts of chorales an environment is about, and who judges them."""
+
+    frames: Annotated[int, at_least(2)] = 32
+    """Frames of an excerpt, T."""
+    grid: Literal[1, 2, 4] = 1
+    """Sixteenths in a frame."""
+    split: Literal["train", "valid", "test"] = "train"
+    """Part of the chorales."""
+    source: str = "music21"
+    """Chorales: music21's, an .npz file, or a folder of MusicXML and MIDI files."""
+    align: bool = True
+    """Begin excerpts on a quarter."""
+    model: str | Conditionals = ""
+    """Conditionals of the reward: a run folder of a Coconet, module:function@argument, or none."""
+
+    def setting(self, device: str) -> Setting:
+        """Excerpts of what `envs.music.chorales.load` finds."""
+        from semigradient.envs.music import chorales
+
+        pieces = chorales.load(self.split, self.grid, self.source).pieces
+        beat = 4 // self.grid
+        return chorale_setting(pieces, self.frames, beat, self.align, self.model, device)
 
 
 class Corpus(Protocol):
@@ -207,7 +235,6 @@ def chorale_setting(
         model: the conditionals, or where they are found; see `conditionals_of`.
         device: where the tensors live.
     """
-    require(frames >= 2, f"frames={frames}: must be ≥ 2")
     where = torch.device(device)
     corpus = Excerpts(pieces, frames, beat if align else 1, where)
     pitch = torch.arange(LOW, HIGH + 1, device=where)
@@ -216,22 +243,6 @@ def chorale_setting(
     count = HIGH - LOW + 1
     found = conditionals_of(model, device)
     return Setting(corpus, 4, frames, count, LOW, singable, Rules(beat, where), found, where)
-
-
-def bach_setting(
-    frames: int,
-    grid: int,
-    split: str,
-    source: str,
-    align: bool,
-    model: str | Conditionals,
-    device: str,
-) -> Setting:
-    """Excerpts of chorales that `envs.music.chorales.load` finds; `grid` sixteenths in a frame."""
-    from semigradient.envs.music import chorales
-
-    pieces = chorales.load(split, grid, source).pieces
-    return chorale_setting(pieces, frames, 4 // grid, align, model, device)
 
 
 def conditionals_of(model: str | Conditionals, device: str) -> Conditionals | None:
@@ -251,7 +262,13 @@ def conditionals_of(model: str | Conditionals, device: str) -> Conditionals | No
         ":" in place or place in MODELS,
         f"model={model!r}: accepted are a run folder of a Coconet, module:function@argument",
     )
-    return MODELS.load(place)(argument, device)
+    maker = MODELS.load(place)
+    try:
+        return maker(argument, device)
+    except UserError:
+        raise
+    except Exception as problem:
+        raise UserError(f"model={model!r}: {first_line(problem)}") from problem
 
 
 def contexts(
@@ -273,12 +290,6 @@ def check_task(task: str, rate: float, voices: int) -> None:
     """`UserError` for what is no task."""
     known(task, 1, voices, 4, rate=rate)
     require(0 <= rate <= 1, f"context_rate={rate}: must be in [0, 1]")
-
-
-def one_of(name: str, value: str, kind: Any) -> None:
-    """`UserError` unless `value` is one of a `Literal`'s."""
-    known = get_args(kind)
-    require(value in known, f"{name}={value!r}: accepted are {', '.join(known)}")
 
 
 def numbers(given: int | list[int] | Tensor | None, n: int, device: torch.device) -> Tensor | None:

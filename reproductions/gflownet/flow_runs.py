@@ -17,7 +17,7 @@ from semigradient.domains.flows.losses import flow_matching, inflow
 from semigradient.domains.flows.objectives import OBJECTIVES, Batch, Rules
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
 from semigradient.envs.constructions.construction import Table, tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.nets.flow_network import FlowOutputs
 from semigradient.reproductions.report import Job, Row
 from semigradient.training.build import build
@@ -103,7 +103,7 @@ def exact_row(quantity: str, claim: tuple[str, str], error: float, limit: float)
 
 def small_grid(rule: str) -> Table:
     """3×3 cells with R = 1 + x0 + 2 x1, whose flows are known by hand."""
-    rules = HyperGrid(2, 3, rule, reward="sparse")  # type: ignore[arg-type]
+    rules = HyperGridOptions(2, 3, rule, reward="sparse").rules()  # type: ignore[arg-type]
     states = torch.arange(rules.size)
     written, cells = tabulate(rules), rules.cells(states).double()
     child = torch.where(written.legal(states), _children(written), -1)

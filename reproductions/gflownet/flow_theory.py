@@ -25,8 +25,8 @@ from torch import Tensor
 from semigradient.domains.flows.estimates import policy_table
 from semigradient.domains.flows.tabular import log_share_of_parents, soft_optimum, uniform_values
 from semigradient.envs.constructions.construction import Table, tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
-from semigradient.envs.molecules.toy import make_toy
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
+from semigradient.envs.molecules.toy import ToyMoleculesOptions
 from semigradient.reproductions.gflownet.flow_runs import Array, Run, exact_row, worst_row
 from semigradient.reproductions.report import Job, Report, Row
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 TITLE = "Path bias and value equivalence of flows: thesis propositions 1 and 4"
 SEEDS = {"quick": 2, "full": 10}
 GRIDS = {
-    "2-D": (HyperGrid(2, 8, r0=0.1), 0.47706, 0.61551),
-    "4-D": (HyperGrid(4, 8, r0=0.1), 0.08257, 0.4538),
+    "2-D": (HyperGridOptions(2, 8, r0=0.1).rules(), 0.47706, 0.61551),
+    "4-D": (HyperGridOptions(4, 8, r0=0.1).rules(), 0.08257, 0.4538),
 }
 TREES = 100
 _COUNTS = ("exact", "counting of paths")
@@ -122,7 +122,7 @@ def reproduce(job: Job) -> Report:
             claim = (f"{want}", "enumeration")
             error = abs(float(mass) - want)
             rows.append(exact_row(f"{name}: mode mass of {law}, error", claim, error, 1e-4))
-    tables["rings"] = make_toy("rings").rules  # type: ignore[assignment]
+    tables["rings"] = ToyMoleculesOptions("rings").make().rules  # type: ignore[assignment]
     for name, table in tables.items():
         blind, told = bias_errors(table)
         rows.append(exact_row(f"{name}: soft optimum for log R against n R", _COUNTS, blind, 1e-9))

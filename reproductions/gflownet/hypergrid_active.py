@@ -37,7 +37,7 @@ from semigradient.domains.molecules.gaussian_process import GaussianProcess
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.constructions.active_learning import ActiveLearning, State
 from semigradient.envs.constructions.building import Building
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGrid, HyperGridOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import Array, draw_curves
 from semigradient.reproductions.gflownet.hypergrid_baselines import FLAGS
@@ -61,7 +61,7 @@ class Believed(HyperGrid):
     """The grid with rewards that somebody believes in: (S,), all positive."""
 
     def __init__(self, believed: Tensor) -> None:
-        super().__init__(4, 8, r0=0.1)
+        super().__init__(HyperGridOptions(4, 8, r0=0.1))
         self.believed = believed
 
     def log_reward(self, states: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Believed(HyperGrid):
 
 def campaign(rounds: int) -> ActiveLearning:
     """The rules: 512 objects at first, 16 a round, the ten best count."""
-    return ActiveLearning(HyperGrid(4, 8, r0=0.1), {}, 512, 16, rounds, 10)
+    return ActiveLearning(HyperGridOptions(4, 8, r0=0.1).rules(), {}, 512, 16, rounds, 10)
 
 
 def first_set(core: ActiveLearning, seed: int) -> State:

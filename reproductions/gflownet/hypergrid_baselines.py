@@ -27,7 +27,7 @@ from semigradient.domains.flows.visits import Visits, distance, floor
 from semigradient.envs.adapters import Arrays, CoreVector
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Table, tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import POINTS, draw_curves
 from semigradient.reproductions.report import Job, Report, Row
@@ -64,7 +64,7 @@ class Recorder(CoreVector):
     def __init__(self, command: Command) -> None:
         run = command.run
         super().__init__(
-            "semigradient.envs.constructions.hypergrid:make",
+            "semigradient.envs.constructions.hypergrid:HyperGridOptions",
             run.num_envs,
             run.seed,
             **run.environment(),
@@ -197,5 +197,5 @@ def _below(quantity: str, difference: Array) -> Row:
 
 def _floor(r0: float) -> float:
     """What frequencies of 200 000 perfect samples would show."""
-    table = tabulate(HyperGrid(4, 8, r0=r0))
+    table = tabulate(HyperGridOptions(4, 8, r0=r0).rules())
     return floor(table.distribution(), table, 200_000)

@@ -24,7 +24,7 @@ from semigradient.agents.gflownet.walkers import random_law
 from semigradient.agents.soft_q import SoftQ
 from semigradient.domains.flows.visits import distance
 from semigradient.envs.constructions.construction import Table, tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.reproductions.gflownet.flow_runs import Array
 from semigradient.reproductions.gflownet.hypergrid_baselines import MODES, recorded
 from semigradient.reproductions.report import Job, Report, Row
@@ -83,7 +83,7 @@ def _exact(agent: SoftQ, table: Table) -> float:
 
 def uniform_l1() -> float:
     """Of the uniform policy."""
-    table = tabulate(HyperGrid(4, 8, r0=0.1))
+    table = tabulate(HyperGridOptions(4, 8, r0=0.1).rules())
     return distance(random_law(table), table.distribution(), table)["l1"]
 
 

@@ -18,7 +18,7 @@ import torch
 from semigradient.domains.flows.losses import flow_matching
 from semigradient.domains.flows.objectives import OBJECTIVES
 from semigradient.envs.constructions.construction import tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import (
     Run,
@@ -130,7 +130,7 @@ def by_hand() -> list[Row]:
             )
         )
     for n, mass in ((2, 0.61551), (4, 0.4538)):
-        table = tabulate(HyperGrid(n, 8))
+        table = tabulate(HyperGridOptions(n, 8).rules())
         biased = table.path_biased()[table.modes(torch.arange(table.size)) >= 0].sum()
         claim = (f"{mass}", "proposition 1")
         gap = abs(float(biased) - mass)

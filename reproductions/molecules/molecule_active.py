@@ -33,11 +33,10 @@ from semigradient.domains.flows.trajectories import forward, uniform, uniform_dr
 from semigradient.domains.molecules.atoms import atom_graphs
 from semigradient.domains.molecules.molecule_sets import Fitting, fit, predict
 from semigradient.envs.adapters import CoreVector
-from semigradient.envs.molecules.active_molecules import ActiveMolecules, State
-from semigradient.envs.molecules.active_molecules import make as campaign
+from semigradient.envs.molecules.active_molecules import ActiveMolecules, ActiveOptions, State
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.envs.molecules.block_trees import Trees
-from semigradient.envs.molecules.molecule import make
+from semigradient.envs.molecules.molecule import MoleculeOptions
 from semigradient.envs.molecules.toy import chemistry
 from semigradient.experiments.curves import COLOURS
 from semigradient.nets.atom_network import AtomNetwork
@@ -117,7 +116,7 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
     words = ["--agent", method, *flags[method].split(), "--env", "semigradient/Molecule-v0"]
     command = parse([*words, "--seed", str(seed), "--steps", str(scale.steps)]).command
     torch.manual_seed(seed)
-    core: Any = make(reward, **dict(scale.options))
+    core: Any = MoleculeOptions(reward, **dict(scale.options)).make()
     setup = Setup(
         CoreVector(core, 1, seed),
         torch.device("cpu"),
@@ -172,7 +171,8 @@ def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
         "queries": scale.queries,
         "rounds": scale.rounds,
     }
-    core = campaign(reward="proxy" if file else "dock_like", reward_file=file, **options)
+    reward = "proxy" if file else "dock_like"
+    core = ActiveOptions(reward=reward, reward_file=file, **options).make()
     oracle, state = core.rules.scores_of, core.reset(1, generator(seed, 20))
     held = random_molecules(core.rules, set(core.smiles(state)), scale.validation, seed)
     validation = (graphs_of(held), torch.from_numpy(oracle(held)))

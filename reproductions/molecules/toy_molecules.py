@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from semigradient.envs.constructions.construction import Table
-from semigradient.envs.molecules.toy import ToyMolecules, make_toy
+from semigradient.envs.molecules.toy import ToyMolecules, ToyMoleculesOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import (
     Array,
@@ -96,7 +96,7 @@ def reproduce(job: Job) -> Report:
 
 def _blind(job: Job, vocabulary: str) -> list[Row]:
     """The zero of flow matching that is found with each parent counted once, at β = 4."""
-    building = make_toy(vocabulary)
+    building = ToyMoleculesOptions(vocabulary).make()
     assert isinstance(building.rules, ToyMolecules)
     whole, rows = building.rules, []
     for counted in (True, False):

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from semigradient.diagnostics.examples import Examples
 from semigradient.diagnostics.interference import function_interference, pair_mean
-from semigradient.envs.images.glimpse import Glimpse, make
-from semigradient.envs.images.supervised import Supervised, make_classification
+from semigradient.envs.images.glimpse import Glimpse, GlimpseOptions
+from semigradient.envs.images.supervised import ClassificationOptions, Supervised
 from semigradient.errors import require
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.report import Job, Report, Row
@@ -205,12 +205,13 @@ def measure(
     unseen = {**options, "split": "test", "limit": 0}
     policy, network = agent.policy(True), agent.network  # type: ignore[attr-defined]
     if learner == "classifier":
-        seen = make_classification(**options)
-        scores, test = classify(policy, seen), classify(policy, make_classification(**unseen))
+        seen = ClassificationOptions(**options).make()
+        shown = ClassificationOptions(**unseen).make()
+        scores, test = classify(policy, seen), classify(policy, shown)
         inputs = seen.inputs
     else:
-        scores, inputs = play(policy, make(**options))
-        test, _ = play(policy, make(**unseen))
+        scores, inputs = play(policy, GlimpseOptions(**options).make())
+        test, _ = play(policy, GlimpseOptions(**unseen).make())
     draw = torch.Generator().manual_seed(seed)
     chosen = inputs[torch.randperm(len(inputs), generator=draw)[: EXAMPLES[learner]]]
     device = agent.setup.device

@@ -330,7 +330,11 @@ def test_colour_frames_follow_the_game() -> None:
 @pytest.mark.parametrize(
     ("env_id", "options", "words"),
     [
-        ("ALE/Pong-v5", {"sticky": 0.1}, ("no option sticky", "repeat_action_probability")),
+        (
+            "ALE/Pong-v5",
+            {"sticky": 0.1},
+            ("ALE/Pong-v5 'sticky'", "repeat_action_probability"),
+        ),
         ("CartPole-v1", {"sticky": 0.1}, ("CartPole-v1", "sticky")),
         ("CartPole-v9", {}, ("CartPole",)),
         ("Cartpol-v1", {}, ("CartPole-v1",)),

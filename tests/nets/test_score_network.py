@@ -12,7 +12,7 @@ from semigradient import agents, optim
 from semigradient.commands import train
 from semigradient.domains.music.trained_coconet import network
 from semigradient.envs.adapters import CoreVector
-from semigradient.envs.music.chorale_fill import ChoraleFill
+from semigradient.envs.music.chorale_fill import ChoraleFill, WritingOptions
 from semigradient.envs.music.chorale_setting import chorale_setting, conditionals_of
 from semigradient.errors import UserError
 from semigradient.nets.coconet import Coconet
@@ -38,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def core(order: str = "free", model: Any = "", frames: int = 8) -> ChoraleFill:
     world = chorale_setting(pieces(), frames, 1, model=model)
-    return ChoraleFill(world, "rules", order, "inpaint")
+    return ChoraleFill(world, WritingOptions("rules", order, "inpaint"))  # type: ignore[arg-type]
 
 
 def build(name: str, config: dict[str, Any], order: str = "free", num_envs: int = 4) -> Any:
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_named(run: str, tmp_path: Path) -> None:
         build("ppo", {"torso": "coconet", "torso_weights": str(tmp_path)})
     with pytest.raises(UserError, match="torso='coconet': is for rolls"):
         ScoreTrunk(core().single_observation_space, 7, 4, 0)
-    with pytest.raises(UserError, match="torso='nature': accepted are auto, coconet"):
+    with pytest.raises(UserError, match="torso='nature': accepted are auto, blocks, coconet"):
         build("a2c", {"torso": "nature"})
     other = Coconet(4, 5, pitches=3, voices=2)
     rules = core()

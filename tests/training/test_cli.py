@@ -110,7 +110,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "option": ("--agent dqn --env CartPole-v1 --env-options frameskip", ["'frameskip'", "KEY=V"]),
     "unknown option": (
         "--agent dqn --env ALE/Breakout-v5 --env-options speed=3",
-        ["'ALE/Breakout-v5'", "speed", "accepted are", "frameskip", "reseed_after"],
+        ["ALE/Breakout-v5", "'speed'", "known: ", "frameskip", "reseed_after"],
     ),
     "no config": ("--config none.toml", ["config 'none.toml'", "no such file"]),
     "no run": ("--resume runs/none", ["runs/none", "no such file"]),

@@ -10,7 +10,7 @@ import torch
 from semigradient.agents.gflownet.genetic import ANY, Genetic, cross, grow, mutate
 from semigradient.domains.flows.trajectories import Trajectories
 from semigradient.envs.constructions.construction import tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.errors import UserError
 from semigradient.training import parts
 from semigradient.training.build import build
@@ -34,7 +34,7 @@ def built(actions: list[list[int]], lengths: list[int]) -> Trajectories:
 
 
 def test_genes_are_followed_where_they_are_legal() -> None:
-    rules = tabulate(HyperGrid(2, 4, "exit_only", reward="uniform"))
+    rules = tabulate(HyperGridOptions(2, 4, "exit_only", reward="uniform").rules())
     genes = torch.tensor([[0, 0, 0, 0, 1, 2], [1, 2, 0, 0, 0, 0]]).T
     # The fourth 0 is illegal at the border: a draw just below one takes the last legal action.
     draws = torch.full((rules.horizon, 2), 0.999)
@@ -48,7 +48,7 @@ def test_genes_are_followed_where_they_are_legal() -> None:
 
 
 def test_random_genes_build_only_what_can_be_built() -> None:
-    rules = tabulate(HyperGrid(3, 5, reward="uniform"))
+    rules = tabulate(HyperGridOptions(3, 5, reward="uniform").rules())
     random = torch.Generator().manual_seed(0)
     genes = torch.randint(-1, rules.actions, (rules.horizon, 500), generator=random)
     found = grow(rules, genes, torch.rand((rules.horizon, 500), generator=random))

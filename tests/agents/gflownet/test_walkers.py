@@ -10,7 +10,7 @@ import torch
 from semigradient.agents.gflownet.walkers import Walker, random_law, stationary
 from semigradient.domains.flows.visits import floor
 from semigradient.envs.constructions.construction import tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.errors import UserError
 from semigradient.training import parts
 from semigradient.training.build import build
@@ -31,7 +31,7 @@ def make(agent: str, *flags: object, env: tuple[str, ...] = ()) -> Walker:
 def test_counting_accepted_moves_only_has_the_published_bias(
     r0: float, modes: float, l1: float
 ) -> None:
-    grid = HyperGrid(4, 8, "exit_only", r0=r0)
+    grid = HyperGridOptions(4, 8, "exit_only", r0=r0).rules()
     table = tabulate(grid)
     law, p = stationary(grid, accepted_only=True), table.distribution()
     states = torch.arange(table.size)

@@ -40,7 +40,7 @@ FLAGS = (
 
 
 def test_the_return_is_the_share_of_hidden_notes_guessed() -> None:
-    envs = make_vector(ID, 6, seed=0, **QUARTERS, task="bridge", split="valid")
+    envs = make_vector(ID, 6, 0, **QUARTERS, task="bridge", split="valid")
     obs, infos = envs.reset()
     assert (obs == 46).sum((1, 2)).tolist() == [16] * 6
     np.testing.assert_array_equal(infos["known"], obs < 46)
@@ -75,7 +75,7 @@ def test_wrong_options_are_named() -> None:
         ({"voices": 3}, "environment option 'voices'"),
     ):
         with pytest.raises(UserError, match=message):
-            make_vector(ID, 1, seed=0, **{**QUARTERS, **options})
+            make_vector(ID, 1, 0, **{**QUARTERS, **options})
     with pytest.raises(UserError, match=r"CartPole-v1: coconet accepts semigradient/Chorales-v0"):
         build("coconet", "CartPole-v1", TINY)
 

@@ -33,7 +33,7 @@ from semigradient.domains.flows.trajectories import (
 )
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Flows, Table, tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.nets.bricks import ACTIVATIONS, mlp
 from semigradient.nets.flow_network import FlowNetwork, FlowOutputs
 from semigradient.nets.recalled import can_recall, in_place, pairs, recalled
@@ -344,7 +344,7 @@ def test_sampling_forwards_and_backwards_follows_the_edges(graph: str) -> None:
 
 
 def test_sampling_in_numpy_builds_the_same_objects() -> None:
-    table = tabulate(HyperGrid(3, 6, "exit_only", reward="cosine"))
+    table = tabulate(HyperGridOptions(3, 6, "exit_only", reward="cosine").rules())
     torch.manual_seed(0)
     network = FlowNetwork(table.width, table.actions, 0, True, (32, 16), "tanh")
     sampler = TableSampler(table, network)

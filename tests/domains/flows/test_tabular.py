@@ -8,7 +8,7 @@ import torch
 
 from semigradient.domains.flows.tabular import soft_optimum, uniform_values
 from semigradient.envs.constructions.construction import Table, tabulate
-from semigradient.envs.constructions.hypergrid import HyperGrid
+from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.reproductions.gflownet.flow_theory import (
     bias_errors,
     equivalence_error,
@@ -18,7 +18,7 @@ from semigradient.reproductions.gflownet.flow_theory import (
 
 @pytest.mark.parametrize("rule", ["edge", "exit_only"])
 def test_entropy_biases_by_the_number_of_paths(rule: str) -> None:
-    table = tabulate(HyperGrid(3, 7, rule, r0=0.1))  # type: ignore[arg-type]
+    table = tabulate(HyperGridOptions(3, 7, rule, r0=0.1).rules())  # type: ignore[arg-type]
     blind, told = bias_errors(table)
     assert blind < 1e-12
     assert told < 1e-12
@@ -26,7 +26,7 @@ def test_entropy_biases_by_the_number_of_paths(rule: str) -> None:
 
 
 def test_a_cold_agent_takes_the_best_object() -> None:
-    table = tabulate(HyperGrid(2, 5, reward="uniform"))
+    table = tabulate(HyperGridOptions(2, 5, reward="uniform").rules())
     reward = table.log_reward(torch.arange(table.size)).exp()
     law = table.reach(soft_optimum(table, reward, 1e-3))[1]
     best = table.objects[reward[table.objects].argmax()]

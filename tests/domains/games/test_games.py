@@ -15,12 +15,12 @@ from semigradient import envs
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.core import advance
 from semigradient.envs.games.iterated import (
-    make_chicken,
-    make_ipd,
-    make_matching_pennies,
-    make_matrix_game,
+    ChickenOptions,
+    DilemmaOptions,
+    MatchingPenniesOptions,
+    MatrixGameOptions,
 )
-from semigradient.envs.games.logistic import make as make_logistic
+from semigradient.envs.games.logistic import LogisticOptions
 from semigradient.envs.games.matrix_games import (
     PAYOFFS,
     STRATEGIES,
@@ -66,9 +66,12 @@ def test_mean_returns_are_the_exact_values(opponent: str) -> None:
     drawn = torch.Generator().manual_seed(7)
     chance = torch.rand(5, generator=drawn, dtype=torch.float64)
     for core, exact in (
-        (make_ipd(opponent), lambda q, pay: discounted_value(chance, q, pay, 0.96, False)),
         (
-            make_ipd(opponent, horizon=6, discount=1.0),
+            DilemmaOptions(opponent).make(),
+            lambda q, pay: discounted_value(chance, q, pay, 0.96, False),
+        ),
+        (
+            DilemmaOptions(opponent, horizon=6, discount=1.0).make(),
             lambda q, pay: finite_value(chance, q, pay, 6, mean=False),
         ),
     ):
@@ -81,7 +84,7 @@ def test_mean_returns_are_the_exact_values(opponent: str) -> None:
 
 @pytest.mark.parametrize("payoff", PAYOFFS)
 def test_rounds_follow_a_plain_loop(payoff: str) -> None:
-    core = make_matrix_game(payoff, opponent="pavlov", horizon=12, discount=1.0)
+    core = MatrixGameOptions(payoff=payoff, opponent="pavlov", horizon=12, discount=1.0).make()
     table = np.array(PAYOFFS[payoff])
     state, rng = core.reset(64), np.random.default_rng(0)
     mine, theirs = np.full((2, 64), -1)
@@ -102,9 +105,9 @@ def test_rounds_follow_a_plain_loop(payoff: str) -> None:
 
 
 def test_extortion_in_the_second_seat() -> None:
-    core = make_chicken([1, 0, 0, 0, 0])
+    core = ChickenOptions([1, 0, 0, 0, 0]).make()
     assert core.protocol["opponent"] == "[1, 0, 0, 0, 0]"
-    core = make_ipd("extortion", slope=3.0)
+    core = DilemmaOptions("extortion", slope=3.0).make()
     total = play(core, torch.full((5,), 0.5, dtype=torch.float64), 20000, seed=0) * 0.04
     mean = total.mean(0) + 2
     assert abs(float(mean[1] / mean[0]) - 3) < 0.15
@@ -112,7 +115,7 @@ def test_extortion_in_the_second_seat() -> None:
 
 
 def test_logistic_game_moves_both() -> None:
-    core = make_logistic(lr=0.5, horizon=2)
+    core = LogisticOptions(lr=0.5, horizon=2).make()
     state = core.reset(2, x=[1.0, 2.0])
     step = core.step(state, torch.tensor([[0.25], [5.0]]))
     first = torch.tensor([1.25, 2.0], dtype=torch.float64)  # clipped to one
@@ -124,7 +127,7 @@ def test_logistic_game_moves_both() -> None:
     torch.testing.assert_close(step.reward, value[:, 0])
     assert not step.truncated.any()
     assert bool(core.step(step.state, torch.zeros(2, 1)).truncated.all())
-    still = make_logistic(opponent="still").step(state, torch.zeros(2, 1))
+    still = LogisticOptions(opponent="still").make().step(state, torch.zeros(2, 1))
     torch.testing.assert_close(still.state.x, state.x)
 
 
@@ -170,7 +173,7 @@ def test_pettingzoo_and_core_play_the_same_game() -> None:
 def test_same_seed_same_games(env_id: str) -> None:
     runs = []
     for _ in range(2):
-        vector = envs.make_vector(env_id, 16, seed=5)
+        vector = envs.make_vector(env_id, 16, 5)
         vector.action_space.seed(1)
         seen = [vector.reset()[0]]
         for _ in range(60):
@@ -181,13 +184,13 @@ def test_same_seed_same_games(env_id: str) -> None:
 
 
 def test_saved_and_loaded_games_go_on_alike() -> None:
-    vector = envs.make_vector("semigradient/IPD-v0", 8, seed=0, opponent="random")
+    vector = envs.make_vector("semigradient/IPD-v0", 8, 0, opponent="random")
     assert isinstance(vector, CoreVector)
     vector.reset()
     actions = np.random.default_rng(0).integers(2, size=(20, 8))
     for row in actions[:10]:
         vector.step(row)
-    other = envs.make_vector("semigradient/IPD-v0", 8, seed=3, opponent="random")
+    other = envs.make_vector("semigradient/IPD-v0", 8, 3, opponent="random")
     assert other.load_state_dict(vector.state_dict())
     for row in actions[10:]:
         for ours, theirs in zip(vector.step(row)[:4], other.step(row)[:4], strict=True):
@@ -195,7 +198,7 @@ def test_saved_and_loaded_games_go_on_alike() -> None:
 
 
 def test_games_end_at_their_discount() -> None:
-    core, random = make_ipd("random", discount=0.9), torch.Generator().manual_seed(0)
+    core, random = DilemmaOptions("random", discount=0.9).make(), torch.Generator().manual_seed(0)
     state, ended = core.reset(5000, random), 0
     for _ in range(20):
         now = advance(core, state, torch.zeros(5000, dtype=torch.int64), random)
@@ -231,7 +234,7 @@ def test_learners_find_the_best_response(name: str, opponent: str, reply: int) -
     assert learned[0] == reply
     assert learned[3 if reply else 1] == reply
     # Among all 32 deterministic policies none does better.
-    game, q = make_ipd().game.game, strategy(opponent, torch.zeros(2, 4), 0.96)  # type: ignore[attr-defined]
+    game, q = DilemmaOptions().make().game.game, strategy(opponent, torch.zeros(2, 4), 0.96)  # type: ignore[attr-defined]
     every = 1 - torch.cartesian_prod(*[torch.arange(2)] * 5).double()
     pairs = torch.stack((every, q.expand(32, 5)), 1)
     mine = torch.stack((1 - torch.as_tensor(learned).double(), q))
@@ -242,13 +245,16 @@ def test_learners_find_the_best_response(name: str, opponent: str, reply: int) -
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: make_ipd("tit-for-tatt"), "did you mean tit-for-tat"),
-        (lambda: make_ipd(discount=1.0), r"discount=1.0: must be in \[0, 1\)"),
-        (lambda: make_matrix_game([[0, 1], [1, 0]]), "payoff="),
-        (lambda: make_ipd([0.5, 0.5]), "five probabilities"),
-        (lambda: make_matching_pennies("extortion"), "no such policy"),
-        (lambda: make_logistic("lola"), "unknown opponent 'lola'"),
-        (lambda: make_logistic(horizon=0), "horizon=0"),
+        (lambda: DilemmaOptions("tit-for-tatt").make(), "did you mean tit-for-tat"),
+        (lambda: DilemmaOptions(discount=1.0).make(), r"discount=1.0: must be in \[0, 1\)"),
+        (lambda: MatrixGameOptions(payoff=[[0, 1], [1, 0]]).make(), "payoff="),
+        (lambda: DilemmaOptions([0.5, 0.5]).make(), "five probabilities"),
+        (lambda: MatchingPenniesOptions("extortion").make(), "no such policy"),
+        (
+            lambda: LogisticOptions(opponent="lola").make(),
+            "opponent='lola': accepted are naive, still",
+        ),
+        (lambda: LogisticOptions(horizon=0).make(), "horizon=0"),
         (lambda: envs.make_parallel("CartPole-v1"), "no game of two"),
         (lambda: envs.make_parallel("semigradient/Glimpse-v0"), "no game of two"),
         (lambda: envs.make_parallel("semigradient/IPD-v1"), "unknown environment|IPD-v0"),

@@ -10,14 +10,14 @@ from gymnasium.utils.env_checker import check_env
 
 from semigradient import envs
 from semigradient.domains.molecules.gaussian_process import GaussianProcess
-from semigradient.envs.constructions.active_learning import ActiveLearning, make
+from semigradient.envs.constructions.active_learning import ActiveLearning, ActiveOptions
 from semigradient.errors import UserError
 
 ID = "semigradient/ActiveHyperGrid-v0"
 
 
 def test_a_round_pays_the_rise_of_the_best() -> None:
-    core = make(dimensions=2, initial=5, queries=3, top_k=2, rounds=2)
+    core = ActiveOptions(dimensions=2, initial=5, queries=3, top_k=2, rounds=2).make()
     state = core.reset(1, torch.Generator().manual_seed(0))
     assert int(state.known.sum()) == 5
     order = core.values.argsort(descending=True)
@@ -34,7 +34,7 @@ def test_a_round_pays_the_rise_of_the_best() -> None:
 
 
 def test_returns_are_bounded_as_derived() -> None:
-    core = make()
+    core = ActiveOptions().make()
     assert len(core.objects) == 3773
     everything = torch.ones((1, 3773), dtype=torch.bool)
     assert float(core.top(everything)) == pytest.approx(2.6)
@@ -61,16 +61,16 @@ def test_the_faces_keep_their_contracts() -> None:
     assert infos["modes"].shape == (3,)
     _, reward, *_ = vector.step(np.array([[0, 1], [5, 5], [60, 61]]))
     assert (reward >= 0).all()
-    frames = make(dimensions=2, initial=12).render(make(dimensions=2, initial=12).reset(2))
-    assert len(frames) == 2
+    core = ActiveOptions(dimensions=2, initial=12).make()
+    assert len(core.render(core.reset(2))) == 2
 
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(UserError, match=r"initial=4: must be in \[10, 63\]"):
-        make(dimensions=2, initial=4)
+        ActiveOptions(dimensions=2, initial=4).make()
     with pytest.raises(UserError, match="queries=0: must be"):
-        make(queries=0)
-    assert isinstance(make(), ActiveLearning)
+        ActiveOptions(queries=0).make()
+    assert isinstance(ActiveOptions().make(), ActiveLearning)
 
 
 def test_the_gaussian_process_is_the_textbook_one() -> None:

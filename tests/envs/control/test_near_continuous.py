@@ -15,12 +15,12 @@ from gymnasium.utils.env_checker import check_env
 from semigradient import envs
 from semigradient.envs.adapters import CoreEnv, CoreVector
 from semigradient.envs.clock import Clock, clock_of
-from semigradient.envs.control.classic_control import make_cart_pole, make_pendulum
+from semigradient.envs.control.classic_control import CartPoleOptions, PendulumOptions
 from semigradient.envs.control.closed_forms import (
+    LQ1Options,
+    PusherOptions,
     lq_values,
     lqr_optimum,
-    make_lq1,
-    make_pusher,
     pusher_values,
 )
 from semigradient.envs.control.time_step import make as refine
@@ -140,7 +140,11 @@ def test_a_core_resumes_exactly() -> None:
 
 @pytest.mark.parametrize("env_id", ["semigradient/Pendulum-v0", "semigradient/CartPole-v0"])
 def test_the_usual_step_is_gymnasiums(env_id: str) -> None:
-    core = make_pendulum(time_limit=0) if "Pendulum" in env_id else make_cart_pole(time_limit=0)
+    core = (
+        PendulumOptions(time_limit=0).make()
+        if "Pendulum" in env_id
+        else CartPoleOptions(time_limit=0).make()
+    )
     theirs: Any = gymnasium.make(env_id.split("/")[1].replace("v0", "v1")).unwrapped
     rng = np.random.default_rng(0)
     for seed in range(5):
@@ -160,7 +164,7 @@ def test_the_usual_step_is_gymnasiums(env_id: str) -> None:
 
 def test_published_pendulum_moves_by_the_unclipped_speed() -> None:
     state = [1.0, 7.9]
-    core = make_pendulum(integrator="published")
+    core = PendulumOptions(integrator="published").make()
     moved = core.step(core.reset(1, state=state), torch.ones(1, 1)).state.x[0]
     faster = 7.9 + (15 * math.sin(1.0) + 6) * 0.05
     assert moved.tolist() == pytest.approx([1.0 + faster * 0.05, 8.0])
@@ -172,7 +176,7 @@ def test_published_pendulum_moves_by_the_unclipped_speed() -> None:
 def test_discretisation_errors_are_of_first_order() -> None:
     # Lemma 1: under a smooth policy, halving the step halves the distance to the limit.
     def end(dt: float) -> torch.Tensor:
-        core = make_pendulum(dt, time_limit=0)
+        core = PendulumOptions(dt, time_limit=0).make()
         state = core.reset(1, state=[2.0, 0.5])
         for _ in range(round(2 / dt)):
             obs = core.observe(state).double()
@@ -206,7 +210,7 @@ def test_pusher_values_are_the_published_table() -> None:
 
 def test_pusher_values_are_the_returns_of_the_simulation() -> None:
     dt = 4e-3
-    core = make_pusher(dt, time_limit=0)
+    core = PusherOptions(dt, time_limit=0).make()
     starts = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
     state, total, discount = core.reset(3, state=starts), torch.zeros(3, dtype=torch.float64), 1.0
     for _ in range(round(4 / dt)):
@@ -241,7 +245,7 @@ def test_lq1_values_are_the_published_table(dt: float) -> None:
 
 @pytest.mark.parametrize("dt", [0.1, 0.01])
 def test_lq1_values_are_the_returns_of_the_simulation(dt: float) -> None:
-    core = make_lq1(dt, time_limit=0)
+    core = LQ1Options(dt, time_limit=0).make()
     first = torch.tensor([[-2.0], [-1], [0], [1]]).double()
     state, discount = core.reset(4, state=[1.0]), 1.0
     total = torch.zeros(4, dtype=torch.float64)
@@ -286,7 +290,7 @@ def test_sine_ignores_actions() -> None:
 def test_a_refined_pendulum_is_our_pendulum(dt: float) -> None:
     env: Any = gymnasium.make("semigradient/TimeStep-v0", base="Pendulum-v1", dt=dt, time_limit=1)
     env.reset(seed=0)
-    core = make_pendulum(dt)
+    core = PendulumOptions(dt).make()
     state = core.reset(1, state=env.unwrapped.state)
     for k in range(round(1 / dt)):
         action = np.array([math.sin(k * dt)])
@@ -307,7 +311,7 @@ def test_refined_environments_have_a_clock() -> None:
 
 
 def test_impulses_become_densities() -> None:
-    env = refine("CartPole-v1", dt=0.005, impulse=True)
+    env = refine(base="CartPole-v1", dt=0.005, impulse=True)
     env.reset(seed=0)
     assert env.step(0)[1] == pytest.approx(0.02 / 0.005)
 
@@ -315,7 +319,7 @@ def test_impulses_become_densities() -> None:
 @pytest.mark.parametrize("base", ["HalfCheetah-v5", "Ant-v5"])
 def test_mujoco_refines_its_integrator(base: str) -> None:
     pytest.importorskip("mujoco")
-    env: Any = refine(base, dt=0.01, time_limit=0.1)
+    env: Any = refine(base=base, dt=0.01, time_limit=0.1)
     assert env.unwrapped.dt == pytest.approx(0.01)
     assert env.unwrapped.model.opt.timestep == pytest.approx(0.002)
     env.reset(seed=0)
@@ -328,7 +332,7 @@ def test_mujoco_refines_its_integrator(base: str) -> None:
 def test_the_walker_is_refined_alone() -> None:
     pytest.importorskip("Box2D")
     coarse: Any = gymnasium.make("BipedalWalker-v3").unwrapped
-    fine: Any = refine("BipedalWalker-v3", dt=0.01)
+    fine: Any = refine(base="BipedalWalker-v3", dt=0.01)
     assert time_step(fine) == pytest.approx(0.01)
     assert time_step(coarse) == pytest.approx(0.02)
     heights = []
@@ -344,7 +348,7 @@ def test_the_walkers_reward_is_a_density() -> None:
     pytest.importorskip("Box2D")
 
     def rewards(dt: float, **options: Any) -> list[float]:
-        env: Any = refine("BipedalWalker-v3", dt=dt, **options)
+        env: Any = refine(base="BipedalWalker-v3", dt=dt, **options)
         env.reset(seed=0)
         found = []
         while True:
@@ -361,7 +365,9 @@ def test_the_walkers_reward_is_a_density() -> None:
 
 
 def test_faces_of_a_core_agree_on_time() -> None:
-    env: Any = CoreEnv("semigradient.envs.control.closed_forms:make_pusher", dt=0.2, time_limit=1.0)
+    env: Any = CoreEnv(
+        "semigradient.envs.control.closed_forms:PusherOptions", dt=0.2, time_limit=1.0
+    )
     env.reset(seed=0)
     times = [env.step(np.zeros(1, np.float32))[4]["time"] for _ in range(5)]
     assert times == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])

@@ -16,11 +16,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from semigradient import envs
 from semigradient.envs.adapters import CoreEnv, CoreVector
 from semigradient.envs.core import advance
-from semigradient.envs.images.glimpse import Glimpse, State, make
+from semigradient.envs.images.glimpse import Glimpse, GlimpseOptions, State
 from semigradient.envs.images.supervised import Supervised
 from semigradient.errors import UserError
 
 GLIMPSE = "semigradient/Glimpse-v0"
+OPTIONS = "semigradient.envs.images.glimpse:GlimpseOptions"
 UP, DOWN, LEFT, RIGHT = range(4)
 
 
@@ -28,7 +29,8 @@ def world(count: int = 7, size: int = 32, **rules: Any) -> Glimpse:
     """Images of noise; pixels are never 0, so what is revealed is seen to be."""
     drawn = torch.Generator().manual_seed(0)
     images = torch.randint(1, 256, (count, 3, size, size), dtype=torch.uint8, generator=drawn)
-    return Glimpse(images, torch.arange(count) % 10, **rules)
+    own = {"pool": rules.pop("pool")} if "pool" in rules else {}
+    return Glimpse(images, torch.arange(count) % 10, GlimpseOptions(**rules), **own)
 
 
 # Rules
@@ -216,7 +218,9 @@ def test_simulation_agrees_with_the_closed_forms(policy: str, penalty: float) ->
     mode, act = POLICIES[policy]
     count, random = 20_000, torch.Generator().manual_seed(3)
     small = torch.zeros((10, 1, 8, 8), dtype=torch.uint8)
-    core = Glimpse(small, torch.arange(10), window=2, action_mode=mode, step_penalty=penalty)
+    core = Glimpse(
+        small, torch.arange(10), GlimpseOptions(window=2, action_mode=mode, step_penalty=penalty)
+    )
     state = core.reset(count, random)
     label = core.labels[state.image]
     live = torch.ones(count, dtype=torch.bool)
@@ -331,7 +335,7 @@ def test_through_make_vector_with_the_options_of_the_command_line() -> None:
     assert vector.spec.id == GLIMPSE
     vector.reset()
     assert vector.frames()[0].shape == (280, 256, 3)
-    with pytest.raises(UserError, match=r"option 'colour': accepted are dataset, split, "):
+    with pytest.raises(UserError, match=r"option of semigradient/Glimpse-v0 'colour': .*dataset, "):
         envs.make_vector(GLIMPSE, 3, 0, colour=1)
     with pytest.raises(UserError, match=r"action_mode='both': accepted are factored, flat"):
         envs.make_vector(GLIMPSE, 3, 0, action_mode="both")
@@ -345,20 +349,22 @@ def test_a_saved_vector_goes_on_as_it_would_have() -> None:
     def play(vector: CoreVector, random: np.random.Generator) -> list[Any]:
         return [list(vector.step(random.integers([10, 4], size=(6, 2)))) for _ in range(30)]
 
-    vector = CoreVector("semigradient.envs.images.glimpse:make", 6, seed=2)
+    vector = CoreVector(OPTIONS, 6, seed=2)
     vector.reset()
     play(vector, np.random.default_rng(0))
     saved = vector.state_dict()
     future = play(vector, np.random.default_rng(1))
-    other = CoreVector("semigradient.envs.images.glimpse:make", 6, seed=9)
+    other = CoreVector(OPTIONS, 6, seed=9)
     assert other.load_state_dict(saved) is True
     assert data_equivalence(future, play(other, np.random.default_rng(1)), exact=True)
-    elsewhere = CoreVector("semigradient.envs.images.glimpse:make", 6, seed=9, split="test")
+    elsewhere = CoreVector(
+        "semigradient.envs.images.glimpse:GlimpseOptions", 6, seed=9, split="test"
+    )
     assert elsewhere.load_state_dict(saved) is False
 
 
 def test_resets_of_a_vector_differ_and_are_counted() -> None:
-    vector = CoreVector("semigradient.envs.images.glimpse:make", 20, seed=2)
+    vector = CoreVector(OPTIONS, 20, seed=2)
     first = vector.reset()[1]["index"]
     second = vector.reset()[1]["index"]
     assert not np.array_equal(first, second)
@@ -390,5 +396,5 @@ def test_a_frame_shows_image_window_and_what_is_hidden() -> None:
 
 
 def test_make_agrees_with_its_window() -> None:
-    assert make().protocol["window"] == 8
-    assert make(dataset="small-glyphs").protocol["window"] == 4
+    assert GlimpseOptions().make().protocol["window"] == 8
+    assert GlimpseOptions(dataset="small-glyphs").make().protocol["window"] == 4

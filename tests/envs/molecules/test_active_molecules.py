@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
 
 from semigradient import envs
-from semigradient.envs.molecules.active_molecules import UNKNOWN, ActiveMolecules, make
+from semigradient.envs.molecules.active_molecules import UNKNOWN, ActiveMolecules, ActiveOptions
 from semigradient.envs.molecules.block_trees import Trees
 from semigradient.errors import UserError
 
@@ -32,7 +32,7 @@ def lengths(smiles: list[str]) -> list[float]:
 
 
 def core(**options: Any) -> ActiveMolecules:
-    return make(lengths, **{**SMALL, "top_k": 2, **options})
+    return ActiveOptions(lengths, **{**SMALL, "top_k": 2, **options}).make()
 
 
 def test_a_round_pays_the_rise_of_the_best() -> None:
@@ -127,4 +127,4 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(UserError, match="queries=0: must be ≥ 1"):
         core(queries=0)
     with pytest.raises(UserError, match="unknown reward 'gold'"):
-        make("gold")
+        ActiveOptions("gold").make()

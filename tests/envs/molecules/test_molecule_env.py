@@ -26,7 +26,7 @@ from rdkit.Chem.Descriptors import MolWt  # type: ignore[attr-defined]
 from semigradient import envs
 from semigradient.domains.molecules.binding import save
 from semigradient.envs.molecules.blocks import load, read
-from semigradient.envs.molecules.molecule import MoleculeBuilding, make
+from semigradient.envs.molecules.molecule import MoleculeBuilding, MoleculeOptions
 from semigradient.envs.molecules.rewards import Scorer
 from semigradient.envs.molecules.toy import TOYS, Assembler, Molecule, enumerate_all
 from semigradient.errors import UserError
@@ -229,7 +229,7 @@ def test_keys_do_not_depend_on_the_order_of_building() -> None:
 
 
 def test_illegal_actions_take_a_step_or_are_counted_on() -> None:
-    strict = make(ones, "CC[0,1]; O[0]")
+    strict = MoleculeOptions(ones, "CC[0,1]; O[0]").make()
     stop = torch.tensor([strict.rules.actions - 1])
     state = strict.reset(1)
     for _ in range(16):
@@ -237,7 +237,7 @@ def test_illegal_actions_take_a_step_or_are_counted_on() -> None:
         assert float(reward) == 0.0
     assert bool(cut)
     assert not bool(over)
-    lenient = make(ones, "CC[0,1]; O[0]", masks="none")
+    lenient = MoleculeOptions(ones, "CC[0,1]; O[0]", masks="none").make()
     state = lenient.reset(1)
     for _ in range(2):
         state = lenient.step(state, torch.tensor([7 * 2])).state  # CC on stem 7 of fewer
@@ -292,17 +292,17 @@ def test_building_without_rewards_is_fast() -> None:
         ({"reward": "nowhere:maker"}, "reward 'nowhere:maker': No module named"),
         ({"vocabulary": "published.json"}, "vocabulary 'published.json': no such file"),
         ({"vocabulary": "CC[7]"}, "'CC' has no atom 7"),
-        ({"lowest": 0.0}, "lowest=0.0: must be positive"),
+        ({"lowest": 0.0}, "lowest=0.0: must be > 0"),
         ({"min_blocks": 9}, r"min_blocks=9: must be in \[1, 8\]"),
         ({"max_blocks": 1}, r"max_blocks=1: must be in \[2, 20\]"),
-        ({"observation": "picture"}, "unknown observation 'picture'"),
-        ({"masks": "no"}, "unknown masks 'no'"),
-        ({"workers": -1}, "workers=-1: must be ≥ 0"),
+        ({"observation": "picture"}, "observation='picture': accepted are flat, graph"),
+        ({"masks": "no"}, "masks='no': accepted are info, observation, none"),
+        ({"workers": -1}, r"workers=-1: must be in \[0, 10000\]"),
     ],
 )
 def test_bad_input_is_one_clear_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        make(**options)
+        MoleculeOptions(**options).make()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_bad_input_is_one_clear_line(options: dict[str, Any], message: str) -> N
 def test_bad_vocabulary_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
-        make(ones, str(tmp_path / name))
+        MoleculeOptions(ones, str(tmp_path / name)).make()
 
 
 def test_vocabulary_files_are_read(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_missing_rdkit_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setitem(sys.modules, "rdkit", None)
     with pytest.raises(UserError, match="RDKit is not installed; pip install"):
-        make("qed")
+        MoleculeOptions("qed").make()
 
 
 # Rewards
@@ -441,7 +441,7 @@ def test_other_rewards_are_made_by_name(monkeypatch: pytest.MonkeyPatch) -> None
 
     place = f"{__name__}:maker_of_lengths"
     monkeypatch.setitem(REWARDS.entries, "lengths", Entry(place))
-    core = make("lengths", "CC[0,1]; O[0]", reward_file="2")
+    core = MoleculeOptions("lengths", "CC[0,1]; O[0]", reward_file="2").make()
     assert isinstance(core, MoleculeBuilding)
     assert core.rules.score_of(["CCO"]).tolist() == [6.0]
 

@@ -15,7 +15,13 @@ from semigradient import envs
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.envs.constructions.construction import Table
 from semigradient.envs.molecules.blocks import read
-from semigradient.envs.molecules.toy import EMPTY, Assembler, ToyMolecules, chemistry, make_toy
+from semigradient.envs.molecules.toy import (
+    EMPTY,
+    Assembler,
+    ToyMolecules,
+    ToyMoleculesOptions,
+    chemistry,
+)
 from semigradient.errors import UserError
 from semigradient.reproductions.gflownet.flow_runs import tabular_flow_matching
 from semigradient.training.build import build
@@ -26,7 +32,7 @@ TOY = "semigradient/ToyMolecules-v0"
 
 def table(name: str, blocks: int = 0) -> ToyMolecules:
     pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
-    rules = make_toy(name, blocks).rules
+    rules = ToyMoleculesOptions(name, blocks).make().rules
     assert isinstance(rules, ToyMolecules)
     return rules
 
@@ -145,9 +151,9 @@ def test_bad_vocabularies_are_named() -> None:
     with pytest.raises(UserError, match="vocabulary word 'CC': accepted are words like"):
         read("CC")
     with pytest.raises(UserError, match="unknown vocabulary 'chain': did you mean chains"):
-        make_toy("chain")
+        ToyMoleculesOptions("chain").make()
     with pytest.raises(UserError, match="max_blocks=9: 4 entries make too many"):
-        make_toy("chains", 9)
+        ToyMoleculesOptions("chains", 9).make()
     pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
     with pytest.raises(UserError, match="'CC' has no atom 7"):
         Assembler(read("CC[7]"))
@@ -158,4 +164,4 @@ def test_missing_rdkit_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setitem(sys.modules, "rdkit", None)
     with pytest.raises(UserError, match="RDKit is not installed; pip install"):
-        make_toy("chains")
+        ToyMoleculesOptions("chains").make()

@@ -16,10 +16,10 @@ from torch import Tensor
 from semigradient import envs
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.music import midi
-from semigradient.envs.music.chorale_chrono import ChoraleChrono
-from semigradient.envs.music.chorale_fill import ChoraleFill
+from semigradient.envs.music.chorale_chrono import ChoraleChrono, ChronoOptions
+from semigradient.envs.music.chorale_fill import ChoraleFill, WritingOptions
 from semigradient.envs.music.chorale_filling import framewise_log_likelihood
-from semigradient.envs.music.chorale_rewrite import ChoraleRewrite, make
+from semigradient.envs.music.chorale_rewrite import ChoraleRewrite, RewriteOptions
 from semigradient.envs.music.chorale_rules import Rules
 from semigradient.envs.music.chorale_setting import ILLEGAL, LOW, Setting, chorale_setting
 from semigradient.envs.music.toy_chorale import toy_joint
@@ -47,6 +47,11 @@ def some_model(seed: int = 0) -> Callable[[Tensor, Tensor], Tensor]:
 
 def setting(frames: int = 16, beat: int = 1, model: Any = None) -> Setting:
     return chorale_setting(pieces(), frames, beat, model=model or some_model())
+
+
+def placed(options: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Options with the place of the chorales, which the toy has not."""
+    return options if options.get("model") == "toy" else {"source": folder, **options}
 
 
 def play(core: Any, start: Any, random: torch.Generator) -> tuple[Any, Tensor, Tensor]:
@@ -96,7 +101,7 @@ def test_excerpts_are_uniform_over_pieces_and_places() -> None:
 @pytest.mark.parametrize("task", ["scratch", "harmonize", "inpaint"])
 @pytest.mark.parametrize("reward", ["rules", "terminal-rules", "nade", "mixed"])
 def test_rewards_telescope(reward: str, order: str, task: str) -> None:
-    core, rules = ChoraleFill(setting(), reward, order, task, mix=0.25), Rules(1)
+    core, rules = ChoraleFill(setting(), WritingOptions(reward, order, task), mix=0.25), Rules(1)
     random = torch.Generator().manual_seed(1)
     start = core.reset(8, random)
     end, total, length = play(core, start, random)
@@ -117,7 +122,7 @@ def test_rewards_telescope(reward: str, order: str, task: str) -> None:
 
 def test_the_model_is_asked_for_the_note_that_is_written() -> None:
     model = some_model()
-    core = ChoraleFill(setting(model=model), "nade", task="inpaint")
+    core = ChoraleFill(setting(model=model), WritingOptions("nade", task="inpaint"))
     random = torch.Generator().manual_seed(2)
     state = core.reset(5, random)
     weights = core.legal(state).float()
@@ -133,7 +138,7 @@ def test_the_model_is_asked_for_the_note_that_is_written() -> None:
 
 
 def test_the_terminal_reward_is_the_framewise_likelihood() -> None:
-    core = ChoraleFill(setting(frames=4), "terminal", "chrono", "harmonize")
+    core = ChoraleFill(setting(frames=4), WritingOptions("terminal", "chrono", "harmonize"))
     random = torch.Generator().manual_seed(3)
     end, total, _ = play(core, core.reset(1500, random, piece=0, offset=3), random)
     again = framewise_log_likelihood(some_model(), end.pitches, random)
@@ -145,7 +150,7 @@ def test_the_terminal_reward_is_the_framewise_likelihood() -> None:
 def test_the_given_orders() -> None:
     random = torch.Generator().manual_seed(4)
     for order, voices in (("chrono", [0, 1, 2, 3]), ("chrono-bass", [0, 3, 1, 2])):
-        core = ChoraleFill(setting(), "rules", order)
+        core = ChoraleFill(setting(), WritingOptions("rules", order))
         state = core.reset(1, random)
         for count in range(core.setting.cells):
             assert int(state.cell) == voices[count % 4] * 16 + count // 4
@@ -154,7 +159,7 @@ def test_the_given_orders() -> None:
             mask = core.info(state)["action_mask"][0]
             assert torch.equal(mask, core.setting.singable[voices[count % 4]])
             state = core.step(state, mask.long().argmax()[None], random).state
-    core = ChoraleFill(setting(frames=3), "rules", "random", "harmonize")
+    core = ChoraleFill(setting(frames=3), WritingOptions("rules", "random", "harmonize"))
     first = core.reset(45_000, random).cell
     counts = torch.bincount(first, minlength=12)
     assert (counts[:3] == 0).all()
@@ -162,7 +167,7 @@ def test_the_given_orders() -> None:
 
 
 def test_illegal_actions_cost_and_change_nothing() -> None:
-    core = CoreVector(ChoraleFill(setting(frames=4), "rules", task="harmonize"), 1)
+    core = CoreVector(ChoraleFill(setting(frames=4), WritingOptions("rules", task="harmonize")), 1)
     core.reset()
     before = core.state.pitches.clone()
     low_soprano, given = (1 * 4) * P, 0  # the alto's lowest pitch; a cell of the soprano
@@ -178,7 +183,7 @@ def test_illegal_actions_cost_and_change_nothing() -> None:
 
 
 def test_observations_show_notes_and_what_is_known() -> None:
-    core = ChoraleFill(setting(), "rules", task="inpaint")
+    core = ChoraleFill(setting(), WritingOptions("rules", task="inpaint"))
     state = core.reset(6, torch.Generator().manual_seed(5))
     obs, known = core.observe(state), state.pitches >= 0
     torch.testing.assert_close(obs[:, 4:], known[..., None].float().expand(-1, -1, -1, P))
@@ -188,7 +193,7 @@ def test_observations_show_notes_and_what_is_known() -> None:
 
 def test_masks_name_the_unknown_cells_and_the_ranges() -> None:
     for actions in ("flat", "multidiscrete"):
-        core = ChoraleFill(setting(), "rules", task="inpaint", actions=actions)
+        core = ChoraleFill(setting(), WritingOptions("rules", task="inpaint", actions=actions))
         state = core.reset(6, torch.Generator().manual_seed(6))
         legal = ((state.pitches < 0)[..., None] & core.setting.singable[:, None]).numpy()
         mask = core.info(state)["action_mask"].numpy()
@@ -222,7 +227,7 @@ def act(core: Any, n: int, rng: np.random.Generator) -> Tensor:
 
 @pytest.mark.parametrize("options", REWRITES)
 def test_rewriting_telescopes_and_leaves_alone_what_is_given(options: dict[str, Any]) -> None:
-    core = ChoraleRewrite(setting(frames=6), steps=9, **options)
+    core = ChoraleRewrite(setting(frames=6), RewriteOptions(steps=9, **options))
     random, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     start = state = core.reset(7, random)
     total = torch.zeros(7, dtype=torch.float64)
@@ -247,7 +252,7 @@ def test_rewriting_telescopes_and_leaves_alone_what_is_given(options: dict[str, 
 
 def test_the_masked_score_is_a_mean_over_contexts_that_stay() -> None:
     model = some_model()
-    core = ChoraleRewrite(setting(frames=5, model=model), masks=3)
+    core = ChoraleRewrite(setting(frames=5, model=model), RewriteOptions(masks=3))
     random = torch.Generator().manual_seed(1)
     state = core.reset(4, random)
     assert state.known.shape == (4, 3, 4, 5)
@@ -264,7 +269,7 @@ def test_the_masked_score_is_a_mean_over_contexts_that_stay() -> None:
 
 @pytest.mark.parametrize("actions", ["mask", "schedule"])
 def test_doing_nothing_returns_exactly_nothing(actions: str) -> None:
-    core = make(model="toy", actions=actions, cost=0.5)
+    core = RewriteOptions(model="toy", actions=actions, cost=0.5).make()
     random = torch.Generator().manual_seed(2)
     state = core.reset(50, random)
     width = 6 if actions == "mask" else 1
@@ -274,7 +279,7 @@ def test_doing_nothing_returns_exactly_nothing(actions: str) -> None:
 
 
 def test_blocks_are_where_they_are_named() -> None:
-    core = ChoraleRewrite(setting(frames=16), masks=1)
+    core = ChoraleRewrite(setting(frames=16), RewriteOptions(masks=1))
     state = core.reset(4, torch.Generator().manual_seed(3))
     actions = torch.tensor([[0, 0, 0], [2, 5, 2], [4, 14, 4], [3, 15, 1]])
     erased = core._erased(state, actions, None)
@@ -288,7 +293,7 @@ def test_blocks_are_where_they_are_named() -> None:
 
 def test_a_constant_rate_on_the_toy_reaches_its_stationary_law() -> None:
     joint = toy_joint()
-    core = make(model="toy", actions="schedule", steps=40, masks=1)
+    core = RewriteOptions(model="toy", actions="schedule", steps=40, masks=1).make()
     random = torch.Generator().manual_seed(4)
     state = core.reset(15_000, random)
     for _ in range(40):
@@ -303,7 +308,7 @@ def test_a_constant_rate_on_the_toy_reaches_its_stationary_law() -> None:
 @pytest.mark.parametrize("reward", ["rules", "model", "imitation"])
 @pytest.mark.parametrize("task", ["scratch", "harmonize"])
 def test_the_stream_writes_frame_by_frame(reward: str, task: str) -> None:
-    core = ChoraleChrono(setting(), reward, task)
+    core = ChoraleChrono(setting(), ChronoOptions(reward=reward, task=task))
     random = torch.Generator().manual_seed(0)
     start = core.reset(9, random)
     end, total, length = play(core, start, random)
@@ -323,7 +328,7 @@ def test_the_stream_writes_frame_by_frame(reward: str, task: str) -> None:
 
 
 def test_imitating_the_real_notes_earns_one_each() -> None:
-    core = ChoraleChrono(setting(), "imitation", "harmonize", memory=1)
+    core = ChoraleChrono(setting(), ChronoOptions(reward="imitation", task="harmonize", memory=1))
     state = core.reset(3, torch.Generator().manual_seed(1))
     for _ in range(48):
         voice, time = core._place(state)
@@ -332,7 +337,7 @@ def test_imitating_the_real_notes_earns_one_each() -> None:
 
 
 def test_what_the_stream_shows() -> None:
-    core = ChoraleChrono(setting(), "imitation", "harmonize")
+    core = ChoraleChrono(setting(), ChronoOptions(reward="imitation", task="harmonize"))
     state = core.reset(1, torch.Generator().manual_seed(2))
     stream = state.truth[0].T.flatten().tolist()
     for count in range(48):
@@ -351,7 +356,7 @@ def test_what_the_stream_shows() -> None:
 
 
 def test_a_cadence_is_a_full_triad_on_the_last_note_of_the_soprano() -> None:
-    core = ChoraleChrono(setting(), cadence=5.0)
+    core = ChoraleChrono(setting(), ChronoOptions(cadence=5.0))
     chords = [(72, 67, 64, 48), (72, 67, 63, 60), (72, 60, 55, 48), (76, 67, 60, 48)]
     last = torch.tensor(chords)[:, :, None].expand(-1, -1, 2) - LOW
     assert core._closes(last).tolist() == [True, True, False, False]
@@ -390,7 +395,7 @@ def test_checkers_pass_on_the_single_face(
 ) -> None:
     from stable_baselines3.common.env_checker import check_env as check
 
-    options = {**options, "source": folder}
+    options = placed(options, folder)
     check_env(gymnasium.make(env_id, **options).unwrapped)
     check(gymnasium.make(env_id, **options).unwrapped)
     shown = gymnasium.make(env_id, render_mode="rgb_array", **options)
@@ -407,7 +412,7 @@ def test_checkers_pass_on_the_single_face(
 def test_the_vector_face_repeats_itself_and_comes_back(
     env_id: str, options: dict[str, Any], folder: str
 ) -> None:
-    vector = envs.make_vector(env_id, 5, seed=1, source=folder, **options)
+    vector = envs.make_vector(env_id, 5, 1, **placed(options, folder))
     traces = []
     for _ in range(2):
         vector.action_space.seed(0)
@@ -419,7 +424,7 @@ def test_the_vector_face_repeats_itself_and_comes_back(
     saved = vector.state_dict()
     actions = [vector.action_space.sample() for _ in range(30)]
     expected = [vector.step(action) for action in actions]
-    other = envs.make_vector(env_id, 5, seed=9, source=folder, **options)
+    other = envs.make_vector(env_id, 5, 9, **placed(options, folder))
     assert other.load_state_dict(saved)
     for action, step in zip(actions, expected, strict=True):
         assert data_equivalence(list(other.step(action)), list(step), exact=True)
@@ -437,7 +442,7 @@ def test_a_state_of_another_corpus_begins_anew_with_its_masks(folder: str) -> No
 
 
 def test_a_roll_in_letters_and_as_a_midi_file(tmp_path: Path) -> None:
-    core = ChoraleFill(setting(frames=16, beat=4), "rules", "chrono", "harmonize")
+    core = ChoraleFill(setting(frames=16, beat=4), WritingOptions("rules", "chrono", "harmonize"))
     state = core.reset(1, torch.Generator().manual_seed(0), piece=1, offset=8)
     text = core.text(state)[0].split("\n")
     column = [line[3] for line in text]
@@ -471,7 +476,7 @@ def test_bad_options_are_named(
     env_id: str, options: dict[str, Any], message: str, folder: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        envs.make_vector(env_id, 1, 0, source=folder, **options)
+        envs.make_vector(env_id, 1, 0, **placed(options, folder))
 
 
 def test_a_learner_that_knows_no_masks_can_train(folder: str) -> None:

@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 from semigradient import envs
-from semigradient.envs.music.chorale_fill import make_toy
+from semigradient.envs.music.chorale_fill import ToyChoraleOptions
 from semigradient.envs.music.chorale_filling import fill, framewise_log_likelihood
 from semigradient.envs.music.chorale_tasks import orderless
 from semigradient.envs.music.toy_chorale import CELLS, FRAMES, PITCHES, VOICES, toy_joint
@@ -103,7 +103,7 @@ def test_hard_value_is_the_mode() -> None:
 
 @pytest.mark.parametrize("order", ["free", "random", "chrono"])
 def test_the_environment_returns_the_log_probability(order: str) -> None:
-    core = make_toy(order=order)
+    core = ToyChoraleOptions(order=order).make()
     random = torch.Generator().manual_seed(3)
     state = core.reset(20_000, random)
     total = torch.zeros(20_000, dtype=torch.float64)

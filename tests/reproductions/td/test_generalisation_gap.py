@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from semigradient import envs
-from semigradient.envs.images.glimpse import Glimpse
+from semigradient.envs.images.glimpse import Glimpse, GlimpseOptions
 from semigradient.errors import UserError
 from semigradient.reproductions import report
 from semigradient.reproductions.td import generalisation_gap as gap
@@ -50,7 +50,7 @@ def test_interference_of_a_deep_network_is_the_mean_over_pairs() -> None:
 def test_scores_of_policies_that_are_known() -> None:
     images = torch.full((30, 1, 16, 16), 9, dtype=torch.uint8)
     labels = torch.arange(30) % 10
-    core = Glimpse(images, labels, window=4)
+    core = Glimpse(images, labels, GlimpseOptions(window=4))
 
     def same(obs: np.ndarray, mask: Any) -> np.ndarray:
         return np.full((len(obs), 2), [7, 0])
@@ -61,7 +61,7 @@ def test_scores_of_policies_that_are_known() -> None:
     assert scores["length"] == pytest.approx((3 + 27 * 20) / 30)
     assert len(met) == 3 + 27 * 20
 
-    flat, turn = Glimpse(images, labels, window=4, action_mode="flat"), [0]
+    flat, turn = Glimpse(images, labels, GlimpseOptions(window=4, action_mode="flat")), [0]
 
     def look_then_count(obs: np.ndarray, mask: Any) -> np.ndarray:
         turn[0] += 1

@@ -1,0 +1,42 @@
+"""`semigradient/CoinGame-v0`: the coin game against a fixed opponent, for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from semigradient.envs.games.coin_game import CoinGame, Size
+from semigradient.envs.games.coin_players import NAMES, scripted
+from semigradient.envs.games.two_player import Player, Versus
+from semigradient.envs.options import Options
+from semigradient.errors import unknown
+from semigradient.validate import Count
+
+
+@dataclass(frozen=True)
+class CoinGameOptions(Options):
+    """What may be chosen of the coin game."""
+
+    size: Size = 3
+    """Cells a side of the board."""
+    horizon: Count = 50
+    """Steps of a game."""
+    opponent: str | Player = "always-defect"
+    """Second player: always-cooperate, always-cooperate-far, always-defect or random."""
+    seat: Literal[0, 1] = 0
+    """Play red (0) or blue (1)."""
+
+    def check(self) -> None:
+        """There is such an opponent."""
+        if isinstance(self.opponent, str) and self.opponent not in NAMES:
+            unknown("opponent", self.opponent, NAMES)
+
+    def make(self, device: str = "cpu") -> Versus:
+        """The core of `semigradient/CoinGame-v0`."""
+        game, player = CoinGame(self.size, self.horizon, device), self.opponent
+        versus = Versus(
+            game, scripted(game, player) if isinstance(player, str) else player, self.seat
+        )
+        name = player if isinstance(player, str) else type(player).__name__
+        versus.protocol = {"opponent": name, **versus.protocol}
+        return versus

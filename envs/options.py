@@ -1,0 +1,95 @@
+"""Options of an environment: what may be chosen of it, and what makes its core.
+
+One dataclass serves `gymnasium.make`, `envs.make_vector`, `--env-options` and `--help`:
+
+    @dataclass(frozen=True)
+    class WalkOptions(Options):
+        length: Count = 5
+        \"\"\"Cells of the corridor.\"\"\"
+
+        def make(self, device="cpu"):
+            return Walk(self.length, device)
+
+Its fields are held to their annotations (see `semigradient.validate`), and `check` to each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from semigradient.errors import UserError, require
+from semigradient.validate import check_fields, first_line, shown
+
+RESERVED = {
+    "core": "the environment's id decides it",
+    "disable_env_checker": "is decided here",
+    "env_id": "use --env",
+    "id": "use --env",
+    "num_envs": "use --num-envs",
+    "render": "frames are taken by evaluate.py",
+    "render_mode": "frames are taken by evaluate.py",
+    "seed": "use --seed",
+    "self": "is no option",
+    "spec": "the environment's id decides it",
+    "vectorization_mode": "is decided here",
+}
+"""Names that no environment can be given as an option, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the options of our own environments share."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.check()
+
+    def check(self) -> None:
+        """`UserError` for values that do not go together."""
+
+    def make(self, device: str = "cpu") -> Any:
+        """The environment's core, on a device."""
+        raise NotImplementedError
+
+
+def check_names(names: Iterable[str]) -> None:
+    """`UserError` for a name that is no option of any environment."""
+    for name in names:
+        if name in RESERVED:
+            raise UserError(f"environment option {name!r}: is reserved; {RESERVED[name]}")
+
+
+def check_device(device: Any) -> str:
+    """The name of a device that is there; `UserError` otherwise."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    name = str(device)
+    require(
+        name in known, f"device={shown(device)}: accepted are {', '.join(known)} on this machine"
+    )
+    return name
+
+
+def made(options: Any, device: Any, name: str) -> Any:
+    """The core that options make; whatever goes wrong is one line about environment `name`."""
+    place = check_device(device)
+    try:
+        return options.make(place)
+    except UserError:
+        raise
+    except Exception as problem:
+        raise UserError(
+            f"environment {name!r} {chosen(options)}: {first_line(problem)}"
+        ) from problem
+
+
+def chosen(options: Any) -> str:
+    """The values that differ from their defaults, as they are typed: (size=5, seat=1)."""
+    pairs = [(each, getattr(options, each.name)) for each in dataclasses.fields(options)]
+    different = [f"{e.name}={shown(value)}" for e, value in pairs if value is not e.default]
+    return f"({', '.join(different)})"
