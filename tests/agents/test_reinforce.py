@@ -328,6 +328,3 @@ def test_supervised_learners_name_the_environment_they_need() -> None:
         build("classifier", GLIMPSE, {})
     with pytest.raises(UserError, match="accepts semigradient/Regression-v0"):
         build("regressor", "semigradient/Classification-v0", {})
-
-
-# Resuming

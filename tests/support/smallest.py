@@ -130,10 +130,11 @@ _SECONDS = {"dt": 0.05, "time_limit": 0.5}
 
 ENV_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "semigradient/Glimpse-v0": [
+        {},
         {"dataset": "digits", "action_mode": "flat", "split": "test"},
         {"dataset": "small-glyphs", "limit": 100},
     ],
-    "semigradient/Classification-v0": [{"dataset": "small-glyphs"}],
+    "semigradient/Classification-v0": [{}, {"dataset": "small-glyphs"}],
     "semigradient/Regression-v0": [{"dataset": "diabetes"}],
     "semigradient/HyperGrid-v0": [
         {},
@@ -167,6 +168,7 @@ ENV_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {**_MOLECULE, "initial": 12, "queries": 3, "rounds": 2, "top_k": 2}
     ],
     "semigradient/CoinGame-v0": [{}, {"opponent": "random", "size": 5, "seat": 1}],
+    "semigradient/IPD-v0": [{}, {"opponent": "random"}],
     "semigradient/Pendulum-v0": [
         _SECONDS,
         {**_SECONDS, "actions": "discrete"},
