@@ -214,26 +214,6 @@ def test_evaluation_changes_nothing(variant: str) -> None:
     np.testing.assert_array_equal(first.returns, second.returns)
 
 
-@pytest.mark.parametrize("variant", RESUMABLE)
-def test_a_loaded_agent_goes_on_identically(variant: str) -> None:
-    name, config, iterations = RESUMABLE[variant]
-    agent = build(name, "CartPole-v1", config)
-    for _ in range(iterations):
-        agent.iterate()
-    state = copy.deepcopy(parts.state(agent))
-    other = build(name, "CartPole-v1", config, seed=3)
-    other.iterate()
-    parts.load(other, copy.deepcopy(state))
-    assert other.progress.exact
-    assert_equal(state, parts.state(other))
-    for _ in range(iterations):
-        ours, theirs = agent.iterate(), other.iterate()
-        assert {key: float(value) for key, value in ours.items()} == {
-            key: float(value) for key, value in theirs.items()
-        }
-    assert_equal(parts.state(agent), parts.state(other))
-
-
 def test_a_momentum_that_knows_moving_targets_trains() -> None:
     config = {**DQN, "gamma": 0.99, "target": "none", "hidden": (32,), "batch_size": 32}
     config |= {"epsilon_end": 0.1, "epsilon_fraction": 0.2}

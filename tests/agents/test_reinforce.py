@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,7 +19,6 @@ from semigradient.envs import make_vector
 from semigradient.errors import UserError
 from semigradient.nets.glimpse import GlimpseCNN
 from semigradient.nets.q_network import QNetwork
-from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Setup
 from semigradient.training.evaluation import evaluate
 from semigradient.training.replay import Batch, FrameReplay, Replay
@@ -330,43 +328,3 @@ def test_supervised_learners_name_the_environment_they_need() -> None:
         build("classifier", GLIMPSE, {})
     with pytest.raises(UserError, match="accepts semigradient/Regression-v0"):
         build("regressor", "semigradient/Classification-v0", {})
-
-
-# Resuming
-
-REPLAY = {"buffer_size": 200, "learning_starts": 40, "batch_size": 8, "gamma": 0.9}
-RUNS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
-    "reinforce": ("reinforce", GLIMPSE, TINY, SMALL),
-    "reinforce-cartpole": ("reinforce", "CartPole-v1", {"hidden": (8,), "episodes_per_env": 2}, {}),
-    "dqn": ("dqn", GLIMPSE, {**TINY, **REPLAY, "target": "ema"}, SMALL),
-    "ddqn-flat": ("ddqn", GLIMPSE, {**TINY, **REPLAY}, {**SMALL, "action_mode": "flat"}),
-    "ppo": ("ppo", GLIMPSE, {"rollout_steps": 6, "batch_size": 8, "epochs": 2}, SMALL),
-    "classifier": ("classifier", "semigradient/Classification-v0", TINY, SMALL),
-    "regressor": (
-        "regressor",
-        "semigradient/Regression-v0",
-        {"hidden": (8,)},
-        {"dataset": "waves"},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_resumed_agent_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
-    agent_name, env_id, config, env = RUNS[name]
-    agent = build(agent_name, env_id, config, **env)
-    for _ in range(25):
-        agent.iterate()
-    checkpoint.save(tmp_path, agent.progress.steps, {"agent": parts.state(agent)}, {})
-    other = build(agent_name, env_id, config, **env)
-    for _ in range(3):
-        other.iterate()
-    parts.load(other, checkpoint.load(tmp_path, {}).state["agent"])
-    assert other.progress.exact
-    for _ in range(6):
-        expected, got = agent.iterate(), other.iterate()
-        assert {k: float(v) for k, v in expected.items()} == {k: float(v) for k, v in got.items()}
-    assert agent.progress.steps == other.progress.steps
-    assert agent.progress.pop_episodes() == other.progress.pop_episodes()
-    pairs = zip(parts.learned(agent).items(), parts.learned(other).items(), strict=True)
-    assert all(torch.equal(one, two) for (_, one), (_, two) in pairs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -13,10 +11,8 @@ from semigradient.envs.adapters import CoreVector
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Table, tabulate
 from semigradient.errors import UserError
-from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
-from support.states import differences
 
 GRID = "--env semigradient/HyperGrid-v0 --gamma 1"
 SMALL = ("height=5", "r0=0.1", "reward=uniform")
@@ -97,20 +93,6 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
         found.append(float(scalars["entropy"]) if "entropy" in scalars else 0.0)
     wanted = 0.5 * torch.tensor(3.0).log()
     assert sum(found[-20:]) / 20 == pytest.approx(float(wanted), abs=0.12)
-
-
-@pytest.mark.parametrize("agent", ["soft-q", "sac"])
-def test_a_loaded_learner_goes_on_bit_for_bit(agent: str) -> None:
-    flags = ("--learning-starts", 20, "--batch-size", 8, "--num-envs", 2)
-    one, other = make(agent, *flags), make(agent, *flags)
-    for _ in range(30):
-        one.iterate()
-    parts.load(other, copy.deepcopy(parts.state(one)))
-    for _ in range(5):
-        one.iterate()
-        other.iterate()
-    assert differences(parts.state(one), parts.state(other)) == []
-    assert one.updates > 0
 
 
 def test_bad_input_is_named() -> None:

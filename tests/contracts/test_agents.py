@@ -16,7 +16,7 @@ from semigradient.training.agent import generator
 from semigradient.training.build import build
 from semigradient.training.cli import Command, parse
 from support.forgotten import forgotten
-from support.smallest import AGENT_FLAGS, agent_words, iterations
+from support.smallest import AGENT_FLAGS, agent_cases, agent_words, iterations
 from support.states import differences
 
 
@@ -55,7 +55,9 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     return parse(words).command
 
 
-each_agent = pytest.mark.parametrize("command", sorted(agents.AGENTS), indirect=True)
+each_agent = pytest.mark.parametrize(
+    "command", agent_cases(), indirect=True, ids=lambda case: case[0]
+)
 
 
 @each_agent
@@ -88,6 +90,7 @@ def test_a_loaded_policy_acts_like_the_saved_one(command: Command, tmp_path: Pat
     obs, infos = envs.reset()
     acts = [a.policy(True)(obs, infos.get("action_mask")) for a in (agent, other)]
     np.testing.assert_array_equal(*acts)
+    assert all(envs.single_action_space.contains(action) for action in acts[0])
     assert differences(parts.policy_state(agent), parts.policy_state(other)) == []
 
 
@@ -106,7 +109,7 @@ class Careless(DQN):
         self.dice = {"two": [np.random.default_rng(0)]}
 
 
-@pytest.mark.parametrize("command", ["dqn"], indirect=True)
+@pytest.mark.parametrize("command", [("dqn", AGENT_FLAGS["dqn"][0])], indirect=True, ids=["dqn"])
 def test_a_forgetful_agent_fails(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

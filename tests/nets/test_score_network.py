@@ -17,7 +17,6 @@ from semigradient.envs.music.chorale_setting import chorale_setting, conditional
 from semigradient.errors import UserError
 from semigradient.nets.coconet import Coconet
 from semigradient.nets.score_network import ScoreActorCritic, ScoreTrunk
-from semigradient.training import parts
 from semigradient.training.agent import Setup
 from support.chorales import pieces
 from support.commands import QUIET
@@ -120,27 +119,3 @@ def test_what_does_not_fit_is_named(run: str, tmp_path: Path) -> None:
     count = int(rules.single_action_space.n)
     with pytest.raises(UserError, match="2 voices, 3 pitches"):
         ScoreTrunk(rules.single_observation_space, count, 4, 0, other)
-
-
-def plain(state: Any) -> Any:
-    """A copy of a state with its tensors in plain order, as files hold them."""
-    if isinstance(state, dict):
-        return {key: plain(value) for key, value in state.items()}
-    if isinstance(state, torch.Tensor):
-        return state.detach().clone(memory_format=torch.contiguous_format)
-    return state
-
-
-@pytest.mark.parametrize(("name", "config"), TRAINED[:2])
-def test_a_loaded_state_goes_on_exactly(name: str, config: dict[str, Any]) -> None:
-    options = {**config, "torso": "coconet", "torso_width": 4, "torso_depth": 0}
-    agent, other = build(name, options), build(name, options)
-    agent.iterate()
-    saved = plain(parts.state(agent))
-    agent.iterate()
-    parts.load(other, saved)
-    assert other.progress.exact
-    other.iterate()
-    pairs = zip(agent.network.parameters(), other.network.parameters(), strict=True)
-    assert all(torch.equal(one, two) for one, two in pairs)
-    assert agent.progress.steps == other.progress.steps

@@ -19,7 +19,7 @@ from semigradient import agents, optim
 from semigradient.commands import train
 from semigradient.training.cli import parse
 from semigradient.training.command import RunConfig
-from semigradient.training.config_files import PRESETS, load_preset
+from semigradient.training.config_files import load_preset
 from semigradient.training.loop import Loop
 from support.commands import QUIET, ROOT
 
@@ -332,11 +332,6 @@ def test_the_name_of_an_agent_fixes_a_default_and_may_share_a_preset(env: str) -
     assert ddqn.run == dataclasses.replace(dqn.run, agent="ddqn")
     assert ddqn.optimizer == dqn.optimizer
     assert load_preset("ddqn", env) == load_preset("dqn", env) != {}
-
-
-def test_every_agent_has_a_preset() -> None:
-    files = {agents.entry(name).preset or name for name in agents.names()}
-    assert {path.stem for path in PRESETS.glob("*.toml")} == files
 
 
 def docstrings(config: type) -> dict[str, str]:

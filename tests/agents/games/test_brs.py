@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from semigradient.agents.games.detective import ACTIONS, Networks, Questions
 from semigradient.envs.games.coin_game import CoinGame, State
 from semigradient.errors import UserError
 from semigradient.nets.recurrent import Recurrent
-from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Setup
 
 ID = "semigradient/CoinGame-v0"
@@ -218,25 +216,12 @@ def test_rewards_and_log_probabilities_of_a_record_belong_together() -> None:
     assert plays[0].log_probs.shape == (5, 6, 2)
 
 
-@pytest.mark.parametrize("name", ["brs", "brs-sp"])
-def test_a_resumed_agent_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "played"), [("brs", 2), ("brs-sp", 3)])
+def test_steps_are_those_of_all_games_that_are_played(name: str, played: int) -> None:
     agent = build(name)
-    for _ in range(8):  # more than the past agents that are kept
+    for _ in range(2):
         agent.iterate()
-    checkpoint.save(tmp_path, agent.progress.steps, {"agent": parts.state(agent)}, {})
-    other = build(name)
-    other.iterate()
-    parts.load(other, checkpoint.load(tmp_path, {}).state["agent"])
-    assert other.progress.exact
-    for _ in range(4):
-        expected, got = agent.iterate(), other.iterate()
-        assert {k: float(v) for k, v in expected.items()} == {k: float(v) for k, v in got.items()}
-    assert (
-        agent.progress.steps == other.progress.steps == 12 * 4 * 6 * (3 if name == "brs-sp" else 2)
-    )
-    assert agent.progress.pop_episodes() == other.progress.pop_episodes()
-    assert torch.equal(agent.agent, other.agent)
-    assert torch.equal(agent.detective, other.detective)
+    assert agent.progress.steps == 2 * 4 * 6 * played
 
 
 def test_the_policy_forgets_at_the_end_of_a_game() -> None:

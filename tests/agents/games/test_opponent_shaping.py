@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,10 +19,8 @@ from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError
 from semigradient.reproductions.games import meva_baselines
 from semigradient.reproductions.report import Job, prepare, write
-from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
-from support.states import differences
 
 RULE = rule("naive", 0.0)
 
@@ -192,30 +188,6 @@ def test_the_second_chair_sees_its_own_policy_first() -> None:
     found = agent.act(x, 1, random)
     noise = torch.randn(1, 3, 5, generator=random.manual_seed(5))
     torch.testing.assert_close(found.float(), mean[1:] + variance[1:].sqrt() * noise)
-
-
-@pytest.mark.parametrize(
-    ("name", "flags"),
-    [
-        ("m-maml", ("--batch-size", "4", "--updates", "3", "--models", "2")),
-        ("m-fos", SMALL),
-        ("m-fos", (*SMALL, "--opponent", "self")),
-        ("m-fos", (*SMALL, "--opponent", "lola")),
-        ("pola", ("--pairs", "3")),
-        ("lola-dice", ("--batch", "4", "--env-options", "horizon=7", "--pairs", "2")),
-        ("brs-ipd", ("--trees", "8", "--agents", "2")),
-        ("brs-sp-ipd", ("--trees", "8", "--env-options", "horizon=3")),
-    ],
-)
-def test_a_loaded_learner_goes_on_identically(name: str, flags: tuple[str, ...]) -> None:
-    short = flags if name not in ("m-maml", "m-fos") else (*flags, "--evaluation-updates", "2")
-    agent, other = make(name, *short), make(name, *short, "--seed", "3")
-    agent.iterate()
-    parts.load(other, copy.deepcopy(parts.state(agent)))
-    ours, theirs = agent.iterate(), other.iterate()
-    assert {k: float(v) for k, v in ours.items()} == {k: float(v) for k, v in theirs.items()}
-    assert differences(parts.learned(agent), parts.learned(other)) == []
-    assert set(agent.policy(True)(np.eye(5, dtype=np.float32), None).tolist()) <= {0, 1}
 
 
 @pytest.mark.parametrize(

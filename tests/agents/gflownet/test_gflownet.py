@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from semigradient.commands import train
 from semigradient.domains.flows.objectives import OBJECTIVES
 from semigradient.domains.flows.visits import Visits, floor
 from semigradient.errors import UserError
-from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.commands import QUIET
@@ -215,26 +213,6 @@ def test_grids_too_large_to_enumerate_are_learned_without_exact_figures() -> Non
 
 
 # Resume
-
-RESUMED = [
-    *(("--loss", loss) for loss in OBJECTIVES),
-    ("--loss", "tb", "--backward", "learned", "--replay", "terminals"),
-    ("--loss", "db", "--replay", "transitions", "--replay-priority", "loss", "--target", "ema"),
-    ("--replay", "trajectories", "--replay-top", "--replay-size", "10", "--target", "frozen"),
-    ("--offline", "uniform-objects", "--offline-size", "20"),
-]
-
-
-@pytest.mark.parametrize("flags", RESUMED)
-def test_a_loaded_agent_goes_on_bit_for_bit(flags: tuple[str, ...]) -> None:
-    one, other = make(*TINY, *flags), make(*TINY, *flags)
-    for _ in range(7):
-        one.iterate()
-    parts.load(other, copy.deepcopy(parts.state(one)))  # as a file would
-    for _ in range(4):
-        first, second = one.iterate(), other.iterate()
-        assert {k: float(v) for k, v in first.items()} == {k: float(v) for k, v in second.items()}
-    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_a_run_writes_its_metrics_and_resumes(tmp_path: Path) -> None:

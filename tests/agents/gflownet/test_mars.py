@@ -11,7 +11,6 @@ from torch import Tensor
 from semigradient.agents.gflownet.mars import MARS, proposals, up_and_down
 from semigradient.envs.constructions.construction import Construction, Table
 from semigradient.errors import UserError
-from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.states import differences
@@ -111,15 +110,6 @@ def test_proposals_learn_what_raised_the_reward() -> None:
     before = copy.deepcopy(frozen.network.state_dict())
     frozen.iterate()
     assert differences(before, frozen.network.state_dict()) == []
-
-
-def test_a_loaded_chain_goes_on_bit_for_bit() -> None:
-    one, other = make(TOY), make(TOY)
-    one.iterate()
-    parts.load(other, copy.deepcopy(parts.state(one)))
-    one.iterate()
-    other.iterate()
-    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_bad_input_is_named() -> None:

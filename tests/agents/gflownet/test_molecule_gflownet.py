@@ -306,20 +306,12 @@ def test_flows_in_64_bits() -> None:
     assert at.log_edges.dtype == torch.float64
 
 
-RESUMED = [
-    ("--loss", "fm", "--replay", "trajectories", "--replay-size", "20"),
-    ("--loss", "tb", "--replay", "terminals", "--replay-priority", "reward", "--replay-top"),
-    ("--loss", "db", "--replay", "transitions", "--target", "ema"),
-    ("--loss", "subtb", "--offline", "random-policy", "--offline-size", "10"),
-]
-
-
-@pytest.mark.parametrize("flags", RESUMED)
-def test_a_loaded_agent_goes_on_bit_for_bit(flags: tuple[str, ...]) -> None:
+def test_forgetting_on_the_way_makes_no_difference() -> None:
+    flags = ("--loss", "fm", "--replay", "trajectories", "--replay-size", "20")
     one, other = make(*TINY, *flags, "--exact-every", 3), make(*TINY, *flags, "--exact-every", 3)
     for _ in range(5):
         one.iterate()
-    inner(one).limit = 50  # forgetting on the way makes no difference
+    inner(one).limit = 50
     parts.load(other, copy.deepcopy(parts.state(one)))
     for _ in range(4):
         first, second = one.iterate(), other.iterate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,8 @@ from semigradient.nets.block_actor_critic import BlockActorCritic
 from semigradient.reproductions.molecules import molecule_active
 from semigradient.reproductions.molecules.molecule_runs import POINTS, Search, summary
 from semigradient.reproductions.molecules.molecules import methods
-from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
-from support.states import differences
 
 SMALL = ("vocabulary=small", "max_blocks=4", "reward=mw_window")
 GRAPH = "--graph-width 16 --graph-steps 2"
@@ -57,17 +54,6 @@ def test_a_chain_can_go_everywhere_and_back() -> None:
                 assert int(rules.child(parent, action)) == state
     # What is counted has two blocks at least; a chain may stand at one.
     assert chain.visits.objects <= 3 * 6
-
-
-@pytest.mark.parametrize("words", [f"--agent mars {GRAPH} --chains 4", f"--agent ppo {PPO_FLAGS}"])
-def test_a_loaded_search_goes_on_bit_for_bit(words: str) -> None:
-    one, other = make(words), make(words)
-    for _ in range(2):
-        one.iterate()
-    parts.load(other, copy.deepcopy(parts.state(one)))
-    one.iterate()
-    other.iterate()
-    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_ppo_looks_at_blocks() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -12,10 +10,8 @@ from semigradient.domains.flows.visits import floor
 from semigradient.envs.constructions.construction import tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.errors import UserError
-from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
-from support.states import differences
 
 GRID = "semigradient/HyperGrid-v0"
 
@@ -66,15 +62,6 @@ def test_random_constructions_have_the_closed_form() -> None:
     gap = (walker.visits.counts() / 20_000 - law)[walker.table.objects].abs().mean()
     assert float(gap) < 1.1 * floor(law, walker.table, 20_000)
     assert walker.progress.steps > 20_000
-
-
-@pytest.mark.parametrize("agent", ["metropolis", "random"])
-def test_a_loaded_walker_goes_on_bit_for_bit(agent: str) -> None:
-    one, other = make(agent, "--moves", 10), make(agent, "--moves", 10)
-    one.iterate()
-    parts.load(other, copy.deepcopy(parts.state(one)))
-    assert dict(one.iterate()) == dict(other.iterate())
-    assert differences(parts.state(one), parts.state(other)) == []
 
 
 def test_other_environments_are_refused() -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
 from semigradient import envs
-from semigradient.envs.adapters import CoreVector
 from semigradient.envs.core import advance
 from semigradient.envs.games.iterated import (
     ChickenOptions,
@@ -32,14 +29,6 @@ from semigradient.errors import UserError
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 
-GAMES = (
-    "semigradient/IPD-v0",
-    "semigradient/MatchingPennies-v0",
-    "semigradient/Chicken-v0",
-    "semigradient/StagHunt-v0",
-    "semigradient/MatrixGame-v0",
-    "semigradient/LogisticGame-v0",
-)
 OPPONENTS = (*STRATEGIES, "extortion")
 
 
@@ -134,27 +123,6 @@ def test_logistic_game_moves_both() -> None:
 # Faces
 
 
-@pytest.mark.parametrize("env_id", GAMES)
-@pytest.mark.filterwarnings("ignore:.*(maximum|minimum) value is.*infinity")
-@pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized")
-def test_gymnasium_checker(env_id: str) -> None:
-    env = gymnasium.make(env_id, render_mode="rgb_array")
-    check_env(env.unwrapped, skip_render_check=True)
-    env.reset(seed=0)
-    frame = env.render()
-    assert isinstance(frame, np.ndarray)
-    assert frame.dtype == np.uint8
-    env.close()
-
-
-@pytest.mark.parametrize("env_id", GAMES)
-def test_pettingzoo_checker(env_id: str) -> None:
-    from pettingzoo.test import parallel_api_test, parallel_seed_test
-
-    parallel_api_test(envs.make_parallel(env_id), num_cycles=300)
-    parallel_seed_test(lambda: envs.make_parallel(env_id), num_cycles=50)
-
-
 def test_pettingzoo_and_core_play_the_same_game() -> None:
     env = envs.make_parallel("semigradient/IPD-v0", horizon=5, discount=1.0)
     observations, _ = env.reset(seed=0)
@@ -167,34 +135,6 @@ def test_pettingzoo_and_core_play_the_same_game() -> None:
         *_, truncated, _ = env.step({"first": 1, "second": 1})
     assert all(truncated.values())
     assert env.agents == []
-
-
-@pytest.mark.parametrize("env_id", GAMES)
-def test_same_seed_same_games(env_id: str) -> None:
-    runs = []
-    for _ in range(2):
-        vector = envs.make_vector(env_id, 16, 5)
-        vector.action_space.seed(1)
-        seen = [vector.reset()[0]]
-        for _ in range(60):
-            obs, reward, *_ = vector.step(vector.action_space.sample())
-            seen += [obs, reward]
-        runs.append(np.concatenate([each.reshape(-1) for each in seen]))
-    np.testing.assert_array_equal(*runs)
-
-
-def test_saved_and_loaded_games_go_on_alike() -> None:
-    vector = envs.make_vector("semigradient/IPD-v0", 8, 0, opponent="random")
-    assert isinstance(vector, CoreVector)
-    vector.reset()
-    actions = np.random.default_rng(0).integers(2, size=(20, 8))
-    for row in actions[:10]:
-        vector.step(row)
-    other = envs.make_vector("semigradient/IPD-v0", 8, 3, opponent="random")
-    assert other.load_state_dict(vector.state_dict())
-    for row in actions[10:]:
-        for ours, theirs in zip(vector.step(row)[:4], other.step(row)[:4], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_games_end_at_their_discount() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 from semigradient import envs
 from semigradient.domains.molecules.gaussian_process import GaussianProcess
@@ -53,7 +51,6 @@ def test_returns_are_bounded_as_derived() -> None:
 
 def test_the_faces_keep_their_contracts() -> None:
     small = {"dimensions": 2, "initial": 12, "queries": 2}
-    check_env(gymnasium.make(ID, **small).unwrapped, skip_render_check=True)
     vector = envs.make_vector(ID, 3, 0, **small)
     obs, infos = vector.reset()
     assert obs.shape == (3, 63)

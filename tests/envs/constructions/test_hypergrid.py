@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import data_equivalence
 
 from semigradient import envs
 from semigradient.envs.adapters import CoreVector
@@ -248,16 +248,10 @@ EVERY = [{}, {"dimensions": 4, "rule": "exit_only"}, {"dimensions": 1, "reward":
 
 
 @pytest.mark.parametrize("options", EVERY)
-def test_checkers_pass_on_the_single_face(options: dict[str, Any]) -> None:
+def test_stable_baselines_checks_the_single_face(options: dict[str, Any]) -> None:
     from stable_baselines3.common.env_checker import check_env as check
 
-    check_env(gymnasium.make(GRID, **options).unwrapped)
     check(gymnasium.make(GRID, **options).unwrapped)
-    shown = gymnasium.make(GRID, render_mode="rgb_array", **options)
-    shown.reset(seed=0)
-    frame = shown.render()
-    assert frame.dtype == np.uint8
-    assert frame.shape[-1] == 3
 
 
 @pytest.mark.parametrize("options", EVERY)

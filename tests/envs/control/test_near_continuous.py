@@ -10,10 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 from semigradient import envs
-from semigradient.envs.adapters import CoreEnv, CoreVector
+from semigradient.envs.adapters import CoreEnv
 from semigradient.envs.clock import Clock, clock_of
 from semigradient.envs.control.classic_control import CartPoleOptions, PendulumOptions
 from semigradient.envs.control.closed_forms import (
@@ -29,14 +28,6 @@ from semigradient.errors import UserError
 
 GAMMA = 0.8
 TIMED = ("semigradient.envs.control.classic_control", "semigradient.envs.control.closed_forms")
-CORES = [name for name, made in envs.OURS.items() if made.split(":")[0] in TIMED]
-KINDS = [(name, {}) for name in CORES] + [
-    ("semigradient/Pendulum-v0", {"actions": "discrete"}),
-    ("semigradient/Pendulum-v0", {"integrator": "published"}),
-    ("semigradient/Pusher-v0", {"actions": "discrete"}),
-    ("semigradient/Hill-v0", {"actions": "continuous"}),
-]
-
 
 # Time
 
@@ -91,51 +82,6 @@ def test_options_are_checked() -> None:
 
 
 # Faces
-
-
-@pytest.mark.parametrize(("env_id", "options"), KINDS)
-@pytest.mark.filterwarnings("ignore:.*(bound|symmetric|normalized|infinity).*")
-def test_gymnasiums_checker_passes(env_id: str, options: dict[str, Any]) -> None:
-    check_env(gymnasium.make(env_id, render_mode="rgb_array", **options).unwrapped)
-
-
-@pytest.mark.parametrize(("env_id", "options"), KINDS)
-def test_the_vector_is_the_single_environment_many_times(
-    env_id: str, options: dict[str, Any]
-) -> None:
-    vector = CoreVector(envs.OURS[env_id], 5, seed=3, dt=0.03, time_limit=0.3, **options)
-    obs, _ = vector.reset()
-    starts = vector.state.x.clone()
-    singles = [CoreEnv(envs.OURS[env_id], dt=0.03, time_limit=0.3, **options) for _ in range(5)]
-    for single, start in zip(singles, starts, strict=True):
-        single.reset(options={"state": start})
-    vector.action_space.seed(1)
-    running = np.ones(5, dtype=bool)
-    for _ in range(10):
-        actions = vector.action_space.sample()
-        obs, reward, ended, cut, infos = vector.step(actions)
-        last = infos.get("final_obs", obs)
-        for i in np.flatnonzero(running):
-            one = singles[i].step(actions[i])
-            over = ended[i] or cut[i]
-            np.testing.assert_allclose(one[0], (last if over else obs)[i], atol=1e-6)
-            assert one[1] == pytest.approx(reward[i], abs=1e-6)
-            assert one[2:4] == (ended[i], cut[i])
-        running &= ~(ended | cut)
-    assert not running.any()
-
-
-def test_a_core_resumes_exactly() -> None:
-    first = envs.make_vector("semigradient/Pendulum-v0", 3, 0, dt=0.01, time_limit=0.2)
-    first.reset()
-    actions = np.full((3, 1), 0.5, np.float32)
-    for _ in range(17):
-        first.step(actions)
-    second = envs.make_vector("semigradient/Pendulum-v0", 3, 9, dt=0.01, time_limit=0.2)
-    assert second.load_state_dict(first.state_dict())
-    for _ in range(10):
-        for one, other in zip(first.step(actions)[:4], second.step(actions)[:4], strict=True):
-            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("env_id", ["semigradient/Pendulum-v0", "semigradient/CartPole-v0"])

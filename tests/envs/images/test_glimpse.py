@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from semigradient import envs
@@ -254,17 +254,6 @@ NORMALISED = "ignore:.*(symmetric and normalized|probably too)"
 
 
 @pytest.mark.filterwarnings(NORMALISED)
-@pytest.mark.parametrize(("env_id", "options"), EVERY)
-def test_gymnasium_checks_the_single_face(env_id: str, options: dict[str, Any]) -> None:
-    check_env(gymnasium.make(env_id, **options).unwrapped)
-    frame_env = gymnasium.make(env_id, render_mode="rgb_array", **options)
-    frame_env.reset(seed=0)
-    frame = frame_env.render()
-    assert frame.dtype == np.uint8
-    assert frame.shape[-1] == 3
-
-
-@pytest.mark.filterwarnings(NORMALISED)
 @pytest.mark.filterwarnings("ignore:.*minimal resolution")
 @pytest.mark.filterwarnings("ignore:It seems that your observation space is an image but")
 @pytest.mark.parametrize(("env_id", "options"), EVERY)
@@ -345,21 +334,12 @@ def test_through_make_vector_with_the_options_of_the_command_line() -> None:
         gymnasium.make(GLIMPSE).reset(options={"index": 7000})
 
 
-def test_a_saved_vector_goes_on_as_it_would_have() -> None:
-    def play(vector: CoreVector, random: np.random.Generator) -> list[Any]:
-        return [list(vector.step(random.integers([10, 4], size=(6, 2)))) for _ in range(30)]
-
+def test_a_state_of_other_images_begins_anew() -> None:
     vector = CoreVector(OPTIONS, 6, seed=2)
     vector.reset()
-    play(vector, np.random.default_rng(0))
+    vector.step(np.random.default_rng(0).integers([10, 4], size=(6, 2)))
     saved = vector.state_dict()
-    future = play(vector, np.random.default_rng(1))
-    other = CoreVector(OPTIONS, 6, seed=9)
-    assert other.load_state_dict(saved) is True
-    assert data_equivalence(future, play(other, np.random.default_rng(1)), exact=True)
-    elsewhere = CoreVector(
-        "semigradient.envs.images.glimpse:GlimpseOptions", 6, seed=9, split="test"
-    )
+    elsewhere = CoreVector(OPTIONS, 6, seed=9, split="test")
     assert elsewhere.load_state_dict(saved) is False
 
 
