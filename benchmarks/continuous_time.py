@@ -23,7 +23,6 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
-from semigradient import agents
 from semigradient.envs import make_vector
 from semigradient.envs.clock import Clock
 from semigradient.envs.control.time_step import set_time_step
@@ -31,6 +30,7 @@ from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError, require
 from semigradient.training import process
 from semigradient.training.agent import Setup
+from semigradient.training.build import create
 from semigradient.training.cli import fail, parse
 
 REPEATED = ("environment", "act", "store", "learn")
@@ -69,7 +69,6 @@ def learner(envs: ExactVector, flags: list[str], device: str) -> Any:
     """A `dau` with its preset, and `flags`, over given environments."""
     words = ["--agent", "dau", "--env", "semigradient/Pendulum-v0", *flags]
     command = parse(words).command
-    torch.manual_seed(0)
     setup = Setup(
         envs=envs,
         device=torch.device(device),
@@ -77,7 +76,7 @@ def learner(envs: ExactVector, flags: list[str], device: str) -> Any:
         total_steps=command.run.steps,
         optimizer=command.optimizer,
     )
-    return agents.agent_class("dau")(command.agent, setup)
+    return create("dau", command.agent, setup)
 
 
 def measure(learners: dict[str, Any], phases: int) -> dict[str, dict[str, float]]:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
+from semigradient.api import make_agent
 from semigradient.errors import UserError, require
 from semigradient.training import process
-from semigradient.training.build import build
-from semigradient.training.cli import fail, parse
+from semigradient.training.cli import fail
 
 _PEER = Path(__file__).with_name("torchgfn_peer.py")
 
@@ -32,11 +32,21 @@ class Ours:
     """Our learner, with the exact evaluation left out of the time."""
 
     def __init__(self, loss: str, dimensions: int, chosen: argparse.Namespace) -> None:
-        words = ["--agent", "gflownet", "--env", "semigradient/HyperGrid-v0", "--loss", loss]
-        words += ["--batch-size", str(chosen.batch), "--exact-every", "0", "--optim.lr", "1e-3"]
-        words += ["--threads", str(chosen.threads), "--seed", str(chosen.seed), "--env-options"]
-        words += [f"dimensions={dimensions}", f"height={chosen.height}", "rule=exit_only"]
-        agent = build(parse(words).command)
+        agent = make_agent(
+            "gflownet",
+            "semigradient/HyperGrid-v0",
+            optim_options={"lr": 1e-3},
+            env_options={
+                "dimensions": dimensions,
+                "height": chosen.height,
+                "rule": "exit_only",
+            },
+            loss=loss,
+            batch_size=chosen.batch,
+            exact_every=0,
+            threads=chosen.threads,
+            seed=chosen.seed,
+        )
         assert isinstance(agent, GFlowNet)
         self.agent = agent
 

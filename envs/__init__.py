@@ -212,7 +212,7 @@ def _import(module: str, env_id: str) -> None:
     """Import what registers an id."""
     try:
         load(module)
-    except ImportError as problem:
+    except (ImportError, AttributeError) as problem:
         raise UserError(f"environment {f'{module}:{env_id}'!r}: {problem}") from problem
 
 

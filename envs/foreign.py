@@ -27,7 +27,7 @@ ACCEPTED = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
 def exact_form(spec: EnvSpec) -> type[ExactVector] | None:
     """The vector form whose state can be saved, where an id has one."""
-    point = spec.vector_entry_point
+    point: Any = spec.vector_entry_point
     if isinstance(point, str):
         if point.startswith("gymnasium."):
             return None

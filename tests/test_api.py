@@ -178,6 +178,18 @@ def test_a_policy_takes_one_observation_or_many(tmp_path: Path) -> None:
         run.evaluate(0)
 
 
+def test_sampled_actions_are_reproducible_even_where_the_agent_draws_globally(
+    tmp_path: Path,
+) -> None:
+    words = ["--agent", "sb3-a2c", "--env", "CartPole-v1", "--steps", "64", "--eval-episodes", "1"]
+    assert semigradient_train([*words, *QUIET, "--run-dir", str(tmp_path / "run")]) == 0
+    state = torch.get_rng_state()
+    runs = [semigradient.load(tmp_path / "run") for _ in range(2)]
+    first, second = (run.evaluate(8, deterministic=False).returns.tolist() for run in runs)
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def semigradient_train(words: list[str]) -> int:
     from semigradient.commands import train
 

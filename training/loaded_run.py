@@ -17,6 +17,7 @@ from semigradient.training.checkpoint import Loaded
 from semigradient.training.cli import parse
 from semigradient.training.command import Command
 from semigradient.training.evaluation import SEED_OFFSET, Scores
+from semigradient.training.generators import seed_all, undisturbed
 from semigradient.training.loop import score
 
 
@@ -81,9 +82,10 @@ class LoadedRun:
             deterministic: the best actions; else they are sampled.
         """
         require(episodes >= 1, f"episodes={episodes}: must be ≥ 1")
-        return score(
-            self.command, self.agent.policy(deterministic), episodes, self.evaluation_seed(seed)
-        )
+        root = self.evaluation_seed(seed)
+        with undisturbed():  # for agents that draw from the global generators
+            seed_all(root)
+            return score(self.command, self.agent.policy(deterministic), episodes, root)
 
     def env(self, num_envs: int = 1, seed: int | None = None, render: bool = False) -> ExactVector:
         """The environment that the run is evaluated on, as a vector of `num_envs` copies."""

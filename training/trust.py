@@ -39,7 +39,8 @@ def named_code(tables: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key in ("agent", "env", "optim"):
         name = str(tables.get(key, ""))
-        if ":" in name and not (key == "env" and name.startswith("semigradient:")):
+        is_ours = key == "env" and name.startswith("semigradient:") and name.count(":") == 1
+        if ":" in name and not is_ours:
             found[f"{key}={name}"] = name
     run = tables.get("run", {})
     for name in str(run.get("diagnose", "")).split(","):

@@ -150,6 +150,8 @@ class _Progress:
 class SB3:
     """One of SB3's algorithms, a collect-and-train cycle at a time."""
 
+    POLICY = ("model.policy",)
+
     def __init__(self, config: Config, setup: Setup) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: SB3's updates cannot be compiled")

@@ -43,6 +43,7 @@ from semigradient.reproductions.gflownet.flow_runs import Array, draw_curves
 from semigradient.reproductions.gflownet.hypergrid_baselines import FLAGS
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.agent import Setup
+from semigradient.training.build import create
 from semigradient.training.cli import parse
 from semigradient.training.summary import bootstrap_interval
 
@@ -87,7 +88,6 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
     """A generator for believed rewards (S,), after so many states visited."""
     words = [*FLAGS[method].split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     command = parse([*words, "--seed", str(seed)]).command
-    torch.manual_seed(seed)
     rules: Any = Building(Believed(believed), {})
     setup = Setup(
         CoreVector(rules, command.run.num_envs, seed),
@@ -96,8 +96,7 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
         states,
         command.optimizer,
     )
-    make = {"gflownet": GFlowNet, "ppo": PPO, "metropolis": Walker}[method]
-    agent = make(command.agent, setup)
+    agent: Any = create(method, command.agent, setup)
     while agent.progress.steps < states:
         agent.iterate()
         agent.progress.pop_episodes()

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semigradient.agents import agent_class
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.walkers import Walker
 from semigradient.domains.flows.visits import Visits, distance, floor
@@ -32,7 +31,7 @@ from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import POINTS, draw_curves
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.agent import Setup
-from semigradient.training.build import build
+from semigradient.training.build import build, create
 from semigradient.training.cli import parse
 from semigradient.training.command import Command
 from semigradient.training.summary import bootstrap_interval
@@ -99,7 +98,6 @@ def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, Visits
 def recorded(command: Command) -> tuple[Any, Visits, Table]:
     """The same for an agent that steps environments."""
     run = command.run
-    torch.manual_seed(run.seed)
     envs = Recorder(command)
     setup = Setup(
         envs,
@@ -108,7 +106,7 @@ def recorded(command: Command) -> tuple[Any, Visits, Table]:
         run.steps,
         command.optimizer,
     )
-    return agent_class(run.agent)(command.agent, setup), envs.visits, envs.table
+    return create(run.agent, command.agent, setup), envs.visits, envs.table
 
 
 def measure(agent: Any, visits: Visits, table: Table) -> tuple[float, float]:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
+from semigradient.api import make_agent
 from semigradient.domains.flows.estimates import policy_table
 from semigradient.reproductions.gflownet.flow_runs import Array, exact_row
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.training.build import build
-from semigradient.training.cli import parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,18 +26,21 @@ if TYPE_CHECKING:
 TITLE = "Flow matching on fixed trajectories: thesis figures 5.5 and 5.6"
 SEEDS = {"quick": 2, "full": 10}
 SETS = {"A": "random-policy", "B": "uniform-objects"}
-_FLAGS = (
-    "--agent gflownet --env semigradient/HyperGrid-v0 --loss fm --optim.lr 1e-3 --exact-every 0"
-)
-_GRID = "--env-options height=30 reward=cosine r0=0.01"
+_GRID = {"height": 30, "reward": "cosine", "r0": 0.01}
+_LEARNER = {"loss": "fm", "optim_options": {"lr": 1e-3}, "exact_every": 0, "offline_size": 2000}
 
 
 def learner(which: str, seed: int) -> GFlowNet:
     """Flow matching on a set of 2 000 trajectories."""
-    words = (
-        f"{_FLAGS} --offline {SETS[which]} --offline-size 2000 --seed {seed} --threads 1 {_GRID}"
+    agent = make_agent(
+        "gflownet",
+        "semigradient/HyperGrid-v0",
+        env_options=_GRID,
+        offline=SETS[which],
+        seed=seed,
+        threads=1,
+        **_LEARNER,
     )
-    agent = build(parse(words.split()).command)
     assert isinstance(agent, GFlowNet)
     return agent
 
@@ -88,7 +90,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _cell(job: Job, which: str, seed: int, updates: int) -> dict[str, Any]:
-    identity = (_FLAGS, _GRID, which, seed, updates)
+    identity = (_LEARNER, _GRID, which, seed, updates)
     return job.cell(f"{which}-s{seed}", identity, lambda: train(which, seed, updates))
 
 

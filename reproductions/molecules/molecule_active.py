@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from semigradient.agents import agent_class
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.mars import MARS
 from semigradient.domains.flows.discoveries import similarity
@@ -44,6 +43,7 @@ from semigradient.reproductions.molecules.binding_proxy import FILE
 from semigradient.reproductions.molecules.molecule_runs import Array
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.agent import Setup, generator
+from semigradient.training.build import create
 from semigradient.training.cli import parse
 from semigradient.training.summary import bootstrap_interval
 
@@ -115,7 +115,6 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
     }
     words = ["--agent", method, *flags[method].split(), "--env", "semigradient/Molecule-v0"]
     command = parse([*words, "--seed", str(seed), "--steps", str(scale.steps)]).command
-    torch.manual_seed(seed)
     core: Any = MoleculeOptions(reward, **dict(scale.options)).make()
     setup = Setup(
         CoreVector(core, 1, seed),
@@ -124,7 +123,7 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
         scale.steps,
         command.optimizer,
     )
-    agent = agent_class(method)(command.agent, setup)
+    agent: Any = create(method, command.agent, setup)
     while method != "random" and agent.progress.steps < scale.steps:
         agent.iterate()
         agent.progress.pop_episodes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,17 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semigradient.api import resume, train
 from semigradient.domains.music.gibbs import ancestral, independent_gibbs, last
 from semigradient.domains.music.score_counts import Counts
 from semigradient.envs.music import chorales
 from semigradient.envs.music.chorale_rules import Rules
 from semigradient.envs.music.chorale_setting import Conditionals
 from semigradient.reproductions.report import Array, Job
-from semigradient.training import run
-from semigradient.training.build import build
-from semigradient.training.cli import parse
-from semigradient.training.logging import Logger
-from semigradient.training.loop import Loop
 
 Rolls = NDArray[np.int64]
 TEMPERATURE = 0.99
@@ -31,21 +28,23 @@ def coconet_run(job: Job) -> str:
     if job.folder:
         return job.folder
     folder = job.out / "coconet"
-    steps = str(_CROPS[job.scale])
-    words = ["--agent", "coconet-small", "--env", "semigradient/Chorales-v0", "--steps", steps]
-    words += ["--run-dir", str(folder), "--wandb", "disabled", "--no-tensorboard", "--no-progress"]
-    command = parse(words).command
     if (folder / "summary.json").exists():
         return str(folder)
-    agent = build(command)
-    started = (folder / "config.toml").exists()
-    run.create(command, agent.setup.envs.protocol, exist_ok=True)
-    loop = Loop(command, agent, folder, None)
-    if started:
-        loop.resume()
+    steps = _CROPS[job.scale]
     job.say(f"a small Coconet: {steps} crops")
-    with Logger(folder, []) as logger:
-        loop.run(logger)
+    if any((folder / "checkpoints").glob("step-*")):
+        resume(folder)
+        return str(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # what never came to a checkpoint
+    train(
+        "coconet-small",
+        "semigradient/Chorales-v0",
+        steps=steps,
+        run_dir=str(folder),
+        wandb="disabled",
+        tensorboard=False,
+        progress=False,
+    )
     return str(folder)
 
 

@@ -20,14 +20,13 @@ from torch import Tensor
 
 from semigradient.agents.pcl import PCL
 from semigradient.agents.ppo import PPO
+from semigradient.api import make_agent
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.music.chorale_fill import ChoraleFill
 from semigradient.envs.music.toy_chorale import CELLS, PITCHES, toy_joint
 from semigradient.reproductions.gflownet.flow_runs import exact_row
 from semigradient.reproductions.music import toy_chorale_exact as exact
 from semigradient.reproductions.report import Array, Job, Report, Row
-from semigradient.training.build import build
-from semigradient.training.cli import parse
 from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 TITLE = "The chorale of six notes: samplers and optimal policies exactly, and learners beside them"
 SEEDS = {"quick": 2, "full": 10}
+_ENV = "semigradient/ToyChorale-v0"
 _POINTS = 12
 _DERIVED = "derived; by enumeration"
 _ALPHAS = {0.9: 0.4659, 0.5: 0.1723, 0.25: 0.0726, 0.1: 0.0265, 0.02: 0.0051}
@@ -119,8 +119,7 @@ def gibbs_rows() -> list[Row]:
 def learn_soft(seed: int, full: bool) -> dict[str, Array]:
     """Train PCL as its preset says; exact figures on the way."""
     steps = 256_000 if full else 64_000
-    words = ["--agent", "pcl", "--env", "semigradient/ToyChorale-v0", "--seed", str(seed)]
-    agent: Any = build(parse([*words, "--threads", "1", "--steps", str(steps)]).command)
+    agent: Any = make_agent("pcl", _ENV, seed=seed, threads=1, steps=steps)
     return _curve(agent, steps, lambda: soft_figures(agent))
 
 
@@ -158,10 +157,19 @@ def _distances(probs: Tensor) -> dict[str, float]:
 def learn_plain(seed: int) -> dict[str, Array]:
     """Train PPO without an entropy bonus."""
     steps = 60_000
-    words = ["--agent", "ppo", "--env", "semigradient/ToyChorale-v0", "--seed", str(seed)]
-    words += ["--threads", "1", "--steps", str(steps), "--num-envs", "32", "--rollout-steps", "24"]
-    words += ["--batch-size", "256", "--epochs", "4", "--gamma", "1", "--optim.lr", "1e-3"]
-    agent: Any = build(parse(words).command)
+    agent: Any = make_agent(
+        "ppo",
+        _ENV,
+        optim_options={"lr": 1e-3},
+        seed=seed,
+        threads=1,
+        steps=steps,
+        num_envs=32,
+        rollout_steps=24,
+        batch_size=256,
+        epochs=4,
+        gamma=1.0,
+    )
     return _curve(agent, steps, lambda: plain_figures(agent))
 
 

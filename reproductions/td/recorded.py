@@ -22,7 +22,7 @@ from semigradient.envs import ExactVector, make_vector
 from semigradient.errors import UserError, require
 from semigradient.reproductions.td import mountain_car
 from semigradient.training.agent import Policy
-from semigradient.training.build import trained
+from semigradient.training.loaded_run import load_run
 from semigradient.training.replay import Batch, FrameReplay, Replay
 from semigradient.training.returns import discounted_return, lambda_return
 from semigradient.training.stepping import Stepper
@@ -255,7 +255,7 @@ def expert(folder: str, name: str) -> Expert:
     require(folder != "", f"{name}: needs --folder with a run of a Q-learner, such as runs/…")
     path = Path(folder).expanduser()
     require((path / "config.toml").exists(), f"--folder {folder!r}: is no run folder of train.py")
-    run = trained(path)
+    run = load_run(path)
     command, agent = run.command, cast(Any, run.agent)
     require(
         hasattr(agent, "network") and hasattr(agent.config, "gamma") and hasattr(agent, "target"),

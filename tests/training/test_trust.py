@@ -28,6 +28,11 @@ PLAIN = {"agent": "dqn", "env": "CartPole-v1", "optim": "adam"}
 TRAPS: dict[str, tuple[dict[str, str], str, str]] = {
     "agent": ({"agent": "trap:Agent"}, "", "agent=trap:Agent"),
     "environment": ({"env": "trap:Maze-v0"}, "", "env=trap:Maze-v0"),
+    "more than an id of ours": (
+        {"env": "semigradient:trap:Maze-v0"},
+        "",
+        "env=semigradient:trap:Maze-v0",
+    ),
     "optimizer": ({"optim": "trap:Config"}, "", "optim=trap:Config"),
     "diagnostic": ({}, '[run]\ndiagnose = "gain,trap:measure"', "diagnose=trap:measure"),
     "reward": (
