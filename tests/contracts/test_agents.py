@@ -55,7 +55,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
     return parse(words).command
 
 
-each_agent = pytest.mark.parametrize("command", sorted(agents.AGENTS), indirect=True)
+each_agent = pytest.mark.parametrize("command", agents.names(), indirect=True)
 
 
 @each_agent
@@ -120,4 +120,4 @@ def test_a_forgetful_agent_fails(
 
 
 def test_the_table_of_smallest_runs_names_registered_agents() -> None:
-    assert set(AGENT_FLAGS) <= set(agents.AGENTS)
+    assert set(AGENT_FLAGS) <= set(agents.names())

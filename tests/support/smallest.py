@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from semigradient.agents import AGENTS
+from semigradient.agents import entry
 from support.chorales import write_pieces
 
 _CARTPOLE = "--env CartPole-v1"
@@ -103,7 +103,11 @@ def iterations(agent: str) -> int:
 
 def agent_words(agent: str, folder: Path) -> list[str]:
     """The command line of an agent's smallest run; `folder` is for what it reads."""
-    kin = [name for name in AGENT_FLAGS if AGENTS[name].location == AGENTS[agent].location]
+
+    def place(name: str) -> str:
+        return entry(name).location
+
+    kin = [name for name in AGENT_FLAGS if place(name) == place(agent)]
     flags = AGENT_FLAGS.get(agent, AGENT_FLAGS[kin[0]] if kin else _CARTPOLE)
     if "CHORALES" in flags:
         flags = flags.replace("CHORALES", write_pieces(folder))
