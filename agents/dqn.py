@@ -52,7 +52,7 @@ from semigradient.training.agent import (
 )
 from semigradient.training.exploration import Noise, NoiseConfig
 from semigradient.training.gradients import clip_factor, clip_gradients
-from semigradient.training.replay import Batch, FrameReplay, Replay
+from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import double_q_bootstrap, max_q_bootstrap, td_target
 from semigradient.training.stepping import Stepper
 
@@ -361,13 +361,12 @@ class DQN:
         noise = NoiseConfig(config.exploration, config.kappa, config.sigma)
         return Noise(noise, (count, self.actions), clock_of(self.setup.envs).dt, random)
 
-    def _make_memory(self, observation: spaces.Box, action: spaces.Space) -> Replay | FrameReplay:
+    def _make_memory(self, observation: spaces.Box, action: spaces.Space) -> Replay:
         count, device = self.setup.envs.num_envs, self.setup.device
         capacity = self.config.buffer_size if self.setup.learning else count
         masked = self.stepper.mask is not None
-        if self.setup.envs.stacked_frames:
-            return FrameReplay(capacity, count, observation, action, device, masked)
-        return Replay(capacity, count, observation, action, device, masked)
+        stacked = self.setup.envs.stacked_frames
+        return Replay(capacity, count, observation, action, device, masked, stacked)
 
     def experience(
         self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0

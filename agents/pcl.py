@@ -36,7 +36,7 @@ from semigradient.training.agent import (
     maybe_compile,
 )
 from semigradient.training.gradients import clip_gradients
-from semigradient.training.replay import Ring
+from semigradient.training.ring import Ring
 from semigradient.training.stepping import Stepper
 
 

@@ -13,12 +13,12 @@ from semigradient.diagnostics.examples import Examples, Experience, half_square,
 from semigradient.envs import ExactVector
 from semigradient.optim.temporal_difference import Call, Samples
 from semigradient.training.agent import Policy
-from semigradient.training.replay import Batch, FrameReplay, Replay
+from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import double_q_bootstrap, td_target
 from semigradient.training.stepping import Stepper
 
 
-def value_experience(agent: Any, memory: Replay | FrameReplay) -> Experience:
+def value_experience(agent: Any, memory: Replay) -> Experience:
     """The learner's own loss on transitions of `memory`.
 
     `agent` is one with `network`, `target`, `optimizer`, `setup`, `discount`, `learned_reward` and
@@ -37,7 +37,7 @@ def value_experience(agent: Any, memory: Replay | FrameReplay) -> Experience:
         at=lambda index: _examples(agent, memory.at(index, agent.discount, config.n_step)),
         ended=memory.ended,
         hidden=last_hidden(agent.network.torso, agent.network.shared, agent.network.advantage),
-        continuous=isinstance(memory, Replay) and memory.ring.fields["obs"].is_floating_point(),
+        continuous=memory.is_continuous,
     )
 
 

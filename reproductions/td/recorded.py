@@ -23,7 +23,7 @@ from semigradient.errors import UserError, require
 from semigradient.reproductions.td import mountain_car
 from semigradient.training.agent import Policy
 from semigradient.training.loaded_run import load_run
-from semigradient.training.replay import Batch, FrameReplay, Replay
+from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import discounted_return, lambda_return
 from semigradient.training.stepping import Stepper
 
@@ -50,7 +50,7 @@ class Recorded:
         actions: how many actions there are, A.
     """
 
-    memory: Replay | FrameReplay
+    memory: Replay
     action: Tensor
     reward: Tensor
     terminated: Tensor
@@ -142,9 +142,9 @@ class _Step(NamedTuple):
 
 def _keep(kept: list[_Step], envs: ExactVector, gamma: float, device: torch.device) -> Recorded:
     """The steps as a record."""
-    kind = FrameReplay if envs.stacked_frames else Replay
     observation, action = envs.single_observation_space, envs.single_action_space
-    memory = kind(len(kept), 1, observation, action, device)
+    stacked = envs.stacked_frames
+    memory = Replay(len(kept), 1, observation, action, device, stacked=stacked)
     never = np.zeros(1, dtype=bool)
     for number, (obs, taken, reward, last) in enumerate(kept):
         following = kept[number + 1].obs if last is None else last

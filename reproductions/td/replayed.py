@@ -35,7 +35,7 @@ from semigradient.optim.temporal_difference import (
 )
 from semigradient.reproductions.td.recorded import Recorded
 from semigradient.training.agent import generator
-from semigradient.training.replay import Batch, FrameReplay
+from semigradient.training.replay import Batch
 from semigradient.training.returns import max_q_bootstrap, td_target
 
 MINIBATCH = 32
@@ -121,7 +121,7 @@ def network(recorded: Recorded, seed: int, outputs: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         outputs = outputs or recorded.actions
-        if isinstance(recorded.memory, FrameReplay):
+        if recorded.memory.is_stacked:
             made: nn.Module = padded_cnn(outputs, channels=recorded.observation.shape[0])
         else:
             made = QNetwork(recorded.observation, outputs, (64, 64), "leaky_relu", False)

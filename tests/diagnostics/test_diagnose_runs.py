@@ -23,7 +23,7 @@ from semigradient.training import checkpoint, parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from semigradient.training.logging import Logger, read_metrics
-from semigradient.training.replay import FrameReplay, Replay
+from semigradient.training.replay import Replay
 from semigradient.training.sinks import Sink
 
 QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress", "--eval-every", "0")
@@ -332,7 +332,7 @@ def test_a_memory_gives_transitions_in_order_of_time(kind: str, added: int) -> N
         seen = lambda t: np.full((count, 1), t, np.float32)  # noqa: E731
     else:
         box = spaces.Box(0, 255, (2, 3, 3), np.uint8)
-        memory = FrameReplay(length * count, count, box, action, cpu)
+        memory = Replay(length * count, count, box, action, cpu, stacked=True)
         seen = lambda t: np.full((count, 2, 3, 3), t, np.uint8)  # noqa: E731
     ends = np.zeros((added, count), dtype=bool)
     ends[3::4, 0] = True

@@ -13,8 +13,10 @@ import torch
 from gymnasium import spaces
 
 from semigradient.errors import UserError
-from semigradient.training import replay
-from semigradient.training.replay import Batch, FrameReplay, Replay, Ring, check_memory
+from semigradient.training import ring
+from semigradient.training.observations import StackedFrames, WholeObservations
+from semigradient.training.replay import Batch, Replay
+from semigradient.training.ring import Ring, check_memory
 from semigradient.training.state import Shard
 
 CPU = torch.device("cpu")
@@ -136,9 +138,9 @@ def check_batch(world: World, batch: Batch, n: int, usable: int) -> Counter:
     return seen
 
 
-def make(kind: str, capacity: int, num_envs: int) -> Replay | FrameReplay:
+def make(kind: str, capacity: int, num_envs: int) -> Replay:
     if kind == "frames":
-        return FrameReplay(capacity, num_envs, IMAGES, ACTIONS, CPU, actions_masked=True)
+        return Replay(capacity, num_envs, IMAGES, ACTIONS, CPU, actions_masked=True, stacked=True)
     return Replay(capacity, num_envs, VECTOR, ACTIONS, CPU, actions_masked=True)
 
 
@@ -223,7 +225,7 @@ def test_true_successors_stand_at_truncations() -> None:
 def test_a_saved_memory_goes_on_identically(
     kind: str, steps: int, shard_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "_SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(ring, "_SHARD_BYTES", shard_bytes)
     memory, world = make(kind, 60, 3), World(3, kind == "frames")
     for _ in range(steps):
         memory.add(**world.step())
@@ -265,7 +267,7 @@ def shards(state: Any, prefix: str = "") -> dict[str, Shard]:
 def test_revisions_tell_which_shards_were_written(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "_SHARD_BYTES", 64)
+    monkeypatch.setattr(ring, "_SHARD_BYTES", 64)
     memory, world = make(kind, 60, 2), World(2, kind == "frames")
     before: dict[str, Any] = {}
     unchanged = changed = 0
@@ -287,16 +289,16 @@ def test_revisions_tell_which_shards_were_written(
 
 
 def test_ring_revisions_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "_SHARD_BYTES", 16)
-    ring = Ring(6, 1, CPU)
-    ring.field("x", (), torch.int64)
+    monkeypatch.setattr(ring, "_SHARD_BYTES", 16)
+    memory = Ring(6, 1, CPU)
+    memory.field("x", (), torch.int64)
 
     def revisions() -> list[int]:
-        return [shard.revision for shard in ring.state_dict()["x"].values()]
+        return [shard.revision for shard in memory.state_dict()["x"].values()]
 
     history = []
     for number in range(9):
-        ring.add(x=np.array([number]))
+        memory.add(x=np.array([number]))
         history.append(revisions())
     # Two rows a shard: the revision is the number of the newest addition in it.
     assert history == [
@@ -310,7 +312,7 @@ def test_ring_revisions_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         [8, 4, 6],
         [8, 9, 6],
     ]
-    assert ring.fields["x"][:, 0].tolist() == [6, 7, 8, 3, 4, 5]
+    assert memory.fields["x"][:, 0].tolist() == [6, 7, 8, 3, 4, 5]
 
 
 def test_a_memory_that_does_not_fit_is_refused_before_it_is_allocated() -> None:
@@ -318,26 +320,28 @@ def test_a_memory_that_does_not_fit_is_refused_before_it_is_allocated() -> None:
     with pytest.raises(UserError, match=r"buffer_size=1000000000000: needs .* GiB"):
         Replay(10**12, 1, VECTOR, ACTIONS, CPU)
     with pytest.raises(UserError, match=r"buffer_size=1000000000000: .* accepted up to \d+"):
-        FrameReplay(10**12, 8, images, ACTIONS, CPU)
+        Replay(10**12, 8, images, ACTIONS, CPU, stacked=True)
     check_memory(10, 100, CPU)
 
 
 def test_the_estimate_of_bytes_is_near_the_truth() -> None:
     images = spaces.Box(0, 255, (4, 84, 84), np.uint8)
-    memory = FrameReplay(2000, 1, images, ACTIONS, CPU)
-    truth = memory.pixels.nbytes + sum(field.nbytes for field in memory.ring.fields.values())
-    assert FrameReplay.bytes_needed(2000, images) == pytest.approx(truth, rel=0.05)
+    memory = Replay(2000, 1, images, ACTIONS, CPU, stacked=True)
+    assert isinstance(memory.observations, StackedFrames)
+    truth = memory.observations.pixels.nbytes
+    truth += sum(field.nbytes for field in memory.ring.fields.values())
+    assert StackedFrames.bytes_needed(2000, images) == pytest.approx(truth, rel=0.05)
     wide = spaces.Box(-1, 1, (50,), np.float32)
     whole = Replay(2000, 1, wide, ACTIONS, CPU)
     truth = sum(field.nbytes for field in whole.ring.fields.values())
-    assert Replay.bytes_needed(2000, wide) == pytest.approx(truth, rel=0.05)
+    assert WholeObservations.bytes_needed(2000, wide) == pytest.approx(truth, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["vectors", "frames"])
 def test_without_masks_none_are_kept(kind: str) -> None:
     images = kind == "frames"
-    cls, space = (FrameReplay, IMAGES) if images else (Replay, VECTOR)
-    memory, world = cls(10, 1, space, ACTIONS, CPU), World(1, images)
+    space = IMAGES if images else VECTOR
+    memory, world = Replay(10, 1, space, ACTIONS, CPU, stacked=images), World(1, images)
     memory.add(**world.step())
     memory.add(**world.step())
     assert memory.sample(2, generator(), GAMMA).next_mask is None
