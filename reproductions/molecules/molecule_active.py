@@ -170,8 +170,9 @@ def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
         "queries": scale.queries,
         "rounds": scale.rounds,
     }
-    reward = "proxy" if file else "dock_like"
-    core = ActiveOptions(reward=reward, reward_file=file, **options).make()
+    core = ActiveOptions(
+        reward="proxy" if file else "dock_like", reward_file=file, **options
+    ).make()
     oracle, state = core.rules.scores_of, core.reset(1, generator(seed, 20))
     held = random_molecules(core.rules, set(core.smiles(state)), scale.validation, seed)
     validation = (graphs_of(held), torch.from_numpy(oracle(held)))
