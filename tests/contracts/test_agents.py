@@ -123,4 +123,4 @@ def test_a_forgetful_agent_fails(
 
 
 def test_the_table_of_smallest_runs_names_registered_agents() -> None:
-    assert set(AGENT_FLAGS) <= set(agents.AGENTS)
+    assert set(AGENT_FLAGS) <= set(agents.names())

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from semigradient.agents import AGENTS
+from semigradient import agents
 from semigradient.domains.flows.objectives import OBJECTIVES
 from support.chorales import write_pieces
 
@@ -189,11 +189,12 @@ def iterations(agent: str) -> int:
 
 def agent_cases() -> list[tuple[str, str]]:
     """Every registered agent with each of its sets of flags."""
-    return [(name, flags) for name in AGENTS for flags in _flags(name)]
+    return [(name, flags) for name in agents.names() for flags in _flags(name)]
 
 
 def _flags(agent: str) -> list[str]:
-    kin = [name for name in AGENT_FLAGS if AGENTS[name].location == AGENTS[agent].location]
+    where = agents.entry(agent).location
+    kin = [name for name in AGENT_FLAGS if agents.entry(name).location == where]
     return AGENT_FLAGS.get(agent) or (AGENT_FLAGS[kin[0]][:1] if kin else [_CARTPOLE])
 
 
