@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from semigradient import agents, optim
 from semigradient.optim.temporal_difference import TemporalDifference, wants_temporal_difference
 from semigradient.training import checkpoint, parts
-from semigradient.training.cli import PRESETS, RunConfig
+from semigradient.training.command import RunConfig
+from semigradient.training.config_files import PRESETS
 from support.reading import unread
 from support.states import differences
 
 MODULES = {agents.entry(name).module: name for name in agents.names()}
-PACKAGE = [f"semigradient.{name}" for name in ("train", "evaluate", "compare", "training.loop")]
+PACKAGE = ["semigradient.commands", "semigradient.training.loop"]
+    f"semigradient.{name}"
+    for name in ("commands.train", "commands.evaluate", "commands.compare", "training.loop")
+]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -193,8 +193,8 @@ def agent_cases() -> list[tuple[str, str]]:
 
 
 def _flags(agent: str) -> list[str]:
-    place = agents.entry(agent).location
-    kin = [name for name in AGENT_FLAGS if agents.entry(name).location == place]
+    where = agents.entry(agent).location
+    kin = [name for name in AGENT_FLAGS if agents.entry(name).location == where]
     return AGENT_FLAGS.get(agent) or (AGENT_FLAGS[kin[0]][:1] if kin else [_CARTPOLE])
 
 
