@@ -106,7 +106,9 @@ def check_flags(flags: Sequence[str]) -> None:
 def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str]) -> None:
     """Raise `UserError` for a name that the registries do not have."""
     for agent in agents:
-        agent_registry.config_class(agent)
+        agent_registry.entry(agent)
+        if ":" in agent:  # whether it is there, only importing tells
+            agent_registry.config_class(agent)
     for optim in optims:
         name, options = read_optimizer(optim)
         if name == DEFAULT_OPTIMIZER:

@@ -46,7 +46,7 @@ def test_the_lines_of_the_readme_equal_the_command_line(
     printed = capsys.readouterr().out.splitlines()
 
     other = tmp_path / "other"
-    words = "--agent ddqn --env CartPole-v1 --optim adam --steps 3000 --seed 1"
+    words = "--agent ddqn --env CartPole-v1 --optim adam --steps 2000 --seed 1"
     trained = run_train(*words.split(), "--run-dir", other)
     assert trained.returncode == 0, trained.stderr
     assert_same_run(names["run"].folder, other)

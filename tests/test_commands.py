@@ -42,7 +42,7 @@ def test_a_mistake_in_a_command_is_its_error(capsys: pytest.CaptureFixture[str])
 
 def test_the_installed_script_and_the_file_are_the_same_command(tmp_path: Path) -> None:
     """Both from a folder that is not the checkout."""
-    words = ["--agent", "dqn", "--env", "CartPool-v1"]
+    words = ["--agent", "dqnn", "--env", "CartPole-v1"]
     script = [sys.executable, "-m", "semigradient.commands", "train", *words]
     file = [sys.executable, str(Path(commands.__file__).with_name("train.py")), *words]
     runs = [
@@ -51,4 +51,4 @@ def test_the_installed_script_and_the_file_are_the_same_command(tmp_path: Path) 
     ]
     assert [run.returncode for run in runs] == [2, 2]
     assert runs[0].stderr == runs[1].stderr
-    assert "did you mean CartPole-v1" in runs[0].stderr
+    assert "did you mean dqn" in runs[0].stderr
