@@ -1,4 +1,4 @@
-"""The temporal difference of Q-learning, its loss and its form for optimizers, as pure functions."""
+"""Temporal differences of Q-learning, their loss and their form for optimizers: pure functions."""
 
 from __future__ import annotations
 
