@@ -9,7 +9,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from semigradient.agents import a2c, dqn, ppo
+from semigradient.agents import a2c, ppo
+from semigradient.agents.q_exploration import Falling
+from semigradient.agents.q_losses import td_loss
 from semigradient.nets.q_network import QNetwork
 from semigradient.training.replay import Batch
 from support.problems import DQN, build, parameters
@@ -93,21 +95,23 @@ def test_a2c_loss_by_hand() -> None:
 
 def test_td_loss_by_hand() -> None:
     prediction, target = tensor(0.0, 0.0).requires_grad_(), tensor(0.5, -3.0)
-    mse = dqn.td_loss(prediction, target, "mse")
+    mse = td_loss(prediction, target, "mse")
     assert mse.item() == pytest.approx((0.125 + 4.5) / 2)
-    huber = dqn.td_loss(prediction, target, "huber")
+    huber = td_loss(prediction, target, "huber")
     assert huber.item() == pytest.approx((0.125 + 2.5) / 2)
     torch.testing.assert_close(torch.autograd.grad(mse, prediction)[0], tensor(-0.25, 1.5))
     torch.testing.assert_close(torch.autograd.grad(huber, prediction)[0], tensor(-0.25, 0.5))
 
 
 def test_epsilon_schedule() -> None:
-    config = dqn.Config(epsilon_start=1.0, epsilon_end=0.2, epsilon_fraction=0.5)
-    steps = [0, 25, 50, 75, 100]
-    rates = [dqn.epsilon(step, 100, config) for step in steps]
+    epsilon = Falling(1.0, 0.2, span=50)
+    rates = [epsilon(step) for step in (0, 25, 50, 75, 100)]
     assert rates == pytest.approx([1.0, 0.6, 0.2, 0.2, 0.2])
-    constant = dqn.Config(epsilon_end=0.3, epsilon_fraction=0.0)
-    assert dqn.epsilon(0, 100, constant) == pytest.approx(0.3)
+    assert Falling(1.0, 0.3, span=0)(0) == pytest.approx(0.3)
+    config = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_fraction": 0.5}
+    agent = build("dqn", "CartPole-v1", {**DQN, **config}, total=400)
+    rates = [agent.exploration.epsilon(step) for step in (0, 100, 200)]
+    assert rates == pytest.approx([0.9, 0.5, 0.1])
 
 
 def set_bias(network: QNetwork, *bias: float) -> None:

@@ -14,7 +14,9 @@ from gymnasium import spaces
 from torch import nn
 
 from semigradient import agents, optim
-from semigradient.agents import dqn, factored, reinforce, supervised
+from semigradient.agents import dqn, reinforce, supervised
+from semigradient.agents.q_exploration import EpsilonGreedy
+from semigradient.agents.q_heads import SideBySide
 from semigradient.envs import make_vector
 from semigradient.errors import UserError
 from semigradient.nets.glimpse import GlimpseCNN
@@ -181,11 +183,12 @@ def test_reinforce_learns_to_guess_what_is_always_the_same() -> None:
 def test_factored_values_by_hand() -> None:
     q = torch.tensor([[1.0, 5.0, 2.0, 7.0, 6.0], [4.0, 3.0, 0.0, 1.0, 2.0]])
     other = torch.tensor([[10.0, 20.0, 30.0, 40.0, 50.0], [60.0, 70.0, 80.0, 90.0, 100.0]])
-    heads = (3, 2)
-    assert factored.greedy(q, heads).tolist() == [[1, 0], [0, 1]]
-    assert factored.values(q, torch.tensor([[2, 1], [0, 0]]), heads).tolist() == [[2, 6], [4, 1]]
-    assert factored.bootstrap(q, other, heads).tolist() == [[20, 40], [60, 100]]
-    assert factored.bootstrap(q, q, heads).tolist() == [[5, 7], [4, 2]]
+    head = SideBySide((3, 2))
+    assert (head.outputs, head.choices, head.is_single) == (5, 2, False)
+    assert head.greedy(q).tolist() == [[1, 0], [0, 1]]
+    assert head.values(q, torch.tensor([[2, 1], [0, 0]])).tolist() == [[2, 6], [4, 1]]
+    assert head.bootstrap(q, other).tolist() == [[20, 40], [60, 100]]
+    assert head.bootstrap(q, q).tolist() == [[5, 7], [4, 2]]
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -211,10 +214,11 @@ def test_every_choice_bootstraps_from_its_own_maximum(double: bool) -> None:
     torch.testing.assert_close(agent._loss_and_values(batch)[0], by_hand)
 
 
-def test_exploration_replaces_both_choices_at_once() -> None:
-    agent = build("dqn", GLIMPSE, TINY_Q, **SMALL)
-    actions = np.full((20_000, 2), -1)
-    agent._explore(actions, None, 0.3, np.random.default_rng(0))
+def test_exploration_replaces_both_choices_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = SideBySide((10, 4))
+    monkeypatch.setattr(head, "greedy", lambda q, mask: torch.full((20_000, 2), -1))
+    exploration = EpsilonGreedy(head, lambda step: 0.3, np.random.default_rng(0))
+    actions = exploration.act(lambda: torch.zeros(20_000, 14), 20_000, None, 0)
     explored = actions >= 0
     assert (explored[:, 0] == explored[:, 1]).all()
     assert explored[:, 0].mean() == pytest.approx(0.3, abs=0.01)

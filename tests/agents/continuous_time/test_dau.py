@@ -213,7 +213,7 @@ def test_dqn_counts_in_seconds() -> None:
 def test_dqn_explores_with_coherent_noise() -> None:
     flags = "--time scaled --exploration ou --sigma 100 --target none --learning-starts 100000"
     made = agent("dqn", "Pusher", f"{flags} --train-every 8", DISCRETE)
-    before = made.noise.value.clone()
+    before = made.exploration.noise.value.clone()
     made.iterate()
     taken = made.memory.ring.fields["action"][0]
     assert torch.equal(taken, before.argmax(1))
