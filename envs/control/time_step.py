@@ -174,8 +174,6 @@ def make(render_mode: str | None = None, **options: Any) -> gymnasium.Env:
         options: those of `TimeStepOptions`, and the environment's own.
     """
     own = {field.name for field in dataclasses.fields(TimeStepOptions)} & set(options)
-    limited = options.get("max_episode_steps")
-    require(limited is None, f"max_episode_steps={limited!r}: the limit is time_limit, in seconds")
     chosen = build(TimeStepOptions, {name: options.pop(name) for name in own})
     env = make_single(
         chosen.base,

@@ -125,7 +125,7 @@ def test_a_vector_form_with_exact_state_is_used(register: Any) -> None:
     assert isinstance(envs, CoreVector)
     assert envs.protocol == {**ours.protocol, "env": name}
     assert np.array_equal(envs.reset()[0], ours.reset()[0])
-    with pytest.raises(UserError, match="option of .* 'sise'"):
+    with pytest.raises(UserError, match=r"option of .* 'sise'"):
         make_vector(name, 3, 7, sise=3)
 
 
