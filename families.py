@@ -20,3 +20,5 @@ def register() -> None:
     registry.REWARDS.add("vina", f"{domains}.molecules.docking:scores")
     registry.POOLS.add("local", "semigradient.envs.molecules.rewards:processes")
     registry.POOLS.add("ray", "semigradient.experiments.ray_engine:pool")
+    registry.RUNNERS.add("local", "semigradient.experiments.engines:run_local")
+    registry.RUNNERS.add("ray", "semigradient.experiments.ray_engine:run_ray")

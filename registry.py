@@ -143,3 +143,6 @@ POOLS = Registry("engine", Entry)
 
 MODELS = Registry("model", Entry)
 """Conditionals of scores: functions of (argument, device); see `envs.music.chorale_setting`."""
+
+RUNNERS = Registry("engine", Entry)
+"""Where jobs run: functions of (jobs, engine) that yield results; see `experiments.engines`."""

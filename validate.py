@@ -193,7 +193,7 @@ def paragraph(name: str, text: str) -> list[str]:
     """A name and what it means, beside or below it, as lines of `--help`."""
     first = f"  {name:<18} "
     indent = " " * 21
-    wrap = textwrap.TextWrapper(100, indent, indent, break_long_words=False)
+    wrap = textwrap.TextWrapper(100, indent, indent, break_long_words=False, break_on_hyphens=False)
     lines = wrap.wrap(text)
     if len(first) > len(indent):
         return [first.rstrip(), *lines]

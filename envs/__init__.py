@@ -15,6 +15,7 @@ from semigradient.envs.options import check_names
 from semigradient.envs.vector import ExactVector
 from semigradient.errors import UserError, missing, unknown
 from semigradient.registry import Entry, Registry, load
+from semigradient.validate import first_line
 
 __all__ = ["ExactVector", "check_id", "make_parallel", "make_vector", "options_class"]
 
@@ -110,11 +111,12 @@ def check_id(env_id: str) -> EnvSpec:
 
 
 def options_class(spec: EnvSpec) -> type | None:
-    """The dataclass of an environment's options; None for environments that are not ours."""
-    if spec.id in OURS:
+    """The dataclass of an environment's options; None where it has none."""
+    core = spec.kwargs.get("core")
+    if isinstance(core, str):
         from semigradient.envs.core import options_at
 
-        return options_at(OURS[spec.id])
+        return options_at(core)
     if spec.entry_point == _TIME_STEP:
         from semigradient.envs.control.time_step import TimeStepOptions
 
@@ -201,8 +203,10 @@ def _exact(
     make: Any = form
     try:
         envs: ExactVector = make(num_envs=num_envs, seed=seed, **{**spec.kwargs, **options})
-    except TypeError as problem:
-        raise UserError(f"environment {spec.id!r}: {problem}") from problem
+    except UserError:
+        raise
+    except Exception as problem:
+        raise UserError(f"environment {spec.id!r}: {first_line(problem)}") from problem
     envs.spec = spec
     envs.protocol = {"env": spec.id, **envs.protocol}
     return envs

@@ -21,6 +21,7 @@ from gymnasium.vector import AutoresetMode
 
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError, require
+from semigradient.validate import first_line
 
 ACCEPTED = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
@@ -63,8 +64,8 @@ class ForeignVector(ExactVector):
             self.envs = gymnasium.make_vec(
                 spec, num_envs, vectorization_mode="vector_entry_point", **options
             )
-        except (TypeError, ImportError, gymnasium.error.Error) as problem:
-            raise UserError(f"environment {spec.id!r}: {problem}") from problem
+        except Exception as problem:
+            raise UserError(f"environment {spec.id!r}: {first_line(problem)}") from problem
         self.spec = spec
         self.mode = self.envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         require(

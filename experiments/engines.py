@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from semigradient.errors import missing, require
+from semigradient.registry import RUNNERS
 
 ENGINES = ("local", "ray")
 INTERRUPTED = 130
@@ -262,8 +263,5 @@ def run_local(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
 
 def run_all(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
     """Run jobs on an engine and yield their results as they finish."""
-    if engine.name == "ray":
-        from semigradient.experiments.ray_engine import run_ray
-
-        return run_ray(jobs, engine)
-    return run_local(jobs, engine)
+    results: Iterator[Result] = RUNNERS.load(engine.name)(jobs, engine)
+    return results

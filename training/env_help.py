@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from semigradient.envs import OURS, check_id, options_class
+from semigradient.envs import check_id, options_class
 from semigradient.envs.single import keywords
-from semigradient.errors import UserError
 from semigradient.validate import describe as lines_of
 from semigradient.validate import paragraph, shown
 
@@ -37,7 +37,7 @@ def describe(env_id: str) -> str:
     spec = check_id(env_id)
     cls = options_class(spec)
     lines = _foreign(spec) if cls is None else lines_of(cls, defaults(spec))
-    if spec.id in OURS:
+    if "core" in spec.kwargs:
         lines += paragraph("device", "Where it computes: cpu, cuda or cuda:N. (default: cpu)")
     base = spec.kwargs.get("base")
     if base is not None:
@@ -57,8 +57,8 @@ def _foreign(spec: EnvSpec) -> list[str]:
     """Keyword arguments of an environment that is not ours, and where they are explained."""
     try:
         known, others = keywords(spec)
-    except ImportError as problem:
-        raise UserError(f"environment {spec.id!r} needs a package: {problem}") from problem
+    except (ImportError, gymnasium.error.Error) as problem:
+        return [f"  {spec.id} needs a package: {' '.join(str(problem).split())}"]
     lines = []
     for name, value in known.items():
         text = "no default" if value is inspect.Parameter.empty else f"default: {shown(value)}"

@@ -65,6 +65,8 @@ def load(dataset: str, split: str = "train", folder: str = "", limit: int = 0) -
     require(split in SPLITS, f"split={split!r}: accepted are {', '.join(SPLITS)}")
     if dataset in ("sarcos", "california"):
         require(folder != "", f"dataset={dataset!r}: needs folder=… with its published files")
+    elif folder:
+        raise UserError(f"folder={folder!r}: dataset={dataset!r} needs none")
     train, test, outputs = _read(dataset, folder)
     mean, scale = train.mean(0), train.std(0)
     chosen = train if split == "train" else test

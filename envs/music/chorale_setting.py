@@ -58,9 +58,10 @@ class ExcerptOptions(Options):
         """Excerpts of what `envs.music.chorales.load` finds."""
         from semigradient.envs.music import chorales
 
+        model = conditionals_of(self.model, device)  # a mistake here is cheap, pieces are not
         pieces = chorales.load(self.split, self.grid, self.source).pieces
         beat = 4 // self.grid
-        return chorale_setting(pieces, self.frames, beat, self.align, self.model, device)
+        return chorale_setting(pieces, self.frames, beat, self.align, model, device)
 
 
 class Corpus(Protocol):
@@ -222,7 +223,7 @@ def chorale_setting(
     frames: int,
     beat: int,
     align: bool = True,
-    model: str | Conditionals = "",
+    model: str | Conditionals | None = "",
     device: str = "cpu",
 ) -> Setting:
     """Crops of the given pieces.
@@ -245,7 +246,7 @@ def chorale_setting(
     return Setting(corpus, 4, frames, count, LOW, singable, Rules(beat, where), found, where)
 
 
-def conditionals_of(model: str | Conditionals, device: str) -> Conditionals | None:
+def conditionals_of(model: str | Conditionals | None, device: str) -> Conditionals | None:
     """The model itself, or what "module:function@argument" makes with (argument, device).
 
     A network lives above the environments, so they know it by the name of its maker only, as
