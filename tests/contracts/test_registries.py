@@ -22,9 +22,6 @@ from support.states import differences
 
 MODULES = {agents.entry(name).module: name for name in agents.names()}
 PACKAGE = ["semigradient.commands", "semigradient.training.loop"]
-    f"semigradient.{name}"
-    for name in ("commands.train", "commands.evaluate", "commands.compare", "training.loop")
-]
 
 
 @pytest.mark.parametrize("module", MODULES)
