@@ -159,7 +159,7 @@ def _parts_learned(
 
 def _learned(value: Any, path: str, policy: bool) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, nn.Module):
-        yield from ((f"{path}.{name}", p) for name, p in value.named_parameters())
+        yield from ((f"{path}.{name}", p.detach()) for name, p in value.named_parameters())
     elif isinstance(value, Tensor):
         if value.requires_grad or (policy and value.is_floating_point()):
             yield path, value.detach()

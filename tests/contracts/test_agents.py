@@ -65,6 +65,7 @@ def test_a_saved_agent_goes_on_bit_for_bit(command: Command, tmp_path: Path) -> 
     agent = build(command)
     iterate(agent, iterations(command.run.agent))
     assert agent.progress.steps > 0
+    assert all(torch.isfinite(tensor).all() for tensor in parts.learned(agent).values())
     if agent.progress.exact:
         assert moved_on(agent, command, tmp_path / "run") == []
     else:

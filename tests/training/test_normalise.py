@@ -42,7 +42,7 @@ def test_running_moments_equal_numpy() -> None:
     np.testing.assert_allclose(moments.mean, data.mean(0), rtol=1e-6)
     np.testing.assert_allclose(moments.var, data.var(0), rtol=1e-5)
     other = RunningMoments((4,))
-    parts.load(other, copy.deepcopy(moments.state_dict()))
+    parts.load(other, copy.deepcopy(parts.state(moments)))
     other.update(data)
     moments.update(data)
     np.testing.assert_array_equal(other.var, moments.var)
@@ -55,7 +55,7 @@ def test_normalised_observations() -> None:
     assert scaled.dtype == np.float32
     expected = np.clip((data - data.mean(0)) / data.std(0), -2, 2)
     np.testing.assert_allclose(scaled, expected, atol=1e-4)
-    before = copy.deepcopy(normaliser.moments.state_dict())
+    before = copy.deepcopy(parts.state(normaliser.moments))
     normaliser(data * 3)
     np.testing.assert_array_equal(normaliser.moments.mean, before["mean"])
 
