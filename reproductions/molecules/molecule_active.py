@@ -170,9 +170,8 @@ def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
         "queries": scale.queries,
         "rounds": scale.rounds,
     }
-    core = ActiveOptions(
-        reward="proxy" if file else "dock_like", reward_file=file, **options
-    ).make()
+    oracle_name = "proxy" if file else "dock_like"
+    core = ActiveOptions(reward=oracle_name, reward_file=file, **options).make()
     oracle, state = core.rules.scores_of, core.reset(1, generator(seed, 20))
     held = random_molecules(core.rules, set(core.smiles(state)), scale.validation, seed)
     validation = (graphs_of(held), torch.from_numpy(oracle(held)))
