@@ -12,7 +12,7 @@ from semigradient.errors import UserError
 from semigradient.training.agent import Setup
 from semigradient.training.build import build
 from semigradient.training.cli import parse
-from support.smallest import agent_words
+from support.smallest import smallest_words
 
 WITHOUT = {
     *("naive", "lookahead", "lola", "lola-taylor", "hola2", "pola"),
@@ -31,7 +31,7 @@ def test_an_optimizer_is_built(agent: str, tmp_path: Path, monkeypatch: pytest.M
         return made[-1]
 
     monkeypatch.setattr(Setup, "make_optimizer", noted)
-    words = agent_words(agent, tmp_path)
+    words = smallest_words(agent, tmp_path)
     assert agents.has_optimizer(agent)
     with pytest.raises(UserError, match=f"--optim none: {agent} needs an optimizer"):
         parse([*words, "--optim", "none"])
@@ -43,7 +43,7 @@ def test_an_optimizer_is_built(agent: str, tmp_path: Path, monkeypatch: pytest.M
 def test_temporal_differences_are_shown_or_the_optimizer_is_refused(
     agent: str, tmp_path: Path
 ) -> None:
-    command = parse([*agent_words(agent, tmp_path), "--optim", "corrected-momentum"]).command
+    command = parse([*smallest_words(agent, tmp_path), "--optim", "corrected-momentum"]).command
     if agent in SERVING:
         build(command)
         return
@@ -53,7 +53,7 @@ def test_temporal_differences_are_shown_or_the_optimizer_is_refused(
 
 @pytest.mark.parametrize("agent", sorted(WITHOUT))
 def test_an_agent_without_optimizer_refuses_one(agent: str, tmp_path: Path) -> None:
-    words = agent_words(agent, tmp_path)
+    words = smallest_words(agent, tmp_path)
     line = f"^--optim sgd: {agent} has no optimizer, leave --optim out$"
     with pytest.raises(UserError, match=line):
         parse([*words, "--optim", "sgd"])

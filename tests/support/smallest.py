@@ -206,6 +206,11 @@ def agent_words(case: tuple[str, str], folder: Path) -> list[str]:
     return ["--agent", agent, *flags.split()]
 
 
+def smallest_words(agent: str, folder: Path) -> list[str]:
+    """The command line of an agent's smallest run."""
+    return agent_words((agent, _flags(agent)[0]), folder)
+
+
 def env_cases() -> list[tuple[str, dict[str, Any]]]:
     """Every id that this package registers, with each of its sets of options."""
     ours = [i for i, spec in gymnasium.registry.items() if spec.namespace == "semigradient"]
