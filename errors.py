@@ -13,7 +13,7 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """A mistake in the input: the message names the value and what is accepted."""
+    """An error in the input: the message names the value and what is accepted."""
 
 
 def require(condition: bool, message: str) -> None:

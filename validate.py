@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar, Union
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar, Union, cast
 
 from semigradient.errors import UserError, require, unknown
 
@@ -118,7 +118,8 @@ def check_fields(config: Any) -> None:
 
     To be called from `__post_init__` of a frozen dataclass. Numbers must be finite.
     """
-    hints = hints_of(type(config))
+    cls: Any = type(config)
+    hints = hints_of(cls)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         fitting = conform(field.name, value, hints[field.name])
@@ -134,7 +135,7 @@ def build(cls: type[Config], values: Mapping[str, Any], noun: str = "option") ->
         UserError: a name that `cls` has not, with the nearest that it has; a value of another
             type; whatever `cls` itself refuses.
     """
-    hints = hints_of(cls)
+    hints = hints_of(cast(Any, cls))
     for name in values:
         if name not in hints:
             unknown(noun, name, hints)
@@ -206,7 +207,7 @@ def documentation(cls: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _strings_under_fields(base)
+            found |= _strings_under_fields(cast(type, base))
     return found
 
 

@@ -72,7 +72,7 @@ _OURS: dict[str, Entry] = {
     "brs-sp": Entry(
         "semigradient.agents.games.brs:BRS",
         "best response shaping with self-play and reward sharing",
-        {"self_play": True, "shared_luck": True, "buffer_size": 512},
+        {"self_play": True, "common_random_numbers": True, "buffer_size": 512},
     ),
     "brs-ipd": Entry(
         "semigradient.agents.games.tree_search:TreeSearchBRS",

@@ -20,8 +20,8 @@ from semigradient.errors import require
 from semigradient.nets import ACTIVATIONS
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
+    AgentContext,
     LearningRate,
-    Setup,
     maybe_compile,
 )
 from semigradient.training.collector import Collector, Preprocessing
@@ -107,7 +107,7 @@ class A2C:
     STATE = ("network", "optimizer", "collector")
     POLICY = ("network", "collector")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.network = actor_critic(setup, config, config.log_std_init)
         self.optimizer = setup.make_optimizer(self.network.parameters())

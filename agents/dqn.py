@@ -45,11 +45,11 @@ from semigradient.optim.temporal_difference import (
     TemporalDifference,
     wants_temporal_difference,
 )
-from semigradient.training.agent import LearningRate, Policy, Setup, generator, maybe_compile
+from semigradient.training.agent import AgentContext, LearningRate, Policy, generator, maybe_compile
 from semigradient.training.exploration import Noise, NoiseConfig
 from semigradient.training.gradients import clip_factor, clip_gradients
 from semigradient.training.replay import Batch, Replay
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 
 class DQN:
@@ -68,7 +68,7 @@ class DQN:
     )
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         envs = setup.envs
         self.updates_per_phase, self.steps_per_phase = _phase(config, envs.num_envs)
@@ -77,7 +77,7 @@ class DQN:
             self.head.is_single or not config.dueling,
             f"dueling=True: accepts Discrete actions, not {envs.single_action_space}",
         )
-        self.progress = self.stepper = Stepper(envs, setup.timers)
+        self.progress = self.stepper = EnvStepper(envs, setup.timers)
         self.network = self._make_network()
         self.target = self._make_network() if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())

@@ -29,15 +29,15 @@ from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
+    AgentContext,
     LearningRate,
     Policy,
-    Setup,
     generator,
     maybe_compile,
 )
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.ring import Ring
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Memory:
         device: where the memory lives.
     """
 
-    def __init__(self, config: Config, stepper: Stepper, device: torch.device) -> None:
+    def __init__(self, config: Config, stepper: EnvStepper, device: torch.device) -> None:
         self.device, self.num_envs = device, len(stepper.obs)
         length = max(config.path_length + 1, config.buffer_size // self.num_envs)
         self.ring = Ring(length, self.num_envs, device)
@@ -197,7 +197,7 @@ class PCL:
     STATE = ("network", "optimizer", "memory.ring", "stepper", "acting", "sampling", "updates")
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         space = setup.envs.single_action_space
         if not isinstance(space, spaces.Discrete) or space.start != 0:
@@ -205,7 +205,7 @@ class PCL:
         self.network = actor_critic(setup, config)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
-        self.progress = self.stepper = Stepper(setup.envs, setup.timers)
+        self.progress = self.stepper = EnvStepper(setup.envs, setup.timers)
         self.memory = Memory(config, self.stepper, setup.device)
         self.acting = generator(setup.seed, 1, setup.device)
         self.sampling = generator(setup.seed, 2)

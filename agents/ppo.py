@@ -25,8 +25,8 @@ from semigradient.nets import ACTIVATIONS
 from semigradient.nets.actor_critic import explained_variance
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
+    AgentContext,
     LearningRate,
-    Setup,
     generator,
     maybe_compile,
     remaining,
@@ -150,7 +150,7 @@ class PPO:
     STATE = ("network", "optimizer", "collector", "shuffling")
     POLICY = ("network", "collector")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.samples = config.rollout_steps * setup.envs.num_envs
         if self.samples % config.batch_size:

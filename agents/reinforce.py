@@ -24,14 +24,14 @@ from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
 from semigradient.nets.distributions import Distribution, distribution
 from semigradient.training.agent import (
+    AgentContext,
     LearningRate,
     Policy,
-    Setup,
     generator,
 )
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.returns import discounted_return
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class REINFORCE:
     STATE = ("network", "optimizer", "stepper", "generator")
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: batches of episodes have no fixed shape")
         envs = setup.envs
@@ -135,7 +135,7 @@ class REINFORCE:
         ).to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
-        self.progress = self.stepper = Stepper(envs, setup.timers, notes_episodes=False)
+        self.progress = self.stepper = EnvStepper(envs, setup.timers, notes_episodes=False)
         self.generator = generator(setup.seed, 1, setup.device)
 
     def iterate(self) -> Mapping[str, float | Tensor]:

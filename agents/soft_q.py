@@ -27,15 +27,15 @@ from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import tower
 from semigradient.training.agent import (
+    AgentContext,
     LearningRate,
     Policy,
-    Setup,
     generator,
 )
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import td_target
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 _ILLEGAL = -1e9  # finite, so that p log p of an illegal action is 0 and not NaN
 
@@ -136,14 +136,14 @@ class SoftQ:
     )
     POLICY = ("networks", "log_temperature")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         envs = setup.envs
         action = envs.single_action_space
         if not isinstance(action, spaces.Discrete) or action.start != 0:
             raise UserError(f"action space {action}: soft Q-learning accepts Discrete (from 0)")
         self.actions = int(action.n)
-        self.progress = self.stepper = Stepper(envs, setup.timers)
+        self.progress = self.stepper = EnvStepper(envs, setup.timers)
         self.networks = nn.ModuleDict(self._towers(envs.single_observation_space))
         self.networks.to(setup.device)
         self.targets = copy.deepcopy(self._critics()).requires_grad_(False)

@@ -24,10 +24,10 @@ from semigradient.errors import UserError, require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     LearningRate,
     Policy,
-    Setup,
     generator,
     maybe_compile,
 )
@@ -76,7 +76,7 @@ class Supervised:
     STATE = ("network", "optimizer", "generator", "progress")
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         core = _examples(setup, config.task)
         self.inputs, self.targets = core.inputs.to(setup.device), core.targets.to(setup.device)
@@ -128,7 +128,7 @@ class Supervised:
         return loss_and_score(self.network(inputs), target)
 
 
-def _examples(setup: Setup, task: str) -> supervised.Supervised:
+def _examples(setup: AgentContext, task: str) -> supervised.Supervised:
     """The examples behind the environments, which must be of the right kind."""
     core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
     if isinstance(core, supervised.Supervised) and core.classification == (task[0] == "c"):

@@ -29,7 +29,7 @@ from semigradient.envs.control.time_step import set_time_step
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError, require
 from semigradient.training import process
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.build import create
 from semigradient.training.cli import fail, parse
 
@@ -69,7 +69,7 @@ def learner(envs: ExactVector, flags: list[str], device: str) -> Any:
     """A `dau` with its preset, and `flags`, over given environments."""
     words = ["--agent", "dau", "--env", "semigradient/Pendulum-v0", *flags]
     command = parse(words).command
-    setup = Setup(
+    setup = AgentContext(
         envs=envs,
         device=torch.device(device),
         seed=0,

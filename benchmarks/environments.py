@@ -9,7 +9,7 @@ the vector face (numpy, with infos) and Gymnasium's own `SyncVectorEnv` over sin
 which is what an environment without a batched core would be. Actions are drawn beforehand. Beside
 the wall clock stands the process's own CPU time, which says what a busy machine hides.
 
-A game of two has a fourth face, the game itself with autoreset and both chairs free, whose rate is
+A game of two has a fourth face, the game itself with autoreset and both seats free, whose rate is
 in joint steps. With `--peer PYTHON`, an interpreter that has jaxmarl, that package's coin game
 takes its turn too.
 """
@@ -32,7 +32,7 @@ import torch
 from semigradient import envs
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.core import Core, advance
-from semigradient.envs.games.two_player import Versus
+from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.errors import UserError, require
 from semigradient.training import process
 from semigradient.training.cli import fail
@@ -85,7 +85,7 @@ def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict
     vector.action_space.seed(0)
     actions = vector.action_space.sample()
     found = {"core": core_face(vector.core, actions), "vector": vector_face(vector, actions)}
-    if isinstance(vector.core, Versus):
+    if isinstance(vector.core, FixedOpponentEnv):
         game: Any = vector.core.game
         joint = torch.randint(int(game.single_action_space.n), (batch, 2), device=device)
         found["game"] = core_face(game, joint)

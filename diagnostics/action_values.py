@@ -15,7 +15,7 @@ from semigradient.optim.temporal_difference import Call, Samples
 from semigradient.training.agent import Policy
 from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import double_q_bootstrap, td_target
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 
 def value_experience(agent: Any, memory: Replay) -> Experience:
@@ -43,7 +43,7 @@ def value_experience(agent: Any, memory: Replay) -> Experience:
 
 def fresh_memory(policy: Policy, envs: ExactVector, steps: int, agent: Any) -> Replay:
     """Transitions of `steps` instants of `policy` in environments of their own."""
-    stepper = Stepper(envs)
+    stepper = EnvStepper(envs)
     memory = Replay(
         steps * envs.num_envs,
         envs.num_envs,

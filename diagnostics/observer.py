@@ -80,7 +80,7 @@ class Observer(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
+        """Restore a saved state."""
         ...
 
 

@@ -19,7 +19,7 @@ import semigradient
 from semigradient import agents, evaluate
 from semigradient.errors import UserError
 from semigradient.training import parts
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.build import build, create
 from semigradient.training.cli import parse
 from semigradient.training.command import make_command, words_of
@@ -132,8 +132,8 @@ def test_an_agent_is_the_same_each_time_and_leaves_the_generators_alone() -> Non
     assert differences(parts.policy_state(first), parts.policy_state(again)) == []
 
 
-def _setup_of(agent: Any) -> Setup:
-    setup: Setup = agent.setup
+def _setup_of(agent: Any) -> AgentContext:
+    setup: AgentContext = agent.setup
     return setup
 
 

@@ -247,7 +247,7 @@ def test_every_exception_is_needed(path: str) -> None:
         ("envs/new.py", "from semigradient.nets import mlp"),
         ("envs/new.py", "MAKER = 'semigradient.domains.music:make'"),
         ("optim/new.py", "def f():\n    from semigradient.agents import dqn"),
-        ("nets/new.py", "from semigradient.training.agent import Setup"),
+        ("nets/new.py", "from semigradient.training.agent import AgentContext"),
         ("gradients/new.py", "from semigradient.nets import mlp"),
         ("errors.py", "from semigradient import envs"),
         ("training/new.py", "from semigradient import agents"),

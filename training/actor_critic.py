@@ -10,7 +10,7 @@ from semigradient.errors import require
 from semigradient.nets.actor_critic import ActorCritic
 from semigradient.nets.distributions import Distribution
 from semigradient.registry import NETWORKS
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 
 
 class Network(Protocol):
@@ -75,7 +75,7 @@ def check(config: NetworkConfig) -> None:
     require(config.torso_depth >= 0, f"torso_depth={config.torso_depth}: must be ≥ 0")
 
 
-def actor_critic(setup: Setup, config: NetworkConfig, log_std_init: float = 0.0) -> Any:
+def actor_critic(setup: AgentContext, config: NetworkConfig, log_std_init: float = 0.0) -> Any:
     """What fits the spaces of the environments, on the agent's device: a `Network`.
 
     A core whose observations ask for a network of their own names it in `network`.

@@ -22,7 +22,7 @@ Policy = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
 
 
 @dataclass
-class Setup:
+class AgentContext:
     """What an agent is given besides its own config.
 
     Attributes:
@@ -68,7 +68,7 @@ class Setup:
 
 
 class Progress(Protocol):
-    """How far training is: a `Stepper`, or a `Count` where no environment is stepped."""
+    """How far training is: a `EnvStepper`, or a `Count` where no environment is stepped."""
 
     @property
     def steps(self) -> int:
@@ -131,7 +131,7 @@ class Agent(Protocol):
         timers: seconds by phase.
     """
 
-    setup: Setup
+    setup: AgentContext
     timers: Timers
 
     @property
@@ -177,7 +177,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take back what `optimizer_state` gave."""
+    """Load what `optimizer_state` gave."""
     per_parameter = {
         int(key) if key.isdigit() else key: value for key, value in state["state"].items()
     }

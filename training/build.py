@@ -10,7 +10,7 @@ from semigradient.envs import ExactVector, make_vector
 from semigradient.errors import require
 from semigradient.nets.bricks import is_image
 from semigradient.training import process
-from semigradient.training.agent import Agent, Setup
+from semigradient.training.agent import Agent, AgentContext
 from semigradient.training.command import Command, RunConfig
 from semigradient.training.generators import seed_all, undisturbed
 from semigradient.training.loop import choose_device
@@ -44,7 +44,7 @@ def build_for_process(command: Command, learning: bool = True) -> Agent:
         _check_evaluation(run, envs)
     images = is_image(envs.single_observation_space)
     set_threads(run.threads, images)
-    setup = Setup(
+    setup = AgentContext(
         envs=envs,
         device=choose_device(run.device, images),
         seed=run.seed,
@@ -69,7 +69,7 @@ def _check_evaluation(run: RunConfig, envs: ExactVector) -> None:
     made.close()
 
 
-def create(name: str, config: Any, setup: Setup) -> Agent:
+def create(name: str, config: Any, setup: AgentContext) -> Agent:
     """Make the agent called `name`, with weights drawn from the seed of its setup.
 
     The global random generators stay as they are.
@@ -78,7 +78,7 @@ def create(name: str, config: Any, setup: Setup) -> Agent:
         return _create(name, config, setup)
 
 
-def _create(name: str, config: Any, setup: Setup) -> Agent:
+def _create(name: str, config: Any, setup: AgentContext) -> Agent:
     seed_all(setup.seed)
     agent: Agent = agents.agent_class(name)(config, setup)
     return agent

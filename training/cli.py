@@ -82,7 +82,7 @@ def general_help() -> str:
 
 
 def fail(problem: UserError, prog: str) -> NoReturn:
-    """Print the one line a mistake deserves and exit with code 2."""
+    """Print the one line a user error deserves and exit with code 2."""
     print(f"{prog}: error: {problem}", file=sys.stderr)
     raise SystemExit(2)
 

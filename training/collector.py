@@ -14,10 +14,10 @@ from semigradient.envs import ExactVector
 from semigradient.errors import UserError
 from semigradient.training import parts
 from semigradient.training.actor_critic import Network
-from semigradient.training.agent import Policy, Setup, generator
+from semigradient.training.agent import AgentContext, Policy, generator
 from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser
 from semigradient.training.rollout import Rollout
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 from semigradient.training.timers import Timers
 
 
@@ -45,14 +45,14 @@ class Collector:
     def __init__(
         self,
         network: Network,
-        setup: Setup,
+        setup: AgentContext,
         length: int,
         preprocessing: Preprocessing,
     ) -> None:
         self.network, self.setup, self.length = network, setup, length
         self.timers = setup.timers
         self.preprocessing = preprocessing
-        self.stepper = Stepper(setup.envs, setup.timers)
+        self.stepper = EnvStepper(setup.envs, setup.timers)
         self.generator = generator(setup.seed, 1, setup.device)
         observation = setup.envs.single_observation_space
         self.obs_normaliser: ObservationNormaliser | None = None

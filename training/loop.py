@@ -35,7 +35,7 @@ class Outcome:
     Attributes:
         status: finished, interrupted or failed.
         exit_code: 0, 128 + signal, or 1.
-        message: one line for the person.
+        message: one line for the user.
     """
 
     status: str
@@ -71,7 +71,7 @@ class Observers(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant."""
+        """Restore a saved state."""
         ...
 
 
@@ -129,7 +129,7 @@ class Loop:
         return outcome
 
     def resume(self) -> list[str]:
-        """Load the newest sound checkpoint; returns notes for the person."""
+        """Load the newest valid checkpoint; returns notes for the user."""
         loaded = checkpoint.load(self.folder / "checkpoints", self.command.identity())
         parts.load(self.agent, loaded.state["agent"])
         torch.set_rng_state(loaded.state["torch_rng"])

@@ -79,7 +79,7 @@ class Ring:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take saved rows back."""
+        """Load saved rows."""
         self.added = int(state["added"])
         for name, tensor in self.fields.items():
             saved = state[name]

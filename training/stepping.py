@@ -29,7 +29,7 @@ class EnvironmentFailureError(RuntimeError):
     """An environment raised or returned something that is not a number."""
 
 
-class Stepper:
+class EnvStepper:
     """Steps a vector environment and keeps what agents need between steps.
 
     Attributes:
@@ -120,7 +120,7 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Come back to a saved instant; `exact` says whether the environments could."""
+        """Restore a saved state; `exact` says whether the environments could."""
         self.exact = self.envs.load_state_dict(state["envs"])
         self.steps = state["steps"]
         self.episodes = [(value, length) for value, length in state["ended"]]

@@ -3,7 +3,7 @@
 A run folder or a config file is data. The names in it are looked up among ours and those of
 installed packages. A name that says itself where code lives ("module:attribute", "module:Env-v0")
 would import, and so execute, whatever it likes: it is taken from the command line, or from Python,
-and from a file only if the person says that the file is trusted, or names it again.
+and from a file only if the user says that the file is trusted, or names it again.
 """
 
 from __future__ import annotations

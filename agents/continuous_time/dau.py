@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from semigradient.domains.continuous_time.physical_time import Explorer, PhysicalConfig
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.nets.physical import Tower
-from semigradient.training.agent import Policy, Setup
+from semigradient.training.agent import AgentContext, Policy
 from semigradient.training.replay import Batch
 
 
@@ -62,7 +62,7 @@ class DAU:
     STATE = ("networks", "optimizers", "explorer", "updates")
     POLICY = ("networks", "explorer")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.explorer = Explorer(setup, config)
         self.progress = self.explorer.stepper
@@ -82,7 +82,7 @@ class DAU:
         self.optimizers = {"critic": optimizer(self.networks.parameters())}
         if not self.discrete:
             self.networks["actor"] = self.actor
-            self.optimizers["actor"] = optimizer(self.actor.parameters(), config.policy_lr)
+            self.optimizers["actor"] = optimizer(self.actor.parameters(), config.lr_policy)
         self.scale = self.explorer.scale.step if config.advantage_scale == "dt" else 1.0
         self._losses = self._discrete if self.discrete else self._continuous
         self.updates = 0

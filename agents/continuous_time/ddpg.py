@@ -22,7 +22,7 @@ from semigradient.domains.continuous_time.physical_time import Explorer, Physica
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.errors import UserError, require
 from semigradient.nets.physical import Tower
-from semigradient.training.agent import Policy, Setup
+from semigradient.training.agent import AgentContext, Policy
 from semigradient.training.replay import Batch
 
 
@@ -51,7 +51,7 @@ class DDPG:
     STATE = ("networks", "targets", "optimizers", "explorer", "updates")
     POLICY = ("networks", "explorer")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.explorer = Explorer(setup, config)
         self.progress = self.explorer.stepper
@@ -68,7 +68,7 @@ class DDPG:
         optimizer = self.explorer.optimizer
         self.optimizers = {
             "critic": optimizer(critic.parameters()),
-            "actor": optimizer(actor.parameters(), config.policy_lr),
+            "actor": optimizer(actor.parameters(), config.lr_policy),
         }
         self.updates = 0
 

@@ -28,13 +28,13 @@ from torch.nn import functional as F
 
 from semigradient.agents.games.detective import Networks, Questions, Record, Trained
 from semigradient.envs.games.coin_game import CoinGame
-from semigradient.envs.games.two_player import Versus
+from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.errors import UserError, require
 from semigradient.gradients.self_play import self_play_return
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 from semigradient.training.returns import gae
@@ -56,22 +56,22 @@ class Config:
     """Simulated games for each of the detective's questions."""
     question_steps: int = 4
     """Steps of each; one alone shows nothing of how the agent reacts."""
-    shared_luck: bool = False
+    common_random_numbers: bool = False
     """Coins of all simulated games of a question come back by the same draws (as in BRS-SP)."""
     buffer_size: int = 2048
     """Past agents that the detective learns from."""
     noise: float = 0.1
     """Standard deviation of the noise on their parameters."""
-    shaping_learning_rate: float = 0.0
+    lr_shaping: float = 0.0
     """Learning rate of the agent's second term; 0 takes the policy's.
 
     Adam brings any gradient to full size, so while the detective does not react yet this term
     stirs the agent with noise at its whole rate."""
-    sharing_learning_rate: float = 0.0
+    lr_sharing: float = 0.0
     """Learning rate of self-play; 0 takes the policy's."""
-    detective_learning_rate: float = 3e-4
+    lr_detective: float = 3e-4
     """Learning rate of the detective's policy."""
-    value_learning_rate: float = 3e-4
+    lr_value: float = 3e-4
     """Learning rate of both values."""
     entropy_coefficient: float = 0.1
     """Weight of the agent's entropy."""
@@ -87,12 +87,11 @@ class Config:
         check("gamma gae_lambda", lambda value: 0 <= value <= 1, "in [0, 1]")
         check("hidden question_samples question_steps buffer_size", lambda value: value >= 1, "≥ 1")
         check(
-            "noise entropy_coefficient detective_entropy_coefficient shaping_learning_rate "
-            "sharing_learning_rate",
+            "noise entropy_coefficient detective_entropy_coefficient lr_shaping lr_sharing",
             lambda value: value >= 0,
             "≥ 0",
         )
-        check("detective_learning_rate value_learning_rate", lambda value: value > 0, "> 0")
+        check("lr_detective lr_value", lambda value: value > 0, "> 0")
 
 
 class BRS:
@@ -101,13 +100,16 @@ class BRS:
     STATE = ("agent", "detective", "optimizers", "past", "pushed", "progress", "random")
     POLICY = ("agent",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: best response shaping is not compiled")
         self.game = _game(setup)
         self.random = generator(setup.seed, 1, setup.device)
         questions = Questions(
-            config.question_samples, config.question_steps, config.gamma, config.shared_luck
+            config.question_samples,
+            config.question_steps,
+            config.gamma,
+            config.common_random_numbers,
         )
         self.networks = Networks(self.game, config.hidden, questions)
         first = generator(setup.seed, 2)
@@ -168,8 +170,8 @@ class BRS:
             "agent_value_loss": value_loss.detach(),
             "gradient_norm": gradients["agent"].norm(),
             "shaping_gradient_norm": gradients["shaping"].norm(),
-            "agent_takes_the_other_s": (picked[..., 0] == 2).double().mean(),
-            "detective_takes_the_other_s": (picked[..., 1] == 2).double().mean(),
+            "agent_takes_opponents_coin": (picked[..., 0] == 2).double().mean(),
+            "detective_takes_opponents_coin": (picked[..., 1] == 2).double().mean(),
         }
 
     def _teach_sharing(self) -> dict[str, Tensor]:
@@ -211,11 +213,11 @@ class BRS:
         config = self.config
         plan: dict[str, tuple[nn.Parameter, float | None]] = {
             "agent": (self.agent, None),
-            "shaping": (self.agent, config.shaping_learning_rate or None),
-            "sharing": (self.agent, config.sharing_learning_rate or None),
-            "agent_value": (self.agent, config.value_learning_rate),
-            "detective": (self.detective, config.detective_learning_rate),
-            "detective_value": (self.detective, config.value_learning_rate),
+            "shaping": (self.agent, config.lr_shaping or None),
+            "sharing": (self.agent, config.lr_sharing or None),
+            "agent_value": (self.agent, config.lr_value),
+            "detective": (self.detective, config.lr_detective),
+            "detective_value": (self.detective, config.lr_value),
         }
         if not config.self_play:
             del plan["sharing"]
@@ -269,10 +271,10 @@ class BRS:
         return act
 
 
-def _game(setup: Setup) -> CoinGame:
+def _game(setup: AgentContext) -> CoinGame:
     """The coin game of the environments, on the learner's device."""
     core = getattr(setup.envs, "core", None)
-    if not isinstance(core, Versus) or not isinstance(core.game, CoinGame):
+    if not isinstance(core, FixedOpponentEnv) or not isinstance(core.game, CoinGame):
         name = setup.envs.spec.id if setup.envs.spec is not None else type(setup.envs).__name__
         raise UserError(f"--env {name}: brs plays semigradient/CoinGame-v0")
     return CoinGame(core.game.size, core.game.horizon, setup.device)

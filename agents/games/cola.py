@@ -26,9 +26,9 @@ from semigradient.envs.games.logistic import LogisticGame
 from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 
@@ -83,7 +83,7 @@ class COLA:
     STATE = ("network", "optimizer", "generator", "progress")
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for cola, which differentiates twice")
         self.game = game_behind(setup.envs)

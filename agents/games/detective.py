@@ -34,13 +34,14 @@ class Questions(NamedTuple):
         samples: simulated games for each question.
         steps: steps of each.
         discount: γ.
-        shared_luck: whether the coins of all games of one question come back by the same draws.
+        common_random_numbers: whether the coins of all games of one question come back by the same
+        draws.
     """
 
     samples: int
     steps: int
     discount: float
-    shared_luck: bool
+    common_random_numbers: bool
 
 
 class Record(NamedTuple):
@@ -144,7 +145,7 @@ class Networks:
 
     def _luck(self, count: int, copies: int, random: torch.Generator) -> Tensor | None:
         """The same draw for all simulations of one game, or none."""
-        if not self.questions.shared_luck:
+        if not self.questions.common_random_numbers:
             return None
         drawn = torch.rand(count, generator=random, device=self.game.device)
         return drawn.repeat_interleave(copies)

@@ -21,7 +21,7 @@ from semigradient.envs.games.differentiable import game_behind
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import require
-from semigradient.training.agent import Count, Policy, Setup, generator
+from semigradient.training.agent import AgentContext, Count, Policy, generator
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LearningRule:
     POLICY = ("x",)
     HAS_OPTIMIZER = False
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for exact games")
         self.game = game_behind(setup.envs)

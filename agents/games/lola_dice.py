@@ -32,9 +32,9 @@ from semigradient.gradients.dice import dice_return
 from semigradient.gradients.repeated import PRISONERS, Episodes, look_up, sample
 from semigradient.gradients.surrogate import surrogate_return
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 from semigradient.training.returns import discounted_return
@@ -58,9 +58,9 @@ class Config:
     """Games for each estimate."""
     gamma: float = 0.96
     """Discount of one round, in [0, 1]."""
-    inner_rate: float = 0.3
+    lr_inner: float = 0.3
     """α, the learning rate that the other is supposed to have."""
-    value_rate: float = 0.1
+    lr_value: float = 0.1
     """Learning rate of the critics, which Adam moves."""
     pairs: int = 1
     """Pairs trained side by side."""
@@ -70,8 +70,8 @@ class Config:
         require(self.rounds >= 1, f"rounds={self.rounds}: must be ≥ 1")
         require(self.batch >= 1, f"batch={self.batch}: must be ≥ 1")
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
-        require(self.inner_rate >= 0, f"inner_rate={self.inner_rate}: must be ≥ 0")
-        require(self.value_rate > 0, f"value_rate={self.value_rate}: must be > 0")
+        require(self.lr_inner >= 0, f"lr_inner={self.lr_inner}: must be ≥ 0")
+        require(self.lr_value > 0, f"lr_value={self.lr_value}: must be > 0")
         require(self.pairs >= 1, f"pairs={self.pairs}: must be ≥ 1")
         if self.estimator not in ESTIMATORS:
             unknown("estimator", self.estimator, ESTIMATORS)
@@ -134,7 +134,7 @@ class Learner:
         self.policies = start.requires_grad_()
         self.values = torch.zeros(seeds, 2, 5, requires_grad=True)
         self.optimizer = (make_optimizer or adam(0.1))([self.policies])
-        self.critics = adam(config.value_rate)([self.values])
+        self.critics = adam(config.lr_value)([self.values])
         self.progress = Count()
 
     def iterate(self) -> Tensor:
@@ -154,7 +154,7 @@ class Learner:
             episodes = self._games(_pair(own, other, player))
             foreseen = objective(self.config, episodes, 1 - player, self._values(episodes)).sum()
             (step,) = torch.autograd.grad(foreseen, other, create_graph=True)
-            other = other + self.config.inner_rate * step
+            other = other + self.config.lr_inner * step
         episodes = self._games(_pair(own, other, player))
         total = objective(self.config, episodes, player, self._values(episodes)).sum()
         return torch.autograd.grad(total, own)[0]
@@ -188,7 +188,7 @@ class LolaDice:
     STATE = ("learner",)
     POLICY = ("learner",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.setup, self.timers = setup, setup.timers
         require(not setup.compile, "compile=True: not for lola-dice, which differentiates twice")
         require(setup.device.type == "cpu", f"device={setup.device}: lola-dice runs on the cpu")

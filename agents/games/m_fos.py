@@ -35,9 +35,9 @@ from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import Dense
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 from semigradient.training.returns import discounted_return
@@ -127,12 +127,12 @@ class MFOS:
     STATE = ("network", "optimizer", "generator", "shuffling", "progress")
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for exact games")
         self.game = game_behind(setup.envs)
-        self.chairs = 2 if config.opponent == "self" else 1
-        learners = self.chairs * config.models
+        self.seats = 2 if config.opponent == "self" else 1
+        learners = self.seats * config.models
         self.network = MetaPolicy(learners, self.game.parameters, config.width).to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         self.generator = generator(setup.seed, 1, setup.device)
@@ -154,9 +154,9 @@ class MFOS:
         return {"loss": loss, "return": ours, "opponent_return": theirs}
 
     @torch.no_grad()
-    def act(self, x: Tensor, chair: int, random: torch.Generator) -> Tensor:
-        """Next policies (S, B, n) of the learners in a chair (0 or 1), from x (S, B, 2, n)."""
-        mean, variance = self._law(self._seen(x, chair), chair)
+    def act(self, x: Tensor, seat: int, random: torch.Generator) -> Tensor:
+        """Next policies (S, B, n) of the learners in a seat (0 or 1), from x (S, B, 2, n)."""
+        mean, variance = self._law(self._seen(x, seat), seat)
         noise = torch.randn(mean.shape, generator=random, device=mean.device)
         return (mean + variance.sqrt() * noise).to(x.dtype)
 
@@ -165,7 +165,7 @@ class MFOS:
         random = generator(seed, 4, self.setup.device)
 
         def change(_: Any, x: Tensor, player: int) -> Tensor:
-            if player >= self.chairs:
+            if player >= self.seats:
                 raise UserError("m-fos: was trained from the first seat alone")
             every = x.expand(self.config.models, *x.shape)
             return self.act(every, player, random)[model]
@@ -182,16 +182,16 @@ class MFOS:
         x = contest(self.game, (mine, self._other or mine), x, self.config.evaluation_updates)
         return memory_one(self.game.features(x[0, 0]), None if deterministic else own)
 
-    def _seen(self, x: Tensor, chair: int) -> Tensor:
+    def _seen(self, x: Tensor, seat: int) -> Tensor:
         """Features (S, B, 2 n) of both policies, own first."""
-        own_first = x if chair == 0 else x.flip(-2)
+        own_first = x if seat == 0 else x.flip(-2)
         return self.game.features(own_first).flatten(-2).float()
 
-    def _law(self, seen: Tensor, chair: int) -> tuple[Tensor, Tensor]:
-        """Of the learners in one chair; the others' outputs are thrown away."""
+    def _law(self, seen: Tensor, seat: int) -> tuple[Tensor, Tensor]:
+        """Of the learners in one seat; the others' outputs are thrown away."""
         models = self.config.models
-        every = seen.repeat(self.chairs, 1, 1)
-        rows = slice(chair * models, (chair + 1) * models)
+        every = seen.repeat(self.seats, 1, 1)
+        rows = slice(seat * models, (seat + 1) * models)
         mean, variance = self.network.law(every)
         return mean[rows], variance[rows]
 
@@ -203,16 +203,16 @@ class MFOS:
         x = x.view(config.models, config.batch_size, 2, -1)
         rows: dict[str, list[Tensor]] = {"seen": [], "action": [], "reward": []}
         for _ in range(config.updates):
-            seen = torch.cat([self._seen(x, chair) for chair in range(self.chairs)])
+            seen = torch.cat([self._seen(x, seat) for seat in range(self.seats)])
             mean, variance = self.network.law(seen)
             noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
             action = mean + variance.sqrt() * noise
-            moves = list(action.to(x.dtype).chunk(self.chairs))
+            moves = list(action.to(x.dtype).chunk(self.seats))
             if self._other is not None:
                 moves.append(self._other.change(self.game, x, 1))
             x = torch.stack(moves, -2)
             returns = self.game.value(x)
-            reward = torch.cat([returns[..., chair] for chair in range(self.chairs)])
+            reward = torch.cat([returns[..., seat] for seat in range(self.seats)])
             for name, row in (("seen", seen), ("action", action), ("reward", reward.float())):
                 rows[name].append(row)
         return self._samples({name: torch.stack(each) for name, each in rows.items()}), returns

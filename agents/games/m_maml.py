@@ -29,9 +29,9 @@ from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 
@@ -92,7 +92,7 @@ class MMAML:
     STATE = ("start", "rate", "optimizer", "generator", "progress")
     POLICY = ("start", "rate")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for m-maml, which differentiates twice")
         self.game = game_behind(setup.envs)

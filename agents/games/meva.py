@@ -39,9 +39,9 @@ from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 from semigradient.training.returns import lambda_return, td_target
@@ -205,7 +205,7 @@ class MeVa:
     STATE = ("network", "target", "optimizer", "generator", "progress")
     POLICY = ("network", "target")
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: not for meva, which differentiates as it plays")
         self.game = game_behind(setup.envs)

@@ -36,9 +36,9 @@ from semigradient.errors import require
 from semigradient.gradients.repeated import PRISONERS
 from semigradient.gradients.self_play import self_play_return
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 
@@ -269,7 +269,7 @@ class TreeSearchBRS:
     STATE = ("learner",)
     POLICY = ("learner",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.setup, self.timers = setup, setup.timers
         require(not setup.compile, "compile=True: brs-ipd is not compiled")
         require(setup.device.type == "cpu", f"device={setup.device}: brs-ipd runs on the cpu")

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from semigradient.domains.flows.constructions import kept, random_policy, recall, rules_of
+from semigradient.domains.flows.sample_counts import SampleCounts
 from semigradient.domains.flows.trajectories import Trajectories, running_sum
-from semigradient.domains.flows.visits import Visits
 from semigradient.envs.constructions.construction import Construction
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import require
-from semigradient.training.agent import Count, Policy, Setup, generator
+from semigradient.training.agent import AgentContext, Count, Policy, generator
 
 ANY = -1
 """The gene that stands for a random legal action."""
@@ -125,11 +125,11 @@ class Genetic:
     POLICY = ()
     HAS_OPTIMIZER = False
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.rules = rules = rules_of(setup, "genetic")
         self.generator = generator(setup.seed, 1, rules.device)
-        self.visits = Visits(rules, config.window)
+        self.visits = SampleCounts(rules, config.window)
         empty = torch.zeros((rules.horizon + 1, 0), dtype=torch.int64, device=rules.device)
         self.best = Trajectories(empty, empty[1:], empty[0])  # by falling reward
         self.progress = Count()

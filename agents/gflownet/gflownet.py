@@ -34,18 +34,18 @@ from semigradient.domains.flows.objectives import (
     Batch,
     Penalty,
 )
+from semigradient.domains.flows.sample_counts import SampleCounts, distance
 from semigradient.domains.flows.table_sampler import Known
 from semigradient.domains.flows.trajectories import Trajectories
-from semigradient.domains.flows.visits import Visits, distance
 from semigradient.envs.constructions.construction import Construction, Table
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import require
 from semigradient.nets.flow_network import FlowNetwork
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     LearningRate,
     Policy,
-    Setup,
     generator,
 )
 from semigradient.training.gradients import clip_gradients
@@ -74,7 +74,7 @@ class GFlowNet:
     )
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: batches of constructions have no fixed shape")
         self.rules = rules_of(setup, "gflownet", config.exact_parents)
@@ -87,7 +87,7 @@ class GFlowNet:
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.generator = generator(setup.seed, 1, setup.device)
         self.batches = Batches(self.rules, config, self.network, self.generator)
-        self.visits = Visits(self.rules, config.window, config.reward_exponent)
+        self.visits = SampleCounts(self.rules, config.window, config.reward_exponent)
         self.record: Record | None = None
         if isinstance(self.rules, BlockMolecules):
             self.record = Record(self.rules, config, setup.seed)

@@ -33,8 +33,8 @@ from semigradient.domains.flows.constructions import (
     rules_of,
 )
 from semigradient.domains.flows.estimates import Estimates, Network, distinct
+from semigradient.domains.flows.sample_counts import SampleCounts
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
-from semigradient.domains.flows.visits import Visits
 from semigradient.envs.constructions.construction import Construction, Parents
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import require
@@ -42,9 +42,9 @@ from semigradient.nets import ACTIVATIONS
 from semigradient.nets.block_graph import BlockGraphNetwork
 from semigradient.nets.flow_network import FlowNetwork
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     Policy,
-    Setup,
     generator,
 )
 
@@ -177,13 +177,13 @@ class MARS:
     )
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.rules = rules = rules_of(setup, "mars")
         self.network = self._make_network().to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         self.generator = generator(setup.seed, 1, rules.device)
-        self.visits = Visits(rules, config.window, config.reward_exponent)
+        self.visits = SampleCounts(rules, config.window, config.reward_exponent)
         draws = uniform_draws(rules, config.chains, self.generator)
         self.now = forward(rules, uniform(rules), draws).objects
         self.memory = torch.zeros((0, 2), dtype=torch.int64, device=rules.device)  # object, move

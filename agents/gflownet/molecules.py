@@ -9,12 +9,12 @@ from torch import Tensor
 
 from semigradient.agents.gflownet.config import Config
 from semigradient.domains.flows.constructions import graph_shape
-from semigradient.domains.flows.discoveries import Discoveries
 from semigradient.domains.flows.estimates import Estimates
 from semigradient.domains.flows.objectives import WITH_FLOWS
+from semigradient.domains.flows.sample_counts import correlation, rank_correlation
 from semigradient.domains.flows.terminal import log_terminal
+from semigradient.domains.flows.top_molecules import TopMolecules
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
-from semigradient.domains.flows.visits import correlation, rank_correlation
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.nets.block_graph import BlockGraphNetwork
 from semigradient.training.agent import generator
@@ -52,7 +52,7 @@ class Record:
     STATE = ("discoveries", "recent")
 
     def __init__(self, rules: BlockMolecules, config: Config, seed: int) -> None:
-        self.rules, self.config, self.discoveries = rules, config, Discoveries()
+        self.rules, self.config, self.discoveries = rules, config, TopMolecules()
         self.test = torch.zeros(0, dtype=torch.int64, device=rules.device)
         self.recent = self.test
         if config.test_objects:

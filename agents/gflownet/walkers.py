@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from semigradient.domains.flows.constructions import random_policy, rules_of
+from semigradient.domains.flows.sample_counts import SampleCounts, distance
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
-from semigradient.domains.flows.visits import Visits, distance
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Construction, Table, tabulate
 from semigradient.envs.constructions.hypergrid import HyperGrid
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import UserError, require
-from semigradient.training.agent import Count, Policy, Setup, generator
+from semigradient.training.agent import AgentContext, Count, Policy, generator
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Walker:
     POLICY = ()
     HAS_OPTIMIZER = False
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.grid = _grid(setup) if config.kind == "metropolis" else None
         self.rules: Construction = rules_of(setup, "random")
-        self.visits: Visits = Visits(self.rules, config.window, config.reward_exponent)
+        self.visits: SampleCounts = SampleCounts(self.rules, config.window, config.reward_exponent)
         self.generator = generator(setup.seed, 1, self.rules.device)
         self.now = torch.full((config.chains,), self.rules.root, device=self.rules.device)
         self.progress, self._accepted = Count(), 0
@@ -154,7 +154,7 @@ def stationary(grid: HyperGrid, accepted_only: bool = False) -> Tensor:
     return weighted / weighted.sum()
 
 
-def _grid(setup: Setup) -> HyperGrid:
+def _grid(setup: AgentContext) -> HyperGrid:
     core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
     rules: Construction | None = core.rules if isinstance(core, Building) else None
     if not isinstance(rules, HyperGrid):

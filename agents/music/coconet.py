@@ -32,10 +32,10 @@ from semigradient.nets.coconet import Coconet as Network
 from semigradient.nets.coconet import reestimate
 from semigradient.training import parts
 from semigradient.training.agent import (
+    AgentContext,
     Count,
     LearningRate,
     Policy,
-    Setup,
     generator,
     maybe_compile,
 )
@@ -91,7 +91,7 @@ class Coconet:
     )
     POLICY = ("network",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.core = _completion(setup)
         self.network = Network(config.channels, config.layers, len(PITCHES), len(VOICES))
@@ -206,7 +206,7 @@ class Coconet:
         return float(torch.cat(losses).mean())
 
 
-def _completion(setup: Setup) -> Completion:
+def _completion(setup: AgentContext) -> Completion:
     """The chorales behind the environments."""
     core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
     if isinstance(core, Completion):

@@ -23,8 +23,8 @@ from semigradient.envs.adapters import CoreVector
 from semigradient.envs.music.chorale_fill import ChoraleFill
 from semigradient.envs.music.chorale_rewrite import ChoraleRewrite
 from semigradient.errors import UserError, require
-from semigradient.training.agent import Policy, Setup, generator
-from semigradient.training.stepping import Stepper
+from semigradient.training.agent import AgentContext, Policy, generator
+from semigradient.training.stepping import EnvStepper
 
 Kind = Literal["random-legal", "ancestral", "annealed", "constant", "one-voice", "nothing"]
 
@@ -63,9 +63,9 @@ class Composer:
     POLICY = ()
     HAS_OPTIMIZER = False
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
-        self.progress = self.stepper = Stepper(setup.envs, setup.timers)
+        self.progress = self.stepper = EnvStepper(setup.envs, setup.timers)
         self.generator = generator(setup.seed, 1)
         self._act = self._choose(self.generator)
 

@@ -29,7 +29,7 @@ from semigradient.agents.sb3.bridge import Bridge
 from semigradient.agents.sb3.zip_parameters import read_zip
 from semigradient.errors import UserError, require, unknown
 from semigradient.nets.bricks import ACTIVATIONS, is_image
-from semigradient.training.agent import Policy, Setup, load_optimizer_state, optimizer_state
+from semigradient.training.agent import AgentContext, Policy, load_optimizer_state, optimizer_state
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class SB3:
 
     POLICY = ("model.policy",)
 
-    def __init__(self, config: Config, setup: Setup) -> None:
+    def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: SB3's updates cannot be compiled")
         _check_action_space(config.algorithm, setup.envs.single_action_space)
@@ -243,7 +243,7 @@ class SB3:
         return state
 
     def load_policy_state(self, state: dict[str, Any]) -> None:
-        """Take back what `policy_state` gave."""
+        """Load what `policy_state` gave."""
         self.model.policy.load_state_dict(state["policy"])
         if "obs_moments" in state and self.normaliser is not None:
             _load_moments(self.normaliser.obs_rms, state["obs_moments"])

@@ -23,11 +23,11 @@ from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import is_image
 from semigradient.optim.physical_time import per_second
-from semigradient.training.agent import Policy, Setup, generator
+from semigradient.training.agent import AgentContext, Policy, generator
 from semigradient.training.exploration import Kind, Noise, NoiseConfig
 from semigradient.training.normalise import ObservationNormaliser
 from semigradient.training.replay import Batch, Replay
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 Time = Literal["scaled", "unscaled"]
 _BUFFER_STEP = 0.01  # at which buffer_scaling="physical" keeps buffer_size as it is
@@ -43,7 +43,7 @@ class PhysicalConfig:
     """Rewards and rates times dt (scaled), or times reference_step (unscaled)."""
     reference_step: float = 0.01
     """Seconds that unscaled learners believe a step to last (the published code has 0.02)."""
-    policy_lr: float = 0.02
+    lr_policy: float = 0.02
     """Learning rate of the policy, per second; 0: that of the critic, as in the published code."""
     exploration: Kind = "ou"
     """Coherent noise (ou), noise drawn anew at every step (white), or uniform actions (epsilon)."""
@@ -55,7 +55,7 @@ class PhysicalConfig:
     """Probability of a uniform action, with exploration=epsilon."""
     noise_dt: Literal["physical", "reference"] = "physical"
     """Step of the noise: dt, or reference_step as the published code has it when unscaled."""
-    steps_per_phase: int = 10
+    rollout_steps: int = 10
     """Steps of every environment between learning phases."""
     gradient_steps: int = 50
     """Gradient steps per learning phase."""
@@ -82,8 +82,8 @@ class PhysicalConfig:
         require(0 < self.gamma <= 1, f"gamma={self.gamma}: must be in (0, 1]")
         step = self.reference_step
         require(0 < step <= 1, f"reference_step={step}: must be in (0, 1] seconds")
-        require(self.policy_lr >= 0, f"policy_lr={self.policy_lr}: must be ≥ 0")
-        for name in ("steps_per_phase", "gradient_steps", "batch_size"):
+        require(self.lr_policy >= 0, f"lr_policy={self.lr_policy}: must be ≥ 0")
+        for name in ("rollout_steps", "gradient_steps", "batch_size"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         require(self.warm_up >= 0, f"warm_up={self.warm_up}: must be ≥ 0")
         require(
@@ -129,7 +129,7 @@ class Explorer:
     STATE = ("stepper", "memory", "noise", "sampling", "normaliser")
     POLICY = ("normaliser",)
 
-    def __init__(self, setup: Setup, config: PhysicalConfig) -> None:
+    def __init__(self, setup: AgentContext, config: PhysicalConfig) -> None:
         self.setup, self.config, self.timers = setup, config, setup.timers
         envs = setup.envs
         require(not setup.compile, "compile=True: the gradient by actions cannot be compiled")
@@ -144,7 +144,7 @@ class Explorer:
             self.normaliser = ObservationNormaliser(observation.shape, clip=np.inf, floor=1e-2)
         noise_dt = dt if config.noise_dt == "physical" else config.reference_step
         self.noise = self._make_noise(envs.num_envs, noise_dt, stream=1)
-        self.stepper = Stepper(envs, setup.timers)
+        self.stepper = EnvStepper(envs, setup.timers)
         capacity = config.buffer_size
         if config.buffer_scaling == "physical":
             capacity = round(capacity * _BUFFER_STEP / dt)
@@ -163,7 +163,7 @@ class Explorer:
     def collect(self, outputs: Callable[[Tensor], Tensor]) -> None:
         """One phase of acting; `outputs` gives means of actions, or action values, (B, K)."""
         stepper, config = self.stepper, self.config
-        for _ in range(config.steps_per_phase):
+        for _ in range(config.rollout_steps):
             obs = stepper.obs
             with self.timers("act"):
                 if self.normaliser is not None:

@@ -13,10 +13,10 @@ from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.envs.molecules.molecule import MoleculeBuilding
 from semigradient.errors import UserError, require
 from semigradient.nets.block_graph import GraphShape
-from semigradient.training.agent import Policy, Setup, generator
+from semigradient.training.agent import AgentContext, Policy, generator
 
 
-def rules_of(setup: Setup, agent: str, multiplicity: bool = True) -> Construction:
+def rules_of(setup: AgentContext, agent: str, multiplicity: bool = True) -> Construction:
     """The rules behind the environments, written down as a table where that is possible.
 
     Args:
@@ -37,7 +37,7 @@ def rules_of(setup: Setup, agent: str, multiplicity: bool = True) -> Constructio
     return tabulate(rules, multiplicity) if rules.enumerable else rules
 
 
-def blocks_of(setup: Setup) -> BlockMolecules | None:
+def blocks_of(setup: AgentContext) -> BlockMolecules | None:
     """The rules of molecules of blocks, where those are what is built."""
     core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
     return core.rules if isinstance(core, MoleculeBuilding) else None
@@ -65,7 +65,7 @@ def kept(rules: Construction, states: Tensor) -> dict[str, Tensor]:
 
 
 def recall(rules: Construction, saved: dict[str, Tensor]) -> None:
-    """Take back what `kept` gave."""
+    """Load what `kept` gave."""
     if isinstance(rules, BlockMolecules) and saved:
         rules.recall(saved["number"], saved["tree"])
 

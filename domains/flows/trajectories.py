@@ -233,7 +233,7 @@ class Memory:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` gave."""
         self.added = int(state["added"])
         size = len(self)
         self.state[:, :size] = state["state"]

@@ -6,10 +6,10 @@ from semigradient.domains.flows.constructions import blocks_of, graph_shape
 from semigradient.errors import UserError, require
 from semigradient.nets.block_actor_critic import BlockActorCritic
 from semigradient.training.actor_critic import NetworkConfig
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 
 
-def actor_critic(setup: Setup, config: NetworkConfig) -> BlockActorCritic:
+def actor_critic(setup: AgentContext, config: NetworkConfig) -> BlockActorCritic:
     """Policy and value over trees of blocks: `torso_width` wide, `torso_depth` convolutions.
 
     Raises:

@@ -8,10 +8,10 @@ from semigradient.domains.music.trained_coconet import network
 from semigradient.errors import UserError
 from semigradient.nets.score_network import ScoreActorCritic, ScoreTrunk
 from semigradient.training.actor_critic import NetworkConfig
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 
 
-def actor_critic(setup: Setup, config: NetworkConfig) -> ScoreActorCritic:
+def actor_critic(setup: AgentContext, config: NetworkConfig) -> ScoreActorCritic:
     """Policy and value: `torso_width` channels, `torso_depth` layers beyond six.
 
     With `torso_weights`, the folder of a Coconet's run, its layers and sizes are taken instead.

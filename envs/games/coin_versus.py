@@ -7,7 +7,7 @@ from typing import Literal
 
 from semigradient.envs.games.coin_game import CoinGame, Size
 from semigradient.envs.games.coin_players import NAMES, scripted
-from semigradient.envs.games.two_player import Player, Versus
+from semigradient.envs.games.two_player import FixedOpponentEnv, Player
 from semigradient.envs.options import Options
 from semigradient.errors import unknown
 from semigradient.validate import Count
@@ -31,10 +31,10 @@ class CoinGameOptions(Options):
         if isinstance(self.opponent, str) and self.opponent not in NAMES:
             unknown("opponent", self.opponent, NAMES)
 
-    def make(self, device: str = "cpu") -> Versus:
+    def make(self, device: str = "cpu") -> FixedOpponentEnv:
         """The core of `semigradient/CoinGame-v0`."""
         game, player = CoinGame(self.size, self.horizon, device), self.opponent
-        versus = Versus(
+        versus = FixedOpponentEnv(
             game, scripted(game, player) if isinstance(player, str) else player, self.seat
         )
         name = player if isinstance(player, str) else type(player).__name__

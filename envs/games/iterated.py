@@ -18,7 +18,7 @@ from torch import Tensor
 from semigradient.envs.core import Step
 from semigradient.envs.games.differentiable import game_behind
 from semigradient.envs.games.matrix_games import SEEN_BY_OTHER, MatrixGame, strategy
-from semigradient.envs.games.two_player import Versus
+from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.envs.options import Options
 from semigradient.envs.vector import ExactVector
 from semigradient.errors import UserError
@@ -202,13 +202,13 @@ class IteratedOptions(Options):
         """How many times its opponent's surplus extortion keeps."""
         return 3.0
 
-    def make(self, device: str = "cpu") -> Versus:
+    def make(self, device: str = "cpu") -> FixedOpponentEnv:
         """The core of an iterated game."""
         core = IteratedGame(self.game(), device)
         name = self.opponent if isinstance(self.opponent, str) else str(list(self.opponent))
         if name == "extortion":
             name += f" (slope {self.surplus():g})"
-        versus = Versus(core, MemoryOne(self.player(), core.device))
+        versus = FixedOpponentEnv(core, MemoryOne(self.player(), core.device))
         versus.protocol = {"opponent": name, **versus.protocol}
         return versus
 

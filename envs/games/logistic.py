@@ -22,7 +22,7 @@ from torch import Tensor
 
 from semigradient.envs.core import Step
 from semigradient.envs.games.differentiable import simultaneous_gradient
-from semigradient.envs.games.two_player import Versus
+from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.envs.options import Options
 from semigradient.validate import Count, NonNegative
 
@@ -170,10 +170,10 @@ class LogisticOptions(Options):
     horizon: Count = 200
     """Updates of an episode."""
 
-    def make(self, device: str = "cpu") -> Versus:
+    def make(self, device: str = "cpu") -> FixedOpponentEnv:
         """The core of `semigradient/LogisticGame-v0`."""
         core = LogisticMetaGame(self.horizon, device)
         player = _Naive(core.game, self.lr if self.opponent == "naive" else 0.0)
-        versus = Versus(core, player)
+        versus = FixedOpponentEnv(core, player)
         versus.protocol = {"opponent": self.opponent, **versus.protocol}
         return versus

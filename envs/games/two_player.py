@@ -2,8 +2,8 @@
 
 A game's core is like any other (`envs.core.Core`), only that actions and rewards are (B, 2) and
 observations (B, 2, *observation), each from its player's own view. `envs.core.advance` steps it
-with autoreset; `envs.games.parallel` wears it as a PettingZoo environment. `Versus` puts a fixed
-player on one chair: what is left is an environment for one, with all faces of those.
+with autoreset; `envs.games.parallel` wears it as a PettingZoo environment. `FixedOpponentEnv` puts
+a fixed player on one seat: what is left is an environment for one, with all faces of those.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Player(Protocol):
         ...
 
 
-class Frozen:
+class FunctionPlayer:
     """A player without memory made of a function from observations (B, …) to actions (B,)."""
 
     width = 0
@@ -93,7 +93,7 @@ class Frozen:
         return self.policy(self.game.observe(state)[:, seat]), memory
 
 
-class Versus:
+class FixedOpponentEnv:
     """A game against a fixed opponent, as an environment for one.
 
     Args:

@@ -267,7 +267,7 @@ class BlockMolecules:
         return torch.from_numpy(self._kept[self._rows(states.cpu().numpy())])
 
     def recall(self, states: Tensor, kept: Tensor) -> None:
-        """Take back what `kept` gave for numbers (m,)."""
+        """Load what `kept` gave for numbers (m,)."""
         self._note(states.cpu().numpy(), kept.cpu().numpy())
 
     def tidy(self, live: Callable[[], Tensor]) -> None:

@@ -72,7 +72,7 @@ class Plan:
             words += " --max-grad-norm 0 --layer-norm --buffer-size 1000000"
             words += " --train-every 640 --learning-starts 640"
         else:
-            words += " --policy-lr 0.1"
+            words += " --lr-policy 0.1"
         return [*words.split(), "--env-options", f"dt={dt}", "time_limit=2", f"actions={actions}"]
 
 

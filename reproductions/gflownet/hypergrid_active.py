@@ -42,7 +42,7 @@ from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import Array, draw_curves
 from semigradient.reproductions.gflownet.hypergrid_baselines import FLAGS
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.build import create
 from semigradient.training.cli import parse
 from semigradient.training.summary import bootstrap_interval
@@ -89,7 +89,7 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
     words = [*FLAGS[method].split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     command = parse([*words, "--seed", str(seed)]).command
     rules: Any = Building(Believed(believed), {})
-    setup = Setup(
+    setup = AgentContext(
         CoreVector(rules, command.run.num_envs, seed),
         torch.device("cpu"),
         seed,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.walkers import Walker
-from semigradient.domains.flows.visits import Visits, distance, floor
+from semigradient.domains.flows.sample_counts import SampleCounts, distance, floor
 from semigradient.envs.adapters import Arrays, CoreVector
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Table, tabulate
@@ -30,7 +30,7 @@ from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import POINTS, draw_curves
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.build import build, create
 from semigradient.training.cli import parse
 from semigradient.training.command import Command
@@ -70,7 +70,7 @@ class Recorder(CoreVector):
         )
         assert isinstance(self.core, Building)
         self.table: Table = tabulate(self.core.rules)
-        self.visits: Visits = Visits(self.table)
+        self.visits: SampleCounts = SampleCounts(self.table)
 
     def step(self, actions: np.ndarray) -> Arrays:
         """Act, and note what was built."""
@@ -81,7 +81,7 @@ class Recorder(CoreVector):
         return found
 
 
-def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, Visits, Table]:
+def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, SampleCounts, Table]:
     """The agent, what counts its objects, and the truth."""
     words = [*FLAGS[method].split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     words += ["--seed", str(seed), "--threads", "1", "--env-options", "dimensions=4", f"r0={r0}"]
@@ -95,11 +95,11 @@ def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, Visits
     return recorded(command)
 
 
-def recorded(command: Command) -> tuple[Any, Visits, Table]:
+def recorded(command: Command) -> tuple[Any, SampleCounts, Table]:
     """The same for an agent that steps environments."""
     run = command.run
     envs = Recorder(command)
-    setup = Setup(
+    setup = AgentContext(
         envs,
         torch.device("cpu"),
         run.seed,
@@ -109,7 +109,7 @@ def recorded(command: Command) -> tuple[Any, Visits, Table]:
     return create(run.agent, command.agent, setup), envs.visits, envs.table
 
 
-def measure(agent: Any, visits: Visits, table: Table) -> tuple[float, float]:
+def measure(agent: Any, visits: SampleCounts, table: Table) -> tuple[float, float]:
     """Mean |p - q| of the policy's own law (of a chain: of its samples), and modes met."""
     if isinstance(agent, Walker) and agent.config.kind == "metropolis":
         l1 = visits.metrics()["empirical_l1"]

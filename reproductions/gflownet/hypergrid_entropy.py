@@ -22,7 +22,7 @@ import torch
 from semigradient.agents.gflownet.mars import MARS
 from semigradient.agents.gflownet.walkers import random_law
 from semigradient.agents.soft_q import SoftQ
-from semigradient.domains.flows.visits import distance
+from semigradient.domains.flows.sample_counts import distance
 from semigradient.envs.constructions.construction import Table, tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.reproductions.gflownet.flow_runs import Array

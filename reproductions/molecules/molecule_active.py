@@ -27,7 +27,7 @@ import torch
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.mars import MARS
-from semigradient.domains.flows.discoveries import similarity
+from semigradient.domains.flows.top_molecules import similarity
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
 from semigradient.domains.molecules.atoms import atom_graphs
 from semigradient.domains.molecules.molecule_sets import Fitting, fit, predict
@@ -42,7 +42,7 @@ from semigradient.nets.atom_network import AtomNetwork
 from semigradient.reproductions.molecules.binding_proxy import FILE
 from semigradient.reproductions.molecules.molecule_runs import Array
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.training.agent import Setup, generator
+from semigradient.training.agent import AgentContext, generator
 from semigradient.training.build import create
 from semigradient.training.cli import parse
 from semigradient.training.summary import bootstrap_interval
@@ -116,7 +116,7 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
     words = ["--agent", method, *flags[method].split(), "--env", "semigradient/Molecule-v0"]
     command = parse([*words, "--seed", str(seed), "--steps", str(scale.steps)]).command
     core: Any = MoleculeOptions(reward, **dict(scale.options)).make()
-    setup = Setup(
+    setup = AgentContext(
         CoreVector(core, 1, seed),
         torch.device("cpu"),
         seed,

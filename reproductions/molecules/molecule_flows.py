@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
-from semigradient.domains.flows.discoveries import Discoveries, similarity
 from semigradient.domains.flows.estimates import Estimates, with_parents
 from semigradient.domains.flows.terminal import log_terminal
+from semigradient.domains.flows.top_molecules import TopMolecules, similarity
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.experiments.curves import COLOURS
@@ -73,7 +73,7 @@ class Setting:
         agent = build(parse([*words, "--env-options", *self.options]).command)
         assert isinstance(agent, GFlowNet)
         assert agent.record is not None, "molecules are built of blocks"
-        agent.record.discoveries = Discoveries(self.thresholds)
+        agent.record.discoveries = TopMolecules(self.thresholds)
         return agent
 
     def results(self, seed: int) -> dict[str, Array]:
@@ -95,7 +95,7 @@ class Setting:
         }
 
 
-def summary(rules: BlockMolecules, last: Tensor, found: Discoveries) -> dict[str, Array]:
+def summary(rules: BlockMolecules, last: Tensor, found: TopMolecules) -> dict[str, Array]:
     """Scores of the last molecules, and what was found: best, similarity of the best 100, modes."""
     metrics, best = found.metrics(), [name for name, _ in found.top(100)]
     return {
@@ -112,7 +112,7 @@ def by_chance(setting: Setting, seed: int) -> dict[str, Array]:
     rules = setting.agent(seed).rules
     assert isinstance(rules, BlockMolecules)
     draws = uniform_draws(rules, setting.molecules, generator(seed, 7))
-    objects, found = forward(rules, uniform(rules), draws).objects, Discoveries(setting.thresholds)
+    objects, found = forward(rules, uniform(rules), draws).objects, TopMolecules(setting.thresholds)
     found.add(rules.smiles(objects), rules.score(objects).tolist())
     return summary(rules, objects[-_LAST:], found)
 

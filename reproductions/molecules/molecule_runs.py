@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.domains.flows.constructions import blocks_of
-from semigradient.domains.flows.discoveries import Discoveries, similarity
+from semigradient.domains.flows.top_molecules import TopMolecules, similarity
 from semigradient.envs.molecules.rewards import Scorer
 from semigradient.reproductions.report import Job
 from semigradient.training.build import build
@@ -78,7 +78,7 @@ def summary(
     for k in (10, 100, 1000):
         best = [np.sort(values[:count])[-k:].mean() if count >= k else np.nan for count in at]
         found[f"top_{k}"] = np.array(best)
-    record = Discoveries(thresholds)
+    record = TopMolecules(thresholds)
     record.add([name for name, _ in scored], values.tolist())
     metrics = record.metrics()
     for name in ("modes", "scaffolds", "above"):

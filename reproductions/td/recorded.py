@@ -25,7 +25,7 @@ from semigradient.training.agent import Policy
 from semigradient.training.loaded_run import load_run
 from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import discounted_return, lambda_return
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 EPSILON = 0.05
 """Share of random actions among those recorded."""
@@ -111,7 +111,7 @@ def record(
 
     Episodes that a time limit cut off are left out: their returns are not known.
     """
-    stepper = Stepper(envs)
+    stepper = EnvStepper(envs)
     running: list[list[_Step]] = [[] for _ in range(envs.num_envs)]
     kept: list[_Step] = []
     while len(kept) < steps:

@@ -15,7 +15,7 @@ from semigradient.agents.pcl import PCL, inconsistency
 from semigradient.envs import make_vector
 from semigradient.envs.music.toy_chorale import toy_joint
 from semigradient.errors import UserError
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.evaluation import evaluate
 
 TOY = "semigradient/ToyChorale-v0"
@@ -24,7 +24,7 @@ TOY = "semigradient/ToyChorale-v0"
 def build(env_id: str = TOY, num_envs: int = 8, lr: float = 1e-2, **config: Any) -> PCL:
     torch.manual_seed(0)
     chosen = optim.config_class("adam")(lr=lr)
-    setup = Setup(
+    setup = AgentContext(
         envs=make_vector(env_id, num_envs, 0),
         device=torch.device("cpu"),
         seed=0,

@@ -21,7 +21,7 @@ from semigradient.envs import make_vector
 from semigradient.errors import UserError
 from semigradient.nets.glimpse import GlimpseCNN
 from semigradient.nets.q_network import QNetwork
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.evaluation import evaluate
 from semigradient.training.replay import Batch
 
@@ -45,7 +45,7 @@ def build(
 ) -> Any:
     torch.manual_seed(0)
     chosen = optim.config_class("adam")(lr=lr)
-    setup = Setup(
+    setup = AgentContext(
         envs=make_vector(env_id, num_envs, 0, **env),
         device=CPU,
         seed=0,

@@ -9,7 +9,7 @@ import torch
 
 from semigradient import agents, compare
 from semigradient.errors import UserError
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from support.smallest import smallest_words
@@ -24,13 +24,13 @@ SERVING = {"dqn", "ddqn"}
 @pytest.mark.parametrize("agent", sorted(set(agents.names()) - WITHOUT))
 def test_an_optimizer_is_built(agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    make = Setup.make_optimizer
+    make = AgentContext.make_optimizer
 
-    def noted(setup: Setup, *args: object, **named: object) -> torch.optim.Optimizer:
+    def noted(setup: AgentContext, *args: object, **named: object) -> torch.optim.Optimizer:
         made.append(make(setup, *args, **named))  # type: ignore[arg-type]
         return made[-1]
 
-    monkeypatch.setattr(Setup, "make_optimizer", noted)
+    monkeypatch.setattr(AgentContext, "make_optimizer", noted)
     words = smallest_words(agent, tmp_path)
     assert agents.has_optimizer(agent)
     with pytest.raises(UserError, match=f"--optim none: {agent} needs an optimizer"):

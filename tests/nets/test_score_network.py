@@ -17,7 +17,7 @@ from semigradient.envs.music.chorale_setting import chorale_setting, conditional
 from semigradient.errors import UserError
 from semigradient.nets.coconet import Coconet
 from semigradient.nets.score_network import ScoreActorCritic, ScoreTrunk
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from support.chorales import pieces
 from support.commands import QUIET
 
@@ -43,7 +43,7 @@ def core(order: str = "free", model: Any = "", frames: int = 8) -> ChoraleFill:
 def build(name: str, config: dict[str, Any], order: str = "free", num_envs: int = 4) -> Any:
     torch.manual_seed(0)
     chosen = optim.config_class("adam")(lr=1e-3)
-    setup = Setup(
+    setup = AgentContext(
         envs=CoreVector(core(order), num_envs),
         device=CPU,
         seed=0,

@@ -68,7 +68,7 @@ import torch
 from torch import nn
 
 from semigradient.training.agent import generator
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Learner:
         space = setup.envs.single_observation_space
         self.values = nn.Linear(space.shape[0], int(setup.envs.single_action_space.n))
         self.optimizer = setup.make_optimizer(self.values.parameters())
-        self.progress = Stepper(setup.envs, setup.timers)
+        self.progress = EnvStepper(setup.envs, setup.timers)
         self.random = generator(setup.seed, 1)
 
     def iterate(self):

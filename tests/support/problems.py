@@ -12,7 +12,7 @@ from torch import nn
 
 from semigradient import agents, optim
 from semigradient.envs import make_vector
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 
 CPU = torch.device("cpu")
 
@@ -142,7 +142,7 @@ def build(
 ) -> Any:
     torch.manual_seed(seed)
     chosen = optim.config_class(optimizer)(**(rates or {"lr": 1e-2}))
-    setup = Setup(
+    setup = AgentContext(
         envs=make_vector(env_id, num_envs, seed, **options),
         device=CPU,
         seed=seed,

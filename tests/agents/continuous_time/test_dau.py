@@ -124,7 +124,7 @@ def test_the_critic_leaves_the_policy_alone() -> None:
 
 
 def test_a_small_step_of_the_policy_raises_the_advantage() -> None:
-    made = agent("dau", flags="--policy-lr 0.05")
+    made = agent("dau", flags="--lr-policy 0.05")
     rows = batch(made)
     made._losses(rows)[0].backward()
     before = made.advantage(rows.obs, made.actor(rows.obs)).mean()
@@ -182,7 +182,7 @@ def test_without_target_networks_there_are_none() -> None:
 
 @pytest.mark.parametrize(("time", "step"), [("scaled", 0.05), ("unscaled", 0.02)])
 def test_rewards_rates_and_averages_follow_the_setting(time: str, step: float) -> None:
-    made = agent("ddpg", flags=f"--time {time} --reference-step 0.02 --policy-lr 0.03")
+    made = agent("ddpg", flags=f"--time {time} --reference-step 0.02 --lr-policy 0.03")
     assert made.explorer.scale == pytest.approx((0.8**0.05, step))
     critic, actor = (made.optimizers[name].param_groups[0] for name in ("critic", "actor"))
     assert critic["lr"] == pytest.approx(0.1 * step)
@@ -288,7 +288,7 @@ def test_actions_fill_the_box_of_the_environment() -> None:
 
 @pytest.mark.parametrize("actions", ["continuous", "discrete"])
 def test_the_pusher_is_learned_at_a_tenth_of_a_second(actions: str) -> None:
-    words = "--sigma 3 --optim.lr 0.1 --policy-lr 0.1 --gradient-steps 20 --batch-size 64"
+    words = "--sigma 3 --optim.lr 0.1 --lr-policy 0.1 --gradient-steps 20 --batch-size 64"
     options = ["dt=0.1", "time_limit=2", f"actions={actions}"]
     made = agent("dau", "Pusher", f"{words} --num-envs 32", options)
     while made.progress.steps < 200 * 32:

@@ -15,7 +15,7 @@ from semigradient.agents.games.detective import ACTIONS, Networks, Questions
 from semigradient.envs.games.coin_game import CoinGame, State
 from semigradient.errors import UserError
 from semigradient.nets.recurrent import Recurrent
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 
 ID = "semigradient/CoinGame-v0"
 SMALL: dict[str, Any] = {"hidden": 6, "question_samples": 2, "question_steps": 2, "buffer_size": 5}
@@ -26,7 +26,7 @@ def build(
 ) -> Any:
     options = {"horizon": 6} if env == ID else {}
     chosen = optim.config_class("adam")(lr=lr)
-    setup = Setup(
+    setup = AgentContext(
         envs=envs.make_vector(env, num_envs, 0, **options),
         device=torch.device("cpu"),
         seed=0,
@@ -250,11 +250,11 @@ def test_each_term_has_its_rate() -> None:
         optimizers = build("brs-sp", lr=0.02, **config).optimizers
         return {name: each.param_groups[0]["lr"] for name, each in optimizers.items()}
 
-    plain = rates(detective_learning_rate=0.1, value_learning_rate=0.2)
+    plain = rates(lr_detective=0.1, lr_value=0.2)
     values = dict.fromkeys(("agent_value", "detective_value"), 0.2)
     policies = dict.fromkeys(("agent", "shaping", "sharing"), 0.02)
     assert plain == {**policies, "detective": 0.1, **values}
-    own = rates(shaping_learning_rate=0.3, sharing_learning_rate=0.4)
+    own = rates(lr_shaping=0.3, lr_sharing=0.4)
     assert (own["agent"], own["shaping"], own["sharing"]) == (0.02, 0.3, 0.4)
 
 
@@ -264,8 +264,8 @@ def test_each_term_has_its_rate() -> None:
         ({"gamma": 1.5}, "gamma=1.5"),
         ({"question_steps": 0}, "question_steps=0"),
         ({"noise": -1.0}, "noise=-1.0"),
-        ({"value_learning_rate": 0.0}, "value_learning_rate=0.0"),
-        ({"sharing_learning_rate": -1.0}, "sharing_learning_rate=-1.0"),
+        ({"lr_value": 0.0}, "lr_value=0.0"),
+        ({"lr_sharing": -1.0}, "lr_sharing=-1.0"),
     ],
 )
 def test_bad_settings_are_refused(config: dict[str, Any], message: str) -> None:

@@ -27,7 +27,7 @@ class Exactly(Learner):
     """On all courses of the game instead of samples of them, in double precision."""
 
     def __init__(self, **config: Any) -> None:
-        super().__init__(Config(rounds=ROUNDS, gamma=GAMMA, inner_rate=RATE, **config), 1, seed=4)
+        super().__init__(Config(rounds=ROUNDS, gamma=GAMMA, lr_inner=RATE, **config), 1, seed=4)
         self.payoff = PRISONERS
         self.policies = torch.randn(1, 2, 5, dtype=torch.float64, generator=self.random)
         self.values = torch.randn(1, 2, 5, dtype=torch.float64, generator=self.random)
@@ -113,7 +113,7 @@ def test_correlations_of_the_estimates_with_the_exact_derivatives() -> None:
         ({"lookaheads": -1}, "lookaheads=-1"),
         ({"gamma": 2.0}, "gamma=2.0"),
         ({"estimator": "dise"}, "dice"),
-        ({"inner_rate": -0.1}, "inner_rate=-0.1"),
+        ({"lr_inner": -0.1}, "lr_inner=-0.1"),
     ],
 )
 def test_bad_settings_are_refused(config: dict[str, Any], message: str) -> None:

@@ -12,7 +12,7 @@ from semigradient.agents.gflownet.batches import behaviour
 from semigradient.agents.gflownet.gflownet import Config
 from semigradient.commands import train
 from semigradient.domains.flows.objectives import OBJECTIVES
-from semigradient.domains.flows.visits import Visits, floor
+from semigradient.domains.flows.sample_counts import SampleCounts, floor
 from semigradient.errors import UserError
 from semigradient.training.build import build
 from semigradient.training.cli import parse
@@ -177,7 +177,7 @@ def test_targets_lag_behind() -> None:
 
 def test_visits_count_the_last_objects_and_all_modes() -> None:
     agent = make(*TINY, "--window", 10)
-    visits = Visits(agent.table, 10)
+    visits = SampleCounts(agent.table, 10)
     visits.add(torch.tensor([9, 9, 0]))  # (1, 1) is a mode
     visits.add(torch.arange(8))
     assert visits.counts()[:10].tolist() == [2, 1, 1, 1, 1, 1, 1, 1, 0, 1]

@@ -18,11 +18,11 @@ pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.molecules import graph_network
 from semigradient.commands import train
-from semigradient.domains.flows.discoveries import Discoveries, paths, similarity
 from semigradient.domains.flows.estimates import Estimates
+from semigradient.domains.flows.sample_counts import rank_correlation
 from semigradient.domains.flows.terminal import ancestors, log_terminal
+from semigradient.domains.flows.top_molecules import TopMolecules, paths, similarity
 from semigradient.domains.flows.trajectories import forward, running_sum, uniform_draws
-from semigradient.domains.flows.visits import rank_correlation
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import UserError
 from semigradient.nets.block_graph import BlockGraphNetwork, Graphs, GraphShape, read
@@ -204,7 +204,7 @@ def test_losses_learn_molecules(loss: str) -> None:
 
 
 def test_a_record_keeps_the_best_distinct_molecules() -> None:
-    record = Discoveries()
+    record = TopMolecules()
     scored = [("C" * n, 0.5 * n) for n in range(1, 13)]
     record.add(*zip(*scored, strict=True))
     record.add(["CC", "C" * 12], [1.0, 6.0])
@@ -229,7 +229,7 @@ def test_modes_are_counted_greedily_in_the_order_of_discovery() -> None:
     chain = [f"{'C' * n}O" for n in range(2, 40)]
     counts = set()
     for order in (chain, chain[::-1], chain[3:] + chain[:3]):
-        record = Discoveries()
+        record = TopMolecules()
         record.add(order, [9.0] * len(order))
         kept: list[Any] = []
         for each in order:
@@ -244,7 +244,7 @@ def test_modes_are_counted_greedily_in_the_order_of_discovery() -> None:
 
 
 def test_a_record_is_saved_and_taken_back() -> None:
-    record, other = Discoveries(), Discoveries()
+    record, other = TopMolecules(), TopMolecules()
     record.add(["CCO", "c1ccccc1", "CCCl"], [8.5, 7.5, 2.0])
     parts.load(other, copy.deepcopy(parts.state(record)))
     for each in (record, other):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semigradient.agents.gflownet.walkers import Walker, random_law, stationary
-from semigradient.domains.flows.visits import floor
+from semigradient.domains.flows.sample_counts import floor
 from semigradient.envs.constructions.construction import tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.errors import UserError

@@ -12,7 +12,7 @@ from semigradient import agents, optim
 from semigradient.envs import make_vector
 from semigradient.envs.music.toy_chorale import toy_joint
 from semigradient.errors import UserError
-from semigradient.training.agent import Setup
+from semigradient.training.agent import AgentContext
 from semigradient.training.evaluation import evaluate
 
 TOY, REWRITE = "semigradient/ToyChorale-v0", "semigradient/ChoraleRewrite-v0"
@@ -21,7 +21,7 @@ TOY, REWRITE = "semigradient/ToyChorale-v0", "semigradient/ChoraleRewrite-v0"
 def build(name: str, env_id: str, config: dict[str, Any], num_envs: int = 64, **env: Any) -> Any:
     torch.manual_seed(0)
     chosen = optim.config_class("adam")(lr=1e-2)
-    setup = Setup(
+    setup = AgentContext(
         envs=make_vector(env_id, num_envs, 0, **env),
         device=torch.device("cpu"),
         seed=0,

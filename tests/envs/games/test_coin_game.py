@@ -15,7 +15,7 @@ from semigradient.envs.adapters import CoreVector
 from semigradient.envs.core import advance
 from semigradient.envs.games.coin_game import CoinGame, State
 from semigradient.envs.games.coin_players import NAMES, Oracle, scripted
-from semigradient.envs.games.two_player import Frozen
+from semigradient.envs.games.two_player import FunctionPlayer
 from semigradient.errors import UserError
 
 ID = "semigradient/CoinGame-v0"
@@ -285,14 +285,14 @@ def test_the_two_seats_of_one_game_agree() -> None:
 
 def test_an_own_function_as_opponent() -> None:
     game = CoinGame()
-    always_up = Frozen(game, lambda obs: torch.full((len(obs),), UP))
+    always_up = FunctionPlayer(game, lambda obs: torch.full((len(obs),), UP))
     env = gymnasium.make(ID, opponent=always_up)
     env.reset(seed=0)
     before = env.unwrapped.state.cells.clone()
     env.step(RIGHT)
     after = env.unwrapped.state.cells
     assert (after[0, 1] - before[0, 1]) % 9 == 6  # one row up
-    assert env.get_wrapper_attr("core").protocol["opponent"] == "Frozen"
+    assert env.get_wrapper_attr("core").protocol["opponent"] == "FunctionPlayer"
 
 
 def test_advance_steps_the_game_itself_and_starts_anew() -> None:

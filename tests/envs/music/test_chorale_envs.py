@@ -23,7 +23,7 @@ from semigradient.envs.music.chorale_rules import Rules
 from semigradient.envs.music.chorale_setting import ILLEGAL, LOW, Setting, chorale_setting
 from semigradient.envs.music.toy_chorale import toy_joint
 from semigradient.errors import UserError
-from semigradient.training.stepping import Stepper
+from semigradient.training.stepping import EnvStepper
 from support.chorales import pieces
 
 FILL, REWRITE = "semigradient/ChoraleFill-v0", "semigradient/ChoraleRewrite-v0"
@@ -407,7 +407,7 @@ def test_checkers_pass_on_the_single_face(
 
 
 def test_a_state_of_another_corpus_begins_anew_with_its_masks(folder: str) -> None:
-    stepper = Stepper(envs.make_vector(FILL, 3, 0, source=folder, frames=8, task="harmonize"))
+    stepper = EnvStepper(envs.make_vector(FILL, 3, 0, source=folder, frames=8, task="harmonize"))
     state = stepper.state_dict()
     state["envs"]["last_obs"] = 1 - state["envs"]["last_obs"]
     stepper.load_state_dict(state)

@@ -17,7 +17,7 @@ from torch import Tensor
 from semigradient.envs.constructions.construction import Construction, Table
 
 
-class Visits:
+class SampleCounts:
     """Counts of the objects met: of the last `window` ones by state, of all by mode.
 
     Args:
@@ -74,7 +74,7 @@ class Visits:
         return {"objects": self.objects, "modes": self.modes.clone(), "recent": self.recent.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` gave."""
         self.objects, self._pending = int(state["objects"]), []
         self.modes, self.recent = state["modes"].clone(), state["recent"].clone()
 

@@ -25,7 +25,7 @@ THRESHOLDS = (7.0, 8.0)
 SIMILAR = 0.7
 
 
-class Discoveries:
+class TopMolecules:
     """The record of a run.
 
     Args:
@@ -99,7 +99,7 @@ class Discoveries:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Load what `state_dict` gave."""
         self.objects = int(state["objects"])
         self.best = {name: float(score) for name, score in state["best"]}
         self.high = {name: float(score) for name, score in state["high"]}
