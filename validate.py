@@ -22,7 +22,6 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar, Union, cast
 
@@ -201,8 +200,7 @@ def paragraph(name: str, text: str) -> list[str]:
     return [first + lines[0][len(indent) :], *lines[1:]]
 
 
-@cache
-def documentation(cls: Any) -> dict[str, str]:
+def documentation(cls: type) -> dict[str, str]:
     """The string under each field of a dataclass, those of its bases included, on one line each."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -211,8 +209,7 @@ def documentation(cls: Any) -> dict[str, str]:
     return found
 
 
-@cache
-def hints_of(cls: Any) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
     """Annotations of a dataclass's fields by name, as objects."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
