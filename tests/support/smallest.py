@@ -153,10 +153,10 @@ ENV_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {**_SCORES, "actions": "multidiscrete"},
     ],
     "semigradient/ChoraleRewrite-v0": [
-        {**_SCORES, "model": "toy"},
-        {**_SCORES, "model": "toy", "actions": "mask", "score": "frame"},
+        {"model": "toy"},
+        {"model": "toy", "actions": "mask", "score": "frame"},
         {**_SCORES, "actions": "note", "score": "rules", "corrupt": 0.5},
-        {**_SCORES, "model": "toy", "actions": "schedule"},
+        {"model": "toy", "actions": "schedule"},
     ],
     "semigradient/ChoraleChrono-v0": [{**_SCORES, "task": "harmonize", "cadence": 5.0}],
     "semigradient/Chorales-v0": [{"source": "CHORALES", "grid": 4, "steps": 8}],
