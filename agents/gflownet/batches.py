@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from semigradient.agents.gflownet.config import Config
+from semigradient.agents.gflownet.networks import Network
 from semigradient.domains.flows.estimates import Estimates, distinct
 from semigradient.domains.flows.table_sampler import Built, TableSampler
 from semigradient.domains.flows.trajectories import (
@@ -23,11 +24,9 @@ from semigradient.domains.flows.trajectories import (
     uniform_draws,
 )
 from semigradient.envs.constructions.construction import Construction, Parents, Table
-from semigradient.nets.block_graph import BlockGraphNetwork
 from semigradient.nets.flow_network import FlowNetwork
 from semigradient.training.agent import remaining
 
-Network = FlowNetwork | BlockGraphNetwork
 Look = Callable[[Tensor], Estimates]
 """Estimates, without gradient, at states (u,) that increase (or at more states)."""
 
@@ -147,7 +146,7 @@ class Batches:
         assert self.memory is not None, "there is no fixed set"
         return self.memory.sample(self.config.batch_size, self.generator, 0.0)[0]
 
-    def live(self) -> Tensor:
+    def referenced(self) -> Tensor:
         """States that are remembered, each once."""
         if self.memory is None:
             return torch.zeros(0, dtype=torch.int64, device=self.rules.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from semigradient.domains.flows.losses import REGRESSIONS
-from semigradient.domains.flows.objectives import ON_EDGES, Rules
+from semigradient.domains.flows.objectives import OBJECTIVES, Objective, Rules
 from semigradient.errors import require, unknown
 from semigradient.nets import ACTIVATIONS
 
@@ -141,24 +141,29 @@ class Config:
 
     def _require_a_match(self) -> None:
         """What cannot go together."""
-        edgewise = ", ".join(ON_EDGES)
+        edgewise = ", ".join(name for name, made in OBJECTIVES.items() if made.on_edges)
         require(
-            self.replay != "transitions" or self.loss in ON_EDGES,
+            self.replay != "transitions" or self.objective.on_edges,
             f"replay='transitions': accepted with loss {edgewise}, not {self.loss!r}",
         )
-        targets = ("fm", "db", "fl-db")
+        targets = ", ".join(name for name, made in OBJECTIVES.items() if made.has_target)
         require(
-            self.target == "none" or self.loss in targets,
-            f"target={self.target!r}: accepted with loss {', '.join(targets)}, not {self.loss!r}",
+            self.target == "none" or self.objective.has_target,
+            f"target={self.target!r}: accepted with loss {targets}, not {self.loss!r}",
         )
         require(
-            self.loss != "fm" or self.backward != "learned",
+            self.objective.has_backward_policy or self.backward != "learned",
             "backward='learned': flow matching has no backward policy; accepted are uniform, tree",
         )
         require(
             self.replay == "none" or self.offline == "none",
             "offline: a fixed set is not mixed with replay",
         )
+
+    @property
+    def objective(self) -> Objective:
+        """What is learned, and from which condition."""
+        return OBJECTIVES[self.loss]
 
     @property
     def rules(self) -> Rules:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from semigradient.domains.flows.constructions import kept, random_policy, recall, rules_of
+from semigradient.domains.flows.constructions import random_policy, rules_of
 from semigradient.domains.flows.sample_counts import SampleCounts
 from semigradient.domains.flows.trajectories import Trajectories, running_sum
 from semigradient.envs.constructions.construction import Construction
-from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import require
 from semigradient.training.agent import AgentContext, Count, Policy, generator
 
@@ -141,8 +140,7 @@ class Genetic:
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One generation."""
-        if isinstance(self.rules, BlockMolecules):
-            self.rules.tidy(lambda: self.best.state)
+        self.rules.evict_unused(lambda: self.best.state)
         with self.timers("act"):
             children = grow(self.rules, self._genes(), self._draws(self.rules.horizon))
             self.progress.steps += int(children.length.sum())
@@ -157,11 +155,11 @@ class Genetic:
     @property
     def known(self) -> dict[str, Tensor]:
         """What remembered states stand for, where their numbers alone do not say it."""
-        return kept(self.rules, self.best.state)
+        return self.rules.export_states(self.best.state)
 
     @known.setter
     def known(self, saved: dict[str, Tensor]) -> None:
-        recall(self.rules, saved)
+        self.rules.import_states(saved)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """Random legal actions: a search has no policy of construction."""

@@ -22,25 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semigradient.agents.gflownet.batches import Batches, Network
+from semigradient.agents.gflownet.batches import Batches
 from semigradient.agents.gflownet.config import Config
-from semigradient.agents.gflownet.molecules import Record, graph_network
-from semigradient.domains.flows.constructions import kept, recall, rules_of
+from semigradient.agents.gflownet.molecules import record_of
+from semigradient.agents.gflownet.networks import make_network
+from semigradient.domains.flows.constructions import rules_of
 from semigradient.domains.flows.estimates import Estimates, distinct, policy_table, with_parents
-from semigradient.domains.flows.objectives import (
-    OBJECTIVES,
-    OF_ALL_STATES,
-    WITH_FLOWS,
-    Batch,
-    Penalty,
-)
+from semigradient.domains.flows.objectives import Batch, Penalty, Root
 from semigradient.domains.flows.sample_counts import SampleCounts, distance
 from semigradient.domains.flows.table_sampler import Known
 from semigradient.domains.flows.trajectories import Trajectories
 from semigradient.envs.constructions.construction import Construction, Table
-from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import require
-from semigradient.nets.flow_network import FlowNetwork
 from semigradient.training.agent import (
     AgentContext,
     Count,
@@ -80,7 +73,7 @@ class GFlowNet:
         self.rules = rules_of(setup, "gflownet", config.exact_parents)
         self.table = self.rules if isinstance(self.rules, Table) else None
         _require_a_match(config, self.rules)
-        self.network = self._make_network()
+        self.network = make_network(self.rules, config).to(setup.device)
         self.log_z = nn.Parameter(torch.tensor(config.log_z, device=setup.device))
         self.target = copy.deepcopy(self.network) if config.target != "none" else None
         self.optimizer = self._make_optimizer()
@@ -88,9 +81,7 @@ class GFlowNet:
         self.generator = generator(setup.seed, 1, setup.device)
         self.batches = Batches(self.rules, config, self.network, self.generator)
         self.visits = SampleCounts(self.rules, config.window, config.reward_exponent)
-        self.record: Record | None = None
-        if isinstance(self.rules, BlockMolecules):
-            self.record = Record(self.rules, config, setup.seed)
+        self.record = record_of(self.rules, config, setup.seed)
         self.progress, self.updates = Count(), 0
         self._exact: dict[str, float] = {}
         few = self.table is not None and self.table.size <= _DENSE * config.batch_size
@@ -99,8 +90,7 @@ class GFlowNet:
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Build a batch, learn from it and from what is remembered."""
         config = self.config
-        if isinstance(self.rules, BlockMolecules):
-            self.rules.tidy(self._live)
+        self.rules.evict_unused(self._referenced)
         rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
         whole = self._estimates(None) if self._dense else None
         if config.offline == "none":
@@ -130,8 +120,9 @@ class GFlowNet:
         Of molecules: what was found, and how log P_T goes with β log R on random ones.
         """
         if self.record is not None:
-            log_z = {"log_z": float(self.log_z_estimate())}
-            return {**self.record.metrics(self._look), **(log_z if self._says_log_z else {})}
+            says = self.config.objective.log_z is not None
+            log_z = {"log_z": float(self.log_z_estimate())} if says else {}
+            return {**self.record.metrics(self._look), **log_z}
         if self.table is None:
             return {}
         _, found = self.table.reach(policy_table(self.table, self.network))
@@ -145,8 +136,13 @@ class GFlowNet:
     @torch.no_grad()
     def log_z_estimate(self) -> Tensor:
         """What the network says log Z is, 0-dim; NaN for an objective that does not say."""
-        root = torch.tensor([self.rules.root], device=self.rules.device)
-        return self._log_z_of(self._look(root))
+        says = self.config.objective.log_z
+        if says is None:
+            return torch.tensor(math.nan)
+        rules, exponent = self.rules, self.config.reward_exponent
+        root = torch.tensor([rules.root], device=rules.device)
+        log_reward = lambda: exponent * rules.log_reward(root)[0]  # noqa: E731
+        return says(Root(self._look(root), root[0], self.log_z, log_reward))
 
     def policy(self, deterministic: bool = True) -> Policy:
         """The most probable action, or a sample of P_F from a generator of its own."""
@@ -176,7 +172,7 @@ class GFlowNet:
         if at is None:
             at = self._estimates(self._needed(paths))
         batch = Batch(paths, at, self._reward_at(at, paths), self.log_z, self._frozen(at))
-        penalty = OBJECTIVES[config.loss](batch, config.rules)
+        penalty = config.objective(batch, config.rules)
         loss = penalty.loss(config.rules)
         self.optimizer.zero_grad()
         loss.backward()
@@ -201,7 +197,7 @@ class GFlowNet:
     def _reward_at(self, at: Estimates, paths: Trajectories) -> Tensor:
         """Log R^β of the states of `at` (u,) that the objective asks for, 0 for others."""
         rules, exponent, kind = self.rules, self.config.reward_exponent, at.log_edges.dtype
-        if self.table is not None or self.config.loss in OF_ALL_STATES:
+        if self.table is not None or self.config.objective.rewards_all_states:
             return (exponent * rules.log_reward(at.everything)).to(kind)
         # A reward may be dear: only objects are asked for theirs.
         ends = paths.objects
@@ -211,29 +207,24 @@ class GFlowNet:
         reward[at.rows(objects)] = (exponent * rules.log_reward(objects)).to(kind)
         return reward
 
-    def _live(self) -> Tensor:
+    def _referenced(self) -> Tensor:
         """States that must not be forgotten."""
-        assert self.record is not None, "molecules have a record"
-        return torch.cat([self.batches.live(), self.record.recent, self.record.test]).unique()
+        recorded = [] if self.record is None else [self.record.recent, self.record.test]
+        return torch.cat([self.batches.referenced(), *recorded]).unique()
 
     @property
     def known(self) -> dict[str, Tensor]:
         """What remembered states stand for, where their numbers alone do not say it."""
-        if self.record is None:
-            return {}
-        return kept(self.rules, self._live())
+        return self.rules.export_states(self._referenced())
 
     @known.setter
     def known(self, saved: dict[str, Tensor]) -> None:
-        recall(self.rules, saved)
+        self.rules.import_states(saved)
 
     @property
     def _asks_parents(self) -> bool:
-        return self.config.loss == "fm" and self.config.backward != "tree"
-
-    @property
-    def _says_log_z(self) -> bool:
-        return self.config.loss != "log-variance"
+        config = self.config
+        return not config.objective.has_backward_policy and config.backward != "tree"
 
     def _estimates(self, states: Tensor | None) -> Estimates:
         return Estimates(self.rules, self.network, states, self.config.backward)
@@ -262,20 +253,6 @@ class GFlowNet:
             for old, new in pairs:
                 old.copy_(new)
 
-    def _log_z_of(self, at: Estimates) -> Tensor:
-        """Log Z according to estimates at the root."""
-        loss, root = self.config.loss, torch.tensor(self.rules.root, device=self.rules.device)
-        if loss == "tb":
-            return self.log_z.detach()
-        if loss == "fm":
-            return at.log_outflow(root)
-        reward = self.config.reward_exponent * self.rules.log_reward(root[None])[0]
-        if loss == "modified-db":
-            return reward - at.log_stop(root)
-        if loss in WITH_FLOWS:
-            return at.log_flow(root) + (reward if loss.startswith("fl-") else 0.0)
-        return torch.tensor(math.nan)
-
     def _note(self, fresh: Trajectories) -> None:
         """Count what was built."""
         self.progress.steps += int(fresh.length.sum())
@@ -286,33 +263,19 @@ class GFlowNet:
         reward = self.rules.log_reward(objects).exp()
         self.progress.note(reward, fresh.length)
 
-    def _make_network(self) -> Network:
-        config, rules = self.config, self.rules
-        if isinstance(rules, BlockMolecules):
-            return graph_network(rules, config).to(self.setup.device)
-        return FlowNetwork(
-            rules.width,
-            rules.actions,
-            rules.in_degree if config.backward == "learned" else 0,
-            config.loss in WITH_FLOWS,
-            config.hidden,
-            config.activation,
-            config.separate_backward,
-        ).to(self.setup.device)
-
     def _make_optimizer(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        if self.config.loss == "tb":
+        if self.config.objective.learns_log_z:
             groups.append({"params": [self.log_z], "lr": self.config.lr_log_z})
         return self.setup.make_optimizer(groups)
 
 
 def _require_a_match(config: Config, rules: Construction) -> None:
     """What of the config does not fit the construction."""
-    root = torch.tensor([rules.root], device=rules.device)
+    root, is_table = torch.tensor([rules.root], device=rules.device), isinstance(rules, Table)
     require(
-        config.loss != "modified-db" or bool(rules.legal(root)[0, -1]),
-        "loss='modified-db': needs every state to allow stopping, which the empty one does not",
+        not config.objective.stops_everywhere or bool(rules.legal(root)[0, -1]),
+        f"loss={config.loss!r}: needs every state to allow stopping, which the empty one does not",
     )
     require(
         config.backward != "learned" or rules.in_degree > 0,
@@ -320,10 +283,10 @@ def _require_a_match(config: Config, rules: Construction) -> None:
         "uniform, tree",
     )
     require(
-        config.offline != "uniform-objects" or isinstance(rules, Table),
+        config.offline != "uniform-objects" or is_table,
         "offline='uniform-objects': needs a construction that can be enumerated",
     )
     require(
-        config.exact_parents or isinstance(rules, Table),
+        config.exact_parents or is_table,
         "exact_parents=False: needs a construction that can be enumerated",
     )

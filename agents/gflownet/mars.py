@@ -27,9 +27,7 @@ from torch import Tensor
 from semigradient.domains.flows.constructions import (
     are_objects,
     graph_shape,
-    kept,
     random_policy,
-    recall,
     rules_of,
 )
 from semigradient.domains.flows.estimates import Estimates, Network, distinct
@@ -192,8 +190,7 @@ class MARS:
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Walk for a while, then learn from where that led."""
         config = self.config
-        if isinstance(self.rules, BlockMolecules):
-            self.rules.tidy(self._live)
+        self.rules.evict_unused(self._referenced)
         with self.timers("act"):
             for _ in range(config.moves):
                 self._move()
@@ -207,11 +204,11 @@ class MARS:
     @property
     def known(self) -> dict[str, Tensor]:
         """What remembered states stand for, where their numbers alone do not say it."""
-        return kept(self.rules, self._live())
+        return self.rules.export_states(self._referenced())
 
     @known.setter
     def known(self, saved: dict[str, Tensor]) -> None:
-        recall(self.rules, saved)
+        self.rules.import_states(saved)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """Random legal actions: a chain has no policy of construction."""
@@ -230,7 +227,7 @@ class MARS:
         sizes = (config.hidden, config.activation)
         return FlowNetwork(rules.width, rules.actions, degree, False, *sizes)
 
-    def _live(self) -> Tensor:
+    def _referenced(self) -> Tensor:
         """States that must not be forgotten."""
         return torch.cat([self.now, self.memory[:, 0]])
 

@@ -8,30 +8,14 @@ import torch
 from torch import Tensor
 
 from semigradient.agents.gflownet.config import Config
-from semigradient.domains.flows.constructions import graph_shape
 from semigradient.domains.flows.estimates import Estimates
-from semigradient.domains.flows.objectives import WITH_FLOWS
 from semigradient.domains.flows.sample_counts import correlation, rank_correlation
 from semigradient.domains.flows.terminal import log_terminal
 from semigradient.domains.flows.top_molecules import TopMolecules
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
+from semigradient.envs.constructions.construction import Construction
 from semigradient.envs.molecules.block_molecules import BlockMolecules
-from semigradient.nets.block_graph import BlockGraphNetwork
 from semigradient.training.agent import generator
-
-
-def graph_network(rules: BlockMolecules, config: Config) -> BlockGraphNetwork:
-    """The network of a vocabulary."""
-    network = BlockGraphNetwork(
-        graph_shape(rules),
-        config.graph_width,
-        config.graph_steps,
-        config.loss in WITH_FLOWS,
-        config.graph_form == "normalised",
-        config.bidirectional,
-    )
-    return network.double() if config.double else network
-
 
 _RECENT = 2048
 
@@ -75,3 +59,8 @@ class Record:
             found["correlation"] = correlation(log_p, wanted)
             found["rank_correlation"] = rank_correlation(log_p, wanted)
         return found
+
+
+def record_of(rules: Construction, config: Config, seed: int) -> Record | None:
+    """The record of a run that builds molecules; other objects have none."""
+    return Record(rules, config, seed) if isinstance(rules, BlockMolecules) else None

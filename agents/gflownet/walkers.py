@@ -22,7 +22,6 @@ from semigradient.envs.adapters import CoreVector
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Construction, Table, tabulate
 from semigradient.envs.constructions.hypergrid import HyperGrid
-from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.errors import UserError, require
 from semigradient.training.agent import AgentContext, Count, Policy, generator
 
@@ -116,8 +115,7 @@ class Walker:
         self.visits.add(samples[kept] if self.config.accepted_only else samples.flatten())
 
     def _build(self) -> None:
-        if isinstance(self.rules, BlockMolecules):
-            self.rules.tidy(lambda: self.now)
+        self.rules.evict_unused(lambda: self.now)
         draws = uniform_draws(self.rules, self.config.chains, self.generator)
         paths = forward(self.rules, uniform(self.rules), draws)
         self.progress.steps += int(paths.length.sum())

@@ -56,20 +56,6 @@ def are_objects(rules: Construction, states: Tensor) -> Tensor:
     return rules.legal(states)[:, -1] | rules.finished(states)
 
 
-def kept(rules: Construction, states: Tensor) -> dict[str, Tensor]:
-    """What states (m,) stand for, where their numbers alone do not say it: to be saved."""
-    if not isinstance(rules, BlockMolecules):
-        return {}
-    live = states.unique()
-    return {"number": live, "tree": rules.kept(live)}
-
-
-def recall(rules: Construction, saved: dict[str, Tensor]) -> None:
-    """Load what `kept` gave."""
-    if isinstance(rules, BlockMolecules) and saved:
-        rules.recall(saved["number"], saved["tree"])
-
-
 def random_policy(seed: int, actions: int) -> Policy:
     """Uniformly random legal actions: a search has no policy of construction."""
     own = generator(seed, 3)

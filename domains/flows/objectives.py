@@ -139,9 +139,6 @@ class Penalty(NamedTuple):
         return value if self.valid is None else torch.where(self.valid, value, 0.0).sum(0)
 
 
-Objective = Callable[[Batch, Rules], Penalty]
-
-
 def fm(batch: Batch, rules: Rules) -> Penalty:
     """Flow matching at every state that is reached, and at every sink."""
     paths, at = batch.paths, batch.at
@@ -203,22 +200,94 @@ def fl_subtb(batch: Batch, rules: Rules) -> Penalty:
     return _pieces(batch, rules, True)
 
 
-OBJECTIVES: dict[str, Objective] = {
-    "fm": fm,
-    "db": db,
-    "tb": tb,
-    "subtb": subtb,
-    "fl-db": fl_db,
-    "fl-subtb": fl_subtb,
-    "modified-db": modified_db,
-    "log-variance": log_var,
+class Root(NamedTuple):
+    """What says log Z, the flow through the root.
+
+    Attributes:
+        at: estimates at the root.
+        state: its number, 0-dim.
+        log_z: the parameter log Z.
+        log_reward: gives log R^β of the root, 0-dim.
+    """
+
+    at: Estimates
+    state: Tensor
+    log_z: Tensor
+    log_reward: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A condition that flows fulfil, and what it asks for.
+
+    Attributes:
+        penalty: from a batch to what its edges or trajectories cost.
+        log_z: what the network says log Z is (0-dim); None: it does not say.
+        on_edges: judges single edges, and so may learn from edges out of context.
+        has_state_flows: estimates the flow of every state.
+        has_target: may learn towards a target network.
+        has_backward_policy: the backward policy may be learned.
+        rewards_all_states: asks for the reward of every state, not of objects alone.
+        learns_log_z: log Z is a parameter.
+        stops_everywhere: needs every state to allow stopping.
+    """
+
+    penalty: Callable[[Batch, Rules], Penalty]
+    log_z: Callable[[Root], Tensor] | None
+    on_edges: bool = False
+    has_state_flows: bool = False
+    has_target: bool = False
+    has_backward_policy: bool = True
+    rewards_all_states: bool = False
+    learns_log_z: bool = False
+    stops_everywhere: bool = False
+
+    def __call__(self, batch: Batch, rules: Rules) -> Penalty:
+        """What the edges or trajectories of a batch cost."""
+        return self.penalty(batch, rules)
+
+
+def _outflow(root: Root) -> Tensor:
+    return root.at.log_outflow(root.state)
+
+
+def _state_flow(root: Root) -> Tensor:
+    return root.at.log_flow(root.state)
+
+
+def _forward_looking_flow(root: Root) -> Tensor:
+    return root.at.log_flow(root.state) + root.log_reward()
+
+
+def _flow_of_stopping(root: Root) -> Tensor:
+    return root.log_reward() - root.at.log_stop(root.state)
+
+
+OBJECTIVES = {
+    "fm": Objective(fm, _outflow, on_edges=True, has_target=True, has_backward_policy=False),
+    "db": Objective(db, _state_flow, on_edges=True, has_state_flows=True, has_target=True),
+    "tb": Objective(tb, lambda root: root.log_z.detach(), learns_log_z=True),
+    "subtb": Objective(subtb, _state_flow, has_state_flows=True),
+    "fl-db": Objective(
+        fl_db,
+        _forward_looking_flow,
+        on_edges=True,
+        has_state_flows=True,
+        has_target=True,
+        rewards_all_states=True,
+    ),
+    "fl-subtb": Objective(
+        fl_subtb, _forward_looking_flow, has_state_flows=True, rewards_all_states=True
+    ),
+    "modified-db": Objective(
+        modified_db,
+        _flow_of_stopping,
+        on_edges=True,
+        rewards_all_states=True,
+        stops_everywhere=True,
+    ),
+    "log-variance": Objective(log_var, None),
 }
-ON_EDGES = ("fm", "db", "fl-db", "modified-db")
-"""Objectives that judge single edges, and so may learn from edges out of context."""
-WITH_FLOWS = ("db", "subtb", "fl-db", "fl-subtb")
-"""Objectives that estimate the flow of every state."""
-OF_ALL_STATES = ("modified-db", "fl-db", "fl-subtb")
-"""Objectives that ask for the reward of every state, not of objects alone."""
 
 
 def _detailed(batch: Batch, rules: Rules, looking_forward: bool) -> Penalty:

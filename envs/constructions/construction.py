@@ -12,6 +12,7 @@ them is a parent: leaving one out changes what a vanishing loss means.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -93,6 +94,20 @@ class Construction(Protocol):
         """RGB frames (H, W, 3) uint8 of states; of the objects met so far, too, with `visits`."""
         ...
 
+    # Where a number alone says what the state is, nothing needs to be remembered.
+
+    def evict_unused(self, referenced: Callable[[], Tensor]) -> None:
+        """Forget all states but those `referenced` (m,), where there have come to be too many."""
+        return
+
+    def export_states(self, states: Tensor) -> dict[str, Tensor]:
+        """What states (m,) stand for, where their numbers alone do not say it: to be saved."""
+        return {}
+
+    def import_states(self, saved: Mapping[str, Tensor]) -> None:
+        """Remember what `export_states` gave."""
+        return
+
 
 class Flows(NamedTuple):
     """Flows through every state (S,) and along every edge (S, A), float64."""
@@ -101,7 +116,7 @@ class Flows(NamedTuple):
     edge: Tensor
 
 
-class Table:
+class Table(Construction):
     """A construction with every state written down, on which all questions have exact answers.
 
     Args:

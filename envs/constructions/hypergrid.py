@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semigradient.envs.constructions.building import Building
-from semigradient.envs.constructions.construction import Parents
+from semigradient.envs.constructions.construction import Construction, Parents
 from semigradient.envs.constructions.hypergrid_rendering import frames
 from semigradient.envs.constructions.hypergrid_rewards import (
     REWARDS,
@@ -77,7 +77,7 @@ class HyperGridOptions(Options):
         return Building(self.rules(device), {name: getattr(self, name) for name in names})
 
 
-class HyperGrid:
+class HyperGrid(Construction):
     """Rules of the grid as a `Construction`; cells are numbers in [0, H^n).
 
     Two rules of termination are in use, and numbers are comparable only within one:

@@ -6,7 +6,7 @@ stem, is complete. The first block stands on an empty molecule that has one stem
 
 States are trees of blocks (`envs.molecules.block_trees`), and their numbers digests of canonical
 form: the same in every process, whatever was met before. What a number stands for is remembered;
-`tidy` forgets what nobody needs any more.
+`evict_unused` forgets what nobody needs any more.
 
 Two trees may be the same molecule, cut into blocks differently. They are two states and one object,
 and an object is then built with probability proportional to its reward times its number of states.
@@ -14,7 +14,7 @@ and an object is then built with probability proportional to its reward times it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semigradient.envs.constructions.construction import Parents
+from semigradient.envs.constructions.construction import Construction, Parents
 from semigradient.envs.molecules import block_trees
 from semigradient.envs.molecules.block_tables import Ints, Tables
 from semigradient.envs.molecules.block_trees import Canonical, Codes, Flags, Trees
@@ -34,7 +34,7 @@ Score = Callable[[list[str]], Scores]
 """Scores of molecules by their canonical SMILES."""
 
 
-class BlockMolecules:
+class BlockMolecules(Construction):
     """Rules of building; see `envs.constructions.construction.Construction`.
 
     Args:
@@ -45,7 +45,7 @@ class BlockMolecules:
         lowest: R_min, the least score that counts.
         scale: T.
         exponent: β; R = (max(R_min, score) / T)^β.
-        limit: states above which `tidy` forgets.
+        limit: states above which `evict_unused` forgets.
         device: where tensors are wanted; the work itself is the CPU's.
 
     Attributes:
@@ -262,21 +262,22 @@ class BlockMolecules:
         self._note(found.number, np.stack(found.trees, 1))
         return found.number
 
-    def kept(self, states: Tensor) -> Tensor:
-        """What numbers stand for, to be saved: (m, 4, N) int16."""
-        return torch.from_numpy(self._kept[self._rows(states.cpu().numpy())])
+    def export_states(self, states: Tensor) -> dict[str, Tensor]:
+        """Distinct numbers (k,) and the trees that they stand for, (k, 4, N) int16."""
+        numbers = states.unique()
+        trees = self._kept[self._rows(numbers.cpu().numpy())]
+        return {"number": numbers, "tree": torch.from_numpy(trees)}
 
-    def recall(self, states: Tensor, kept: Tensor) -> None:
-        """Load what `kept` gave for numbers (m,)."""
-        self._note(states.cpu().numpy(), kept.cpu().numpy())
+    def import_states(self, saved: Mapping[str, Tensor]) -> None:
+        """Remember what `export_states` gave."""
+        self._note(saved["number"].cpu().numpy(), saved["tree"].cpu().numpy())
 
-    def tidy(self, live: Callable[[], Tensor]) -> None:
-        """Forget all states but `live` ones where there have come to be too many."""
+    def evict_unused(self, referenced: Callable[[], Tensor]) -> None:
+        """Forget all states but `referenced` ones where there have come to be too many."""
         if len(self._row) > self.limit:
-            states = live().unique()
-            kept = self.kept(states)
+            saved = self.export_states(referenced())
             self._clear()
-            self.recall(states, kept)
+            self.import_states(saved)
 
     def _clear(self) -> None:
         names = [self.tables.blocks[block] for block in self.tables.block]

@@ -53,7 +53,7 @@ class Method:
     """Corrected: 0.5 with the loss delta^2 is what the published code does: the gradient has the
     factor 2, its derivative has not."""
     renewed_every: int = 0
-    """Frozen: steps between copies."""
+    """FunctionPlayer: steps between copies."""
 
     def correction(self, stack: Stack) -> Correction:
         """The parameters that are corrected in full."""

@@ -16,7 +16,7 @@ from torch import nn
 pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
-from semigradient.agents.gflownet.molecules import graph_network
+from semigradient.agents.gflownet.networks import graph_network
 from semigradient.commands import train
 from semigradient.domains.flows.estimates import Estimates
 from semigradient.domains.flows.sample_counts import rank_correlation

@@ -170,13 +170,13 @@ def test_what_is_not_needed_is_forgotten_and_found_again() -> None:
     paths = built(some, 50)
     live = paths.objects.unique()
     edges, smiles = some.edges_into(live), some.smiles(live)
-    kept = some.kept(live)
+    saved = some.export_states(live)
     some.limit = 10
-    some.tidy(lambda: live)
+    some.evict_unused(lambda: live)
     assert torch.equal(some.edges_into(live), edges)
     assert some.smiles(live) == smiles
     fresh = rules("small", 2, 5)
-    fresh.recall(live, kept)
+    fresh.import_states(saved)
     assert torch.equal(fresh.edges_into(live), edges)
     assert torch.equal(fresh.features(live), some.features(live))
 
