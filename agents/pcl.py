@@ -54,8 +54,8 @@ class Config:
     """One network of action values instead of one for values and one for the policy."""
     rollout_steps: int = 1
     """Steps per environment between phases of learning."""
-    updates: int = 1
-    """Gradient steps a phase."""
+    gradient_steps: int = 1
+    """Gradient steps per phase."""
     batch_size: int = 64
     """Paths a gradient step."""
     buffer_size: int = 10_000
@@ -82,7 +82,7 @@ class Config:
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"temperature={self.temperature}: must be > 0")
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
-        for name in ("path_length", "rollout_steps", "updates", "batch_size"):
+        for name in ("path_length", "rollout_steps", "gradient_steps", "batch_size"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         require(
             self.buffer_size > self.path_length,
@@ -224,7 +224,7 @@ class PCL:
             return {"updates": float(self.updates)}
         rate = self.learning_rate.set(self.stepper.steps, self.setup.total_steps)
         with self.timers("learn"):
-            for _ in range(config.updates):
+            for _ in range(config.gradient_steps):
                 paths = self.memory.sample(config.batch_size, config.path_length, self.sampling)
                 loss, value, entropy = self._loss(paths)
                 self.optimizer.zero_grad()

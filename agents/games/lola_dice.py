@@ -54,7 +54,7 @@ class Config:
     """What is differentiated."""
     rounds: int = 150
     """Rounds of a game; in an environment with a horizon, that many."""
-    batch: int = 128
+    batch_size: int = 128
     """Games for each estimate."""
     gamma: float = 0.96
     """Discount of one round, in [0, 1]."""
@@ -68,7 +68,7 @@ class Config:
     def __post_init__(self) -> None:
         require(self.lookaheads >= 0, f"lookaheads={self.lookaheads}: must be ≥ 0")
         require(self.rounds >= 1, f"rounds={self.rounds}: must be ≥ 1")
-        require(self.batch >= 1, f"batch={self.batch}: must be ≥ 1")
+        require(self.batch_size >= 1, f"batch_size={self.batch_size}: must be ≥ 1")
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
         require(self.lr_inner >= 0, f"lr_inner={self.lr_inner}: must be ≥ 0")
         require(self.lr_value > 0, f"lr_value={self.lr_value}: must be > 0")
@@ -161,8 +161,8 @@ class Learner:
 
     def _games(self, policies: Tensor) -> Episodes:
         config = self.config
-        self.progress.steps += config.rounds * config.batch
-        return sample(policies, self.payoff, config.rounds, config.batch, self.random)
+        self.progress.steps += config.rounds * config.batch_size
+        return sample(policies, self.payoff, config.rounds, config.batch_size, self.random)
 
     def _values(self, episodes: Episodes) -> Tensor:
         return look_up(self.values.detach().movedim(1, 0), episodes.states)

@@ -79,8 +79,8 @@ class Config:
     """Chance that a unit's sign is flipped while exploring; 0 explores by the model's own rule."""
     td_lambda: float = 0.9
     """λ of the returns that are learned."""
-    inertia: float = 0.99
-    """Share ρ of the target network that is kept at each update; 0 has no target network."""
+    target_rate: float = 0.01
+    """Share of the network that the target network takes in per update; 1: no target network."""
     full_gradient: bool = False
     """Differentiate the bootstrap too; needs λ = 0 and no target network."""
     models: int = 1
@@ -94,17 +94,17 @@ class Config:
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         require(self.blocks >= 0, f"blocks={self.blocks}: must be ≥ 0")
         require(self.alpha > 0, f"alpha={self.alpha}: must be > 0")
-        for name in ("gamma", "inertia"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{name}={value}: must be in [0, 1)")
+        require(0 <= self.gamma < 1, f"gamma={self.gamma}: must be in [0, 1)")
+        require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
         for name in ("td_lambda", "flip_probability"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
-        whole = self.trajectory >= 0 and self.trajectory % self.stride == 0
-        require(whole, f"trajectory={self.trajectory}: must be a multiple of stride={self.stride}")
-        plain = self.td_lambda == 0 and self.inertia == 0
-        good = not self.full_gradient or plain
-        require(good, "full_gradient=True: needs td_lambda=0 and inertia=0")
+        divisible = self.trajectory >= 0 and self.trajectory % self.stride == 0
+        message = f"trajectory={self.trajectory}: must be a multiple of stride={self.stride}"
+        require(divisible, message)
+        one_step = self.td_lambda == 0 and self.target_rate == 1
+        is_valid = one_step or not self.full_gradient
+        require(is_valid, "full_gradient=True: needs td_lambda=0 and target_rate=1")
 
 
 class _QuantileHuber(torch.autograd.Function):
@@ -298,7 +298,7 @@ class MeVa:
     @property
     def _followed(self) -> MetaValueNetwork:
         """The slow network, where there is one."""
-        return self.target if self.config.inertia > 0 else self.network
+        return self.target if self.config.target_rate < 1 else self.network
 
     def _initial(self) -> Tensor:
         models, batch = self.config.models, self.config.batch_size
@@ -369,10 +369,10 @@ class MeVa:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if config.inertia > 0:
+        if config.target_rate < 1:
             pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
             for slow, fast in pairs:
-                slow.data.lerp_(fast.data, 1 - config.inertia)
+                slow.data.lerp_(fast.data, config.target_rate)
         return loss.detach() / config.models
 
     def _update(self, obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -118,7 +118,7 @@ def test_the_toy_is_learned(unified: bool) -> None:
         hidden=(128, 128),
         activation="relu",
         batch_size=128,
-        updates=2,
+        gradient_steps=2,
         learning_starts=500,
         schedule="linear",
         unified=unified,

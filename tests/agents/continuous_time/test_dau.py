@@ -155,7 +155,7 @@ def test_the_fixed_point_on_lq1(dt: float, published: tuple[float, ...]) -> None
 
 
 def test_ddpg_targets_and_gradients() -> None:
-    made = agent("ddpg", flags="--tau 0.9 --time scaled")
+    made = agent("ddpg", flags="--target-rate 0.1 --time scaled")
     for p in made.targets.parameters():
         p.data += 0.1
     rows = batch(made)
@@ -173,7 +173,7 @@ def test_ddpg_targets_and_gradients() -> None:
 
 
 def test_without_target_networks_there_are_none() -> None:
-    made = agent("ddpg", flags="--tau 0")
+    made = agent("ddpg", flags="--target-rate 1")
     assert made.targets is made.networks
 
 
@@ -307,7 +307,7 @@ def test_the_pusher_is_learned_at_a_tenth_of_a_second(actions: str) -> None:
         ("dau", "Pendulum", "", ["dt=0.2"], r"kappa=7.5: kappa × dt = 1.5 must be < 1"),
         ("ddpg", "Pendulum", "--kappa 50", CONTINUOUS, r"kappa=50.0.*must be < 1"),
         ("ddpg", "Pusher", "", DISCRETE, r"ddpg accepts Box"),
-        ("ddpg", "Pendulum", "--tau 1", CONTINUOUS, r"tau=1.0: must be in \[0, 1\)"),
+        ("ddpg", "Pendulum", "--target-rate 0", CONTINUOUS, r"target_rate=0.0: must be in \(0, 1"),
         ("dau", "Pendulum", "--gamma 0", CONTINUOUS, r"gamma=0.0"),
         ("dau", "Pendulum", "--batch-size 5000", CONTINUOUS, r"buffer_size=4000"),
         ("dau", "Pendulum", "--optim corrected-momentum", CONTINUOUS, "has none to show"),

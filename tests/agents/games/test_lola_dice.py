@@ -89,7 +89,7 @@ def test_several_pairs_at_once_are_several_pairs() -> None:
 
 
 def test_critics_learn_the_returns() -> None:
-    config = Config(0, rounds=20, batch=8, gamma=0.5)
+    config = Config(0, rounds=20, batch_size=8, gamma=0.5)
     learner = Learner(config, 2, make_optimizer=adam(1e-9))
     with torch.no_grad():
         learner.policies.fill_(40.0)  # both cooperate for ever

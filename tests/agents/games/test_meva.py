@@ -159,7 +159,7 @@ def test_the_opponent_learns_by_its_own_rule(opponent: str) -> None:
 
 
 def test_target_network_follows_slowly_and_gets_no_gradient() -> None:
-    learner = agent("--trajectory", 10, "--inertia", 0.75)
+    learner = agent("--trajectory", 10, "--target-rate", 0.25)
     before = learner.target.out.weight.clone()
     learner.iterate()
     expected = 0.75 * before + 0.25 * learner.network.out.weight
@@ -174,13 +174,13 @@ def test_target_network_follows_slowly_and_gets_no_gradient() -> None:
         ("--opponent", "lola"),
         ("--formulation", "v"),
         ("--flip-probability", "0"),
-        ("--inertia", "0"),
+        ("--target-rate", "1"),
         ("--td-lambda", "0"),
         ("--quantiles", "1"),
         ("--no-variable-gamma",),
         ("--trajectory", "0"),
         ("--models", "3"),
-        ("--full-gradient", "--td-lambda", "0", "--inertia", "0"),
+        ("--full-gradient", "--td-lambda", "0", "--target-rate", "1"),
     ],
 )
 def test_every_switch_learns_reproducibly_and_resumes(flags: tuple[str, ...]) -> None:

@@ -226,8 +226,8 @@ def test_environments_that_do_not_fit_are_named(agent: str, env: str, message: s
 
 
 def test_the_agents_are_the_learners_of_their_modules() -> None:
-    agent = make("lola-dice", "--batch", "8", "--env-options", "horizon=5", "--seed", "4")
-    learner = lola_dice.Learner(lola_dice.Config(rounds=5, batch=8), 1, seed=4)
+    agent = make("lola-dice", "--batch-size", "8", "--env-options", "horizon=5", "--seed", "4")
+    learner = lola_dice.Learner(lola_dice.Config(rounds=5, batch_size=8), 1, seed=4)
     rewards = agent.iterate()
     assert [float(value) for value in rewards.values()] == learner.iterate()[0].tolist()
     assert torch.equal(agent.learner.policies, learner.policies)
