@@ -138,16 +138,16 @@ def inconsistency(
     stops = terminated | truncated
     open_ = torch.ones_like(stops)
     open_[1:] = (~stops[:-1]).cumprod(0).bool()  # no end before this row
-    taken = (open_ & ~(truncated & ~terminated))[:steps]
+    on_path = (open_ & ~(truncated & ~terminated))[:steps]
     discount = gamma ** torch.arange(steps + 1, device=value.device, dtype=value.dtype)[:, None]
-    gained = (discount[:-1] * (reward - temperature * log_prob)[:steps]).where(taken, 0.0).sum(0)
-    length = taken.sum(0, keepdim=True)
-    over = (taken & terminated[:steps]).any(0)
+    gained = (discount[:-1] * (reward - temperature * log_prob)[:steps]).where(on_path, 0.0).sum(0)
+    length = on_path.sum(0, keepdim=True)
+    over = (on_path & terminated[:steps]).any(0)
     after = (discount * value).gather(0, length).squeeze(0).masked_fill(over, 0.0)
     return gained + after - value[0]
 
 
-class Memory:
+class PathMemory:
     """The last steps of B environments, in order, of which whole paths are drawn.
 
     Args:
@@ -206,7 +206,7 @@ class PCL:
         self.optimizer = setup.make_optimizer(self.network.parameters())
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.progress = self.stepper = EnvStepper(setup.envs, setup.timers)
-        self.memory = Memory(config, self.stepper, setup.device)
+        self.memory = PathMemory(config, self.stepper, setup.device)
         self.acting = generator(setup.seed, 1, setup.device)
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
@@ -272,13 +272,13 @@ class PCL:
     def _act(
         self, obs: np.ndarray, mask: np.ndarray | None, random: torch.Generator | None
     ) -> np.ndarray:
-        device, chances = self.setup.device, self.network.distribution
+        device, distribution = self.setup.device, self.network.distribution
         legal = None if mask is None else torch.from_numpy(mask).to(device)
         log_probs, _ = self.evaluate(torch.from_numpy(obs).to(device), legal)
         if random is None:
-            return chances.mode(log_probs).cpu().numpy()
-        noise = chances.noise(log_probs.shape[:1], random)
-        return chances.sample(log_probs, noise).cpu().numpy()
+            return distribution.mode(log_probs).cpu().numpy()
+        noise = distribution.noise(log_probs.shape[:1], random)
+        return distribution.sample(log_probs, noise).cpu().numpy()
 
     def _losses(self, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, mean value and mean entropy, the last two detached: 0-dim."""

@@ -64,15 +64,15 @@ class Config:
     """Initial log standard deviation of continuous actions."""
 
     def __post_init__(self) -> None:
-        good = self.episodes_per_env >= 1
-        require(good, f"episodes_per_env={self.episodes_per_env}: must be ≥ 1")
+        is_valid = self.episodes_per_env >= 1
+        require(is_valid, f"episodes_per_env={self.episodes_per_env}: must be ≥ 1")
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
         for name in ("entropy_coefficient", "max_grad_norm"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}: must be ≥ 0")
-        for name, known in (("activation", ACTIVATIONS), ("torso", TORSOS)):
-            if getattr(self, name) not in known:
-                unknown(name, getattr(self, name), known)
+        for name, accepted in (("activation", ACTIVATIONS), ("torso", TORSOS)):
+            if getattr(self, name) not in accepted:
+                unknown(name, getattr(self, name), accepted)
 
 
 class PolicyNetwork(nn.Module):
@@ -172,17 +172,17 @@ class REINFORCE:
 
     def _play(self) -> Episodes:
         """Fresh episodes everywhere, until each environment has finished its share."""
-        stepper, wanted = self.stepper, self.config.episodes_per_env
+        stepper, share = self.stepper, self.config.episodes_per_env
         stepper.restart()
         finished = np.zeros(self.setup.envs.num_envs, dtype=np.int64)
         rows: list[tuple[Any, ...]] = []
-        while (finished < wanted).any():
+        while (finished < share).any():
             obs, mask = stepper.obs, stepper.mask
             with self.timers("act"):
                 action = self._act(obs, mask, self.generator)
             step = stepper.step(self._to_env(action))
             ends = (step.terminated, step.truncated)
-            rows.append((obs, mask, action.cpu(), step.reward, *ends, finished < wanted))
+            rows.append((obs, mask, action.cpu(), step.reward, *ends, finished < share))
             finished += step.terminated | step.truncated
         with self.timers("store"):
             return self._episodes(rows)
@@ -190,7 +190,9 @@ class REINFORCE:
     def _episodes(self, rows: list[tuple[Any, ...]]) -> Episodes:
         """The rows (obs, mask, action, reward, terminated, truncated, used), one a step."""
         obs, mask, action, *numbers = zip(*rows, strict=True)
-        reward, terminated, truncated, used = (torch.from_numpy(np.stack(each)) for each in numbers)
+        reward, terminated, truncated, used = (
+            torch.from_numpy(np.stack(column)) for column in numbers
+        )
         reward = reward.float()
         return_ = discounted_return(reward, terminated, truncated, self.config.gamma)
         if self.config.returns == "episode":

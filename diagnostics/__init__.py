@@ -86,12 +86,12 @@ def parse(text: str) -> list[str]:
     Raises:
         UserError: a name is unknown or missing.
     """
-    wanted = [name.strip() for name in text.split(",")]
-    for name in wanted:
+    requested = [name.strip() for name in text.split(",")]
+    for name in requested:
         require(bool(name), f"diagnose={text!r}: must be names with commas between, or all")
         if name not in DIAGNOSTICS and name != "all" and ":" not in name:
             unknown("diagnostic", name, [*names(), "all"])
-    listed = [*names(), *wanted] if "all" in wanted else wanted
+    listed = [*names(), *requested] if "all" in requested else requested
     return [name for name in dict.fromkeys(listed) if name != "all"]
 
 
@@ -107,6 +107,6 @@ def entry(name: str) -> Entry:
     """
     if name in OURS:
         return OURS[name]
-    found = load(name)
-    length, continuous = getattr(found, "length", 1), getattr(found, "continuous", False)
+    observer = load(name)
+    length, continuous = getattr(observer, "length", 1), getattr(observer, "continuous", False)
     return replace(DIAGNOSTICS.find(name), length=length, continuous=continuous)

@@ -55,8 +55,8 @@ class Attachment:
             )
         self.observers: dict[str, Observer] = {}
         for name in names:
-            found = diagnostics.load(name)
-            self.observers[name] = found() if isinstance(found, type) else Stateless(found)
+            observer = diagnostics.load(name)
+            self.observers[name] = observer() if isinstance(observer, type) else Stateless(observer)
         self._logger: Logger | None = None
         self._profiles: MetricsFile | None = None
         self._next_drawing = 0.0
@@ -121,21 +121,21 @@ class Attachment:
                 observer.load_state_dict(state[name])
 
     def _findings(self, step: int) -> dict[str, Findings]:
-        found: dict[str, Findings] = {}
+        findings: dict[str, Findings] = {}
         with undisturbed():
             experience = experience_of(self.agent)
             if experience.times < 2:
-                return found
+                return findings
             held_out = lru_cache(1)(lambda: self._held_out(step))
             for name, observer in list(self.observers.items()):
                 own = generator(self.run.seed, _stream(name, step))
                 view = View(experience, held_out, own, self.run.diagnose_samples)
                 try:
-                    found[name] = observer.measure(view)
+                    findings[name] = observer.measure(view)
                 except RuntimeError as problem:  # out of memory, a singular matrix, …
                     del self.observers[name]
                     warn(f"diagnostic {name} failed and is off from here on ({one_line(problem)})")
-        return found
+        return findings
 
     def _held_out(self, step: int) -> Experience:
         """The agent's policy in environments whose seeds it never learns from."""
@@ -168,9 +168,9 @@ def supported_by(agent: Agent, names: Iterable[str] | None = None) -> list[str]:
 
 def _stream(name: str, step: int) -> int:
     """Which generator an observer draws from at a step; each has its own."""
-    ours = list(diagnostics.OURS)
-    if name in ours:
-        return _STREAM + step * len(ours) + ours.index(name)
+    own_names = list(diagnostics.OURS)
+    if name in own_names:
+        return _STREAM + step * len(own_names) + own_names.index(name)
     return (1 + zlib.crc32(name.encode()) << 64) + step
 
 

@@ -48,8 +48,8 @@ class Drift:
         if self.samples:
             device = view.experience.device
             samples = {name: value.to(device) for name, value in self.samples.items()}
-            kept = dataclasses.replace(first, samples=samples)
-            change = values(_value(kept), kept) - self.values.to(device)
+            previous = dataclasses.replace(first, samples=samples)
+            change = values(_value(previous), previous) - self.values.to(device)
             scalars["since_last"] = change.square().mean()
         self.samples = {name: value.clone() for name, value in view.train.samples.items()}
         self.values = values(_value(view.train), view.train)

@@ -63,7 +63,7 @@ class Examples:
         named = TemporalDifference(self.module, self.samples, self.prediction).parameters()
         return {name: p.detach() for name, p in named.items()}
 
-    def of(self, module: nn.Module) -> Examples:
+    def with_module(self, module: nn.Module) -> Examples:
         """The same examples for a copy of the module."""
         return dataclasses.replace(self, module=module)
 

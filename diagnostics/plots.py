@@ -29,12 +29,12 @@ def draw(folder: Path, names: list[str]) -> list[Path]:
 
 def _numbers(rows: list[dict[str, Any]], name: str) -> dict[str, list[tuple[int, float]]]:
     prefix = f"diagnose/{name}/"
-    found: dict[str, list[tuple[int, float]]] = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for key, value in row.items():
             if key.startswith(prefix):
-                found.setdefault(key.removeprefix(prefix), []).append((row["step"], value))
-    return found
+                curves.setdefault(key.removeprefix(prefix), []).append((row["step"], value))
+    return curves
 
 
 def _picture(

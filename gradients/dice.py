@@ -41,8 +41,8 @@ def dice_graph(log_probs: Tensor, costs: Tensor, influence: Tensor) -> Tensor:
     Returns:
         (B,), one value for each sample.
     """
-    good = influence.shape == (len(log_probs), len(costs))
-    require(good, f"influence: {tuple(influence.shape)}, must be (nodes, costs)")
+    is_valid = influence.shape == (len(log_probs), len(costs))
+    require(is_valid, f"influence: {tuple(influence.shape)}, must be (nodes, costs)")
     upstream = influence.to(log_probs.dtype).T @ log_probs
     return (magic_box(upstream) * costs).sum(0)
 
@@ -122,5 +122,7 @@ def _decayed(log_probs: Tensor, decay: float) -> Tensor:
 
 
 def _check(log_probs: Tensor, other: Tensor, name: str) -> None:
-    good = log_probs.shape == other.shape
-    require(good, f"{name}: {tuple(other.shape)}, must be that of log_probs {(*log_probs.shape,)}")
+    is_valid = log_probs.shape == other.shape
+    require(
+        is_valid, f"{name}: {tuple(other.shape)}, must be that of log_probs {(*log_probs.shape,)}"
+    )

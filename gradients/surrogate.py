@@ -21,8 +21,8 @@ from semigradient.gradients.dice import average, powers
 
 def surrogate_graph(log_probs: Tensor, costs: Tensor, influence: Tensor) -> Tensor:
     """SL of any graph; arguments and result as those of `dice_graph`."""
-    good = influence.shape == (len(log_probs), len(costs))
-    require(good, f"influence: {tuple(influence.shape)}, must be (nodes, costs)")
+    is_valid = influence.shape == (len(log_probs), len(costs))
+    require(is_valid, f"influence: {tuple(influence.shape)}, must be (nodes, costs)")
     downstream = influence.to(costs.dtype) @ costs.detach()
     return (log_probs * downstream).sum(0) + costs.sum(0)
 

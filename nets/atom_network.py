@@ -37,21 +37,21 @@ class AtomGraphs(NamedTuple):
 
     def to(self, device: torch.device | str) -> AtomGraphs:
         """The same on another device."""
-        atoms, source, target, bond, molecule = (each.to(device) for each in self[:5])
+        atoms, source, target, bond, molecule = (tensor.to(device) for tensor in self[:5])
         return AtomGraphs(atoms, source, target, bond, molecule, self.size)
 
 
 def join(graphs: Sequence[AtomGraphs]) -> AtomGraphs:
     """Several batches as one, in their order."""
-    atoms = offsets([len(each.atoms) for each in graphs])
-    molecules = offsets([each.size for each in graphs])
+    atoms = offsets([len(graph.atoms) for graph in graphs])
+    molecules = offsets([graph.size for graph in graphs])
     return AtomGraphs(
-        torch.cat([each.atoms for each in graphs]),
-        torch.cat([each.source + start for each, start in zip(graphs, atoms, strict=True)]),
-        torch.cat([each.target + start for each, start in zip(graphs, atoms, strict=True)]),
-        torch.cat([each.bond for each in graphs]),
-        torch.cat([each.molecule + start for each, start in zip(graphs, molecules, strict=True)]),
-        sum(each.size for each in graphs),
+        torch.cat([graph.atoms for graph in graphs]),
+        torch.cat([graph.source + start for graph, start in zip(graphs, atoms, strict=True)]),
+        torch.cat([graph.target + start for graph, start in zip(graphs, atoms, strict=True)]),
+        torch.cat([graph.bond for graph in graphs]),
+        torch.cat([graph.molecule + start for graph, start in zip(graphs, molecules, strict=True)]),
+        sum(graph.size for graph in graphs),
     )
 
 
@@ -115,10 +115,10 @@ class AtomNetwork(nn.Module):
     def _read(self, hidden: Tensor, graphs: AtomGraphs) -> Tensor:
         """One vector (B, 2 width) for each molecule, whatever the order of its atoms."""
         molecule, shape = graphs.molecule, (graphs.size, self.width)
-        found = hidden.new_zeros(graphs.size, 2 * self.width)
+        readout = hidden.new_zeros(graphs.size, 2 * self.width)
         state = (hidden.new_zeros(shape), hidden.new_zeros(shape))
         for _ in range(self.readouts):
-            state = self.query(found, state)
+            state = self.query(readout, state)
             fit = (hidden * state[0].index_select(0, molecule)).sum(1)
             lowest = torch.full((graphs.size,), -torch.inf, dtype=fit.dtype, device=fit.device)
             # The largest is taken off, so that no exponential overflows.
@@ -127,5 +127,5 @@ class AtomNetwork(nn.Module):
             total = weight.new_zeros(graphs.size).index_add(0, molecule, weight)
             share = (weight / total.index_select(0, molecule))[:, None]
             mean = hidden.new_zeros(shape).index_add(0, molecule, share * hidden)
-            found = torch.cat([state[0], mean], 1)
-        return found
+            readout = torch.cat([state[0], mean], 1)
+        return readout

@@ -129,11 +129,11 @@ class BlockGraphNetwork(nn.Module):
         nodes = self._nodes(graphs)
         alone = self.stem_head(torch.cat([nodes[graphs.on], self.stem(graphs.type)], 1))
         places = count * self.shape.stems
-        each = nodes.new_full((places, self.shape.entries), _NONE)
-        each = each.index_copy(0, graphs.place, alone).view(count, -1)
-        whole = self.graph_head(_mean(nodes, graphs.graph, count))
-        flow = whole[:, 1] if self.outputs > 1 else None
-        return FlowOutputs(torch.cat([each, whole[:, :1]], 1), None, flow)
+        stem_outputs = nodes.new_full((places, self.shape.entries), _NONE)
+        stem_outputs = stem_outputs.index_copy(0, graphs.place, alone).view(count, -1)
+        graph_outputs = self.graph_head(_mean(nodes, graphs.graph, count))
+        flow = graph_outputs[:, 1] if self.outputs > 1 else None
+        return FlowOutputs(torch.cat([stem_outputs, graph_outputs[:, :1]], 1), None, flow)
 
     def _nodes(self, graphs: Graphs) -> Tensor:
         """What the nodes know at the end: (V, width)."""

@@ -166,10 +166,10 @@ def tower(
 ) -> nn.Sequential:
     """(B, *observation) → (B, outputs): a torso of some kind, channels and depth, then an MLP."""
     beginning = torso(space, *convolutions)
-    whole = nn.Sequential(beginning, mlp((beginning.width, *hidden, outputs), nonlinearity))
+    network = nn.Sequential(beginning, mlp((beginning.width, *hidden, outputs), nonlinearity))
     if isinstance(beginning, GlimpseCNN):
-        glorot(whole)
-    return whole
+        glorot(network)
+    return network
 
 
 def is_image(space: spaces.Space) -> bool:

@@ -92,8 +92,8 @@ class Coconet(nn.Module):
         """h⁰ (B, 2I, T, P): known notes one-hot, then which are known, the same at all pitches."""
         seen = known.unsqueeze(-1)
         notes = torch.arange(self.pitches, device=pitches.device) == pitches.unsqueeze(-1)
-        whole = torch.cat((notes & seen, seen.expand_as(notes)), 1)
-        return whole.to(self.convolutions[0].weight.dtype)  # type: ignore[arg-type]
+        channels = torch.cat((notes & seen, seen.expand_as(notes)), 1)
+        return channels.to(self.convolutions[0].weight.dtype)  # type: ignore[arg-type]
 
     def conditionals(self, pitches: Tensor, known: Tensor) -> Tensor:
         """Log-probabilities (B, I, T, P), of known notes too."""

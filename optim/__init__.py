@@ -88,8 +88,8 @@ def config_class(name: str) -> type[OptimizerConfig]:
     `optim.configs`.
     """
     config = OPTIMIZERS.load(name if name != NO_OPTIMIZER else _NOTHING)
-    good = is_dataclass(config) and callable(getattr(config, "build", None))
-    require(good, f"optimizer {name!r}: must be a dataclass with a method build(params)")
+    is_valid = is_dataclass(config) and callable(getattr(config, "build", None))
+    require(is_valid, f"optimizer {name!r}: must be a dataclass with a method build(params)")
     return cast("type[OptimizerConfig]", config)
 
 

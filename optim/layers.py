@@ -137,7 +137,7 @@ class Layer:
                 replace(self, x=x, g=g, scale=scale)._products(w)
                 for x, g, scale, w in zip(*parts, strict=True)
             ]
-            matrix, biases = (sum(each[1:], each[0]) for each in zip(*sums, strict=True))
+            matrix, biases = (sum(terms[1:], terms[0]) for terms in zip(*sums, strict=True))
             product = uncolumns(matrix, self.shape)
         return [product] if self.bias is None else [product, biases]
 

@@ -58,15 +58,15 @@ def build_for_process(command: Command, learning: bool = True) -> Agent:
 
 def _check_evaluation(run: RunConfig, envs: ExactVector) -> None:
     """What evaluates must exist, and show and take the same as what trains: found out before."""
-    made = make_vector(run.env, 1, run.seed, **run.evaluation_environment())
+    evaluation = make_vector(run.env, 1, run.seed, **run.evaluation_environment())
     for name in ("single_observation_space", "single_action_space"):
-        ours, theirs = getattr(envs, name), getattr(made, name)
+        ours, theirs = getattr(envs, name), getattr(evaluation, name)
         require(
             ours == theirs,
             f"eval_env_options={' '.join(run.eval_env_options)}: evaluation has the space "
             f"{shown(theirs)}, training {shown(ours)}",
         )
-    made.close()
+    evaluation.close()
 
 
 def create(name: str, config: Any, setup: AgentContext) -> Agent:

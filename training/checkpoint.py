@@ -333,8 +333,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise _DamagedError("manifest.json: not an object")
     if manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema")
-        raise _DamagedError(f"manifest.json: schema {found!r}, this version reads {SCHEMA}")
+        schema = manifest.get("schema")
+        raise _DamagedError(f"manifest.json: schema {schema!r}, this version reads {SCHEMA}")
     digest = manifest.pop("digest", None)
     if digest != _digest(manifest):
         raise _DamagedError("manifest.json: hash differs")
@@ -375,20 +375,20 @@ def _hash(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _require_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
+def _require_same(saved: dict[str, Any], requested: dict[str, Any]) -> None:
     differences = []
-    for name in [*asked, *(name for name in saved if name not in asked)]:
-        if name in saved and name in asked and _same(saved[name], asked[name]):
+    for name in [*requested, *(name for name in saved if name not in requested)]:
+        if name in saved and name in requested and _same(saved[name], requested[name]):
             continue
         has = f"{name}={saved[name]!r}" if name in saved else f"no {name}"
-        wants = f"{name}={asked[name]!r}" if name in asked else f"no {name}"
+        wants = f"{name}={requested[name]!r}" if name in requested else f"no {name}"
         differences.append(f"checkpoint has {has}, asked for {wants}")
     if differences:
         raise UserError("; ".join(differences))
 
 
-def _same(saved: Any, asked: Any) -> bool:
+def _same(saved: Any, requested: Any) -> bool:
     """Equal as JSON: tuples are lists, 1 is 1.0, nan is nan, but True is not 1."""
-    if json.dumps(saved) == json.dumps(asked):
+    if json.dumps(saved) == json.dumps(requested):
         return True
-    return saved == asked and isinstance(saved, bool) == isinstance(asked, bool)
+    return saved == requested and isinstance(saved, bool) == isinstance(requested, bool)

@@ -135,25 +135,25 @@ def _flags(default: Command, rest: Sequence[str]) -> Command:
 
 def _plain_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Split off the options that decide what the others are."""
-    known = {"agent", "env", "optim", "config", "preset", "resume"}
-    found: dict[str, str] = {}
+    deciding = {"agent", "env", "optim", "config", "preset", "resume"}
+    chosen: dict[str, str] = {}
     rest: list[str] = []
     queue = list(arguments)
     while queue:
         word = queue.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if word == "--trust":
-            found["trust"] = ""
+            chosen["trust"] = ""
             continue
-        if not word.startswith("--") or name not in known:
+        if not word.startswith("--") or name not in deciding:
             rest.append(word)
             continue
         if not equals:
-            given = bool(queue) and not queue[0].startswith("--")
-            require(given, f"{word}: needs a value")
+            has_value = bool(queue) and not queue[0].startswith("--")
+            require(has_value, f"{word}: needs a value")
             value = queue.pop(0)
-        found[name] = value
-    return found, rest
+        chosen[name] = value
+    return chosen, rest
 
 
 def _one_line(box: str) -> str:

@@ -77,8 +77,8 @@ class RunConfig:
         for name in ("env_options", "eval_env_options"):
             for option in getattr(self, name):
                 key, equals, _ = option.partition("=")
-                good = bool(equals) and key.isidentifier()
-                require(good, f"{name}={option!r}: must be KEY=VALUE")
+                is_valid = bool(equals) and key.isidentifier()
+                require(is_valid, f"{name}={option!r}: must be KEY=VALUE")
             check_names(_keywords(getattr(self, name)))
 
     def environment(self) -> dict[str, Any]:

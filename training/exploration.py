@@ -90,16 +90,16 @@ class Noise:
         if self.config.kind != "epsilon":
             return (action + self()).clamp(-1, 1)
         uniform = 2 * self._uniform(self.shape) - 1
-        return torch.where(self._chance()[:, None], uniform, action)
+        return torch.where(self._explores()[:, None], uniform, action)
 
     def discrete(self, values: Tensor) -> Tensor:
         """Explored actions (B,) int64, of action values (B, K)."""
         if self.config.kind != "epsilon":
             return (values + self()).argmax(1)
         uniform = (self._uniform(self.shape[:1]) * self.shape[1]).long()
-        return torch.where(self._chance(), uniform, values.argmax(1))
+        return torch.where(self._explores(), uniform, values.argmax(1))
 
-    def _chance(self) -> Tensor:
+    def _explores(self) -> Tensor:
         return self._uniform(self.shape[:1]) < self.config.epsilon
 
     def _uniform(self, shape: Sequence[int]) -> Tensor:

@@ -149,35 +149,35 @@ class Logger:
         self.folder = Path(folder)
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
         self._sinks = list(sinks)
-        self._each(lambda sink: sink.open())
+        self._forward(lambda sink: sink.open())
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Log scalars (numbers or 0-dim tensors); an `OSError` of the local file propagates."""
-        plain = {key: _scalar(value) for key, value in values.items()}
-        self.metrics.write(step, plain)
-        self._each(lambda sink: sink.scalars(step, plain))
+        numbers = {key: _scalar(value) for key, value in values.items()}
+        self.metrics.write(step, numbers)
+        self._forward(lambda sink: sink.scalars(step, numbers))
 
     def video(self, step: int, path: Path, key: str) -> None:
         """Hand a film that lies in the run folder to the sinks."""
-        self._each(lambda sink: sink.video(step, path, key))
+        self._forward(lambda sink: sink.video(step, path, key))
 
     def image(self, step: int, path: Path, key: str) -> None:
         """Hand a picture to the sinks."""
-        self._each(lambda sink: sink.image(step, path, key))
+        self._forward(lambda sink: sink.image(step, path, key))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Hand what is said once about the run to the sinks."""
-        plain = {key: _scalar(value) for key, value in values.items()}
-        self._each(lambda sink: sink.summary(plain))
+        numbers = {key: _scalar(value) for key, value in values.items()}
+        self._forward(lambda sink: sink.summary(numbers))
 
     def truncate_after(self, step: int) -> None:
         """Forget everything later than `step`, before resuming from there."""
         self.metrics.truncate_after(step)
-        self._each(lambda sink: sink.truncate_after(step))
+        self._forward(lambda sink: sink.truncate_after(step))
 
     def close(self) -> None:
         """Close the sinks and the file."""
-        self._each(lambda sink: sink.close())
+        self._forward(lambda sink: sink.close())
         self._sinks = []
         self.metrics.close()
 
@@ -187,7 +187,7 @@ class Logger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _each(self, act: Callable[[Sink], None]) -> None:
+    def _forward(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
                 act(sink)

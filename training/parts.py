@@ -87,8 +87,8 @@ def restore(owner: Any, names: Iterable[str], saved: dict[str, Any], policy: boo
 def learned(agent: Any) -> dict[str, Tensor]:
     """All parameters by their paths, and the other tensors of real numbers of the policy."""
     state_parts, policy_parts = getattr(agent, "STATE", ()), agent.POLICY
-    found = dict(_parts_learned(agent, state_parts, "", False))
-    return {**found, **dict(_parts_learned(agent, policy_parts, "", True))}
+    tensors = dict(_parts_learned(agent, state_parts, "", False))
+    return {**tensors, **dict(_parts_learned(agent, policy_parts, "", True))}
 
 
 def _save(value: Any, policy: bool, path: str) -> Any:

@@ -120,8 +120,8 @@ class DAU:
         chosen = torch.as_tensor(actions, device=rows.device)
         if self.discrete:
             return discrete_advantage(self.advantage(rows), chosen).cpu().numpy()
-        found = self.advantage(rows, chosen.float()) - self.advantage(rows, self.actor(rows))
-        return found.squeeze(1).cpu().numpy()
+        advantage = self.advantage(rows, chosen.float()) - self.advantage(rows, self.actor(rows))
+        return advantage.squeeze(1).cpu().numpy()
 
     def pictures(self) -> dict[str, np.ndarray]:
         """On a pendulum, the portrait of value and policy."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semigradient.agents.games.detective import Networks, Questions, Record, Trained
+from semigradient.agents.games.detective import BRSNetworks, GameRollout, NetworkPlayer, Questions
 from semigradient.envs.games.coin_game import CoinGame
 from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.errors import UserError, require
@@ -79,10 +79,10 @@ class Config:
     """Weight of the detective's entropy."""
 
     def __post_init__(self) -> None:
-        def check(names: str, good: Callable[[float], bool], accepted: str) -> None:
+        def check(names: str, is_valid: Callable[[float], bool], accepted: str) -> None:
             for name in names.split():
                 value = getattr(self, name)
-                require(good(value), f"{name}={value}: must be {accepted}")
+                require(is_valid(value), f"{name}={value}: must be {accepted}")
 
         check("gamma gae_lambda", lambda value: 0 <= value <= 1, "in [0, 1]")
         check("hidden question_samples question_steps buffer_size", lambda value: value >= 1, "≥ 1")
@@ -111,7 +111,7 @@ class BRS:
             config.gamma,
             config.common_random_numbers,
         )
-        self.networks = Networks(self.game, config.hidden, questions)
+        self.networks = BRSNetworks(self.game, config.hidden, questions)
         first = generator(setup.seed, 2)
         self.agent, self.detective = (
             nn.Parameter(net.initial(first)[None].to(setup.device))
@@ -126,19 +126,19 @@ class BRS:
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Teach the detective, then the agent, then remember the agent."""
         with self.timers("detective"):
-            found = self._teach_detective()
+            scalars = self._teach_detective()
         with self.timers("agent"):
-            found |= self._teach_agent()
+            scalars |= self._teach_agent()
         if self.config.self_play:
             with self.timers("self-play"):
-                found |= self._teach_sharing()
+                scalars |= self._teach_sharing()
         self._push()
-        return found
+        return scalars
 
     def _teach_detective(self) -> dict[str, Tensor]:
         """REINFORCE and value of seat 1, against noisy agents of the past."""
-        count, known = self.setup.envs.num_envs, min(self.pushed, len(self.past))
-        rows = torch.randint(known, (count,), generator=self.random, device=self.past.device)
+        count, stored = self.setup.envs.num_envs, min(self.pushed, len(self.past))
+        rows = torch.randint(stored, (count,), generator=self.random, device=self.past.device)
         agents = self.past[rows]
         noise = torch.randn(agents.shape, generator=self.random, device=agents.device)
         record = self._play(agents + self.config.noise * noise, self.detective)
@@ -185,12 +185,12 @@ class BRS:
         self._step(sharing=-objective)
         return {"self_play_return": record.rewards.sum(0).mean()}
 
-    def _play(self, agents: Tensor, detective: Tensor) -> Record:
+    def _play(self, agents: Tensor, detective: Tensor) -> GameRollout:
         count = self.setup.envs.num_envs
         self.progress.steps += count * self.game.horizon
         return self.networks.play(agents, detective, count, self.random)
 
-    def _judge(self, record: Record, seat: int) -> tuple[Tensor, Tensor]:
+    def _judge(self, record: GameRollout, seat: int) -> tuple[Tensor, Tensor]:
         """Advantages (T, B), constants, and the Huber loss of the values."""
         reward, value = record.rewards[..., seat], record.values[..., seat]
         ended = torch.zeros_like(reward, dtype=torch.bool)
@@ -221,25 +221,25 @@ class BRS:
         }
         if not config.self_play:
             del plan["sharing"]
-        made = {}
+        optimizers = {}
         for name, (parameter, rate) in plan.items():
-            made[name] = self.setup.make_optimizer([parameter])
-            for group in made[name].param_groups:
+            optimizers[name] = self.setup.make_optimizer([parameter])
+            for group in optimizers[name].param_groups:
                 group["lr"] = group["lr"] if rate is None else rate
-        return made
+        return optimizers
 
     def _step(self, **losses: Tensor) -> dict[str, Tensor]:
         """The gradients of all losses first, since a step changes what they are taken at."""
         gradients = {}
         for name, loss in losses.items():
-            (gradients[name],) = torch.autograd.grad(loss, self._of(name), retain_graph=True)
+            (gradients[name],) = torch.autograd.grad(loss, self._parameter(name), retain_graph=True)
         for name, gradient in gradients.items():
-            self._of(name).grad = gradient
+            self._parameter(name).grad = gradient
             self.optimizers[name].step()
-            self._of(name).grad = None
+            self._parameter(name).grad = None
         return gradients
 
-    def _of(self, name: str) -> nn.Parameter:
+    def _parameter(self, name: str) -> nn.Parameter:
         """The vector that an optimizer moves."""
         return self.optimizers[name].param_groups[0]["params"][0]
 
@@ -247,9 +247,9 @@ class BRS:
         self.past[self.pushed % len(self.past)] = self.agent.detach()[0]
         self.pushed += 1
 
-    def player(self, deterministic: bool = False) -> Trained:
+    def player(self, deterministic: bool = False) -> NetworkPlayer:
         """The agent as it is now, as a player of the game."""
-        return Trained(self.networks, self.agent[0].clone(), deterministic)
+        return NetworkPlayer(self.networks, self.agent[0].clone(), deterministic)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """Acts with a memory of its own, which it gives up at the end of each game.

@@ -54,8 +54,8 @@ class Config:
         require(self.blocks >= 0, f"blocks={self.blocks}: must be ≥ 0")
         top = self.largest_alpha
         require(top > 0, f"largest_alpha={top}: must be > 0")
-        good = 0 <= self.alpha <= top
-        require(good, f"alpha={self.alpha}: must be in [0, largest_alpha={top}]")
+        is_valid = 0 <= self.alpha <= top
+        require(is_valid, f"alpha={self.alpha}: must be in [0, largest_alpha={top}]")
 
 
 def consistency(

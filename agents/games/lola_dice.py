@@ -7,9 +7,9 @@ and at the same time the same for the second player. The box keeps what L²'s gr
 so the derivative of θ₂' with respect to θ₁ is there; with the surrogate loss of stochastic
 computation graphs it is lost, and what is left is naive learning.
 
-`Learner` trains several pairs at once, and `LolaDice` makes an agent of one for `train.py`. Its
-policies are five logits a player, its critics five values, which are the first-order baseline and
-are constants inside the lookahead. A step is one round of one sampled game.
+`LolaDiceLearner` trains several pairs at once; `LolaDice` is the agent made of it. Its policies
+are five logits per player, its critics five values, which are the first-order baseline and
+constants inside the lookahead. A step is one round of one sampled game.
 
 Source: the DiCE slides (LOLA-DiCE); hyperparameters as in published code for this game: 150 rounds,
 discount 0.96, inner rate 0.3, critic's rate 0.1, batch 128; the outer rule is Adam here.
@@ -91,8 +91,8 @@ def objective(
     both, rewards = episodes.log_probs.sum(0), episodes.rewards[player]
     if config.estimator == "surrogate":
         return surrogate_return(both, rewards, config.gamma, episodes.weights)
-    known = None if values is None else values[player]
-    return dice_return(both, rewards, config.gamma, episodes.weights, known)
+    baseline = None if values is None else values[player]
+    return dice_return(both, rewards, config.gamma, episodes.weights, baseline)
 
 
 def adam(rate: float) -> MakeOptimizer:
@@ -101,7 +101,7 @@ def adam(rate: float) -> MakeOptimizer:
     return partial(optim.make, make_config(lr=rate))
 
 
-class Learner:
+class LolaDiceLearner:
     """Two LOLA-DiCE learners in each of S independent pairs.
 
     Args:
@@ -172,9 +172,9 @@ class Learner:
         rewards = episodes.rewards.movedim(0, 1)  # (T, 2, S, B)
         going_on = torch.zeros_like(rewards, dtype=torch.bool)
         target = discounted_return(rewards, going_on, going_on, self.config.gamma).movedim(0, 1)
-        known = look_up(self.values.movedim(1, 0), episodes.states)
+        predicted = look_up(self.values.movedim(1, 0), episodes.states)
         self.critics.zero_grad()
-        (known - target).square().mean((0, 1, 3)).sum().backward()
+        (predicted - target).square().mean((0, 1, 3)).sum().backward()
         self.critics.step()
 
 
@@ -183,7 +183,7 @@ def _pair(own: Tensor, other: Tensor, player: int) -> Tensor:
 
 
 class LolaDice:
-    """A `Learner` on the 2×2 game behind an environment; both of a pair learn alike."""
+    """`LolaDiceLearner` on the 2×2 game behind an environment; both players learn alike."""
 
     STATE = ("learner",)
     POLICY = ("learner",)
@@ -194,7 +194,7 @@ class LolaDice:
         require(setup.device.type == "cpu", f"device={setup.device}: lola-dice runs on the cpu")
         self.game = matrix_game_behind(setup.envs)
         self.config = replace(config, rounds=self.game.horizon or config.rounds)
-        self.learner = Learner(
+        self.learner = LolaDiceLearner(
             self.config,
             config.pairs,
             setup.seed,

@@ -325,12 +325,12 @@ class MeVa:
     def _direction(
         self, network: MetaValueNetwork, x: Tensor, gamma: Tensor, flips: Tensor | None = None
     ) -> Tensor:
-        known = simultaneous_gradient(self.game, x) if self.config.opponent == "naive" else None
-        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips, known)
+        naive = simultaneous_gradient(self.game, x) if self.config.opponent == "naive" else None
+        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips, naive)
         if self._rule is None:
             return step
-        theirs = self._rule(self.game, x, 1) if known is None else known[..., 1, :]
-        return torch.stack((step[..., 0, :], theirs), -2)
+        opponent_step = self._rule(self.game, x, 1) if naive is None else naive[..., 1, :]
+        return torch.stack((step[..., 0, :], opponent_step), -2)
 
     def _follow(self, x: Tensor, gamma: Tensor, flips: Tensor | None = None) -> Tensor:
         """The next k updates: x⁰ … xᵏ (k + 1, S, B, 2, n)."""

@@ -116,7 +116,7 @@ def test_the_oracle_takes_every_gradient_at_the_present_parameters():
     net = q_net()
     net.load_state_dict(path.last)
     for age, batch in enumerate(reversed(path.batches)):
-        gradients = stacked(one_at_a_time(batch.of(net)), "gradient").mean(0)
+        gradients = stacked(one_at_a_time(batch.with_module(net)), "gradient").mean(0)
         expected = expected + (1 - beta) * beta**age * gradients
     torch.testing.assert_close(flat(oracle(path, beta), False), expected, **TIGHT)
 

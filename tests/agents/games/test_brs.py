@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semigradient import agents, envs, optim
 from semigradient.agents.games.brs import BRS
-from semigradient.agents.games.detective import ACTIONS, Networks, Questions
+from semigradient.agents.games.detective import ACTIONS, BRSNetworks, Questions
 from semigradient.envs.games.coin_game import CoinGame, State
 from semigradient.errors import UserError
 from semigradient.nets.recurrent import Recurrent
@@ -41,13 +41,13 @@ def build(
 
 
 def test_the_recurrent_network_is_torch_s_own_for_every_vector() -> None:
-    net = Recurrent(inputs=7, hidden=5, outputs=3, before=2, after=2, told=4)
+    net = Recurrent(inputs=7, hidden=5, outputs=3, before=2, after=2, extra=4)
     random = torch.Generator().manual_seed(0)
     vectors = torch.stack([net.initial(random, 1.0) for _ in range(3)])
     weights = net.weights(vectors)
     obs, state = torch.randn(3, 6, 7, generator=random), torch.randn(3, 6, 5, generator=random)
-    told = torch.randn(3, 6, 4, generator=random)
-    outputs, after = net(weights, obs, state, told)
+    extra = torch.randn(3, 6, 4, generator=random)
+    outputs, after = net(weights, obs, state, extra)
     for index in range(3):
         rows = [part[index] for part in weights]
         linear = [
@@ -61,7 +61,7 @@ def test_the_recurrent_network_is_torch_s_own_for_every_vector() -> None:
             cell.weight_hh.copy_(rows[6].T)
             cell.bias_hh.copy_(rows[7][0])
         hidden = cell(linear[1](linear[0](obs[index]).relu()).relu(), state[index])
-        features = torch.cat((hidden, told[index]), 1)
+        features = torch.cat((hidden, extra[index]), 1)
         expected = linear[6](linear[5](linear[4](features).relu()).relu())
         torch.testing.assert_close(after[index], hidden)
         torch.testing.assert_close(outputs[index], expected)
@@ -71,7 +71,7 @@ def test_the_recurrent_network_is_torch_s_own_for_every_vector() -> None:
 
 
 def exact_answers(
-    net: Networks,
+    net: BRSNetworks,
     weights: list[Tensor],
     state: State,
     memory: Tensor,
@@ -109,7 +109,7 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
     torch.set_default_dtype(torch.float64)
     try:
         game = CoinGame()
-        net = Networks(game, 4, Questions(40, steps, 0.9, shared))
+        net = BRSNetworks(game, 4, Questions(40, steps, 0.9, shared))
         random = torch.Generator().manual_seed(1)
         vector = 3 * net.agent.initial(random, 1.0)
         direction = torch.randn(vector.shape, generator=random) * 0.1
@@ -140,11 +140,11 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
 def test_shared_luck_brings_all_coins_of_a_question_back_to_one_place() -> None:
     game = CoinGame()
     for shared, same in ((True, True), (False, False)):
-        net = Networks(game, 4, Questions(200, 1, 1.0, shared))
-        luck = net._luck(2, 800, torch.Generator().manual_seed(0))
-        assert (luck is not None) == same
-        if luck is not None:
-            assert luck.view(2, -1).unique(dim=1).shape == (2, 1)
+        net = BRSNetworks(game, 4, Questions(200, 1, 1.0, shared))
+        draws = net._common_draws(2, 800, torch.Generator().manual_seed(0))
+        assert (draws is not None) == same
+        if draws is not None:
+            assert draws.view(2, -1).unique(dim=1).shape == (2, 1)
 
 
 # The learner
@@ -189,22 +189,22 @@ def test_all_gradients_are_taken_before_any_step() -> None:
 
 def test_the_detective_hears_nothing_of_the_agent_but_the_answers() -> None:
     """Without questions its first actions are the same for all agents (that play alike so far)."""
-    net = Networks(CoinGame(), 6, Questions(2, 2, 1.0, False))
+    net = BRSNetworks(CoinGame(), 6, Questions(2, 2, 1.0, False))
     random = torch.Generator().manual_seed(0)
     detective = net.detective.initial(random, 1.0)[None]
     state = net.game.reset(8, random)
     weights = net.detective.weights(detective)
     obs = net.game.observe(state)[None, :, 1]
     memory = torch.zeros(1, 8, 6)
-    told = torch.randn(1, 8, 4, generator=random)
-    one, _ = net.detective(weights, obs, memory, told)
-    two, _ = net.detective(weights, obs, memory, told + 1)
+    extra = torch.randn(1, 8, 4, generator=random)
+    one, _ = net.detective(weights, obs, memory, extra)
+    two, _ = net.detective(weights, obs, memory, extra + 1)
     assert not torch.allclose(one, two)
 
 
 def test_rewards_and_log_probabilities_of_a_record_belong_together() -> None:
     """With one agent for all games and with one for each, equal vectors play equal games."""
-    net = Networks(CoinGame(horizon=5), 6, Questions(2, 2, 1.0, False))
+    net = BRSNetworks(CoinGame(horizon=5), 6, Questions(2, 2, 1.0, False))
     random = torch.Generator().manual_seed(0)
     one, two = net.agent.initial(random, 1.0)[None], net.detective.initial(random, 1.0)[None]
     plays = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semigradient.agents.games.lola_dice import Config, Learner, adam, objective
+from semigradient.agents.games.lola_dice import Config, LolaDiceLearner, adam, objective
 from semigradient.errors import UserError
 from semigradient.gradients.repeated import (
     PRISONERS,
@@ -23,7 +23,7 @@ from semigradient.reproductions.games import lola_dice
 ROUNDS, GAMMA, RATE = 3, 0.96, 0.7
 
 
-class Exactly(Learner):
+class Exactly(LolaDiceLearner):
     """On all courses of the game instead of samples of them, in double precision."""
 
     def __init__(self, **config: Any) -> None:
@@ -90,7 +90,7 @@ def test_several_pairs_at_once_are_several_pairs() -> None:
 
 def test_critics_learn_the_returns() -> None:
     config = Config(0, rounds=20, batch_size=8, gamma=0.5)
-    learner = Learner(config, 2, make_optimizer=adam(1e-9))
+    learner = LolaDiceLearner(config, 2, make_optimizer=adam(1e-9))
     with torch.no_grad():
         learner.policies.fill_(40.0)  # both cooperate for ever
     for _ in range(150):

@@ -89,8 +89,8 @@ def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
 
 def test_densities_are_those_of_a_normal_distribution() -> None:
     mean, variance, action = numbers(7, 3), numbers(7, 3).exp(), numbers(7, 3) * 2
-    law = torch.distributions.Normal(mean, variance.sqrt())
-    torch.testing.assert_close(log_density(mean, variance, action), law.log_prob(action).sum(-1))
+    normal = torch.distributions.Normal(mean, variance.sqrt())
+    torch.testing.assert_close(log_density(mean, variance, action), normal.log_prob(action).sum(-1))
 
 
 def test_the_first_step_follows_the_gradient_of_the_expectation() -> None:
@@ -141,7 +141,7 @@ def test_a_meta_policy_learns_the_best_reply() -> None:
     for _ in range(30):
         scalars = agent.iterate()
     x = agent.game.draw(400, torch.Generator().manual_seed(1)).expand(2, -1, -1, -1)
-    mean, variance = agent.network.law(x.flatten(-2).float())
+    mean, variance = agent.network.distribution(x.flatten(-2).float())
     error = (mean.double() - x[..., 1, :] / 2).square().mean((1, 2)).sqrt()
     assert (error < 0.2).all()  # 0.5 of one who always answers 0
     assert variance.mean() < 0.1
@@ -183,7 +183,9 @@ def test_the_second_chair_sees_its_own_policy_first() -> None:
     agent = make("m-fos", *SMALL, "--opponent", "self")
     assert isinstance(agent, MFOS)
     x = numbers(1, 3, 2, 5)
-    mean, variance = agent.network.law(torch.sigmoid(x.flip(2)).flatten(2).float().repeat(2, 1, 1))
+    mean, variance = agent.network.distribution(
+        torch.sigmoid(x.flip(2)).flatten(2).float().repeat(2, 1, 1)
+    )
     random = torch.Generator().manual_seed(5)
     found = agent.act(x, 1, random)
     noise = torch.randn(1, 3, 5, generator=random.manual_seed(5))
@@ -227,13 +229,13 @@ def test_environments_that_do_not_fit_are_named(agent: str, env: str, message: s
 
 def test_the_agents_are_the_learners_of_their_modules() -> None:
     agent = make("lola-dice", "--batch-size", "8", "--env-options", "horizon=5", "--seed", "4")
-    learner = lola_dice.Learner(lola_dice.Config(rounds=5, batch_size=8), 1, seed=4)
+    learner = lola_dice.LolaDiceLearner(lola_dice.Config(rounds=5, batch_size=8), 1, seed=4)
     rewards = agent.iterate()
     assert [float(value) for value in rewards.values()] == learner.iterate()[0].tolist()
     assert torch.equal(agent.learner.policies, learner.policies)
     assert agent.progress.steps == 5 * 8 * 5
     brs = make("brs-sp-ipd", "--trees", "8", "--seed", "4")
-    plain = tree_search.Learner(tree_search.Config(self_play=1.0, trees=8), 1, seed=4)
+    plain = tree_search.TreeSearchLearner(tree_search.Config(self_play=1.0, trees=8), 1, seed=4)
     assert float(brs.iterate()["return"]) == plain.iterate().item()
     for one, two in zip(brs.learner.parameters, plain.parameters, strict=True):
         assert torch.equal(one, two)

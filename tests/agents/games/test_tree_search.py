@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semigradient.agents.games.tree_search import (
     Config,
-    Learner,
+    TreeSearchLearner,
     exact_values,
     search,
     shared_objective,
@@ -74,9 +74,9 @@ def test_sampled_trees_have_the_exact_values_and_those_of_a_plain_recursion() ->
     trees = search(chances[None], PRISONERS, 4, 40_000, random)
     error = trees.values.std(2) / 200
     assert ((trees.values.mean(2) - exact[:, None]).abs() < 4 * error).all()
-    assert (trees.asked.sum((2, 3)) == 15).all()
+    assert (trees.counts.sum((2, 3)) == 15).all()
     assert (trees.on_path.sum((2, 3)) == 4).all()
-    assert (trees.on_path <= trees.asked).all()
+    assert (trees.on_path <= trees.counts).all()
     rng = np.random.default_rng(0)
     plain = np.array([plain_search(chances.tolist(), 0, 4, rng) for _ in range(4000)])
     wide = plain.std(0) / len(plain) ** 0.5
@@ -87,8 +87,8 @@ def gradients(rows: int, off_path: bool) -> Tensor:
     """Estimates (rows, 5), each from trees of its own."""
     logits = SOME.expand(rows, 5).clone().requires_grad_()
     trees = search(logits.detach().sigmoid(), PRISONERS, 3, 256, torch.Generator().manual_seed(3))
-    asked = trees.asked if off_path else trees.on_path
-    (found,) = torch.autograd.grad(tree_objective(logits, trees.values[0], asked).sum(), logits)
+    counts = trees.counts if off_path else trees.on_path
+    (found,) = torch.autograd.grad(tree_objective(logits, trees.values[0], counts).sum(), logits)
     return found
 
 
@@ -130,7 +130,7 @@ def test_self_play_estimates_the_gradient_of_the_own_return() -> None:
 def test_best_response_shaping_learns_the_published_policies(
     weight: float, policy: tuple[int, ...]
 ) -> None:
-    learner = Learner(Config(self_play=weight, trees=128), seeds=3)
+    learner = TreeSearchLearner(Config(self_play=weight, trees=128), seeds=3)
     for _ in range(150):
         learner.iterate()
     chances = learner.logits().sigmoid()
@@ -138,7 +138,7 @@ def test_best_response_shaping_learns_the_published_policies(
 
 
 def test_without_a_hidden_layer_there_are_five_logits() -> None:
-    learner = Learner(Config(hidden=0, trees=8), seeds=2)
+    learner = TreeSearchLearner(Config(hidden=0, trees=8), seeds=2)
     assert learner.logits().tolist() == [[0.0] * 5] * 2
     learner.iterate()
     assert (learner.logits() != 0).any()
