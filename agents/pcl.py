@@ -5,13 +5,13 @@ every path of d steps whatever policy took them,
 
     V(s₀) = Σ_j γʲ (r_j - τ log π(a_j | s_j)) + γᵈ V(s_d)
 
-in expectation over what the environment does; without chance, exactly. The squared difference of
+in expectation over transitions; exactly, where these are deterministic. The squared difference of
 both sides is the loss of value and policy together, on paths drawn from a memory. `unified` has
 one network for both: V = τ log Σ_a exp(Q / τ) and π ∝ exp(Q / τ), over the legal actions; with
 paths of one step that is soft Q-learning's residual.
 
-There is no correction to make for old paths, and none for chance either: where transitions are
-random the loss has a bias, as residual-gradient methods do.
+Old paths need no correction. There is none for stochastic transitions either: there the loss is
+biased, as in residual-gradient methods.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Config:
     gradient_steps: int = 1
     """Gradient steps per phase."""
     batch_size: int = 64
-    """Paths a gradient step."""
+    """Paths per gradient step."""
     buffer_size: int = 10_000
     """Steps in the memory, all environments together."""
     learning_starts: int = 1_000
     """Environment steps before learning."""
     max_grad_norm: float = 10.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
     hidden: tuple[int, ...] = (64, 64)
@@ -71,9 +71,9 @@ class Config:
     activation: str = "tanh"
     """Nonlinearity of the hidden layers."""
     torso: str = "auto"
-    """Network: what the observation asks for, or a registered one, such as coconet."""
+    """Network: chosen by the observation space (auto), or a registered one, such as coconet."""
     torso_width: int = 32
-    """Channels or units a layer of a registered network."""
+    """Channels or units per layer of a registered network."""
     torso_depth: int = 2
     """Layers of a registered network (of coconet: beyond six)."""
     torso_weights: str = ""
@@ -118,7 +118,7 @@ def inconsistency(
     gamma: float,
     temperature: float,
 ) -> Tensor:
-    """How far the two sides are apart: (m,).
+    """Difference of the two sides: (m,).
 
         -V(s₀) + Σ_j γʲ (r_j - τ log π_j) + γᵏ V(s_k)
 
@@ -148,12 +148,12 @@ def inconsistency(
 
 
 class PathMemory:
-    """The last steps of B environments, in order, of which whole paths are drawn.
+    """The last steps of B environments, in order, from which whole paths are drawn.
 
     Args:
         config: of the agent.
-        stepper: what is remembered.
-        device: where the memory lives.
+        stepper: whose steps are stored.
+        device: of the memory.
     """
 
     def __init__(self, config: Config, stepper: EnvStepper, device: torch.device) -> None:
@@ -192,7 +192,7 @@ class PathMemory:
 
 
 class PCL:
-    """Acts by its policy in B environments and makes remembered paths consistent."""
+    """Acts by its policy in B environments and makes stored paths consistent."""
 
     STATE = ("network", "optimizer", "memory.ring", "stepper", "acting", "sampling", "updates")
     POLICY = ("network",)
@@ -213,7 +213,7 @@ class PCL:
         self._loss = maybe_compile(self._losses, setup.compile)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """A few steps everywhere, then, when enough has been seen, a few gradient steps."""
+        """A few steps of all environments, then, after `learning_starts`, a few gradient steps."""
         config = self.config
         for _ in range(config.rollout_steps):
             self._collect()

@@ -4,10 +4,10 @@
 
 With π the softmax itself V is α log Σ exp(Q̄ / α), which is soft Q-learning (Haarnoja et al. 2017,
 "Reinforcement learning with deep energy-based policies"). With a network for π, and α adjusted
-until the entropy is a wanted share of its maximum, it is soft actor-critic (Haarnoja et al. 2018;
+until the entropy is a given share of its maximum, it is soft actor-critic (Haarnoja et al. 2018;
 Christodoulou 2019, arXiv:1910.07207). Illegal actions have probability 0 and no part in V.
 
-The sum over actions is exact, so nothing has to be sampled but transitions.
+The sum over actions is exact, so only transitions are sampled.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Config:
     gamma: float = 0.99
     """Discount of one step, in [0, 1]."""
     temperature: float = 1.0
-    """α, the price of one nat of entropy; where entropy_share adjusts it, where it starts."""
+    """α, weight of the entropy against the reward; its initial value if entropy_share > 0."""
     entropy_share: float = 0.0
     """Adjust α until the entropy is this share of log(legal actions), in [0, 1); 0 keeps α."""
     actor: Literal["softmax", "network"] = "softmax"
@@ -69,7 +69,7 @@ class Config:
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
     max_grad_norm: float = 0.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
     activation: str = "relu"
@@ -213,7 +213,7 @@ class SoftQ:
             self.memory.add(obs, actions, step.reward, *ended, step.next_obs, step.next_mask)
 
     def _learn(self, batch: Batch) -> dict[str, float | Tensor]:
-        """One gradient step of everything there is."""
+        """One gradient step of critics, actor and temperature."""
         config = self.config
         alpha = self.log_temperature.detach().exp()
         with torch.no_grad():
@@ -257,7 +257,7 @@ class SoftQ:
     def _log_policy(
         self, obs: Tensor, legal: Tensor | None, values: Tensor | None = None
     ) -> Tensor:
-        """Log π (m, A); `values` (m, A) where the softmax of other values is wanted."""
+        """Log π (m, A); `values` (m, A) replace the critics' in the softmax."""
         if self.config.actor == "network":
             return log_softmax(self.networks["actor"](obs), legal)
         if values is None:

@@ -1,4 +1,4 @@
-"""Supervised learning in the same harness, to compare with (Bengio 2022, section 3.2.2.2).
+"""Supervised learning in the same harness, as a baseline (Bengio 2022, section 3.2.2.2).
 
 Classifiers minimise the cross-entropy of the labels, regressors the squared error, on random
 minibatches of the examples behind `semigradient/Classification-v0` or `semigradient/Regression-v0`.
@@ -38,7 +38,7 @@ class Config:
     """Hyperparameters; the defaults are those of the published experiments' code."""
 
     task: Literal["classification", "regression"] = "classification"
-    """What the targets are."""
+    """Kind of the targets."""
     batch_size: int = 32
     """Samples per gradient step, drawn uniformly with replacement."""
     schedule: Literal["constant", "linear"] = "constant"

@@ -1,8 +1,8 @@
 """Attaching observers to a run: when they measure, with what, and where the results go.
 
-Observers only look. Their random numbers come from generators of their own, made anew for each
-measurement from the run's seed and the step; held-out experience is played in environments of
-their own; the global generators are put back as they were found.
+Observers change nothing. Their random numbers come from generators of their own, seeded for each
+measurement by the run's seed and the step; held-out experience is played in environments of
+their own; the state of the global generators is restored.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Attachment:
         self._next_drawing = 0.0
 
     def open(self, logger: Logger) -> None:
-        """Say where the results go: the run folder of the logger."""
+        """Set the destination of the results: the run folder of the logger."""
         self._logger = logger
         self._profiles = MetricsFile(logger.folder / "diagnostics.jsonl")
 
     def measure(self, step: int) -> None:
-        """Let every observer measure, and write what it found."""
+        """Let every observer measure, and write the results."""
         assert self._logger is not None
         assert self._profiles is not None
         scalars: dict[str, Any] = {}
@@ -101,7 +101,7 @@ class Attachment:
         self._next_drawing = now + 20 * (now - started)
 
     def truncate_after(self, step: int) -> None:
-        """Forget profiles later than `step`, before resuming from there."""
+        """Drop profiles later than `step`, before resuming from there."""
         assert self._profiles is not None
         self._profiles.truncate_after(step)
 
@@ -111,11 +111,11 @@ class Attachment:
             self._profiles.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the observers keep."""
+        """State of the observers."""
         return {name: observer.state_dict() for name, observer in self.observers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back; an observer that was not there before starts anew."""
+        """Restore a saved state; an observer without one starts afresh."""
         for name, observer in self.observers.items():
             if name in state:
                 observer.load_state_dict(state[name])

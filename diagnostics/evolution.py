@@ -1,4 +1,4 @@
-"""How interference itself changes along an update: ρ' = -r1 - r2 - r3.
+"""Change of interference along an update: ρ' = -r1 - r2 - r3.
 
 With b = ∇f, a = ∇(f - y), d and w the first and second derivative of the loss by f, H̄ the
 Hessian of f, and the update θ' = θ - α v_B at B,

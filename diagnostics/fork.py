@@ -1,4 +1,4 @@
-"""A copy of a learner that can be updated without the learner noticing."""
+"""A copy of a learner that can be updated without changing the learner."""
 
 from __future__ import annotations
 

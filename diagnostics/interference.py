@@ -1,4 +1,4 @@
-"""How gradients of different examples act on each other.
+"""Interference: inner products and cosines of gradients of different examples.
 
     ρ_uv = ∇J(u)·∇J(v)    ρ̄_uv = ∇f(u)·∇f(v)    stiffness = cosine of ∇J(u), ∇J(v)
 

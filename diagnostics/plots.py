@@ -1,4 +1,4 @@
-"""Pictures of what observers found: numbers over the run, and profiles that change with it."""
+"""Pictures of the observers' results: numbers over the run, and profiles that change with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from semigradient.training.logging import read_metrics
 
 
 def draw(folder: Path, names: list[str]) -> list[Path]:
-    """Draw one picture for each diagnostic that has found anything; returns their paths.
+    """Draw one picture for each diagnostic with results; returns their paths.
 
     Reads `metrics.jsonl` and `diagnostics.jsonl` in `folder`, writes `diagnostics/NAME.png`.
     """

@@ -1,7 +1,7 @@
 """Repeated 2×2 games of n rounds between memory-one policies: sampled and exact, side by side.
 
 A policy is five logits in the order [start, AA, AB, BA, BB], (own action, other's action) of the
-round before, each the log-odds of action A. Three roads lead to the expected return and its
+round before, each the log-odds of action A. There are three ways to the expected return and its
 derivatives: `sample` and `enumerate_all` give episodes for the estimators of `gradients.dice`, with
 and without noise, and `expected_return` follows the distribution of the state, exactly.
 """
@@ -18,7 +18,7 @@ from semigradient.errors import require
 
 PRISONERS = torch.tensor([[-1.0, -3.0, 0.0, -2.0], [-1.0, 0.0, -3.0, -2.0]], dtype=torch.float64)
 """Prisoner's dilemma (2, 4): of each player, after AA, AB, BA, BB (first player's action first)."""
-_SWAPPED = torch.tensor([0, 1, 3, 2, 4])  # what the other player calls the five states
+_SWAPPED = torch.tensor([0, 1, 3, 2, 4])  # the five states from the other seat
 
 
 class Episodes(NamedTuple):

@@ -1,11 +1,11 @@
-"""The surrogate loss of stochastic computation graphs: right once, wrong when differentiated again.
+"""The surrogate loss of stochastic computation graphs: correct to first order only.
 
     SL = Σ_w log p(w) ⊥Q̂_w + Σ_c c,        Q̂_w = Σ of the sampled costs downstream of w
 
 Its gradient is the score-function estimator. But the costs in Q̂ are stopped, so a second derivative
 loses a cross term; of two players whose log-probabilities add up, the mixed second derivative is
-nothing at all, and learning with opponent awareness turns into naive learning. It stands here for
-that contrast and for methods of first order.
+zero, and learning with opponent awareness becomes naive learning. It serves as that contrast and
+for methods of first order.
 
 Source: the DiCE slides (theorem and corollary of J. Schulman et al. 2015, "Gradient estimation
 using stochastic computation graphs").

@@ -1,4 +1,4 @@
-"""Message passing over the atoms of molecules, to one number a molecule.
+"""Message passing over the atoms of molecules, to one number per molecule.
 
     m_v = LeakyReLU( x_v W + b + mean over bonds (u, v) of x_u E(bond) )
     x_v ← GRU(m_v, x_v)                                                    (12 times)
@@ -9,7 +9,7 @@ message passing for quantum chemistry"); Set2Set is a content-based read-out (Vi
 The sizes are those of the binding-energy proxy of Bengio et al. 2021.
 
 There are only four kinds of bonds, so E has five values (none for an atom without any bond), which
-are computed once a pass. Plain torch: sums over bonds and molecules are `index_add`.
+are computed once per pass. Plain torch: sums over bonds and molecules are `index_add`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def join(graphs: Sequence[AtomGraphs]) -> AtomGraphs:
 
 
 def offsets(sizes: Sequence[int]) -> list[int]:
-    """Where each of several parts begins in the whole."""
+    """Offsets of several parts in their concatenation."""
     return [sum(sizes[:index]) for index in range(len(sizes))]
 
 
@@ -68,7 +68,7 @@ class AtomNetwork(nn.Module):
         width: of an atom's hidden state.
         steps: rounds of messages.
         readouts: rounds of the read-out.
-        outputs: numbers a molecule.
+        outputs: numbers per molecule.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class AtomNetwork(nn.Module):
         hidden = F.leaky_relu(self.embed(graphs.atoms))
         kinds = torch.eye(BOND_KINDS + 1, BOND_KINDS, dtype=hidden.dtype, device=hidden.device)
         matrices = self.bonds(kinds).view(-1, self.width, self.width)
-        # Root and all kinds of bonds side by side: one product a round.
+        # Root and all kinds of bonds side by side: one product per round.
         side_by_side = torch.cat([self.root, *matrices], 1)
         degree = torch.bincount(graphs.target, minlength=len(hidden)).clamp(min=1)[:, None]
         picked = graphs.source * (BOND_KINDS + 2) + graphs.bond + 1

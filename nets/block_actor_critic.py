@@ -12,7 +12,7 @@ from semigradient.nets.distributions import Distribution, distribution
 class BlockActorCritic(nn.Module):
     """The flow network's graph network with logits for flows and a value for the state's flow.
 
-    Has what `nets.actor_critic.ActorCritic` offers those who collect and learn.
+    Has the interface of `nets.actor_critic.ActorCritic`.
 
     Args:
         shape: of the observations.

@@ -136,7 +136,7 @@ class BlockGraphNetwork(nn.Module):
         return FlowOutputs(torch.cat([stem_outputs, graph_outputs[:, :1]], 1), None, flow)
 
     def _nodes(self, graphs: Graphs) -> Tensor:
-        """What the nodes know at the end: (V, width)."""
+        """Final node embeddings: (V, width)."""
         state = self.enter(self.block(graphs.block))
         out, into = self.end(graphs.ends).unbind(1)
         for _ in range(self.steps):

@@ -134,7 +134,7 @@ class Flat(nn.Module):
 def torso(
     space: spaces.Space, kind: str = "auto", channels: int = 16, depth: int = 0
 ) -> NatureCNN | GlimpseCNN | Flat:
-    """The parameter-light beginning an observation space asks for; `.width` is its output size.
+    """The first layers for an observation space; `.width` is their output size.
 
     Images (three axes of bytes) get convolutions, everything else is flattened.
 

@@ -64,7 +64,7 @@ class Coconet(nn.Module):
         """Logits (B, I, T, P).
 
         Args:
-            pitches: indices (B, I, T) int64; what stands where nothing is known is not looked at.
+            pitches: indices (B, I, T) int64; ignored where nothing is known.
             known: (B, I, T) bool.
         """
         return self.run(self.inputs(pitches, known))[1]
@@ -106,7 +106,7 @@ def reestimate(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Non
 
     Args:
         network: whose mode is left as it was.
-        batches: what it is called with.
+        batches: its arguments.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, training = [norm.momentum for norm in norms], network.training

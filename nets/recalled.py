@@ -1,8 +1,8 @@
-"""The gradient of a perceptron whose forward pass has been done, a few rows at a time, before.
+"""The gradient of a perceptron from the stored outputs of an earlier forward pass.
 
-Outputs that were computed without a graph, with the present parameters, are put in the place of
-those that autograd would compute again. Activations are taken to have worked in place, so that
-their slopes have to follow from what they gave.
+Outputs that were computed without a graph, with the present parameters, replace those that
+autograd would recompute. Activations are assumed to have worked in place, so their slopes must
+follow from their outputs.
 """
 
 from __future__ import annotations

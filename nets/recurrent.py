@@ -1,8 +1,8 @@
 """A recurrent network whose parameters are one vector, so that many of them run at once.
 
-Observations go through a ReLU MLP into a GRU (Cho et al. 2014), its state, with
-optional extra inputs, through a second ReLU MLP into a linear head. With G vectors of parameters (G, P) and G
-rows of inputs (G, N, …), row g sees network g; gradients of any order reach the vectors.
+Observations go through a ReLU MLP into a GRU (Cho et al. 2014); its state, with optional extra
+inputs, goes through a second ReLU MLP into a linear head. With G vectors of parameters (G, P) and
+G rows of inputs (G, N, …), row g sees network g; gradients of any order reach the vectors.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _linear(layer: tuple[Tensor, Tensor], inputs: Tensor) -> Tensor:
 
 
 def _gru(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
-    """The cell, from what both linear maps say about its gates reset, update and new."""
+    """The cell, from the outputs of both linear maps for its gates reset, update and new."""
     reset_in, update_in, new_in = from_input.chunk(3, -1)
     reset_state, update_state, new_state = from_state.chunk(3, -1)
     reset, update = (reset_in + reset_state).sigmoid(), (update_in + update_state).sigmoid()

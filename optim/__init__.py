@@ -59,7 +59,7 @@ NO_OPTIMIZER = "none"
 OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
 """Ours, and those of installed packages."""
 
-# Classes that import torch, which is why they are imported when they are asked for.
+# Classes that import torch, which is why they are imported on first use.
 _CLASSES = {
     "CorrectedMomentum": "semigradient.optim.corrected_momentum",
     "Momentum": "semigradient.optim.momentum",
@@ -84,7 +84,7 @@ def names() -> list[str]:
 def config_class(name: str) -> type[OptimizerConfig]:
     """Return the frozen dataclass that holds the hyperparameters of optimizer `name`.
 
-    "module:Config" is one of your own: a dataclass with `lr` and `build(params)`, as in
+    "module:Config" is one from elsewhere: a dataclass with `lr` and `build(params)`, as in
     `optim.configs`.
     """
     config = OPTIMIZERS.load(name if name != NO_OPTIMIZER else _NOTHING)

@@ -348,7 +348,7 @@ class CorrectedAdamConfig(CorrectedMomentumConfig):
 
 @dataclass(frozen=True)
 class OracleMomentumConfig:
-    """Momentum of old minibatches evaluated anew at the present parameters: the reference."""
+    """Momentum of old minibatches re-evaluated at the present parameters: the reference."""
 
     lr: float = 1e-2
     """Learning rate."""

@@ -184,7 +184,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
     def _move_staleness(self) -> None:
         """Move eta along the last displacement, with zeta of the step before."""
         params = list(self._params())
-        # How far back the step before was, in place: `previous` is written anew behind this.
+        # How far back the step before was, in place: `previous` is overwritten after this.
         back = self._states("previous", params)
         if self._displacement:
             torch._foreach_sub_(back, params)

@@ -1,9 +1,9 @@
 """Forms of zeta, the running average of the matrices Z that move old gradients to the present.
 
-Z = sum_i weight_i a_i b_i^T is n x n. Each form keeps as much of it as it can afford, and gives
-back two things: zeta^T d for a displacement d of the parameters, and zeta <- beta zeta +
+Z = sum_i weight_i a_i b_i^T is n x n. Each form stores a part of it and computes
+two things: zeta^T d for a displacement d of the parameters, and zeta <- beta zeta +
 (1 - beta) Z for a minibatch. Here are those that keep entries of the matrix itself; factors of
-it stand in `optim/kronecker.py`, the rows that it is made of in `optim/low_rank.py`.
+it are in `optim/kronecker.py`, the rows that it is made of in `optim/low_rank.py`.
 
 Source: E. Bengio, PhD thesis, sec. 4.2.2 and 4.2.3.1 (full, diagonal, block-diagonal), fig. 4.15
 (some layers only).

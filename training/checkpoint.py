@@ -8,7 +8,7 @@ A checkpoint is a folder `step-000000012345/` with
 - `tensors.safetensors`: those tensors;
 - `shard-00000.safetensors`, …: one file for each `Shard`.
 
-It is written beside its final place, synced, and renamed, so that a folder of that name is
+It is written under a temporary name, synced, and renamed, so that a folder of the final name is
 either absent or complete. Nothing is ever unpickled.
 """
 
@@ -48,7 +48,7 @@ _UNREADABLE = (
 )
 
 # Per process and folder: the token that marks checkpoints whose shards may be linked. It starts
-# anew in each process and after each `load`, since revisions then count from something else.
+# afresh in each process and after each `load`, since revisions then count from something else.
 _lineages: dict[tuple[int, Path], str] = {}
 
 

@@ -1,4 +1,4 @@
-"""What decides a run: its names, the run's own options, its agent's and its optimizer's."""
+"""The configuration of a run: its names, the run's own options, its agent's and its optimizer's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from semigradient.validate import build
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What belongs to a run and not to its agent."""
+    """Options of a run that are not its agent's."""
 
     agent: str = ""
     """Learner; `--agent NAME --help` shows its hyperparameters."""
@@ -36,7 +36,7 @@ class RunConfig:
     eval_env_options: tuple[str, ...] = ()
     """Options that differ in evaluation, such as split=test."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where networks live; auto takes CUDA for images when it is there, else the CPU."""
+    """Device of the networks; auto takes CUDA for images when it is there, else the CPU."""
     threads: int = 0
     """CPU threads of torch; 0: one for vector observations, all cores for images."""
     compile: bool = False
@@ -64,7 +64,7 @@ class RunConfig:
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
     progress: bool = True
-    """Show progress: a bar on a terminal, now and then a line elsewhere."""
+    """Show progress: a bar on a terminal, elsewhere an occasional line."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "num_envs", "eval_episodes", "log_every"):
@@ -86,13 +86,13 @@ class RunConfig:
         return _keywords(self.env_options)
 
     def evaluation_environment(self) -> dict[str, Any]:
-        """The same for evaluation, where those of `eval_env_options` come on top."""
+        """The same for evaluation, with `eval_env_options` on top."""
         return _keywords((*self.env_options, *self.eval_env_options))
 
 
 @dataclass(frozen=True)
 class Command:
-    """Everything that decides a run."""
+    """The complete configuration of a run."""
 
     run: RunConfig
     agent: Any

@@ -1,4 +1,4 @@
-"""What `--help` says of an environment: its options, what they mean, and their defaults."""
+"""The part of `--help` on an environment: its options, their meaning and defaults."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def describe(env_id: str) -> str:
 
 
 def defaults(spec: EnvSpec) -> Mapping[str, Any]:
-    """What the id itself says of its options."""
+    """Options that the registered id fixes."""
     from semigradient.envs.atari import AtariOptions, registered
 
     return registered(spec) if options_class(spec) is AtariOptions else dict(spec.kwargs)

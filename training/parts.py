@@ -1,4 +1,4 @@
-"""State by parts: an agent names what it is made of, and each part is saved by its kind.
+"""State by parts: an agent names its parts, and each is saved by its kind.
 
     class DQN:
         STATE = ("network", "target", "optimizer", "memory", "stepper", "rng", "updates")
@@ -114,7 +114,7 @@ def _save(value: Any, policy: bool, path: str) -> Any:
 
 
 def _restore(present: Any, saved: Any, policy: bool) -> Any:
-    """What the part is after loading: `present` itself where it can be loaded in place."""
+    """The part after loading: `present` itself where it can be loaded in place."""
     if isinstance(present, Tensor):
         return _restore_tensor(present, saved)
     if isinstance(present, torch.optim.Optimizer):

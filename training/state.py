@@ -50,7 +50,7 @@ class Encoder:
         self._views: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def encode(self, value: Any, path: tuple[str, ...]) -> Any:
-        """JSON of `value`, which stands at `path` of the state."""
+        """JSON of `value`, found at `path` of the state."""
         if isinstance(value, dict):
             return self._encode_dict(value, path)
         if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""What a file may name, which somebody else may have written.
+"""Code that files name: which is loaded, and which is refused.
 
-A run folder or a config file is data. The names in it are looked up among ours and those of
-installed packages. A name that says itself where code lives ("module:attribute", "module:Env-v0")
-would import, and so execute, whatever it likes: it is taken from the command line, or from Python,
+A run folder or a config file is data. The names in it are looked up in our registries and
+those of installed packages. A name that is itself a location of code ("module:attribute",
+"module:Env-v0") would import, and so execute, arbitrary code: it is taken from the command line, or from Python,
 and from a file only if the user says that the file is trusted, or names it again.
 """
 
@@ -23,7 +23,7 @@ def check(tables: Mapping[str, Any], path: Path, words: Iterable[str]) -> None:
     """Refuse a config file's tables that name code which no word of the command line names.
 
     Raises:
-        UserError: says what the file asks for, and how to allow it.
+        UserError: names the code, and how to allow it.
     """
     named = typed(words)
     refused = [text for text, code in named_code(tables).items() if code not in named]

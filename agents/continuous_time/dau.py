@@ -88,7 +88,7 @@ class DAU:
         self.updates = 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """One phase of acting, then, when enough has been seen, one of learning."""
+        """One phase of acting, then, once learning has started, one of learning."""
         self.explorer.collect(self._outputs)
         hours = self.explorer.clock.hours(self.progress.steps)
         scalars: dict[str, float | Tensor] = {"hours": hours}
@@ -128,7 +128,7 @@ class DAU:
         return portraits(self)
 
     def _outputs(self, obs: Tensor) -> Tensor:
-        """What is explored around: π(s), or the advantages of all actions."""
+        """Outputs that exploration perturbs: π(s), or the advantages of all actions."""
         return self.advantage(obs) if self.discrete else self.actor(obs)
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,7 +73,7 @@ class DDPG:
         self.updates = 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """One phase of acting, then, when enough has been seen, one of learning."""
+        """One phase of acting, then, once learning has started, one of learning."""
         self.explorer.collect(self._outputs)
         hours = self.explorer.clock.hours(self.progress.steps)
         scalars: dict[str, float | Tensor] = {"hours": hours}

@@ -4,11 +4,11 @@
     agent:      θ₁ ← θ₁ + α₁ Σ_t A¹_t (∇ log π_θ₁(a_t|s_t) + ∇_θ₁ log π_θ₂(b_t | π_θ₁, s_t))
     BRS-SP:     θ₁ ← θ₁ + α₃ Σ_t A¹_t ∇ (log π_θ₁(a_t|s_t) + log π_θ₁(b_t|o_t)),  with itself
 
-The detective learns the best response to any agent by asking it (`agents.games.detective`); the
-agent learns what makes the best response good for itself. The two terms of its gradient have an
+The detective learns the best response to any agent by querying it (`agents.games.detective`); the
+agent learns to make the best response good for itself. The two terms of its gradient have an
 optimizer each, and so has everything else.
 
-Training plays the game itself; the environment's opponent is whom evaluations are played against.
+Training plays the game itself; the environment's opponent is used in evaluations only.
 A step is one joint step of such a game; those of simulations are not counted.
 
 Source: T. Cooijmans, PhD thesis 2023, section 5.4, Algorithm 2 (whose misprints are θ₁' and the
@@ -49,15 +49,15 @@ class Config:
     gamma: float = 0.96
     """Discount of one step, in [0, 1]."""
     gae_lambda: float = 1.0
-    """Trace decay of the advantages; 1 takes whole returns."""
+    """Trace decay of the advantages; 1: Monte Carlo returns."""
     hidden: int = 64
     """Width of both networks."""
     question_samples: int = 16
     """Simulated games for each of the detective's questions."""
     question_steps: int = 4
-    """Steps of each; one alone shows nothing of how the agent reacts."""
+    """Steps of each; a single one carries no information about how the agent reacts."""
     common_random_numbers: bool = False
-    """Coins of all simulated games of a question come back by the same draws (as in BRS-SP)."""
+    """Coins of all simulated games of a question reappear by the same draws (as in BRS-SP)."""
     buffer_size: int = 2048
     """Past agents that the detective learns from."""
     noise: float = 0.1
@@ -65,8 +65,8 @@ class Config:
     lr_shaping: float = 0.0
     """Learning rate of the agent's second term; 0 takes the policy's.
 
-    Adam brings any gradient to full size, so while the detective does not react yet this term
-    stirs the agent with noise at its whole rate."""
+    Adam normalises any gradient, so while the detective does not react yet this term is noise
+    at the full learning rate."""
     lr_sharing: float = 0.0
     """Learning rate of self-play; 0 takes the policy's."""
     lr_detective: float = 3e-4
@@ -95,7 +95,7 @@ class Config:
 
 
 class BRS:
-    """One detective step, one agent step and, for BRS-SP, one step of self-play an iteration."""
+    """One detective step, one agent step and, for BRS-SP, one step of self-play per iteration."""
 
     STATE = ("agent", "detective", "optimizers", "past", "pushed", "progress", "random")
     POLICY = ("agent",)
@@ -124,7 +124,7 @@ class BRS:
         self._push()
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """Teach the detective, then the agent, then remember the agent."""
+        """Train the detective, then the agent, then store the agent."""
         with self.timers("detective"):
             scalars = self._teach_detective()
         with self.timers("agent"):
@@ -209,7 +209,7 @@ class BRS:
         return advantage, F.huber_loss(value, target)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """One for each term: the chosen one, with its rate or that of the config."""
+        """One per term: the chosen optimizer, with its own learning rate or that of the config."""
         config = self.config
         plan: dict[str, tuple[nn.Parameter, float | None]] = {
             "agent": (self.agent, None),
@@ -240,7 +240,7 @@ class BRS:
         return gradients
 
     def _parameter(self, name: str) -> nn.Parameter:
-        """The vector that an optimizer moves."""
+        """The parameter vector of an optimizer."""
         return self.optimizers[name].param_groups[0]["params"][0]
 
     def _push(self) -> None:
@@ -248,13 +248,13 @@ class BRS:
         self.pushed += 1
 
     def player(self, deterministic: bool = False) -> NetworkPlayer:
-        """The agent as it is now, as a player of the game."""
+        """The current agent as a player of the game."""
         return NetworkPlayer(self.networks, self.agent[0].clone(), deterministic)
 
     def policy(self, deterministic: bool = True) -> Policy:
-        """Acts with a memory of its own, which it gives up at the end of each game.
+        """Acts with a recurrent state of its own, which is reset at the end of each game.
 
-        All games begin together and last equally long, so their number of steps tells the end.
+        All games begin together and last equally long, so the step count determines the end.
         """
         own, player = generator(self.setup.seed, 3, self.setup.device), self.player(deterministic)
         step, memory = 0, torch.zeros(0)

@@ -1,4 +1,4 @@
-"""How players of the coin game fare against each other, and a learner that trains against one.
+"""Matches between players of the coin game, and a best response trained against one of them.
 
     python -m semigradient.agents.games.coin_league runs/…  # a trained run, all rivals
 
@@ -38,7 +38,7 @@ DISCOUNT = 0.96
 
 @dataclass(frozen=True)
 class MatchResult:
-    """What some games came to; pairs are (first player, second player).
+    """The result of some games; pairs are (first player, second player).
 
     Returns are sums over a game with their standard errors; the rest is per step.
     """
@@ -119,7 +119,7 @@ def _actor_critic_loss(
     entropy: float,
     random: torch.Generator,
 ) -> Tensor:
-    """Policy gradient with whole discounted returns, Huber loss of the values, entropy bonus."""
+    """Policy gradient of discounted Monte Carlo returns, value loss (Huber), entropy bonus."""
     game, weights = networks.game, networks.agent.weights(vector)
     state = game.reset(games, random)
     memory = torch.zeros(1, games, networks.agent.hidden, device=game.device)
@@ -153,7 +153,7 @@ def battery(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, MatchResult]:
-    """The agent against everybody; 0 rollouts or updates leave that opponent out."""
+    """The agent against all opponents; 0 rollouts or updates leave that opponent out."""
     random = torch.Generator(game.device).manual_seed(seed)
     opponents: dict[str, Player] = {
         "always-defect": scripted(game, "always-defect"),
@@ -175,7 +175,7 @@ HEADER = f"{'against':22s} {'return':>15s} {'its return':>15s}   takes the other
 
 
 def line(name: str, match: MatchResult) -> str:
-    """A row of the table: returns with standard errors, and who defects how often."""
+    """A row of the table: returns with standard errors, and frequencies of defection."""
     (ours, theirs), (error, other_error) = match.returns, match.standard_errors
     shares = match.adversarial_share
     return (

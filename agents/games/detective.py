@@ -1,8 +1,8 @@
 """The two networks of best response shaping on the coin game, and the games between them.
 
-The agent is a GRU. The detective is one too, and beside what it sees it is told the answers to
-four questions: if I did A now and anything afterwards, what would I get, this agent being as it
-is? Each answer is a mean over simulated games of a few steps,
+Both are GRUs. Besides its observation, the detective's inputs are the answers to four questions:
+what is the return of action A now, and of random actions afterwards, against this agent? Each
+answer is a mean over simulated games of a few steps,
 
     δ̂_A = mean_n Σ_k γ^k r²_{t+k} □(Σ_{j ≤ k} log π_θ(a_{t+j})),
 
@@ -28,14 +28,14 @@ ACTIONS = 4
 
 
 class Questions(NamedTuple):
-    """How the detective asks.
+    """Parameters of the simulations that answer the questions.
 
     Attributes:
         samples: simulated games for each question.
         steps: steps of each.
         discount: γ.
-        common_random_numbers: whether the coins of all games of one question come back by the same
-        draws.
+        common_random_numbers: whether the coins of all games of one question reappear by the same
+            draws.
     """
 
     samples: int
@@ -55,12 +55,12 @@ class GameRollout(NamedTuple):
 
 
 class BRSNetworks:
-    """Shapes of agent and detective, and how they play.
+    """Architectures of agent and detective, and the games between them.
 
     Args:
         game: the coin game.
         hidden: width of both.
-        questions: how the detective asks.
+        questions: parameters of the simulations.
     """
 
     def __init__(self, game: CoinGame, hidden: int, questions: Questions) -> None:
@@ -72,13 +72,13 @@ class BRSNetworks:
     def play(
         self, agents: Tensor, detective: Tensor, count: int, random: torch.Generator
     ) -> GameRollout:
-        """Games of agents against the detective, with the gradients that the vectors ask for.
+        """Games of agents against the detective, with gradients where the vectors require them.
 
         Args:
             agents: (G, P₁), G = 1 or `count`: seat 0.
             detective: (1, P₂): seat 1.
             count: games B.
-            random: where actions, coins and simulations come from.
+            random: generator of actions, coins and simulations.
         """
         ours, theirs = self.agent.weights(agents), self.detective.weights(detective)
         state = self.game.reset(count, random)
@@ -112,13 +112,13 @@ class BRSNetworks:
     def answers(
         self, agents: Weights, state: State, memory: Tensor, random: torch.Generator
     ) -> Tensor:
-        """δ̂ (B, 4): what each of seat 1's actions promises, by simulation.
+        """δ̂ (B, 4): expected returns of seat 1's actions, by simulation.
 
         Args:
             agents: weights of seat 0, of G networks.
             state: B games.
-            memory: (G, B / G, hidden), what seat 0 remembers before it has seen the state.
-            random: where the simulations come from.
+            memory: (G, B / G, hidden), recurrent state of seat 0 before it observes `state`.
+            random: generator of the simulations.
         """
         count, questions = len(state.coin), self.questions
         copies = ACTIONS * questions.samples
@@ -203,7 +203,7 @@ class NetworkPlayer:
     def act(
         self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Actions (B,) and what is remembered next (B, hidden)."""
+        """Actions (B,) and the next recurrent state (B, hidden)."""
         return self.answer(self.networks.game.observe(state)[:, seat], memory, generator)
 
     @torch.no_grad()

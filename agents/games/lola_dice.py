@@ -3,9 +3,9 @@
     θ₂' ← θ₂;  K times  θ₂' ← θ₂' + α ∇_θ₂' L²_□(θ₁, θ₂'),   on games of (θ₁, θ₂')
     θ₁ ← θ₁ + η ∇_θ₁ L¹_□(θ₁, θ₂'(θ₁)),                       on games of (θ₁, θ₂')
 
-and at the same time the same for the second player. The box keeps what L²'s gradient depends on,
-so the derivative of θ₂' with respect to θ₁ is there; with the surrogate loss of stochastic
-computation graphs it is lost, and what is left is naive learning.
+and simultaneously the same for the second player. The box keeps the dependencies of L²'s
+gradient, so θ₂' is differentiable with respect to θ₁; with the surrogate loss of stochastic
+computation graphs this derivative is lost, which leaves naive learning.
 
 `LolaDiceLearner` trains several pairs at once; `LolaDice` is the agent made of it. Its policies
 are five logits per player, its critics five values, which are the first-order baseline and
@@ -49,9 +49,9 @@ class Config:
     """Hyperparameters."""
 
     lookaheads: int = 1
-    """K, the other's steps that are looked through; 0 is naive learning."""
+    """K, lookahead steps of the other player; 0 is naive learning."""
     estimator: Literal["dice", "surrogate"] = "dice"
-    """What is differentiated."""
+    """The objective that is differentiated."""
     rounds: int = 150
     """Rounds of a game; in an environment with a horizon, that many."""
     batch_size: int = 128
@@ -59,9 +59,9 @@ class Config:
     gamma: float = 0.96
     """Discount of one round, in [0, 1]."""
     lr_inner: float = 0.3
-    """α, the learning rate that the other is supposed to have."""
+    """α, the learning rate that the other player is assumed to have."""
     lr_value: float = 0.1
-    """Learning rate of the critics, which Adam moves."""
+    """Learning rate of the critics, whose optimizer is Adam."""
     pairs: int = 1
     """Pairs trained side by side."""
 
@@ -96,7 +96,7 @@ def objective(
 
 
 def adam(rate: float) -> MakeOptimizer:
-    """Adam with its usual averages."""
+    """Adam with its default averages."""
     make_config: Any = optim.config_class("adam")
     return partial(optim.make, make_config(lr=rate))
 

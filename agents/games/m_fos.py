@@ -3,7 +3,7 @@
 Where learning is a game of its own, whose state is the pair of policies x and whose action is one's
 next policy, a meta-policy
 
-    x₁ᵗ⁺¹ ~ N(μ_θ(xᵗ), diag s_θ(xᵗ)),    x₂ᵗ⁺¹ = x₂ᵗ + α ∇₂ f₂(xᵗ)  or as the opponent likes,
+    x₁ᵗ⁺¹ ~ N(μ_θ(xᵗ), diag s_θ(xᵗ)),    x₂ᵗ⁺¹ = x₂ᵗ + α ∇₂ f₂(xᵗ)  or any other rule,
 
 is trained on Σₜ γᵗ f₁(xᵗ) by proximal policy optimisation. Nothing is differentiated through the
 opponent; the change from one policy to the next is not gradual.
@@ -49,9 +49,9 @@ class Config:
     """Hyperparameters; the defaults are those of the public code."""
 
     opponent: Literal["self", "naive", "lola"] = "naive"
-    """Who the second player is: another M-FOS learner, or a learner by its rule."""
+    """The second player: another M-FOS learner, or a learner by its rule."""
     alpha: float = 25.0
-    """Step size of the opponent's updates, and of what LOLA imagines."""
+    """Step size of the opponent's updates, and of LOLA's imagined updates."""
     updates: int = 100
     """Simultaneous updates in a meta-episode."""
     batch_size: int = 4096
@@ -95,7 +95,7 @@ class MetaPolicy(nn.Module):
 
     Args:
         learners: L.
-        parameters: n, the numbers that one policy is.
+        parameters: n, of one policy.
         width: units of the hidden layers.
     """
 
@@ -143,7 +143,7 @@ class MFOS:
             self._other = follower(rules.rule(config.opponent, config.alpha), config.alpha)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """One batch of meta-episodes, and what is learned from it."""
+        """One batch of meta-episodes, and the gradient steps on it."""
         config = self.config
         with self.timers("play"):
             data, returns = self._play()
@@ -193,7 +193,7 @@ class MFOS:
         return self.game.features(own_first).flatten(-2).float()
 
     def _distribution(self, seen: Tensor, seat: int) -> tuple[Tensor, Tensor]:
-        """Of the learners in one seat; the others' outputs are thrown away."""
+        """Means and variances of the learners in one seat."""
         models = self.config.models
         every = seen.repeat(self.seats, 1, 1)
         rows = slice(seat * models, (seat + 1) * models)

@@ -44,7 +44,7 @@ def trained(folder: str, game: Game, trust: bool = False) -> Contestant:
 
 
 def _returns(game: Game) -> list[list[float]]:
-    """What some policies come to: the same for two games only if they are one."""
+    """Returns of some fixed policies, as a fingerprint of the game."""
     returns: list[list[float]] = game.value(game.draw(3, torch.Generator().manual_seed(0))).tolist()
     return returns
 

@@ -1,12 +1,12 @@
 """Best response shaping against a tree search, on finite repeated 2×2 games.
 
-The tree-search detective knows the agent as a black box that answers "what do you do here": it
-grows the whole tree of its own n actions, asks the agent once at every node, and takes the path
-that pays itself most. The agent earns what it earns along that path, and learns by
+The tree-search detective queries the agent's policy as a black box: it expands the complete tree
+of its own n actions, samples the agent's action once per node, and takes the path with its own
+largest return. The agent's return is that along this path, and it learns by
 
     ∇J = E[(R¹ - b) Σ_{all nodes} ∇ log π(a_node | state of node)]
 
-over all nodes, since what the agent says off the path decides which path it is. BRS-SP adds
+over all nodes, since the agent's answers off the path decide which path is chosen. BRS-SP adds
 self-play with reward sharing (`gradients.self_play`).
 
 `TreeSearchLearner` trains several seeds at once, as rows of the same tensors; `TreeSearchBRS` is
@@ -176,14 +176,14 @@ def exact_values(probabilities: Tensor, payoff: Tensor, rounds: int) -> Tensor:
 
 
 def _shifted(distribution: Tensor, reward: Tensor) -> Tensor:
-    """The distribution after a reward to (agent, detective) came on top."""
+    """The distribution after adding a reward to (agent, detective)."""
     agent, detective = (int(-amount) for amount in reward)
     size = len(distribution)
     return F.pad(distribution, (agent, 0, detective, 0))[:size, :size]
 
 
 def _better(one: Tensor, two: Tensor) -> Tensor:
-    """The distribution of whichever pair pays the detective more; a fair toss between equals."""
+    """The distribution of the pair that is better for the detective; ties are broken fairly."""
 
     def wins(own: Tensor, other: Tensor) -> Tensor:
         by_loss = other.sum(1)
@@ -294,7 +294,7 @@ class TreeSearchBRS:
 
 
 def _check(game: MatrixGame, config: Config) -> None:
-    """Refuse what the search has no answer to."""
+    """Refuse games that the search cannot solve."""
     require(game.horizon <= 8, f"horizon={game.horizon}: must be ≤ 8 for brs-ipd's trees")
     is_integer = bool((game.payoff == game.payoff.round()).all())
     payoff = game.payoff.tolist()

@@ -170,7 +170,7 @@ class SB3:
                 norm_reward=config.normalize_reward,
                 gamma=config.gamma,
             )
-        self._rate = 0.0  # known once the optimizer exists; SB3 asks for one before
+        self._rate = 0.0  # known once the optimizer exists; SB3 needs one before
         scale = _scale(config.schedule)
         chosen = arguments(config)
         if config.algorithm == "dqn" and not setup.learning:
@@ -219,7 +219,7 @@ class SB3:
         return self._scalars()
 
     def policy(self, deterministic: bool = True) -> Policy:
-        """SB3's own prediction; DQN explores, when asked, as at the end of the run."""
+        """SB3's own prediction; DQN explores, unless deterministic, as at the end of the run."""
         rng = np.random.default_rng((self.setup.seed, 3))
         explore = self.config.exploration_final_eps if self.config.algorithm == "dqn" else 0.0
 
@@ -264,14 +264,14 @@ class SB3:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what was learned, in fresh episodes and with an empty memory."""
+        """Continue from what was learned, in fresh episodes and with an empty memory."""
         model = self.model
         load_optimizer_state(model.policy.optimizer, state["optimizer"])
         model._n_updates = state["updates"]
         if self.config.algorithm == "dqn":
             model._n_calls = state["calls"]
             model.replay_buffer.reset()
-        # The reset counts decide the seeds: go on with seeds not used before.
+        # The reset counts decide the seeds: continue with unused seeds.
         self.setup.envs.resets[:] = state["resets"]
         self.bridge.episodes = []
         self._start()
