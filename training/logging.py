@@ -24,7 +24,7 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class MetricsFile:
-    """Appends JSON lines `{"step": …, "time": …, …}`; `time` in seconds includes earlier attempts."""
+    """Appends JSON lines `{"step": …, "time": …, …}`; `time` (s) includes earlier attempts."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)

@@ -1,9 +1,9 @@
 """Code that files name: which is loaded, and which is refused.
 
-A run folder or a config file is data. The names in it are looked up in our registries and
-those of installed packages. A name that is itself a location of code ("module:attribute",
-"module:Env-v0") would import, and so execute, arbitrary code: it is taken from the command line, or from Python,
-and from a file only if the user says that the file is trusted, or names it again.
+A run folder or a config file is data. The names in it are looked up in our registries and those of
+installed packages. A name that is itself a location of code ("module:attribute", "module:Env-v0")
+would import, and so execute, arbitrary code: it is taken from the command line, or from Python, and
+from a file only if the user says that the file is trusted, or names it again.
 """
 
 from __future__ import annotations

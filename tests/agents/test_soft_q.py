@@ -74,9 +74,9 @@ def test_it_learns_the_exact_soft_optimum(agent: str) -> None:
     states = torch.arange(table.size)
     found = learner.log_policy(table.features(states).numpy(), table.legal(states).numpy())
     reward = table.log_reward(states).exp()
-    law = table.reach(soft_optimum(table, reward, 0.5))[1]
+    exact = table.reach(soft_optimum(table, reward, 0.5))[1]
     blind = table.reach(soft_optimum(table, torch.zeros_like(reward), 0.5))[1]
-    gap, wrong = ((table.reach(found)[1] - each).abs().sum() / 2 for each in (law, blind))
+    gap, wrong = ((table.reach(found)[1] - each).abs().sum() / 2 for each in (exact, blind))
     assert float(gap) < 0.05
     assert float(wrong) > 0.1
 
@@ -91,8 +91,8 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
     while learner.progress.steps < 6000:
         scalars = learner.iterate()
         found.append(float(scalars["entropy"]) if "entropy" in scalars else 0.0)
-    wanted = 0.5 * torch.tensor(3.0).log()
-    assert sum(found[-20:]) / 20 == pytest.approx(float(wanted), abs=0.12)
+    target = 0.5 * torch.tensor(3.0).log()
+    assert sum(found[-20:]) / 20 == pytest.approx(float(target), abs=0.12)
 
 
 def test_bad_input_is_named() -> None:

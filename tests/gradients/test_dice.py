@@ -90,10 +90,10 @@ def test_the_box_is_one_and_keeps_every_derivative() -> None:
 
 def bernoulli(theta: Tensor, graph: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """E[x (1 - θ) + (1 - x)(1 + θ)], x ~ Bernoulli(θ), over both outcomes: 1 + θ - 2θ²."""
-    chances = torch.stack((1 - theta[0], theta[0]))
+    probabilities = torch.stack((1 - theta[0], theta[0]))
     costs = torch.stack((1 + theta[0], 1 - theta[0]))
-    each = graph(chances.log()[None], costs[None], torch.ones(1, 1, dtype=torch.bool))
-    return (chances.detach() * each).sum()
+    each = graph(probabilities.log()[None], costs[None], torch.ones(1, 1, dtype=torch.bool))
+    return (probabilities.detach() * each).sum()
 
 
 def test_a_cost_that_depends_on_the_parameter_itself() -> None:

@@ -215,8 +215,8 @@ def test_dqn_explores_with_coherent_noise() -> None:
     made = agent("dqn", "Pusher", f"{flags} --train-every 8", DISCRETE)
     before = made.exploration.noise.value.clone()
     made.iterate()
-    taken = made.memory.ring.fields["action"][0]
-    assert torch.equal(taken, before.argmax(1))
+    actions = made.memory.ring.fields["action"][0]
+    assert torch.equal(actions, before.argmax(1))
 
 
 @pytest.mark.parametrize("flag", [True, False])

@@ -83,7 +83,7 @@ def exact_answers(
         return torch.zeros((), dtype=torch.float64)
     game = net.game
     outputs, after = net.agent(weights, game.observe(state)[:1, 0][None], memory)
-    chances = outputs[0, 0, :ACTIONS].softmax(0)
+    probabilities = outputs[0, 0, :ACTIONS].softmax(0)
     answers = []
     for theirs in range(ACTIONS):
         total = torch.zeros((), dtype=torch.float64)
@@ -97,7 +97,7 @@ def exact_answers(
                 step = game.step(state, pair, luck=torch.full((1,), (place + 0.5) / places))
                 below = exact_answers(net, weights, step.state, after, left - 1, False)
                 value = step.reward[0, 1] + net.questions.discount * below
-                total = total + chances[ours] * value / places
+                total = total + probabilities[ours] * value / places
         answers.append(total)
     return torch.stack(answers) if first else torch.stack(answers).mean()
 

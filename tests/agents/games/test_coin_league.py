@@ -71,12 +71,12 @@ def test_matches_of_scripted_players_are_the_known_ones() -> None:
     game = CoinGame()
     players = [scripted(game, name) for name in ("always-cooperate-far", "always-defect")]
     match = play(game, *players, 4000, torch.Generator().manual_seed(0))
-    for found, known, error in zip(
+    for found, exact, error in zip(
         match.returns, (-13.2998, 31.8443), match.standard_errors, strict=True
     ):
-        assert abs(found - known) < 4 * error
-    for found, known in zip(match.discounted, (-5.781, 13.799), strict=True):
-        assert found == pytest.approx(known, abs=0.25)
+        assert abs(found - exact) < 4 * error
+    for found, exact in zip(match.discounted, (-5.781, 13.799), strict=True):
+        assert found == pytest.approx(exact, abs=0.25)
     assert match.adversarial_pickups[0] == 0
     assert match.adversarial_share[1] == pytest.approx(0.5, abs=0.25)
     # What somebody earns is what was taken: +1 each, and -2 for each that the other took.

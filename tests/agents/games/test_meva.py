@@ -89,13 +89,13 @@ def test_quantiles_are_learned() -> None:
 def test_targets_are_their_recursion(formulation: str, lambda_: float) -> None:
     returns, bootstrap = draw(6, 2, 3, 2), draw(5, 2, 3, 2, 4, seed=1)
     gamma = discounts(2, 3, 2)
-    found = targets(formulation, returns, bootstrap, gamma, lambda_)
+    result = targets(formulation, returns, bootstrap, gamma, lambda_)
     following, g = bootstrap[-1], gamma[..., None]
     for t in reversed(range(5)):
         f = returns[t + 1 if formulation == "u" else t][..., None]
         mixed = bootstrap[t] if t == 4 else (1 - lambda_) * bootstrap[t] + lambda_ * following
         following = (1 - g) * f + g * mixed
-        torch.testing.assert_close(found[t], following)
+        torch.testing.assert_close(result[t], following)
 
 
 # What followers do
@@ -106,20 +106,20 @@ def test_each_player_follows_its_own_value(formulation: str) -> None:
     net, game = network(), MatrixGame()
     x, gamma = draw(2, 3, 2, 5), discounts(2, 3, 2)
     flips = 1 - 2 * (discounts(2, 3, 2, 8) < 0.3).double()
-    found = meta_gradient(net, game, x, gamma, formulation, flips)
+    result = meta_gradient(net, game, x, gamma, formulation, flips)
     for player in (0, 1):
         own = x.clone().requires_grad_()
         value = net(game.features(own), gamma, flips).mean(-1)
         if formulation == "u":
             value = (1 - gamma) * game.value(own) + gamma * value
         (slope,) = torch.autograd.grad(value[..., player].sum(), own)
-        torch.testing.assert_close(found[..., player, :], slope[..., player, :])
+        torch.testing.assert_close(result[..., player, :], slope[..., player, :])
 
 
 def test_without_a_future_followers_are_naive() -> None:
     game, x = MatrixGame("chicken"), draw(2, 3, 2, 5)
-    found = meta_gradient(network(), game, x, torch.zeros(2, 3, 2, dtype=torch.float64))
-    torch.testing.assert_close(found, simultaneous_gradient(game, x))
+    result = meta_gradient(network(), game, x, torch.zeros(2, 3, 2, dtype=torch.float64))
+    torch.testing.assert_close(result, simultaneous_gradient(game, x))
 
 
 def test_the_network_knows_no_seats_until_it_learns_to() -> None:

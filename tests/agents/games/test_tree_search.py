@@ -68,17 +68,17 @@ def test_no_deterministic_policy_does_better_than_cynic_tit_for_tat() -> None:
 
 
 def test_sampled_trees_have_the_exact_values_and_those_of_a_plain_recursion() -> None:
-    chances = SOME.sigmoid()
-    exact = exact_values(chances, PRISONERS, 4)
+    probabilities = SOME.sigmoid()
+    exact = exact_values(probabilities, PRISONERS, 4)
     random = torch.Generator().manual_seed(0)
-    trees = search(chances[None], PRISONERS, 4, 40_000, random)
+    trees = search(probabilities[None], PRISONERS, 4, 40_000, random)
     error = trees.values.std(2) / 200
     assert ((trees.values.mean(2) - exact[:, None]).abs() < 4 * error).all()
     assert (trees.counts.sum((2, 3)) == 15).all()
     assert (trees.on_path.sum((2, 3)) == 4).all()
     assert (trees.on_path <= trees.counts).all()
     rng = np.random.default_rng(0)
-    plain = np.array([plain_search(chances.tolist(), 0, 4, rng) for _ in range(4000)])
+    plain = np.array([plain_search(probabilities.tolist(), 0, 4, rng) for _ in range(4000)])
     wide = plain.std(0) / len(plain) ** 0.5
     assert (np.abs(plain.mean(0) - exact.flip(0).numpy()) < 4 * wide).all()
 
@@ -133,8 +133,8 @@ def test_best_response_shaping_learns_the_published_policies(
     learner = TreeSearchLearner(Config(self_play=weight, trees=128), seeds=3)
     for _ in range(150):
         learner.iterate()
-    chances = learner.logits().sigmoid()
-    assert (chances - torch.tensor(policy)).abs().max() < 0.1
+    probabilities = learner.logits().sigmoid()
+    assert (probabilities - torch.tensor(policy)).abs().max() < 0.1
 
 
 def test_without_a_hidden_layer_there_are_five_logits() -> None:
@@ -146,11 +146,11 @@ def test_without_a_hidden_layer_there_are_five_logits() -> None:
 
 def test_the_reproduction_s_claims(tmp_path: Path) -> None:
     prepare(tmp_path)
-    good = np.array([[0.001, 0.999, 0.0, 0.999, 0.001]] * 3)
-    rows = brs_ipd.claims("BRS", good)
+    policies = np.array([[0.001, 0.999, 0.0, 0.999, 0.001]] * 3)
+    rows = brs_ipd.claims("BRS", policies)
     assert all(row.agrees for row in rows)
-    assert not all(row.agrees for row in brs_ipd.claims("BRS-SP", good))
-    bad = good.copy()
+    assert not all(row.agrees for row in brs_ipd.claims("BRS-SP", policies))
+    bad = policies.copy()
     bad[0, 3] = 0.2
     assert [row.agrees for row in brs_ipd.claims("BRS", bad)][-2:] == [False, False]
     job = Job("quick", 1, tmp_path)
