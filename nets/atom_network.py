@@ -113,7 +113,7 @@ class AtomNetwork(nn.Module):
         return hidden
 
     def _read(self, hidden: Tensor, graphs: AtomGraphs) -> Tensor:
-        """One vector (B, 2 width) for each molecule, whatever the order of its atoms."""
+        """One vector (B, 2 width) per molecule, invariant to the order of its atoms."""
         molecule, shape = graphs.molecule, (graphs.size, self.width)
         readout = hidden.new_zeros(graphs.size, 2 * self.width)
         state = (hidden.new_zeros(shape), hidden.new_zeros(shape))

@@ -8,7 +8,7 @@ The published network makes the matrix of a bond as the outer product a bᵀ of 
 atoms. A message x a bᵀ is then (x·a) b, and no matrix is ever written down. Messages run from a
 block to those that hang on it, one way.
 
-Graphs of different size stand in one list of nodes, without padding.
+Graphs of different sizes share one list of nodes, without padding.
 """
 
 from __future__ import annotations

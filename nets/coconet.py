@@ -7,7 +7,7 @@
 
 Source: T. Cooijmans, PhD thesis, section 3.3, equations 3.3.4 to 3.3.8; Huang et al. 2017. What the
 text leaves open is from the published code: the last two of the L layers have kernels 2 × 2, all
-others 3 × 3; the skips come into the odd layers 3 ≤ l ≤ L-1, counted from 1 (the text has the even
+others 3 × 3; the skips enter the odd layers 3 ≤ l ≤ L-1, counted from 1 (the text has the even
 ones, one further); weights from N(0, 2 / fan-in); no biases; BN begins with γ = 0.1, β = 0 and has
 ε = 1e-7.
 """

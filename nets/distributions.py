@@ -99,7 +99,7 @@ class Gaussian(nn.Module):
     """Continuous actions with a state-independent, learned log standard deviation.
 
     Parameters are mean and log standard deviation side by side (…, 2K); actions (…, K) float32,
-    unbounded: whoever acts clips them to the action space.
+    unbounded: the caller clips them to the action space.
     """
 
     def __init__(self, dimensions: int, log_std_init: float = 0.0) -> None:

@@ -54,7 +54,7 @@ _OURS = {
 }
 
 NO_OPTIMIZER = "none"
-"""What stands in the place of a name for an agent that has no optimizer."""
+"""Name of the optimizer of an agent that has none."""
 
 OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
 """Ours, and those of installed packages."""

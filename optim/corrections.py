@@ -62,7 +62,7 @@ def joint_beta(betas: Sequence[float], correction: str) -> float:
 
 
 def one_kind(params: Sequence[Tensor], correction: str) -> None:
-    """Refuse parameters that cannot stand in one matrix."""
+    """Refuse parameters that cannot share one matrix."""
     if len({(p.device, p.dtype) for p in params}) > 1:
         raise UserError(f"correction={correction}: needs all parameters on one device, of one type")
 

@@ -95,7 +95,7 @@ class RecentRows:
         return result
 
     def commit(self, betas: list[float]) -> None:
-        """Put what was accumulated into the ring, in the place of the oldest minibatch."""
+        """Write what was accumulated into the ring, over the oldest minibatch."""
         beta = joint_beta(betas, "low-rank")
         m = sum(len(weight) for _, weight in self._pending)
         for i, bias in self._biases.items():

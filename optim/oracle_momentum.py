@@ -110,7 +110,7 @@ class OracleMomentum(torch.optim.Optimizer):
         self._batch = None
 
     def _remember(self, batch: TemporalDifference) -> None:
-        """Add the minibatch to those that are kept, and drop what the window has left behind."""
+        """Store the minibatch, and drop those that have left the window."""
         beta, window = self.defaults["beta"], self.defaults["window"]
         new = _tensors(batch)
         first = next(self._params())

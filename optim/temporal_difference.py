@@ -117,7 +117,7 @@ class TemporalDifference:
     Needed wherever the gradient is made from the minibatch (`optimizer.backward`, optimizers that
     re-evaluate minibatches) and where `loss` has a curvature; `observe` does without."""
     loss: Loss = HALF_SQUARE
-    """How each sample's loss depends on its error. (Its curvature may also stand in `weight`.)"""
+    """Loss of each sample as a function of its error. (`weight` may also include its curvature.)"""
 
     def __post_init__(self) -> None:
         if not self.samples:

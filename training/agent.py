@@ -86,7 +86,7 @@ class Progress(Protocol):
 
 
 class Count:
-    """Progress of an agent that counts its own steps; what it loads always continues exactly.
+    """Progress of an agent that counts its own steps; a loaded state always continues exactly.
 
     Attributes:
         steps: so far, in the agent's own unit.

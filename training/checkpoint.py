@@ -247,7 +247,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a checkpoint, renamed first: what is half deleted must not look damaged."""
+    """Delete a checkpoint, renamed first: a half-deleted one must not look damaged."""
     doomed = path.with_name(f".tmp-{path.name.removeprefix('.old-')}-removed")
     os.rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)

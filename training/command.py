@@ -150,8 +150,8 @@ def make_command(
         if key not in run_fields | agent_fields:
             unknown("option", key, run_fields | agent_fields, f"{agent} on {env}")
     run = {key: value for key, value in options.items() if key in run_fields}
-    given = {"env_options": env_options, "eval_env_options": eval_env_options}
-    run |= {key: words_of(value) for key, value in given.items() if value is not None}
+    environments = {"env_options": env_options, "eval_env_options": eval_env_options}
+    run |= {key: words_of(value) for key, value in environments.items() if value is not None}
     config = {key: value for key, value in options.items() if key in agent_fields}
     tables = {"run": run, "agent_config": config, "optimizer": dict(optim_options or {})}
     return decide(agent, env, optim, tables, preset)
@@ -227,7 +227,7 @@ def assemble(
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is made of what a config file can hold."""
+    """Whether a value can be stored in a config file."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     return isinstance(value, (bool, int, float, str))

@@ -29,7 +29,7 @@ class LoadedRun:
         folder: the run folder.
         command: what decides the run.
         agent: the agent with the latest policy; it has no replay memory.
-        loaded: where the policy comes from, its step, and what was skipped as damaged.
+        loaded: path and step of the policy, and the damaged checkpoints that were skipped.
     """
 
     folder: Path

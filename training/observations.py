@@ -94,7 +94,7 @@ class StackedFrames:
 
     Every environment has its own ring of frames. An episode begins by writing its whole first
     stack, each step writes the newest frame, and a transition remembers where its newest frame
-    and its successor's are. A transition can be sampled as long as its oldest frame stands.
+    and its successor's are. A transition can be sampled as long as its oldest frame is stored.
     """
 
     def __init__(self, ring: Ring, observation: spaces.Box) -> None:

@@ -46,7 +46,7 @@ class Sink:
         """Start; called once before anything else, and free to fail."""
 
     def truncate_after(self, step: int) -> None:
-        """Forget what is later than `step`, where that can be done."""
+        """Drop everything later than `step`, where possible."""
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Take the scalars of one step."""
@@ -188,7 +188,7 @@ def _has_wandb_key() -> bool:
 
 
 def _answers(url: str, seconds: float) -> bool:
-    """Whether a server answers at all, with whatever status, within `seconds`."""
+    """Whether a server answers, with any status, within `seconds`."""
     answered = threading.Event()
 
     def ask() -> None:

@@ -126,7 +126,7 @@ def _dotted(path: tuple[str, ...]) -> str:
 
 
 def _kind(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return what a tensor stored as bytes needs to become itself again."""
+    """Return what restores a tensor that is stored as bytes."""
     if tensor.dtype in SAFETENSORS_NAMES:
         return {}
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}

@@ -36,7 +36,7 @@ class Config(PhysicalConfig):
     advantage_scale: Literal["dt", "one"] = "dt"
     """Q = V + dt A, or Q = V + A as in dueling networks: the reparameterisation alone."""
     bootstrap_at: Literal["successor", "state"] = "successor"
-    """Where the target's V is taken: at s', or at s as algorithms 4 and 5 print by mistake."""
+    """Where the target's V is taken: at s', or at s (a misprint of algorithms 4 and 5)."""
 
 
 def residual(

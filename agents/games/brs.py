@@ -229,7 +229,7 @@ class BRS:
         return optimizers
 
     def _step(self, **losses: Tensor) -> dict[str, Tensor]:
-        """The gradients of all losses first, since a step changes what they are taken at."""
+        """Take one step per loss, after computing all gradients at the same parameters."""
         gradients = {}
         for name, loss in losses.items():
             (gradients[name],) = torch.autograd.grad(loss, self._parameter(name), retain_graph=True)

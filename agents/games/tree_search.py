@@ -55,7 +55,7 @@ class Config:
     trees: int = 256
     """Trees, and games of self-play, for an update."""
     hidden: int = 32
-    """Width of the hidden tanh layer; 0: five logits and nothing else."""
+    """Width of the hidden tanh layer; 0: five free logits."""
     self_play: float = 0.0
     """Weight of self-play with reward sharing: 0 for BRS, 1 for BRS-SP."""
     agents: int = 1

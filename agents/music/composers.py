@@ -1,4 +1,4 @@
-"""Composers that learn nothing: the samplers of a model as policies, and the least one can do.
+"""Composers that learn nothing: the samplers of a model as policies, and trivial baselines.
 
 What is sampled note by note fills (`semigradient/ChoraleFill-v0`, `semigradient/ToyChorale-v0`),
 what erases rewrites (`semigradient/ChoraleRewrite-v0`). Ancestral sampling is the optimal policy of
@@ -57,7 +57,7 @@ class Config:
 
 
 class Composer:
-    """Acts in B environments, so that scores of references are made like all others."""
+    """Acts in B environments, so that baselines are scored like all other agents."""
 
     STATE = ("stepper", "generator")
     POLICY = ()
@@ -98,7 +98,7 @@ class Composer:
 
 
 def random_legal(space: spaces.Space, random: torch.Generator) -> Policy:
-    """Uniform over the legal actions; over all where no mask tells."""
+    """Uniform over the legal actions; over all without a mask."""
 
     def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         if isinstance(space, spaces.Box):
@@ -121,7 +121,7 @@ def random_legal(space: spaces.Space, random: torch.Generator) -> Policy:
 def ancestral(core: ChoraleFill, random: torch.Generator) -> Policy:
     """A cell drawn uniformly among the unknown ones, a pitch drawn from the model's distribution.
 
-    What the model gives to illegal pitches is shared out among the others of the cell.
+    The probability of illegal pitches is redistributed over the others of the cell.
     """
     setting, flat = core.setting, isinstance(core.single_action_space, spaces.Discrete)
     model, voices = setting.need_model("kind='ancestral'"), setting.voices
@@ -141,7 +141,7 @@ def ancestral(core: ChoraleFill, random: torch.Generator) -> Policy:
 
 
 def _eraser(config: Config, core: ChoraleRewrite) -> Policy:
-    """What is erased depends on the step alone, which observations tell."""
+    """Erasing by the step alone, which is read from the observations."""
     schedule = Annealed(config.alpha_max, config.alpha_min, config.eta)
     horizon, setting = core.horizon, core.setting
 

@@ -1,7 +1,7 @@
 """stable-baselines3's DQN, PPO and A2C behind this toolkit's agent protocol.
 
-They see the same environments, optimizers, seeds and evaluation as our own agents, so a score of
-theirs stands beside ours on equal terms. Networks, losses, memories and exploration are SB3's.
+They see the same environments, optimizers, seeds and evaluation as our own agents, so their
+scores are comparable. Networks, losses, memories and exploration are SB3's.
 
 SB3 cannot resume exactly. A checkpoint holds the policy, the optimizer, the statistics of the
 normalisation and the counters; the replay memory starts empty again, every environment starts a
@@ -89,7 +89,7 @@ class Config:
     clip_range: float = 0.2
     """ppo: largest change of the probability ratio that is rewarded."""
     clip_range_vf: float = 0.0
-    """ppo: largest change of the value that is rewarded; 0 leaves values alone."""
+    """ppo: largest change of the value that is rewarded; 0: no clipping."""
     clip_schedule: Literal["constant", "linear"] = "constant"
     """ppo: policy clip over the run: constant, or falling linearly to 0."""
     target_kl: float = 0.0

@@ -100,8 +100,8 @@ def test_acting_and_learning_agree() -> None:
     agent = build("ppo", {**config, "torso_width": 4})
     rollout = agent.collector.collect()
     parameters, value = agent.network(rollout.flat("obs"), rollout.flat("mask"))
-    found = agent.network.distribution.log_prob(parameters, rollout.flat("action"))
-    torch.testing.assert_close(found, rollout.flat("log_prob"))
+    log_prob = agent.network.distribution.log_prob(parameters, rollout.flat("action"))
+    torch.testing.assert_close(log_prob, rollout.flat("log_prob"))
     torch.testing.assert_close(value, rollout.flat("value"))
 
 

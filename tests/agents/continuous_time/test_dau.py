@@ -55,12 +55,12 @@ def test_gradients_are_those_of_the_algorithm(options: list[str], scale: str) ->
     made.networks.double()
     rows = Batch(
         *(
-            each.double() if each is not None and each.is_floating_point() else each
-            for each in batch(made)
+            tensor.double() if tensor is not None and tensor.is_floating_point() else tensor
+            for tensor in batch(made)
         )
     )
     made._losses(rows)[0].backward()
-    found = {name: p.grad for name, p in made.networks.named_parameters()}
+    gradients = {name: p.grad for name, p in made.networks.named_parameters()}
     value, advantage = made.networks["value"], made.networks["advantage"]
     total = {name: torch.zeros_like(p) for name, p in made.networks.named_parameters()}
     factor = 0.05 if scale == "dt" else 1.0
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_algorithm(options: list[str], scale: str) ->
             for key, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
                     total[key] += weight * gradient / count
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         assert gradient is not None, name
         torch.testing.assert_close(gradient, total[name], rtol=1e-9, atol=1e-12)
 
@@ -150,8 +150,8 @@ def test_greedy_actions_teach_the_value_alone() -> None:
 )
 def test_the_fixed_point_on_lq1(dt: float, published: tuple[float, ...]) -> None:
     assert lq_fixed_point.exact(dt).tolist() == pytest.approx(published, abs=1e-9)
-    found = lq_fixed_point.iterate(dt, steps=500)
-    torch.testing.assert_close(found, lq_fixed_point.exact(dt), atol=1e-8, rtol=0)
+    values = lq_fixed_point.iterate(dt, steps=500)
+    torch.testing.assert_close(values, lq_fixed_point.exact(dt), atol=1e-8, rtol=0)
 
 
 def test_ddpg_targets_and_gradients() -> None:

@@ -123,13 +123,13 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
         slope = torch.stack([torch.autograd.grad(e, along, retain_graph=True)[0] for e in exact])
         copies = 200
         many = State(*(field.repeat_interleave(copies, 0) for field in state))
-        found = net.answers(weights, many, memory.expand(1, copies, 4), random)
-        assert found.shape == (copies, 4)
-        error = found.std(0) / copies**0.5
-        assert ((found.mean(0) - exact).abs() < 4 * error + 1e-9).all()
-        groups = found.view(20, -1, 4).mean(1).sum(1)
-        each = [torch.autograd.grad(group, along, retain_graph=True)[0] for group in groups]
-        slopes = torch.stack(each)
+        estimates = net.answers(weights, many, memory.expand(1, copies, 4), random)
+        assert estimates.shape == (copies, 4)
+        error = estimates.std(0) / copies**0.5
+        assert ((estimates.mean(0) - exact).abs() < 4 * error + 1e-9).all()
+        groups = estimates.view(20, -1, 4).mean(1).sum(1)
+        per_group = [torch.autograd.grad(group, along, retain_graph=True)[0] for group in groups]
+        slopes = torch.stack(per_group)
         spread = slopes.std() / len(slopes) ** 0.5
         assert (slopes.mean() - slope.sum()).abs() < 4 * spread
         assert slope.sum().abs() > 5 * spread  # there is something to see
@@ -182,9 +182,9 @@ def test_all_gradients_are_taken_before_any_step() -> None:
     expected = {
         name: torch.autograd.grad(loss, vector)[0].clone() for name, loss in losses().items()
     }
-    found = agent._step(**losses())
+    gradients = agent._step(**losses())
     for name, gradient in expected.items():
-        assert torch.equal(found[name], gradient)
+        assert torch.equal(gradients[name], gradient)
 
 
 def test_the_detective_hears_nothing_of_the_agent_but_the_answers() -> None:
@@ -211,8 +211,8 @@ def test_rewards_and_log_probabilities_of_a_record_belong_together() -> None:
         net.play(vectors, two, 6, torch.Generator().manual_seed(3))
         for vectors in (one, one.expand(6, -1))
     ]
-    for alone, each in zip(*plays, strict=True):
-        torch.testing.assert_close(alone, each, rtol=1e-4, atol=1e-5)
+    for alone, batched in zip(*plays, strict=True):
+        torch.testing.assert_close(alone, batched, rtol=1e-4, atol=1e-5)
     assert plays[0].log_probs.shape == (5, 6, 2)
 
 
@@ -229,26 +229,26 @@ def test_the_policy_forgets_at_the_end_of_a_game() -> None:
     policy = agent.policy(True)
     obs = np.random.default_rng(0).random((12, 3, 36)).astype(np.float32)
     obs[6:] = obs[:6]
-    actions = [policy(each) for each in obs]
+    actions = [policy(rows) for rows in obs]
     for early, late in zip(actions[:6], actions[6:], strict=True):
         np.testing.assert_array_equal(early, late)
     player, memory = agent.player(True), torch.zeros(3, 6)
-    for each, action in zip(obs[:6], actions, strict=False):
-        chosen, memory = player.answer(torch.from_numpy(each), memory, None)
+    for rows, action in zip(obs[:6], actions, strict=False):
+        chosen, memory = player.answer(torch.from_numpy(rows), memory, None)
         np.testing.assert_array_equal(chosen.numpy(), action)
 
 
 def test_self_play_alone_teaches_to_cooperate() -> None:
     """Of shared rewards nothing but the sum counts, and that is largest where both cooperate."""
     agent = build("brs-sp", num_envs=64, lr=2e-2, hidden=16, entropy_coefficient=0.0)
-    found = [float(agent._teach_sharing()["self_play_return"]) for _ in range(250)]
-    assert np.mean(found[-50:]) > np.mean(found[:50]) + 0.25
+    returns = [float(agent._teach_sharing()["self_play_return"]) for _ in range(250)]
+    assert np.mean(returns[-50:]) > np.mean(returns[:50]) + 0.25
 
 
 def test_each_term_has_its_rate() -> None:
     def rates(**config: float) -> dict[str, float]:
         optimizers = build("brs-sp", lr=0.02, **config).optimizers
-        return {name: each.param_groups[0]["lr"] for name, each in optimizers.items()}
+        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
 
     plain = rates(lr_detective=0.1, lr_value=0.2)
     values = dict.fromkeys(("agent_value", "detective_value"), 0.2)

@@ -187,14 +187,16 @@ def test_every_switch_learns_reproducibly_and_resumes(flags: tuple[str, ...]) ->
     small = [word for word in SMALL if "--quantiles" not in flags or word not in SMALL[2:4]]
     words = ("--trajectory", 10, "--stride", 5, *flags, *small)
     first, second = (agent(*words, small=False) for _ in range(2))
-    for each in (first, second):
-        start = each.network.out.weight.clone()
-        one = each.iterate()
-        assert not torch.equal(start, each.network.out.weight)
+    for learner in (first, second):
+        start = learner.network.out.weight.clone()
+        one = learner.iterate()
+        assert not torch.equal(start, learner.network.out.weight)
     assert first.progress.steps > 0
     third = agent(*words, small=False)
     parts.load(third, copy.deepcopy(parts.state(first)))
-    scalars = [{key: float(v) for key, v in each.iterate().items()} for each in (first, second)]
+    scalars = [
+        {key: float(v) for key, v in learner.iterate().items()} for learner in (first, second)
+    ]
     assert scalars[0] == scalars[1] == {k: float(v) for k, v in third.iterate().items()}
     for name, parameter in parts.learned(first).items():
         assert torch.equal(parameter, parts.learned(third)[name])
@@ -286,9 +288,9 @@ def test_rules_as_agents(name: str) -> None:
     learner.iterate()
     second = agent("--pairs", 16, name=name, small=False)
     parts.load(second, parts.state(learner))
-    for each in (learner, second):
-        each.iterate()
-        torch.testing.assert_close(each.x, expected)
+    for trained in (learner, second):
+        trained.iterate()
+        torch.testing.assert_close(trained.x, expected)
     assert second.progress.steps == 32
 
 

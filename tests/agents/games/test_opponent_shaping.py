@@ -37,11 +37,11 @@ def numbers(*shape: int) -> Tensor:
 @pytest.mark.parametrize("seat", [0, 1])
 def test_a_lifetime_is_that_of_two_naive_learners(seat: int) -> None:
     game, start, others = MatrixGame("matching-pennies"), numbers(2, 5), numbers(2, 3, 5) / 2
-    found = lifetime_return(game, start, torch.full((2,), 2.5).double(), others, 2.5, 3, seat)
+    returns = lifetime_return(game, start, torch.full((2,), 2.5).double(), others, 2.5, 3, seat)
     own = start[:, None].expand_as(others)
     x = torch.stack((own, others) if seat == 0 else (others, own), -2)
     values = [game.value(x := learn(game, x, (RULE, RULE), 2.5, 1)) for _ in range(3)]
-    torch.testing.assert_close(found, torch.stack(values).mean(0))
+    torch.testing.assert_close(returns, torch.stack(values).mean(0))
 
 
 @pytest.mark.parametrize("seat", [0, 1])
@@ -54,11 +54,11 @@ def test_the_derivative_through_a_lifetime(seat: int) -> None:
     inputs = (numbers(1, 5).requires_grad_(), torch.tensor([7.0]).double().requires_grad_())
     assert torch.autograd.gradcheck(value, inputs)
     # What the other learns depends on the start: held fixed, the derivative is another one.
-    (whole,) = torch.autograd.grad(value(*inputs), inputs[0])
+    (gradient,) = torch.autograd.grad(value(*inputs), inputs[0])
     (alone,) = torch.autograd.grad(
         game.value(torch.stack((inputs[0], others[:, 0]), -2))[0, 0], inputs[0]
     )
-    assert (whole - alone).abs().max() > 0.01
+    assert (gradient - alone).abs().max() > 0.01
 
 
 def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
@@ -69,8 +69,8 @@ def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
 
     def worth() -> Tensor:
         rates = agent.rate.detach()
-        found = lifetime_return(agent.game, agent.start.detach(), rates, met, 1.0, 15, 0)
-        return found[..., 0].mean(1)
+        returns = lifetime_return(agent.game, agent.start.detach(), rates, met, 1.0, 15, 0)
+        return returns[..., 0].mean(1)
 
     before = worth()
     for _ in range(12):
@@ -153,16 +153,16 @@ def test_samples_are_whole_returns_in_units_of_their_spread() -> None:
     assert isinstance(agent, MFOS)
     reward = numbers(4, 4, 64).float()
     seen, action = numbers(4, 4, 64, 10).float(), numbers(4, 4, 64, 5).float()
-    found = agent._samples({"reward": reward, "seen": seen, "action": action})
+    samples = agent._samples({"reward": reward, "seen": seen, "action": action})
     to_go = reward.clone()
     for t in (2, 1, 0):
         to_go[t] += 0.99 * to_go[t + 1]
     for learner in range(4):
         mine = to_go[:, learner].flatten()
         expected = (mine - mine.mean()) / mine.std()
-        torch.testing.assert_close(found["return_"][learner], expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(found["seen"][1, 64 + 3], seen[1, 1, 3])
-    assert torch.equal(found["action"][2, 5], action[0, 2, 5])
+        torch.testing.assert_close(samples["return_"][learner], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(samples["seen"][1, 64 + 3], seen[1, 1, 3])
+    assert torch.equal(samples["action"][2, 5], action[0, 2, 5])
 
 
 def test_learners_side_by_side_do_not_touch_each_other() -> None:
@@ -187,9 +187,9 @@ def test_the_second_chair_sees_its_own_policy_first() -> None:
         torch.sigmoid(x.flip(2)).flatten(2).float().repeat(2, 1, 1)
     )
     random = torch.Generator().manual_seed(5)
-    found = agent.act(x, 1, random)
+    policies = agent.act(x, 1, random)
     noise = torch.randn(1, 3, 5, generator=random.manual_seed(5))
-    torch.testing.assert_close(found.float(), mean[1:] + variance[1:].sqrt() * noise)
+    torch.testing.assert_close(policies.float(), mean[1:] + variance[1:].sqrt() * noise)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ def plain_search(answer: list[float], state: int, rounds: int, rng: np.random.Ge
 @pytest.mark.parametrize("name", POLICIES)
 def test_exact_values_are_the_published_ones(name: str) -> None:
     policy, published = POLICIES[name]
-    found = exact_values(torch.tensor(policy, dtype=torch.float64), PRISONERS, 6).tolist()
-    for value, number in zip(found, published, strict=True):
+    values = exact_values(torch.tensor(policy, dtype=torch.float64), PRISONERS, 6).tolist()
+    for value, number in zip(values, published, strict=True):
         assert number is None or value == pytest.approx(number, abs=5e-3)
 
 
@@ -88,8 +88,8 @@ def gradients(rows: int, off_path: bool) -> Tensor:
     logits = SOME.expand(rows, 5).clone().requires_grad_()
     trees = search(logits.detach().sigmoid(), PRISONERS, 3, 256, torch.Generator().manual_seed(3))
     counts = trees.counts if off_path else trees.on_path
-    (found,) = torch.autograd.grad(tree_objective(logits, trees.values[0], counts).sum(), logits)
-    return found
+    (gradient,) = torch.autograd.grad(tree_objective(logits, trees.values[0], counts).sum(), logits)
+    return gradient
 
 
 def z_scores(estimates: Tensor, truth: Tensor) -> Tensor:
