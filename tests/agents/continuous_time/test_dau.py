@@ -60,7 +60,7 @@ def test_gradients_are_those_of_the_algorithm(options: list[str], scale: str) ->
         )
     )
     made._losses(rows)[0].backward()
-    gradients = {name: p.grad for name, p in made.networks.named_parameters()}
+    computed = {name: p.grad for name, p in made.networks.named_parameters()}
     value, advantage = made.networks["value"], made.networks["advantage"]
     total = {name: torch.zeros_like(p) for name, p in made.networks.named_parameters()}
     factor = 0.05 if scale == "dt" else 1.0
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_algorithm(options: list[str], scale: str) ->
             for key, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
                     total[key] += weight * gradient / count
-    for name, gradient in gradients.items():
+    for name, gradient in computed.items():
         assert gradient is not None, name
         torch.testing.assert_close(gradient, total[name], rtol=1e-9, atol=1e-12)
 
