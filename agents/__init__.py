@@ -1,6 +1,6 @@
-"""The registry of agents: names to classes, imported only when one is asked for.
+"""The registry of agents: names to classes, imported on first use.
 
-A module of a class and its `Config` may stand anywhere: --agent module:Class takes it, and the
+A class and its `Config` may be defined in any module: --agent module:Class loads it, and the
 entry points `semigradient.agents` of an installed package give it a name (docs/plugins.md).
 """
 
@@ -18,7 +18,7 @@ from semigradient.registry import Registry
 
 @dataclass(frozen=True)
 class Entry(registry.Entry):
-    """Where an agent lives.
+    """Location and description of an agent.
 
     Attributes:
         location: "module:Class"; the module also holds the agent's `Config`.
@@ -211,7 +211,7 @@ def config_class(name: str) -> type:
 
 
 def has_optimizer(name: str) -> bool:
-    """Whether the agent takes an optimizer; one that does not says `HAS_OPTIMIZER = False`."""
+    """Whether the agent takes an optimizer; one that does not sets `HAS_OPTIMIZER = False`."""
     return getattr(agent_class(name), "HAS_OPTIMIZER", True)
 
 

@@ -44,7 +44,7 @@ class Config:
     value_coefficient: float = 0.5
     """Weight of the squared value error."""
     max_grad_norm: float = 0.5
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     normalise_advantages: bool = False
     """Centre and scale advantages in each batch."""
     schedule: Literal["constant", "linear"] = "linear"
@@ -62,9 +62,9 @@ class Config:
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
     torso: str = "auto"
-    """Network: what the observation asks for, or a registered one, such as coconet."""
+    """Network: chosen by the observation space (auto), or a registered one, such as coconet."""
     torso_width: int = 32
-    """Channels or units a layer of a registered network."""
+    """Channels or units per layer of a registered network."""
     torso_depth: int = 2
     """Layers of a registered network (of coconet: beyond six)."""
     torso_weights: str = ""

@@ -95,7 +95,7 @@ class DQN:
         self._target_version = 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """One phase of acting, then, when enough has been seen, one of learning."""
+        """One phase of acting, then, once learning has started, one of learning."""
         for _ in range(self.steps_per_phase):
             self._collect()
         steps = self.stepper.steps
@@ -122,7 +122,7 @@ class DQN:
         return act
 
     def learned_reward(self, reward: np.ndarray) -> np.ndarray:
-        """What is learned from raw rewards (B,): clipped if so wanted, and per step of time."""
+        """Rewards (B,) to learn from: clipped if configured, and scaled to the time step."""
         clipped = np.clip(reward, -1, 1) if self.config.clip_rewards else reward
         return clipped * self.step_reward
 
@@ -202,7 +202,7 @@ class DQN:
         return loss.detach(), value
 
     def _clipped(self) -> Tensor:
-        """Clip the gradients; by what factor."""
+        """Clip the gradients; returns the factor."""
         limit = self.config.max_grad_norm
         return clip_factor(clip_gradients(self._parameters, limit), limit)
 
@@ -237,7 +237,7 @@ class DQN:
 
     @torch.no_grad()
     def _average_into_target(self) -> None:
-        """Take the target network a little of the way to the online one."""
+        """Move the target network towards the online one by `target_rate`."""
         pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
         old, new = zip(*pairs, strict=True)
         torch._foreach_lerp_(old, new, self.config.target_rate)

@@ -24,7 +24,7 @@ class Config:
     n_step: int = 1
     """Steps of reward before the bootstrap."""
     target: Literal["hard", "ema", "none"] = "hard"
-    """Target network: copied now and then, averaged exponentially, or none."""
+    """Target network: copied periodically, averaged exponentially, or none."""
     target_update_every: int = 10_000
     """Environment steps between copies of a hard target."""
     target_rate: float = 0.005
@@ -50,7 +50,7 @@ class Config:
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
     max_grad_norm: float = 10.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     clip_rewards: bool = False
     """Learn from rewards clipped to [-1, 1] (scores stay raw)."""
     hidden: tuple[int, ...] = (512,)
@@ -70,9 +70,9 @@ class Config:
     time: Literal["steps", "scaled", "unscaled"] = "steps"
     """Count steps; or gamma, rewards and rates per second, by dt or by reference_step."""
     reference_step: float = 0.01
-    """Seconds that unscaled learners believe a step to last."""
+    """Duration of a step, in seconds, that unscaled learners assume."""
     exploration: Literal["epsilon", "ou", "white"] = "epsilon"
-    """Uniform actions now and then, or noise on the values: coherent (ou) or not (white)."""
+    """Occasional uniform actions, or noise on the values: coherent (ou) or not (white)."""
     kappa: float = 7.5
     """Rate at which coherent noise returns to 0, per second."""
     sigma: float = 1.5

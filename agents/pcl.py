@@ -5,13 +5,13 @@ every path of d steps whatever policy took them,
 
     V(s₀) = Σ_j γʲ (r_j - τ log π(a_j | s_j)) + γᵈ V(s_d)
 
-in expectation over what the environment does; without chance, exactly. The squared difference of
+in expectation over transitions; exactly, where these are deterministic. The squared difference of
 both sides is the loss of value and policy together, on paths drawn from a memory. `unified` has
 one network for both: V = τ log Σ_a exp(Q / τ) and π ∝ exp(Q / τ), over the legal actions; with
 paths of one step that is soft Q-learning's residual.
 
-There is no correction to make for old paths, and none for chance either: where transitions are
-random the loss has a bias, as residual-gradient methods do.
+Old paths need no correction. There is none for stochastic transitions either: there the loss is
+biased, as in residual-gradient methods.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ class Config:
     """One network of action values instead of one for values and one for the policy."""
     rollout_steps: int = 1
     """Steps per environment between phases of learning."""
-    updates: int = 1
-    """Gradient steps a phase."""
+    gradient_steps: int = 1
+    """Gradient steps per phase."""
     batch_size: int = 64
-    """Paths a gradient step."""
+    """Paths per gradient step."""
     buffer_size: int = 10_000
     """Steps in the memory, all environments together."""
     learning_starts: int = 1_000
     """Environment steps before learning."""
     max_grad_norm: float = 10.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
     hidden: tuple[int, ...] = (64, 64)
@@ -71,9 +71,9 @@ class Config:
     activation: str = "tanh"
     """Nonlinearity of the hidden layers."""
     torso: str = "auto"
-    """Network: what the observation asks for, or a registered one, such as coconet."""
+    """Network: chosen by the observation space (auto), or a registered one, such as coconet."""
     torso_width: int = 32
-    """Channels or units a layer of a registered network."""
+    """Channels or units per layer of a registered network."""
     torso_depth: int = 2
     """Layers of a registered network (of coconet: beyond six)."""
     torso_weights: str = ""
@@ -82,7 +82,7 @@ class Config:
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"temperature={self.temperature}: must be > 0")
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
-        for name in ("path_length", "rollout_steps", "updates", "batch_size"):
+        for name in ("path_length", "rollout_steps", "gradient_steps", "batch_size"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         require(
             self.buffer_size > self.path_length,
@@ -118,7 +118,7 @@ def inconsistency(
     gamma: float,
     temperature: float,
 ) -> Tensor:
-    """How far the two sides are apart: (m,).
+    """Difference of the two sides: (m,).
 
         -V(s₀) + Σ_j γʲ (r_j - τ log π_j) + γᵏ V(s_k)
 
@@ -138,22 +138,22 @@ def inconsistency(
     stops = terminated | truncated
     open_ = torch.ones_like(stops)
     open_[1:] = (~stops[:-1]).cumprod(0).bool()  # no end before this row
-    taken = (open_ & ~(truncated & ~terminated))[:steps]
+    on_path = (open_ & ~(truncated & ~terminated))[:steps]
     discount = gamma ** torch.arange(steps + 1, device=value.device, dtype=value.dtype)[:, None]
-    gained = (discount[:-1] * (reward - temperature * log_prob)[:steps]).where(taken, 0.0).sum(0)
-    length = taken.sum(0, keepdim=True)
-    over = (taken & terminated[:steps]).any(0)
+    gained = (discount[:-1] * (reward - temperature * log_prob)[:steps]).where(on_path, 0.0).sum(0)
+    length = on_path.sum(0, keepdim=True)
+    over = (on_path & terminated[:steps]).any(0)
     after = (discount * value).gather(0, length).squeeze(0).masked_fill(over, 0.0)
     return gained + after - value[0]
 
 
-class Memory:
-    """The last steps of B environments, in order, of which whole paths are drawn.
+class PathMemory:
+    """The last steps of B environments, in order, from which whole paths are drawn.
 
     Args:
         config: of the agent.
-        stepper: what is remembered.
-        device: where the memory lives.
+        stepper: whose steps are stored.
+        device: of the memory.
     """
 
     def __init__(self, config: Config, stepper: EnvStepper, device: torch.device) -> None:
@@ -192,7 +192,7 @@ class Memory:
 
 
 class PCL:
-    """Acts by its policy in B environments and makes remembered paths consistent."""
+    """Acts by its policy in B environments and makes stored paths consistent."""
 
     STATE = ("network", "optimizer", "memory.ring", "stepper", "acting", "sampling", "updates")
     POLICY = ("network",)
@@ -206,14 +206,14 @@ class PCL:
         self.optimizer = setup.make_optimizer(self.network.parameters())
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.progress = self.stepper = EnvStepper(setup.envs, setup.timers)
-        self.memory = Memory(config, self.stepper, setup.device)
+        self.memory = PathMemory(config, self.stepper, setup.device)
         self.acting = generator(setup.seed, 1, setup.device)
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
         self._loss = maybe_compile(self._losses, setup.compile)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """A few steps everywhere, then, when enough has been seen, a few gradient steps."""
+        """A few steps of all environments, then, after `learning_starts`, a few gradient steps."""
         config = self.config
         for _ in range(config.rollout_steps):
             self._collect()
@@ -224,7 +224,7 @@ class PCL:
             return {"updates": float(self.updates)}
         rate = self.learning_rate.set(self.stepper.steps, self.setup.total_steps)
         with self.timers("learn"):
-            for _ in range(config.updates):
+            for _ in range(config.gradient_steps):
                 paths = self.memory.sample(config.batch_size, config.path_length, self.sampling)
                 loss, value, entropy = self._loss(paths)
                 self.optimizer.zero_grad()
@@ -272,13 +272,13 @@ class PCL:
     def _act(
         self, obs: np.ndarray, mask: np.ndarray | None, random: torch.Generator | None
     ) -> np.ndarray:
-        device, chances = self.setup.device, self.network.distribution
+        device, distribution = self.setup.device, self.network.distribution
         legal = None if mask is None else torch.from_numpy(mask).to(device)
         log_probs, _ = self.evaluate(torch.from_numpy(obs).to(device), legal)
         if random is None:
-            return chances.mode(log_probs).cpu().numpy()
-        noise = chances.noise(log_probs.shape[:1], random)
-        return chances.sample(log_probs, noise).cpu().numpy()
+            return distribution.mode(log_probs).cpu().numpy()
+        noise = distribution.noise(log_probs.shape[:1], random)
+        return distribution.sample(log_probs, noise).cpu().numpy()
 
     def _losses(self, paths: Paths) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, mean value and mean entropy, the last two detached: 0-dim."""

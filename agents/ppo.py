@@ -54,13 +54,13 @@ class Config:
     clip: float = 0.2
     """Largest change of the probability ratio that is rewarded."""
     clip_value: float = 0.0
-    """Largest change of the value that is rewarded; 0 leaves values alone."""
+    """Largest change of the value that is rewarded; 0: no clipping."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
-    """Weight c_v of the squared value error; there is no factor ½ beside it."""
+    """Weight c_v of the squared value error; without a factor ½."""
     max_grad_norm: float = 0.5
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     normalise_advantages: bool = True
     """Centre and scale advantages in each minibatch."""
     target_kl: float = 0.0
@@ -82,9 +82,9 @@ class Config:
     log_std_init: float = 0.0
     """Initial log standard deviation of continuous actions."""
     torso: str = "auto"
-    """Network: what the observation asks for, or a registered one, such as coconet."""
+    """Network: chosen by the observation space (auto), or a registered one, such as coconet."""
     torso_width: int = 32
-    """Channels or units a layer of a registered network."""
+    """Channels or units per layer of a registered network."""
     torso_depth: int = 2
     """Layers of a registered network (of coconet: beyond six)."""
     torso_weights: str = ""

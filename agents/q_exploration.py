@@ -1,4 +1,4 @@
-"""How a Q-learner explores: uniform actions now and then, or noise on its values."""
+"""How a Q-learner explores: occasional uniform actions, or noise on its values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semigradient.agents.q_heads import QHead
 from semigradient.training.exploration import Noise
 
 Values = Callable[[], Tensor]
-"""Gives action values (B, outputs) when asked for."""
+"""Computes action values (B, outputs)."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Exploration(Protocol):
     def act(self, values: Values, count: int, mask: np.ndarray | None, step: int) -> np.ndarray:
         """Actions (B, …) for B = `count` environments at environment step `step`.
 
-        `values` need not be computed where nothing depends on them; `mask` (B, A) says what is
-        legal.
+        `values` need not be computed where nothing depends on them; `mask` (B, A) are the
+        legal actions.
         """
         ...
 
     def scalars(self, step: int) -> dict[str, float | Tensor]:
-        """What to log."""
+        """Scalars to log."""
         ...
 
 
@@ -86,7 +86,7 @@ class NoisyValues:
         return best(self.head, values() + self.noise(), mask)
 
     def scalars(self, step: int) -> dict[str, float | Tensor]:
-        """Nothing changes."""
+        """None."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""What action values mean: one discrete choice, or several side by side.
+"""Interpretations of rows of action values: one discrete choice, or several side by side.
 
 A network gives each observation one row of numbers. `Choice` reads it as the values of A actions,
 `SideBySide` as those of K choices, n₁ + … + n_K numbers in all, each learned as if it were the
@@ -22,7 +22,7 @@ from semigradient.training.returns import double_q_bootstrap
 
 
 class QHead(Protocol):
-    """How actions stand in rows of values (m, outputs)."""
+    """The layout of actions in rows of values (m, outputs)."""
 
     @property
     def outputs(self) -> int:
@@ -31,7 +31,7 @@ class QHead(Protocol):
 
     @property
     def choices(self) -> int:
-        """Choices that are made at once, each with a temporal difference of its own."""
+        """Simultaneous choices, each with a temporal difference of its own."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class QHead(Protocol):
         ...
 
     def bootstrap(self, chooser: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
-        """Values in `q` of the legal actions that `chooser` likes best: (m,), or (m, K)."""
+        """Values in `q` of the greedy legal actions of `chooser`: (m,), or (m, K)."""
         ...
 
     def uniform(self, rng: np.random.Generator, count: int, mask: np.ndarray | None) -> np.ndarray:
@@ -73,7 +73,7 @@ class Choice:
         return (q if mask is None else q.where(mask, -torch.inf)).argmax(1)
 
     def bootstrap(self, chooser: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
-        """Values (m,) in `q` of the legal actions that `chooser` likes best."""
+        """Values (m,) in `q` of the greedy legal actions of `chooser`."""
         return double_q_bootstrap(chooser, q, mask)
 
     def uniform(self, rng: np.random.Generator, count: int, mask: np.ndarray | None) -> np.ndarray:
@@ -101,9 +101,9 @@ class SideBySide:
         return torch.stack([part.argmax(1) for part in q.split(self.sizes, 1)], 1)
 
     def bootstrap(self, chooser: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Values (m, K) in `q` of the actions that `chooser` likes best."""
+        """Values (m, K) in `q` of the greedy actions of `chooser`."""
         pairs = zip(chooser.split(self.sizes, 1), q.split(self.sizes, 1), strict=True)
-        return torch.stack([double_q_bootstrap(likes, part) for likes, part in pairs], 1)
+        return torch.stack([double_q_bootstrap(online, part) for online, part in pairs], 1)
 
     def uniform(
         self, rng: np.random.Generator, count: int, mask: np.ndarray | None = None

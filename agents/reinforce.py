@@ -3,9 +3,9 @@
     ∇J = E[Σ_t G(S_t) ∇ log π(A_t | S_t)]
 
 on whole episodes of the current policy, without a value function or any bootstrap. Each of the B
-environments plays the same number of episodes for an update: taking whatever ends first would
-prefer short episodes and bias the estimate. What is played beyond them while others finish counts
-as environment steps but is not learned from, as it would be no fair sample.
+environments plays the same number of episodes per update: taking those that end first would favour
+short episodes and bias the estimate. Steps beyond them, while other environments finish, count as
+environment steps but are not learned from.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from semigradient.training.stepping import EnvStepper
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters; one episode an environment and update, as in the plain algorithm."""
+    """Hyperparameters; one episode per environment and update, as in the plain algorithm."""
 
     episodes_per_env: int = 1
     """Episodes that each environment plays for an update."""
     gamma: float = 1.0
     """Discount of one step, in [0, 1]."""
     returns: Literal["to-go", "episode"] = "to-go"
-    """What weighs an action: the return from there on, or that of its whole episode."""
+    """Weight of an action: the return to go, or that of its whole episode."""
     entropy_coefficient: float = 1e-4
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
     hidden: tuple[int, ...] = (64,)
@@ -64,15 +64,15 @@ class Config:
     """Initial log standard deviation of continuous actions."""
 
     def __post_init__(self) -> None:
-        good = self.episodes_per_env >= 1
-        require(good, f"episodes_per_env={self.episodes_per_env}: must be ≥ 1")
+        is_valid = self.episodes_per_env >= 1
+        require(is_valid, f"episodes_per_env={self.episodes_per_env}: must be ≥ 1")
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
         for name in ("entropy_coefficient", "max_grad_norm"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}: must be ≥ 0")
-        for name, known in (("activation", ACTIVATIONS), ("torso", TORSOS)):
-            if getattr(self, name) not in known:
-                unknown(name, getattr(self, name), known)
+        for name, accepted in (("activation", ACTIVATIONS), ("torso", TORSOS)):
+            if getattr(self, name) not in accepted:
+                unknown(name, getattr(self, name), accepted)
 
 
 class PolicyNetwork(nn.Module):
@@ -171,26 +171,28 @@ class REINFORCE:
         return act
 
     def _play(self) -> Episodes:
-        """Fresh episodes everywhere, until each environment has finished its share."""
-        stepper, wanted = self.stepper, self.config.episodes_per_env
+        """Fresh episodes in all environments, until each has finished its share."""
+        stepper, share = self.stepper, self.config.episodes_per_env
         stepper.restart()
         finished = np.zeros(self.setup.envs.num_envs, dtype=np.int64)
         rows: list[tuple[Any, ...]] = []
-        while (finished < wanted).any():
+        while (finished < share).any():
             obs, mask = stepper.obs, stepper.mask
             with self.timers("act"):
                 action = self._act(obs, mask, self.generator)
             step = stepper.step(self._to_env(action))
             ends = (step.terminated, step.truncated)
-            rows.append((obs, mask, action.cpu(), step.reward, *ends, finished < wanted))
+            rows.append((obs, mask, action.cpu(), step.reward, *ends, finished < share))
             finished += step.terminated | step.truncated
         with self.timers("store"):
             return self._episodes(rows)
 
     def _episodes(self, rows: list[tuple[Any, ...]]) -> Episodes:
-        """The rows (obs, mask, action, reward, terminated, truncated, used), one a step."""
+        """The rows (obs, mask, action, reward, terminated, truncated, used), one per step."""
         obs, mask, action, *numbers = zip(*rows, strict=True)
-        reward, terminated, truncated, used = (torch.from_numpy(np.stack(each)) for each in numbers)
+        reward, terminated, truncated, used = (
+            torch.from_numpy(np.stack(column)) for column in numbers
+        )
         reward = reward.float()
         return_ = discounted_return(reward, terminated, truncated, self.config.gamma)
         if self.config.returns == "episode":
@@ -205,7 +207,7 @@ class REINFORCE:
         )
 
     def _note(self, reward: Tensor, ended: Tensor, used: Tensor) -> None:
-        """Remember returns and lengths of the episodes that are learned from."""
+        """Note returns and lengths of the episodes that are learned from."""
         nothing = torch.zeros_like(ended)
         total = episode_return(discounted_return(reward, ended, nothing, 1.0), ended)
         steps = episode_return(
@@ -222,10 +224,10 @@ class REINFORCE:
         """Samples, or the most probable actions without a generator: (B, *action)."""
         rows = torch.from_numpy(obs).to(self.setup.device)
         legal = None if mask is None else torch.from_numpy(mask).to(self.setup.device)
-        chances, parameters = self.network.distribution, self.network(rows, legal)
+        distribution, parameters = self.network.distribution, self.network(rows, legal)
         if random is None:
-            return chances.mode(parameters)
-        return chances.sample(parameters, chances.noise(parameters.shape[:1], random))
+            return distribution.mode(parameters)
+        return distribution.sample(parameters, distribution.noise(parameters.shape[:1], random))
 
     def _to_env(self, action: Tensor) -> np.ndarray:
         space, chosen = self.setup.envs.single_action_space, action.cpu().numpy()

@@ -4,10 +4,10 @@
 
 With π the softmax itself V is α log Σ exp(Q̄ / α), which is soft Q-learning (Haarnoja et al. 2017,
 "Reinforcement learning with deep energy-based policies"). With a network for π, and α adjusted
-until the entropy is a wanted share of its maximum, it is soft actor-critic (Haarnoja et al. 2018;
+until the entropy is a given share of its maximum, it is soft actor-critic (Haarnoja et al. 2018;
 Christodoulou 2019, arXiv:1910.07207). Illegal actions have probability 0 and no part in V.
 
-The sum over actions is exact, so nothing has to be sampled but transitions.
+The sum over actions is exact, so only transitions are sampled.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Config:
     gamma: float = 0.99
     """Discount of one step, in [0, 1]."""
     temperature: float = 1.0
-    """α, the price of one nat of entropy; where entropy_share adjusts it, where it starts."""
+    """α, weight of the entropy against the reward; its initial value if entropy_share > 0."""
     entropy_share: float = 0.0
     """Adjust α until the entropy is this share of log(legal actions), in [0, 1); 0 keeps α."""
     actor: Literal["softmax", "network"] = "softmax"
@@ -69,7 +69,7 @@ class Config:
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
     max_grad_norm: float = 0.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0: no clipping."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
     activation: str = "relu"
@@ -77,8 +77,8 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
-        good = 0 < self.temperature < math.inf
-        require(good, f"temperature={self.temperature}: must be positive and finite")
+        is_valid = 0 < self.temperature < math.inf
+        require(is_valid, f"temperature={self.temperature}: must be positive and finite")
         share = self.entropy_share
         require(0 <= share < 1, f"entropy_share={share}: must be in [0, 1)")
         require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
@@ -114,9 +114,9 @@ def actor_loss(values: Tensor, log_policy: Tensor, temperature: Tensor) -> Tenso
     return -soft_value(values.detach(), log_policy, temperature.detach())
 
 
-def temperature_loss(log_temperature: Tensor, entropy: Tensor, wanted: Tensor) -> Tensor:
-    """Its gradient raises log α where the entropy (m,) is below the wanted one (m,): (m,)."""
-    return log_temperature * (entropy - wanted).detach()
+def temperature_loss(log_temperature: Tensor, entropy: Tensor, target: Tensor) -> Tensor:
+    """Its gradient raises log α where the entropy (m,) is below the target (m,): (m,)."""
+    return log_temperature * (entropy - target).detach()
 
 
 class SoftQ:
@@ -202,10 +202,10 @@ class SoftQ:
         with self.timers("act"):
             if self.stepper.steps < self.config.learning_starts:
                 legal = np.ones((len(obs), self.actions)) if mask is None else mask
-                chance = torch.from_numpy(np.asarray(legal, np.float32)).to(self.setup.device)
+                weights = torch.from_numpy(np.asarray(legal, np.float32)).to(self.setup.device)
             else:
-                chance = self.log_policy(obs, mask).exp()
-            drawn = torch.multinomial(chance, 1, generator=self.acting)
+                weights = self.log_policy(obs, mask).exp()
+            drawn = torch.multinomial(weights, 1, generator=self.acting)
             actions = drawn[:, 0].cpu().numpy()
         step = stepper.step(actions)
         with self.timers("store"):
@@ -213,7 +213,7 @@ class SoftQ:
             self.memory.add(obs, actions, step.reward, *ended, step.next_obs, step.next_mask)
 
     def _learn(self, batch: Batch) -> dict[str, float | Tensor]:
-        """One gradient step of everything there is."""
+        """One gradient step of critics, actor and temperature."""
         config = self.config
         alpha = self.log_temperature.detach().exp()
         with torch.no_grad():
@@ -221,11 +221,12 @@ class SoftQ:
         following = self._log_policy(batch.next_obs, batch.next_mask, ahead)
         value = soft_value(ahead, following.detach(), alpha)
         target = td_target(batch.reward, batch.discount, value)
-        chosen = [
+        predictions = [
             critic(batch.obs).gather(1, batch.action[:, None]).squeeze(1)
             for critic in self._critics()
         ]
-        critic_loss = sum((0.5 * (each - target).square().mean() for each in chosen), alpha * 0)
+        losses = (0.5 * (prediction - target).square().mean() for prediction in predictions)
+        critic_loss = sum(losses, alpha * 0)
         goes_on = (batch.discount > 0).to(value.dtype)  # no policy where an episode ended
         entropy = -(following.exp() * following).sum(1)
         loss = critic_loss
@@ -234,8 +235,9 @@ class SoftQ:
                 here = self._smaller(self._critics(), batch.next_obs)
             loss = loss + (goes_on * actor_loss(here, following, alpha)).mean()
         if config.entropy_share > 0:
-            wanted = config.entropy_share * self._most_entropy(batch)
-            loss = loss + (goes_on * temperature_loss(self.log_temperature, entropy, wanted)).mean()
+            target_entropy = config.entropy_share * self._most_entropy(batch)
+            excess = temperature_loss(self.log_temperature, entropy, target_entropy)
+            loss = loss + (goes_on * excess).mean()
         self.optimizer.zero_grad()
         loss.backward()
         if config.max_grad_norm > 0:
@@ -255,7 +257,7 @@ class SoftQ:
     def _log_policy(
         self, obs: Tensor, legal: Tensor | None, values: Tensor | None = None
     ) -> Tensor:
-        """Log π (m, A); `values` (m, A) where the softmax of other values is wanted."""
+        """Log π (m, A); `values` (m, A) replace the critics' in the softmax."""
         if self.config.actor == "network":
             return log_softmax(self.networks["actor"](obs), legal)
         if values is None:
@@ -269,13 +271,13 @@ class SoftQ:
 
     def _smaller(self, critics: nn.ModuleList, obs: Tensor) -> Tensor:
         """The smallest of the estimates (m, A)."""
-        found = [critic(obs) for critic in critics]
-        return found[0] if len(found) == 1 else torch.minimum(*found)
+        estimates = [critic(obs) for critic in critics]
+        return estimates[0] if len(estimates) == 1 else torch.minimum(*estimates)
 
     @torch.no_grad()
     def _move_targets(self) -> None:
         old, new = (
-            [each.data for each in critics.parameters()]
+            [parameter.data for parameter in critics.parameters()]
             for critics in (self.targets, self._critics())
         )
         torch._foreach_lerp_(old, new, self.config.target_rate)

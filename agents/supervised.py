@@ -1,4 +1,4 @@
-"""Supervised learning in the same harness, to compare with (Bengio 2022, section 3.2.2.2).
+"""Supervised learning in the same harness, as a baseline (Bengio 2022, section 3.2.2.2).
 
 Classifiers minimise the cross-entropy of the labels, regressors the squared error, on random
 minibatches of the examples behind `semigradient/Classification-v0` or `semigradient/Regression-v0`.
@@ -38,7 +38,7 @@ class Config:
     """Hyperparameters; the defaults are those of the published experiments' code."""
 
     task: Literal["classification", "regression"] = "classification"
-    """What the targets are."""
+    """Kind of the targets."""
     batch_size: int = 32
     """Samples per gradient step, drawn uniformly with replacement."""
     schedule: Literal["constant", "linear"] = "constant"
@@ -56,9 +56,9 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"batch_size={self.batch_size}: must be ≥ 1")
-        for name, known in (("activation", ACTIVATIONS), ("torso", TORSOS)):
-            if getattr(self, name) not in known:
-                unknown(name, getattr(self, name), known)
+        for name, accepted in (("activation", ACTIVATIONS), ("torso", TORSOS)):
+            if getattr(self, name) not in accepted:
+                unknown(name, getattr(self, name), accepted)
 
 
 def loss_and_score(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,5 +134,5 @@ def _examples(setup: AgentContext, task: str) -> supervised.Supervised:
     if isinstance(core, supervised.Supervised) and core.classification == (task[0] == "c"):
         return core
     spec = setup.envs.spec
-    wanted = f"semigradient/{task.capitalize()}-v0"
-    raise UserError(f"--env {spec.id if spec else '?'}: supervised {task} accepts {wanted}")
+    accepted = f"semigradient/{task.capitalize()}-v0"
+    raise UserError(f"--env {spec.id if spec else '?'}: supervised {task} accepts {accepted}")

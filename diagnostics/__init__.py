@@ -1,6 +1,6 @@
 """Observers of a learner, by name.
 
-`python train.py … --diagnose interference,gain` measures, now and then and beside the training,
+`python train.py … --diagnose interference,gain` measures, periodically during training,
 how the learner's updates act on each other. Nothing here imports torch: a command line can list
 and check the names before the first heavy import; `diagnostics/attach.py` does the rest, and
 `docs/diagnostics.md` has a formula and a source for each.
@@ -18,12 +18,12 @@ from semigradient.registry import Registry
 
 @dataclass(frozen=True)
 class Entry(registry.Entry):
-    """Where an observer lives, and what it asks of a learner.
+    """Location and requirements of an observer.
 
     Attributes:
         location: "module:name" of a function `measure(view) -> Findings` or of an observer class.
         summary: one line for `--help`.
-        length: least number of consecutive steps that the learner must keep.
+        length: least number of consecutive steps that the learner must store.
         continuous: whether it differentiates by the observations, which must then be floats.
     """
 
@@ -81,17 +81,17 @@ def names() -> list[str]:
 
 
 def parse(text: str) -> list[str]:
-    """The names in a comma-separated list, each once; `all` stands for every one that has a name.
+    """The names in a comma-separated list, each once; `all` stands for every registered one.
 
     Raises:
         UserError: a name is unknown or missing.
     """
-    wanted = [name.strip() for name in text.split(",")]
-    for name in wanted:
+    requested = [name.strip() for name in text.split(",")]
+    for name in requested:
         require(bool(name), f"diagnose={text!r}: must be names with commas between, or all")
         if name not in DIAGNOSTICS and name != "all" and ":" not in name:
             unknown("diagnostic", name, [*names(), "all"])
-    listed = [*names(), *wanted] if "all" in wanted else wanted
+    listed = [*names(), *requested] if "all" in requested else requested
     return [name for name in dict.fromkeys(listed) if name != "all"]
 
 
@@ -101,12 +101,12 @@ def load(name: str) -> Any:
 
 
 def entry(name: str) -> Entry:
-    """What a diagnostic asks of a learner.
+    """The requirements of a diagnostic.
 
-    One that is not ours says it by attributes of its own, `length` and `continuous`.
+    One of another package declares them as attributes `length` and `continuous`.
     """
     if name in OURS:
         return OURS[name]
-    found = load(name)
-    length, continuous = getattr(found, "length", 1), getattr(found, "continuous", False)
+    observer = load(name)
+    length, continuous = getattr(observer, "length", 1), getattr(observer, "continuous", False)
     return replace(DIAGNOSTICS.find(name), length=length, continuous=continuous)

@@ -69,7 +69,7 @@ def fresh_memory(policy: Policy, envs: ExactVector, steps: int, agent: Any) -> R
 
 
 def _examples(agent: Any, batch: Batch) -> Examples:
-    """Temporal differences of transitions, with what the target needs beside the online network."""
+    """Temporal differences of transitions, with all inputs of their targets."""
     config, frozen = agent.config, agent.target is not agent.network
     samples = batch._asdict()
     if batch.next_mask is None:
@@ -101,6 +101,6 @@ def _examples(agent: Any, batch: Batch) -> Examples:
 
 
 def _best(chooser: Tensor, values: Tensor, sample: Samples) -> Tensor:
-    """The value (A,) of the legal action that `chooser` (A,) likes best: 0-dim."""
+    """The value (A,) of the greedy legal action of `chooser` (A,): 0-dim."""
     mask = sample["next_mask"][None] if "next_mask" in sample else None
     return double_q_bootstrap(chooser[None], values[None], mask).squeeze(0)

@@ -1,8 +1,8 @@
 """Attaching observers to a run: when they measure, with what, and where the results go.
 
-Observers only look. Their random numbers come from generators of their own, made anew for each
-measurement from the run's seed and the step; held-out experience is played in environments of
-their own; the global generators are put back as they were found.
+Observers change nothing. Their random numbers come from generators of their own, seeded for each
+measurement by the run's seed and the step; held-out experience is played in environments of
+their own; the state of the global generators is restored.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ class Attachment:
             )
         self.observers: dict[str, Observer] = {}
         for name in names:
-            found = diagnostics.load(name)
-            self.observers[name] = found() if isinstance(found, type) else Stateless(found)
+            observer = diagnostics.load(name)
+            self.observers[name] = observer() if isinstance(observer, type) else Stateless(observer)
         self._logger: Logger | None = None
         self._profiles: MetricsFile | None = None
         self._next_drawing = 0.0
 
     def open(self, logger: Logger) -> None:
-        """Say where the results go: the run folder of the logger."""
+        """Set the destination of the results: the run folder of the logger."""
         self._logger = logger
         self._profiles = MetricsFile(logger.folder / "diagnostics.jsonl")
 
     def measure(self, step: int) -> None:
-        """Let every observer measure, and write what it found."""
+        """Let every observer measure, and write the results."""
         assert self._logger is not None
         assert self._profiles is not None
         scalars: dict[str, Any] = {}
@@ -101,7 +101,7 @@ class Attachment:
         self._next_drawing = now + 20 * (now - started)
 
     def truncate_after(self, step: int) -> None:
-        """Forget profiles later than `step`, before resuming from there."""
+        """Drop profiles later than `step`, before resuming from there."""
         assert self._profiles is not None
         self._profiles.truncate_after(step)
 
@@ -111,31 +111,31 @@ class Attachment:
             self._profiles.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the observers keep."""
+        """State of the observers."""
         return {name: observer.state_dict() for name, observer in self.observers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back; an observer that was not there before starts anew."""
+        """Restore a saved state; an observer without one starts afresh."""
         for name, observer in self.observers.items():
             if name in state:
                 observer.load_state_dict(state[name])
 
     def _findings(self, step: int) -> dict[str, Findings]:
-        found: dict[str, Findings] = {}
+        findings: dict[str, Findings] = {}
         with undisturbed():
             experience = experience_of(self.agent)
             if experience.times < 2:
-                return found
+                return findings
             held_out = lru_cache(1)(lambda: self._held_out(step))
             for name, observer in list(self.observers.items()):
                 own = generator(self.run.seed, _stream(name, step))
                 view = View(experience, held_out, own, self.run.diagnose_samples)
                 try:
-                    found[name] = observer.measure(view)
+                    findings[name] = observer.measure(view)
                 except RuntimeError as problem:  # out of memory, a singular matrix, …
                     del self.observers[name]
                     warn(f"diagnostic {name} failed and is off from here on ({one_line(problem)})")
-        return found
+        return findings
 
     def _held_out(self, step: int) -> Experience:
         """The agent's policy in environments whose seeds it never learns from."""
@@ -168,9 +168,9 @@ def supported_by(agent: Agent, names: Iterable[str] | None = None) -> list[str]:
 
 def _stream(name: str, step: int) -> int:
     """Which generator an observer draws from at a step; each has its own."""
-    ours = list(diagnostics.OURS)
-    if name in ours:
-        return _STREAM + step * len(ours) + ours.index(name)
+    own_names = list(diagnostics.OURS)
+    if name in own_names:
+        return _STREAM + step * len(own_names) + own_names.index(name)
     return (1 + zlib.crc32(name.encode()) << 64) + step
 
 

@@ -30,10 +30,10 @@ def measure(view: View) -> Findings:
     offsets = torch.arange(WINDOW, device=experience.device)
     index, valid = experience.around(experience.draw(4 * view.samples, view.generator), offsets)
     delta = errors(experience.at(index.flatten())).view_as(index)
-    whole = valid.all(0)
+    is_complete = valid.all(0)
     return Findings(
         {
-            "sign_variance": masked_mean(sign_variance(delta), whole, 0),
+            "sign_variance": masked_mean(sign_variance(delta), is_complete, 0),
             "error": masked_mean(delta.abs().flatten(), valid.flatten(), 0),
         }
     )

@@ -72,9 +72,9 @@ def loss_rows(examples: Examples, params: Params | None = None) -> Rows:
     return scaled(rows(examples.prediction, examples, params), slopes(examples, params)[0])
 
 
-def scaled(of: Rows, factor: Tensor) -> Rows:
+def scaled(gradients: Rows, factor: Tensor) -> Rows:
     """Rows times one factor (m,) each."""
-    return {name: r * factor.reshape(-1, *[1] * (r.ndim - 1)) for name, r in of.items()}
+    return {name: r * factor.reshape(-1, *[1] * (r.ndim - 1)) for name, r in gradients.items()}
 
 
 def products(one: Rows, other: Rows) -> Tensor:
@@ -88,9 +88,9 @@ def paired(one: Rows, other: Rows) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def onto(of: Rows, direction: Mapping[str, Tensor]) -> Tensor:
+def onto(gradients: Rows, direction: Mapping[str, Tensor]) -> Tensor:
     """Inner products of rows with one direction: (m,)."""
-    parts = [r.flatten(1) @ direction[name].flatten() for name, r in of.items()]
+    parts = [r.flatten(1) @ direction[name].flatten() for name, r in gradients.items()]
     return torch.stack(parts).sum(0)
 
 
@@ -133,9 +133,9 @@ def dot(one: Params, other: Params) -> Tensor:
     return torch.stack([(v * other[name]).sum() for name, v in one.items()]).sum()
 
 
-def norm(of: Params) -> Tensor:
+def norm(direction: Params) -> Tensor:
     """Euclidean norm of a direction: 0-dim."""
-    return dot(of, of).sqrt()
+    return dot(direction, direction).sqrt()
 
 
 def cosine(one: Params, other: Params) -> Tensor:

@@ -1,9 +1,9 @@
-"""How far values move while learning goes on.
+"""Drift of values during learning.
 
     drift = mean of (V_{θ_i}(s'_i) - V_{θ_t}(s'_i))² over the last h = 2/(1 - β) minibatches
 
-E. Bengio, PhD thesis, §4.2.4, Fig. 4.11: what the gradients that momentum remembers bootstrapped
-from, against what they would bootstrap from now. Measured along updates of a copy, for V(s) and,
+E. Bengio, PhD thesis, §4.2.4, Fig. 4.11: the bootstraps behind the gradients in momentum, against
+the present ones. Measured along updates of a copy, for V(s) and,
 where successors are kept, for V(s'); and, over the run itself, for states of the last measurement.
 """
 
@@ -32,7 +32,7 @@ def value_drift(function: Scalar, path: Path) -> Tensor:
 
 
 class Drift:
-    """Keeps some states and their values from one measurement to the next."""
+    """Stores some states and their values from one measurement to the next."""
 
     def __init__(self) -> None:
         self.samples: dict[str, Tensor] = {}
@@ -48,8 +48,8 @@ class Drift:
         if self.samples:
             device = view.experience.device
             samples = {name: value.to(device) for name, value in self.samples.items()}
-            kept = dataclasses.replace(first, samples=samples)
-            change = values(_value(kept), kept) - self.values.to(device)
+            previous = dataclasses.replace(first, samples=samples)
+            change = values(_value(previous), previous) - self.values.to(device)
             scalars["since_last"] = change.square().mean()
         self.samples = {name: value.clone() for name, value in view.train.samples.items()}
         self.values = values(_value(view.train), view.train)
@@ -60,7 +60,7 @@ class Drift:
         return {"samples": self.samples, "values": self.values}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore them."""
         # Clones: what a file maps into memory may lie at another alignment, and round differently.
         self.samples = {name: value.clone() for name, value in state["samples"].items()}
         self.values = state["values"].clone()

@@ -1,4 +1,4 @@
-"""How interference itself changes along an update: ρ' = -r1 - r2 - r3.
+"""Change of interference along an update: ρ' = -r1 - r2 - r3.
 
 With b = ∇f, a = ∇(f - y), d and w the first and second derivative of the loss by f, H̄ the
 Hessian of f, and the update θ' = θ - α v_B at B,
@@ -112,11 +112,11 @@ def momentum_of(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], float, 
 
     One tensor for each parameter, in order; None if there is no average (yet).
     """
-    known = {"mu": ("beta", None), "exp_avg": ("betas", None), "momentum_buffer": ("momentum", 1.0)}
-    for key, (option, share) in known.items():
+    kinds = {"mu": ("beta", None), "exp_avg": ("betas", None), "momentum_buffer": ("momentum", 1.0)}
+    for key, (option, share) in kinds.items():
         pairs = [(p, group) for group in optimizer.param_groups for p in group["params"]]
         if any(key in optimizer.state[p] for p, _ in pairs if p in optimizer.state):
-            found = [
+            average = [
                 optimizer.state[p][key] if p in optimizer.state else torch.zeros_like(p)
                 for p, _ in pairs
             ]
@@ -124,7 +124,7 @@ def momentum_of(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], float, 
             beta = float(value[0] if isinstance(value, (tuple, list)) else value)
             if share is not None:
                 share -= pairs[0][1]["dampening"]
-            return found, beta, 1 - beta if share is None else share
+            return average, beta, 1 - beta if share is None else share
     return None
 
 
@@ -132,10 +132,10 @@ def measure(view: View) -> Findings:
     """Means of ρ', of its parts and of their positive and negative values, over all pairs."""
     count = min(view.samples, PAIRS)
     one, other = view.drawn(count), view.drawn(count)
-    found = evolution(one, other)
-    scalars = {"total": found.total.mean(), "function": found.function.mean()}
+    result = evolution(one, other)
+    scalars = {"total": result.total.mean(), "function": result.function.mean()}
     for name in ("r1", "r2", "r3"):
-        part = getattr(found, name)
+        part = getattr(result, name)
         scalars[name] = part.mean()
         scalars[f"{name}_positive"] = part.clamp(min=0).sum() / (part > 0).sum().clamp(min=1)
         scalars[f"{name}_negative"] = part.clamp(max=0).sum() / (part < 0).sum().clamp(min=1)

@@ -1,11 +1,12 @@
-"""What a learner lets observers see: examples of what it regresses, and where they come from.
+"""A learner's interface to observers: regression examples, and the experience they come from.
 
 Every value-based learner, and every critic, moves a prediction f towards a target y:
 
     J(x; θ) = ℓ(f(x; θ), y),    semi-gradient ∇J = ℓ'(f, y) ∇f
 
-where y may move with θ (a bootstrap without target network) although the update holds it still.
-E. Bengio, PhD thesis, §3.2.2.1; `Scalar` functions are those of `optim.temporal_difference`.
+where y may move with θ (a bootstrap without target network) although the update treats it as
+constant. E. Bengio, PhD thesis, §3.2.2.1; `Scalar` functions are those of
+`optim.temporal_difference`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Examples:
         named = TemporalDifference(self.module, self.samples, self.prediction).parameters()
         return {name: p.detach() for name, p in named.items()}
 
-    def of(self, module: nn.Module) -> Examples:
+    def with_module(self, module: nn.Module) -> Examples:
         """The same examples for a copy of the module."""
         return dataclasses.replace(self, module=module)
 
@@ -75,7 +76,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Experience:
-    """What a learner has seen, in order of time, and how it learns from it.
+    """A learner's experience in order of time, and how it learns from it.
 
     Steps are numbered time-major: number t·B + b is instant t of environment b.
 
@@ -85,8 +86,8 @@ class Experience:
         make_optimizer: makes another such optimizer over other parameters.
         max_grad_norm: largest norm of a gradient; 0: no limit.
         batch_size: examples per update.
-        times: instants that are there, T.
-        capacity: most instants that there can be.
+        times: stored instants, T.
+        capacity: largest number of stored instants.
         num_envs: B.
         at: the examples at (m,) numbers.
         ended: whether an episode ended with the steps of these numbers, of any shape: bool.
@@ -109,12 +110,12 @@ class Experience:
 
     @property
     def size(self) -> int:
-        """Steps that are there."""
+        """Number of stored steps."""
         return self.times * self.num_envs
 
     @property
     def device(self) -> torch.device:
-        """Where the experience lives."""
+        """Device of the experience."""
         return self.hidden.device
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:

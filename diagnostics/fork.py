@@ -1,4 +1,4 @@
-"""A copy of a learner that can be updated without the learner noticing."""
+"""A copy of a learner that can be updated without changing the learner."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Fork:
 
     def update(self, examples: Examples) -> None:
         """Take one optimizer step on the mean loss of `examples`."""
-        examples = examples.of(self.module)
+        examples = examples.with_module(self.module)
         slope, curvature = slopes(examples)
-        live = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        objective = (slope * values(examples.prediction, examples, live)).mean()
+        trainable = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        objective = (slope * values(examples.prediction, examples, trainable)).mean()
         # Parameters that the prediction does not use get no gradient, and do not move.
-        gradients = torch.autograd.grad(objective, list(live.values()), allow_unused=True)
+        gradients = torch.autograd.grad(objective, list(trainable.values()), allow_unused=True)
         self.optimizer.zero_grad()
-        for parameter, gradient in zip(live.values(), gradients, strict=True):
+        for parameter, gradient in zip(trainable.values(), gradients, strict=True):
             parameter.grad = gradient
-        norm = clip_gradients(list(live.values()), self.max_grad_norm)
+        norm = clip_gradients(list(trainable.values()), self.max_grad_norm)
         if wants_temporal_difference(self.optimizer):
             curvature = curvature * clip_factor(norm, self.max_grad_norm)
             self.optimizer.observe(

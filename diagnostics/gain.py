@@ -1,4 +1,4 @@
-"""Pointwise gain: what one update does to the losses of steps before and after, in time.
+"""Pointwise gain: effect of one update on the losses of steps before and after, in time.
 
     gain(A) = J_θ(A) - J_θ'(A),    θ' one update later    (first order: lr · ρ_AB for SGD)
 

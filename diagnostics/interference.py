@@ -1,4 +1,4 @@
-"""How gradients of different examples act on each other.
+"""Interference: inner products and cosines of gradients of different examples.
 
     ρ_uv = ∇J(u)·∇J(v)    ρ̄_uv = ∇f(u)·∇f(v)    stiffness = cosine of ∇J(u), ∇J(v)
 
@@ -53,13 +53,13 @@ def pair_mean(pairs: Tensor) -> Tensor:
 def measure(view: View) -> Findings:
     """Means over pairs of train examples, and over pairs of a train and a test example."""
     train, test = loss_rows(view.train), loss_rows(view.test)
-    found = _summary("", products(train, train), stiffness(train, train), pair_mean)
-    found |= _summary("_test", products(train, test), stiffness(train, test), torch.mean)
+    scalars = _summary("", products(train, train), stiffness(train, train), pair_mean)
+    scalars |= _summary("_test", products(train, test), stiffness(train, test), torch.mean)
     del train, test
     train, test = head_rows(view.train), head_rows(view.test)
-    found["function"] = pair_mean(products(train, train))
-    found["function_test"] = products(train, test).mean()
-    return Findings(found)
+    scalars["function"] = pair_mean(products(train, train))
+    scalars["function_test"] = products(train, test).mean()
+    return Findings(scalars)
 
 
 def measure_stiffness(view: View) -> Findings:

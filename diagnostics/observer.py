@@ -1,4 +1,4 @@
-"""What an observer is, what it is given and what it gives back."""
+"""Observers: their protocol, input and output."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class View:
     Attributes:
         experience: what it learns from.
         held_out: makes fresh experience in environments of its own.
-        generator: the observer's own random numbers, anew for each measurement.
+        generator: the observer's own random numbers, fresh for each measurement.
         samples: examples to measure on.
     """
 
@@ -69,7 +69,7 @@ class View:
 
 
 class Observer(Protocol):
-    """Measures a learner now and then; whatever it keeps in between is its state."""
+    """Measures a learner periodically; what it stores in between is its state."""
 
     def measure(self, view: View) -> Findings:
         """Measure now; must change nothing that the learner can reach."""

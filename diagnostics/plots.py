@@ -1,4 +1,4 @@
-"""Pictures of what observers found: numbers over the run, and profiles that change with it."""
+"""Pictures of the observers' results: numbers over the run, and profiles that change with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from semigradient.training.logging import read_metrics
 
 
 def draw(folder: Path, names: list[str]) -> list[Path]:
-    """Draw one picture for each diagnostic that has found anything; returns their paths.
+    """Draw one picture for each diagnostic with results; returns their paths.
 
     Reads `metrics.jsonl` and `diagnostics.jsonl` in `folder`, writes `diagnostics/NAME.png`.
     """
@@ -29,12 +29,12 @@ def draw(folder: Path, names: list[str]) -> list[Path]:
 
 def _numbers(rows: list[dict[str, Any]], name: str) -> dict[str, list[tuple[int, float]]]:
     prefix = f"diagnose/{name}/"
-    found: dict[str, list[tuple[int, float]]] = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for key, value in row.items():
             if key.startswith(prefix):
-                found.setdefault(key.removeprefix(prefix), []).append((row["step"], value))
-    return found
+                curves.setdefault(key.removeprefix(prefix), []).append((row["step"], value))
+    return curves
 
 
 def _picture(

@@ -159,10 +159,10 @@ def measure(view: View) -> Findings:
     scalars = {"gini": gini(sensitivity), "mean": sensitivity.mean()}
     action = examples.samples.get("action")
     if action is not None and action.ndim == 1 and not action.is_floating_point():
-        each = sizes(derivatives)[:, 0]
+        magnitudes = sizes(derivatives)[:, 0]
         same = action[order[times].to(action.device)][:, None] == action
-        scalars["same_action"] = each[same].mean()
-        scalars["other_action"] = each[~same].mean()
+        scalars["same_action"] = magnitudes[same].mean()
+        scalars["other_action"] = magnitudes[~same].mean()
     ordered = sensitivity.sort(descending=True).values
     rank = torch.arange(1, count + 1)
     return Findings(scalars, {"examples": Profile("rank", rank, {"sensitivity": ordered})})

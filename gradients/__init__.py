@@ -1,5 +1,5 @@
-"""Gradient estimators that are not optimizers, and exact paths to hold them against.
+"""Gradient estimators that are not optimizers, and exact values as their reference.
 
 `dice` differentiates expectations to any order, `surrogate` to the first only, `self_play` shares
-rewards, and `repeated` has the repeated 2×2 games on which sampled and exact values meet.
+rewards, and `repeated` has the repeated 2×2 games with sampled and exact values.
 """

@@ -3,7 +3,7 @@
     □(W) = exp(τ - ⊥τ),  τ = Σ_{w in W} log p(w; θ),        L_□ = Σ_c □(W_c) c
 
 with ⊥ the stop-gradient and W_c the sampled nodes that a cost c depends on through θ. The box is
-worth 1 and ∇□(W) = □(W) ∇τ, so every differentiation brings back what sampling hides:
+worth 1 and ∇□(W) = □(W) ∇τ, so every differentiation restores the dependence that sampling hides:
 E[∇ⁿ L_□] = ∇ⁿ E[Σ c] for every n.
 
 Sources: the DiCE slides (J. Foerster et al. 2018, "DiCE: the infinitely differentiable Monte Carlo
@@ -41,8 +41,8 @@ def dice_graph(log_probs: Tensor, costs: Tensor, influence: Tensor) -> Tensor:
     Returns:
         (B,), one value for each sample.
     """
-    good = influence.shape == (len(log_probs), len(costs))
-    require(good, f"influence: {tuple(influence.shape)}, must be (nodes, costs)")
+    is_valid = influence.shape == (len(log_probs), len(costs))
+    require(is_valid, f"influence: {tuple(influence.shape)}, must be (nodes, costs)")
     upstream = influence.to(log_probs.dtype).T @ log_probs
     return (magic_box(upstream) * costs).sum(0)
 
@@ -64,7 +64,7 @@ def dice_return(
         discount: γ in [0, 1].
         weights: (B,), see above.
         values: (T, B) b(s_t), known before the actions at t: a baseline for the first derivative,
-            which no expectation feels. Detached here.
+            which changes no expectation. Detached here.
     """
     _check(log_probs, rewards, "rewards")
     terms = magic_box(log_probs.cumsum(0)) * rewards
@@ -85,8 +85,8 @@ def loaded_dice(
 
         Σ_t γ^t (□(w_t) - □(w_t - l_t)) A_t,      w_t = λ w_{t-1} + l_t,  l_t = log p(a^t)
 
-    Worth 0; its derivatives are those of the return. λ = 1 is unbiased, λ < 1 forgets what lies
-    further back, which costs bias at second order and up and saves variance.
+    Worth 0; its derivatives are those of the return. λ = 1 is unbiased, λ < 1 discounts earlier
+    actions, which adds bias at second order and above and reduces variance.
 
     Args:
         log_probs: (T, B).
@@ -122,5 +122,7 @@ def _decayed(log_probs: Tensor, decay: float) -> Tensor:
 
 
 def _check(log_probs: Tensor, other: Tensor, name: str) -> None:
-    good = log_probs.shape == other.shape
-    require(good, f"{name}: {tuple(other.shape)}, must be that of log_probs {(*log_probs.shape,)}")
+    is_valid = log_probs.shape == other.shape
+    require(
+        is_valid, f"{name}: {tuple(other.shape)}, must be that of log_probs {(*log_probs.shape,)}"
+    )

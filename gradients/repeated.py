@@ -1,7 +1,7 @@
 """Repeated 2×2 games of n rounds between memory-one policies: sampled and exact, side by side.
 
 A policy is five logits in the order [start, AA, AB, BA, BB], (own action, other's action) of the
-round before, each the log-odds of action A. Three roads lead to the expected return and its
+round before, each the log-odds of action A. There are three ways to the expected return and its
 derivatives: `sample` and `enumerate_all` give episodes for the estimators of `gradients.dice`, with
 and without noise, and `expected_return` follows the distribution of the state, exactly.
 """
@@ -18,7 +18,7 @@ from semigradient.errors import require
 
 PRISONERS = torch.tensor([[-1.0, -3.0, 0.0, -2.0], [-1.0, 0.0, -3.0, -2.0]], dtype=torch.float64)
 """Prisoner's dilemma (2, 4): of each player, after AA, AB, BA, BB (first player's action first)."""
-_SWAPPED = torch.tensor([0, 1, 3, 2, 4])  # what the other player calls the five states
+_SWAPPED = torch.tensor([0, 1, 3, 2, 4])  # the five states from the other seat
 
 
 class Episodes(NamedTuple):
@@ -34,14 +34,14 @@ def sample(
     policies: Tensor, payoff: Tensor, rounds: int, count: int, generator: torch.Generator
 ) -> Episodes:
     """Play `count` games of each pair of policies (2, 5) or (S, 2, 5), with a payoff (2, 4)."""
-    chance = policies.detach().sigmoid().movedim(-2, 0)  # (2, …, 5)
-    shape = (*chance.shape[:-1], count)
-    noise = torch.rand(rounds, *shape, generator=generator, dtype=chance.dtype)
+    probabilities = policies.detach().sigmoid().movedim(-2, 0)  # (2, …, 5)
+    shape = (*probabilities.shape[:-1], count)
+    noise = torch.rand(rounds, *shape, generator=generator, dtype=probabilities.dtype)
     state = torch.zeros(shape[1:], dtype=torch.int64)
     seen, chosen = [], []
     for t in range(rounds):
         views = torch.stack((state, _SWAPPED[state]))
-        second = (noise[t] >= chance.gather(-1, views)).long()  # 0 is A, 1 is B
+        second = (noise[t] >= probabilities.gather(-1, views)).long()  # 0 is A, 1 is B
         seen.append(views)
         chosen.append(second)
         state = 1 + 2 * second[0] + second[1]
@@ -56,8 +56,8 @@ def enumerate_all(policies: Tensor, payoff: Tensor, rounds: int) -> Episodes:
     start = torch.zeros_like(joint[:1])
     state = torch.cat((start, 1 + joint[:-1]))
     views, chosen = torch.stack((state, _SWAPPED[state])), torch.stack((joint // 2, joint % 2))
-    found = _episodes(policies, payoff, views, chosen, torch.empty(0))
-    return found._replace(weights=found.log_probs.detach().sum((0, 1)).exp())
+    episodes = _episodes(policies, payoff, views, chosen, torch.empty(0))
+    return episodes._replace(weights=episodes.log_probs.detach().sum((0, 1)).exp())
 
 
 def expected_return(policies: Tensor, payoff: Tensor, rounds: int, discount: float = 1.0) -> Tensor:
@@ -77,8 +77,8 @@ def _episodes(
     policies: Tensor, payoff: Tensor, views: Tensor, chosen: Tensor, weights: Tensor
 ) -> Episodes:
     """Log-probabilities and rewards of what was chosen (2, T, …, B) where it was seen."""
-    good = policies.dim() in (2, 3) and policies.shape[-2:] == (2, 5)
-    require(good, f"policies: {tuple(policies.shape)}, must be (2, 5) or (S, 2, 5)")
+    is_valid = policies.dim() in (2, 3) and policies.shape[-2:] == (2, 5)
+    require(is_valid, f"policies: {tuple(policies.shape)}, must be (2, 5) or (S, 2, 5)")
     require(payoff.shape == (2, 4), f"payoff: {tuple(payoff.shape)}, must be (2, 4)")
     logits = look_up(policies.movedim(-2, 0), views)
     log_probs = F.logsigmoid(torch.where(chosen == 0, logits, -logits))

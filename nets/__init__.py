@@ -1,4 +1,4 @@
-"""Network bricks: multilayer perceptrons, the Nature CNN, and the torso an observation asks for."""
+"""Network bricks: multilayer perceptrons, the Nature CNN, and the torso of an observation space."""
 
 from semigradient.nets.bricks import ACTIVATIONS, NatureCNN, mlp, orthogonal, torso
 

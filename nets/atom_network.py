@@ -1,4 +1,4 @@
-"""Message passing over the atoms of molecules, to one number a molecule.
+"""Message passing over the atoms of molecules, to one number per molecule.
 
     m_v = LeakyReLU( x_v W + b + mean over bonds (u, v) of x_u E(bond) )
     x_v ← GRU(m_v, x_v)                                                    (12 times)
@@ -9,7 +9,7 @@ message passing for quantum chemistry"); Set2Set is a content-based read-out (Vi
 The sizes are those of the binding-energy proxy of Bengio et al. 2021.
 
 There are only four kinds of bonds, so E has five values (none for an atom without any bond), which
-are computed once a pass. Plain torch: sums over bonds and molecules are `index_add`.
+are computed once per pass. Plain torch: sums over bonds and molecules are `index_add`.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ class AtomGraphs(NamedTuple):
 
     def to(self, device: torch.device | str) -> AtomGraphs:
         """The same on another device."""
-        atoms, source, target, bond, molecule = (each.to(device) for each in self[:5])
+        atoms, source, target, bond, molecule = (tensor.to(device) for tensor in self[:5])
         return AtomGraphs(atoms, source, target, bond, molecule, self.size)
 
 
 def join(graphs: Sequence[AtomGraphs]) -> AtomGraphs:
     """Several batches as one, in their order."""
-    atoms = offsets([len(each.atoms) for each in graphs])
-    molecules = offsets([each.size for each in graphs])
+    atoms = offsets([len(graph.atoms) for graph in graphs])
+    molecules = offsets([graph.size for graph in graphs])
     return AtomGraphs(
-        torch.cat([each.atoms for each in graphs]),
-        torch.cat([each.source + start for each, start in zip(graphs, atoms, strict=True)]),
-        torch.cat([each.target + start for each, start in zip(graphs, atoms, strict=True)]),
-        torch.cat([each.bond for each in graphs]),
-        torch.cat([each.molecule + start for each, start in zip(graphs, molecules, strict=True)]),
-        sum(each.size for each in graphs),
+        torch.cat([graph.atoms for graph in graphs]),
+        torch.cat([graph.source + start for graph, start in zip(graphs, atoms, strict=True)]),
+        torch.cat([graph.target + start for graph, start in zip(graphs, atoms, strict=True)]),
+        torch.cat([graph.bond for graph in graphs]),
+        torch.cat([graph.molecule + start for graph, start in zip(graphs, molecules, strict=True)]),
+        sum(graph.size for graph in graphs),
     )
 
 
 def offsets(sizes: Sequence[int]) -> list[int]:
-    """Where each of several parts begins in the whole."""
+    """Offsets of several parts in their concatenation."""
     return [sum(sizes[:index]) for index in range(len(sizes))]
 
 
@@ -68,7 +68,7 @@ class AtomNetwork(nn.Module):
         width: of an atom's hidden state.
         steps: rounds of messages.
         readouts: rounds of the read-out.
-        outputs: numbers a molecule.
+        outputs: numbers per molecule.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class AtomNetwork(nn.Module):
         hidden = F.leaky_relu(self.embed(graphs.atoms))
         kinds = torch.eye(BOND_KINDS + 1, BOND_KINDS, dtype=hidden.dtype, device=hidden.device)
         matrices = self.bonds(kinds).view(-1, self.width, self.width)
-        # Root and all kinds of bonds side by side: one product a round.
+        # Root and all kinds of bonds side by side: one product per round.
         side_by_side = torch.cat([self.root, *matrices], 1)
         degree = torch.bincount(graphs.target, minlength=len(hidden)).clamp(min=1)[:, None]
         picked = graphs.source * (BOND_KINDS + 2) + graphs.bond + 1
@@ -113,12 +113,12 @@ class AtomNetwork(nn.Module):
         return hidden
 
     def _read(self, hidden: Tensor, graphs: AtomGraphs) -> Tensor:
-        """One vector (B, 2 width) for each molecule, whatever the order of its atoms."""
+        """One vector (B, 2 width) per molecule, invariant to the order of its atoms."""
         molecule, shape = graphs.molecule, (graphs.size, self.width)
-        found = hidden.new_zeros(graphs.size, 2 * self.width)
+        readout = hidden.new_zeros(graphs.size, 2 * self.width)
         state = (hidden.new_zeros(shape), hidden.new_zeros(shape))
         for _ in range(self.readouts):
-            state = self.query(found, state)
+            state = self.query(readout, state)
             fit = (hidden * state[0].index_select(0, molecule)).sum(1)
             lowest = torch.full((graphs.size,), -torch.inf, dtype=fit.dtype, device=fit.device)
             # The largest is taken off, so that no exponential overflows.
@@ -127,5 +127,5 @@ class AtomNetwork(nn.Module):
             total = weight.new_zeros(graphs.size).index_add(0, molecule, weight)
             share = (weight / total.index_select(0, molecule))[:, None]
             mean = hidden.new_zeros(shape).index_add(0, molecule, share * hidden)
-            found = torch.cat([state[0], mean], 1)
-        return found
+            readout = torch.cat([state[0], mean], 1)
+        return readout

@@ -12,7 +12,7 @@ from semigradient.nets.distributions import Distribution, distribution
 class BlockActorCritic(nn.Module):
     """The flow network's graph network with logits for flows and a value for the state's flow.
 
-    Has what `nets.actor_critic.ActorCritic` offers those who collect and learn.
+    Has the interface of `nets.actor_critic.ActorCritic`.
 
     Args:
         shape: of the observations.
@@ -29,9 +29,9 @@ class BlockActorCritic(nn.Module):
 
     def forward(self, obs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distribution parameters (B, P) and values (B,)."""
-        found = self.graph(obs)
-        assert found.flow is not None, "the network has a state flow"
-        return self.distribution.parameters_of(found.forward, mask), found.flow
+        outputs = self.graph(obs)
+        assert outputs.flow is not None, "the network has a state flow"
+        return self.distribution.parameters_of(outputs.forward, mask), outputs.flow
 
     def policy(self, obs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Distribution parameters (B, P)."""

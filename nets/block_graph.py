@@ -8,7 +8,7 @@ The published network makes the matrix of a bond as the outer product a bᵀ of 
 atoms. A message x a bᵀ is then (x·a) b, and no matrix is ever written down. Messages run from a
 block to those that hang on it, one way.
 
-Graphs of different size stand in one list of nodes, without padding.
+Graphs of different sizes share one list of nodes, without padding.
 """
 
 from __future__ import annotations
@@ -129,14 +129,14 @@ class BlockGraphNetwork(nn.Module):
         nodes = self._nodes(graphs)
         alone = self.stem_head(torch.cat([nodes[graphs.on], self.stem(graphs.type)], 1))
         places = count * self.shape.stems
-        each = nodes.new_full((places, self.shape.entries), _NONE)
-        each = each.index_copy(0, graphs.place, alone).view(count, -1)
-        whole = self.graph_head(_mean(nodes, graphs.graph, count))
-        flow = whole[:, 1] if self.outputs > 1 else None
-        return FlowOutputs(torch.cat([each, whole[:, :1]], 1), None, flow)
+        stem_outputs = nodes.new_full((places, self.shape.entries), _NONE)
+        stem_outputs = stem_outputs.index_copy(0, graphs.place, alone).view(count, -1)
+        graph_outputs = self.graph_head(_mean(nodes, graphs.graph, count))
+        flow = graph_outputs[:, 1] if self.outputs > 1 else None
+        return FlowOutputs(torch.cat([stem_outputs, graph_outputs[:, :1]], 1), None, flow)
 
     def _nodes(self, graphs: Graphs) -> Tensor:
-        """What the nodes know at the end: (V, width)."""
+        """Final node embeddings: (V, width)."""
         state = self.enter(self.block(graphs.block))
         out, into = self.end(graphs.ends).unbind(1)
         for _ in range(self.steps):

@@ -134,7 +134,7 @@ class Flat(nn.Module):
 def torso(
     space: spaces.Space, kind: str = "auto", channels: int = 16, depth: int = 0
 ) -> NatureCNN | GlimpseCNN | Flat:
-    """The parameter-light beginning an observation space asks for; `.width` is its output size.
+    """The first layers for an observation space; `.width` is their output size.
 
     Images (three axes of bytes) get convolutions, everything else is flattened.
 
@@ -166,10 +166,10 @@ def tower(
 ) -> nn.Sequential:
     """(B, *observation) → (B, outputs): a torso of some kind, channels and depth, then an MLP."""
     beginning = torso(space, *convolutions)
-    whole = nn.Sequential(beginning, mlp((beginning.width, *hidden, outputs), nonlinearity))
+    network = nn.Sequential(beginning, mlp((beginning.width, *hidden, outputs), nonlinearity))
     if isinstance(beginning, GlimpseCNN):
-        glorot(whole)
-    return whole
+        glorot(network)
+    return network
 
 
 def is_image(space: spaces.Space) -> bool:

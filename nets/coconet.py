@@ -7,7 +7,7 @@
 
 Source: T. Cooijmans, PhD thesis, section 3.3, equations 3.3.4 to 3.3.8; Huang et al. 2017. What the
 text leaves open is from the published code: the last two of the L layers have kernels 2 × 2, all
-others 3 × 3; the skips come into the odd layers 3 ≤ l ≤ L-1, counted from 1 (the text has the even
+others 3 × 3; the skips enter the odd layers 3 ≤ l ≤ L-1, counted from 1 (the text has the even
 ones, one further); weights from N(0, 2 / fan-in); no biases; BN begins with γ = 0.1, β = 0 and has
 ε = 1e-7.
 """
@@ -64,7 +64,7 @@ class Coconet(nn.Module):
         """Logits (B, I, T, P).
 
         Args:
-            pitches: indices (B, I, T) int64; what stands where nothing is known is not looked at.
+            pitches: indices (B, I, T) int64; ignored where nothing is known.
             known: (B, I, T) bool.
         """
         return self.run(self.inputs(pitches, known))[1]
@@ -92,8 +92,8 @@ class Coconet(nn.Module):
         """h⁰ (B, 2I, T, P): known notes one-hot, then which are known, the same at all pitches."""
         seen = known.unsqueeze(-1)
         notes = torch.arange(self.pitches, device=pitches.device) == pitches.unsqueeze(-1)
-        whole = torch.cat((notes & seen, seen.expand_as(notes)), 1)
-        return whole.to(self.convolutions[0].weight.dtype)  # type: ignore[arg-type]
+        channels = torch.cat((notes & seen, seen.expand_as(notes)), 1)
+        return channels.to(self.convolutions[0].weight.dtype)  # type: ignore[arg-type]
 
     def conditionals(self, pitches: Tensor, known: Tensor) -> Tensor:
         """Log-probabilities (B, I, T, P), of known notes too."""
@@ -106,7 +106,7 @@ def reestimate(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Non
 
     Args:
         network: whose mode is left as it was.
-        batches: what it is called with.
+        batches: its arguments.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta, training = [norm.momentum for norm in norms], network.training

@@ -1,7 +1,7 @@
-"""Action distributions as pure functions of network outputs, one small class an action space.
+"""Action distributions as pure functions of network outputs, one small class per action space.
 
-Sampling takes its noise as an argument: a whole rollout draws it in one call, a step costs two
-operations, and what was drawn can be replayed. Categorical actions use the Gumbel-max trick
+Sampling takes its noise as an argument: a rollout draws all of it in one call, a step costs two
+operations, and samples can be replayed. Categorical actions use the Gumbel-max trick
 (Gumbel 1954): the argmax of logits plus Gumbel noise is a sample of their softmax.
 """
 
@@ -99,7 +99,7 @@ class Gaussian(nn.Module):
     """Continuous actions with a state-independent, learned log standard deviation.
 
     Parameters are mean and log standard deviation side by side (…, 2K); actions (…, K) float32,
-    unbounded: whoever acts clips them to the action space.
+    unbounded: the caller clips them to the action space.
     """
 
     def __init__(self, dimensions: int, log_std_init: float = 0.0) -> None:
@@ -142,7 +142,7 @@ Distribution = Categorical | MultiCategorical | Gaussian
 
 
 def distribution(space: spaces.Space, log_std_init: float = 0.0) -> Distribution:
-    """The distribution an action space asks for; `UserError` where there is none."""
+    """The distribution over an action space; `UserError` where there is none."""
     if isinstance(space, spaces.Discrete) and space.start == 0:
         return Categorical(int(space.n))
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:

@@ -43,7 +43,7 @@ class GlimpseCNN(nn.Module):
             *(nn.Conv2d(4 * channels, 4 * channels, 3, padding=1) for _ in range(depth)),
         ]
         self.convolutions = nn.Sequential(
-            *(each for layer in layers for each in (layer, nn.LeakyReLU(_SLOPE)))
+            *(module for layer in layers for module in (layer, nn.LeakyReLU(_SLOPE)))
         )
         glorot(self)
         height, width = ((side - 5) // 2 + 1 - 4 for side in (height, width))

@@ -41,5 +41,5 @@ class Tower(nn.Module):
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """(B, *observation), for critics beside actions (B, K) → (B, outputs)."""
         rows = obs.flatten(1)
-        found = self.layers(rows if action is None else torch.cat([rows, action], 1))
-        return torch.tanh(found) if self.bounded else found
+        outputs = self.layers(rows if action is None else torch.cat([rows, action], 1))
+        return torch.tanh(outputs) if self.bounded else outputs

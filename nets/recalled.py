@@ -1,8 +1,8 @@
-"""The gradient of a perceptron whose forward pass has been done, a few rows at a time, before.
+"""The gradient of a perceptron from the stored outputs of an earlier forward pass.
 
-Outputs that were computed without a graph, with the present parameters, are put in the place of
-those that autograd would compute again. Activations are taken to have worked in place, so that
-their slopes have to follow from what they gave.
+Outputs that were computed without a graph, with the present parameters, replace those that
+autograd would recompute. Activations are assumed to have worked in place, so their slopes must
+follow from their outputs.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def in_place(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     return quick.forward
 
 
-def recalled(trunk: nn.Sequential, x: Tensor, known: Sequence[Tensor]) -> Tensor:
+def recalled(trunk: nn.Sequential, x: Tensor, activations: Sequence[Tensor]) -> Tensor:
     """The trunk's outputs at `x` (m, D), with the gradient that computing them would have.
 
     Args:
         trunk: `can_recall` it.
         x: inputs.
-        known: what its `pairs` give there: (m, width) each.
+        activations: outputs of its `pairs` there: (m, width) each.
     """
-    for (linear, then), y in zip(pairs(trunk), known, strict=True):
+    for (linear, then), y in zip(pairs(trunk), activations, strict=True):
         x = _Recalled.apply(x, linear.weight, linear.bias, y, then)
     return x
 
@@ -73,8 +73,8 @@ class _Recalled(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, *of: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
-        grad = of[0] if ctx.f is None else SLOPES[type(ctx.f)](ctx.f, of[0], y)
+        grad = gradients[0] if ctx.f is None else SLOPES[type(ctx.f)](ctx.f, gradients[0], y)
         into = grad @ weight if ctx.needs_input_grad[0] else None
         return into, grad.t() @ x, grad.sum(0), None, None

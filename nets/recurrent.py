@@ -1,8 +1,8 @@
 """A recurrent network whose parameters are one vector, so that many of them run at once.
 
-Observations go through a ReLU MLP into a GRU (Cho et al. 2014), its state, with what may be told
-besides, through a second ReLU MLP into a linear head. With G vectors of parameters (G, P) and G
-rows of inputs (G, N, …), row g sees network g; gradients of any order reach the vectors.
+Observations go through a ReLU MLP into a GRU (Cho et al. 2014); its state, with optional extra
+inputs, goes through a second ReLU MLP into a linear head. With G vectors of parameters (G, P) and
+G rows of inputs (G, N, …), row g sees network g; gradients of any order reach the vectors.
 """
 
 from __future__ import annotations
@@ -27,15 +27,21 @@ class Recurrent:
         outputs: width of the head.
         before: ReLU layers ahead of the GRU.
         after: ReLU layers behind it.
-        told: width of what is told behind the GRU.
+        extra: width of further inputs, which enter behind the GRU.
     """
 
     def __init__(
-        self, inputs: int, hidden: int, outputs: int, before: int = 2, after: int = 0, told: int = 0
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        before: int = 2,
+        after: int = 0,
+        extra: int = 0,
     ) -> None:
         self.hidden, self.before, self.after = hidden, before, after
         entrance = [inputs, *[hidden] * before]
-        exit_ = [hidden + told, *[hidden] * after, outputs]
+        exit_ = [hidden + extra, *[hidden] * after, outputs]
         self.layers: list[tuple[int, int]] = [
             *itertools.pairwise(entrance),
             (entrance[-1], 3 * hidden),
@@ -61,7 +67,7 @@ class Recurrent:
         return [part.unflatten(1, shape) for part, shape in parts]
 
     def __call__(
-        self, weights: Weights, observations: Tensor, state: Tensor, told: Tensor | None = None
+        self, weights: Weights, observations: Tensor, state: Tensor, extra: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step.
 
@@ -69,7 +75,7 @@ class Recurrent:
             weights: of `weights`.
             observations: (G, N, inputs).
             state: (G, N, hidden), zeros at the beginning.
-            told: (G, N, told), if there is anything.
+            extra: (G, N, extra), if there are any.
 
         Returns:
             Outputs (G, N, outputs) and the next state (G, N, hidden).
@@ -80,7 +86,7 @@ class Recurrent:
             features = _linear(layer, features).relu()
         from_input, from_state = layers[self.before : self.before + 2]
         state = _gru(_linear(from_input, features), _linear(from_state, state), state)
-        features = state if told is None else torch.cat((state, told), -1)
+        features = state if extra is None else torch.cat((state, extra), -1)
         *middle, head = layers[self.before + 2 :]
         for layer in middle:
             features = _linear(layer, features).relu()
@@ -97,7 +103,7 @@ def _linear(layer: tuple[Tensor, Tensor], inputs: Tensor) -> Tensor:
 
 
 def _gru(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
-    """The cell, from what both linear maps say about its gates reset, update and new."""
+    """The cell, from the outputs of both linear maps for its gates reset, update and new."""
     reset_in, update_in, new_in = from_input.chunk(3, -1)
     reset_state, update_state, new_state = from_state.chunk(3, -1)
     reset, update = (reset_in + reset_state).sigmoid(), (update_in + update_state).sigmoid()

@@ -54,12 +54,12 @@ _OURS = {
 }
 
 NO_OPTIMIZER = "none"
-"""What stands in the place of a name for an agent that has no optimizer."""
+"""Name of the optimizer of an agent that has none."""
 
 OPTIMIZERS = Registry("optimizer", Entry, _OURS, group="semigradient.optimizers")
 """Ours, and those of installed packages."""
 
-# Classes that import torch, which is why they are imported when they are asked for.
+# Classes that import torch, which is why they are imported on first use.
 _CLASSES = {
     "CorrectedMomentum": "semigradient.optim.corrected_momentum",
     "Momentum": "semigradient.optim.momentum",
@@ -84,12 +84,12 @@ def names() -> list[str]:
 def config_class(name: str) -> type[OptimizerConfig]:
     """Return the frozen dataclass that holds the hyperparameters of optimizer `name`.
 
-    "module:Config" is one of your own: a dataclass with `lr` and `build(params)`, as in
+    "module:Config" is one from elsewhere: a dataclass with `lr` and `build(params)`, as in
     `optim.configs`.
     """
     config = OPTIMIZERS.load(name if name != NO_OPTIMIZER else _NOTHING)
-    good = is_dataclass(config) and callable(getattr(config, "build", None))
-    require(good, f"optimizer {name!r}: must be a dataclass with a method build(params)")
+    is_valid = is_dataclass(config) and callable(getattr(config, "build", None))
+    require(is_valid, f"optimizer {name!r}: must be a dataclass with a method build(params)")
     return cast("type[OptimizerConfig]", config)
 
 

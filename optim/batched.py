@@ -51,8 +51,8 @@ def evaluate(function: Scalar, module: nn.Module, samples: Samples) -> Tensor:
 
         def run(*tensors: Tensor) -> tuple[Tensor, ...]:
             nonlocal structure
-            positional, rest = tensors[: len(inputs)], tensors[len(inputs) :]
-            output = module(*positional, **dict(zip(named, rest, strict=True)))
+            positional, keywords = tensors[: len(inputs)], tensors[len(inputs) :]
+            output = module(*positional, **dict(zip(named, keywords, strict=True)))
             leaves, structure = pytree.tree_flatten(output)
             return tuple(leaves)
 
@@ -89,17 +89,17 @@ def error(batch: TemporalDifference, prediction: Tensor, bootstrap: Tensor) -> T
 
 
 def curvatures(
-    batch: TemporalDifference, of: tuple[Tensor, Tensor] | None = None
+    batch: TemporalDifference, evaluated: tuple[Tensor, Tensor] | None = None
 ) -> Tensor | float:
     """Return the factor of each sample's a_i b_i^T, (m,) or 1: weight times curvature.
 
-    `of` are the minibatch's `values`, if they are known.
+    `evaluated` are the minibatch's `values`, where they have been computed already.
     """
     weight: Tensor | float = 1.0 if batch.weight is None else batch.weight
     if batch.loss.curvature is None:
         return weight
     with torch.no_grad():
-        return weight * batch.loss.curvature(error(batch, *(of or values(batch))))
+        return weight * batch.loss.curvature(error(batch, *(evaluated or values(batch))))
 
 
 def slopes(batch: TemporalDifference, errors: Tensor) -> Tensor:

@@ -268,8 +268,8 @@ class CorrectedMomentumConfig:
     """Matrix of derivatives, over n parameters: n x n; its diagonal; its diagonal blocks; one
     matrix per layer; Kronecker factors per layer; or the rows of the last minibatches."""
     form: Motion = "displacement"
-    """What old gradients are moved along: the way the parameters went, exact whatever moves them,
-    or the learning rate times the corrected momentum, as printed."""
+    """Direction that old gradients are moved along: the displacement of the parameters, exact for
+    any update rule, or the learning rate times the corrected momentum, as printed."""
     block_size: int = 16
     """block: consecutive parameters per block."""
     layers: int = 0
@@ -348,7 +348,7 @@ class CorrectedAdamConfig(CorrectedMomentumConfig):
 
 @dataclass(frozen=True)
 class OracleMomentumConfig:
-    """Momentum of old minibatches evaluated anew at the present parameters: the reference."""
+    """Momentum of old minibatches re-evaluated at the present parameters: the reference."""
 
     lr: float = 1e-2
     """Learning rate."""

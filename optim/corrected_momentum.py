@@ -143,8 +143,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
 
     def _take(self, batch: TemporalDifference, loss: SemiGradient | None) -> list[str]:
         """Take in a minibatch; return the names of this optimizer's parameters in its module."""
-        known = {id(p): name for name, p in batch.parameters().items()}
-        names = [known.get(id(p), "") for p in self._params()]
+        names_by_id = {id(p): name for name, p in batch.parameters().items()}
+        names = [names_by_id.get(id(p), "") for p in self._params()]
         if not any(names):
             raise ValueError("observe: the module has no trainable parameter of this optimizer")
         for part in batch.split(self.defaults["chunk_size"] or batch.size):
@@ -184,7 +184,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
     def _move_staleness(self) -> None:
         """Move eta along the last displacement, with zeta of the step before."""
         params = list(self._params())
-        # How far back the step before was, in place: `previous` is written anew behind this.
+        # How far back the step before was, in place: `previous` is overwritten after this.
         back = self._states("previous", params)
         if self._displacement:
             torch._foreach_sub_(back, params)

@@ -1,9 +1,9 @@
 """Forms of zeta, the running average of the matrices Z that move old gradients to the present.
 
-Z = sum_i weight_i a_i b_i^T is n x n. Each form keeps as much of it as it can afford, and gives
-back two things: zeta^T d for a displacement d of the parameters, and zeta <- beta zeta +
+Z = sum_i weight_i a_i b_i^T is n x n. Each form stores a part of it and computes
+two things: zeta^T d for a displacement d of the parameters, and zeta <- beta zeta +
 (1 - beta) Z for a minibatch. Here are those that keep entries of the matrix itself; factors of
-it stand in `optim/kronecker.py`, the rows that it is made of in `optim/low_rank.py`.
+it are in `optim/kronecker.py`, the rows that it is made of in `optim/low_rank.py`.
 
 Source: E. Bengio, PhD thesis, sec. 4.2.2 and 4.2.3.1 (full, diagonal, block-diagonal), fig. 4.15
 (some layers only).
@@ -62,7 +62,7 @@ def joint_beta(betas: Sequence[float], correction: str) -> float:
 
 
 def one_kind(params: Sequence[Tensor], correction: str) -> None:
-    """Refuse parameters that cannot stand in one matrix."""
+    """Refuse parameters that cannot share one matrix."""
     if len({(p.device, p.dtype) for p in params}) > 1:
         raise UserError(f"correction={correction}: needs all parameters on one device, of one type")
 
@@ -83,13 +83,13 @@ def weighted_rows(
         return {}, {}, torch.zeros(0)
     a, b = per_sample_gradients(batch, named)
     like = next(iter(b.values()))
-    of = None
+    evaluated = None
     if loss is not None:
-        of = values(batch)
-        factor = loss.see(batch, of, total)
+        evaluated = values(batch)
+        factor = loss.see(batch, evaluated, total)
         for name, rows in b.items():
             loss.add(name, torch.tensordot(factor.to(rows), rows, 1))
-    return a, b, (like.new_ones(batch.size) / total * curvatures(batch, of)).to(like)
+    return a, b, (like.new_ones(batch.size) / total * curvatures(batch, evaluated)).to(like)
 
 
 def joined_rows(rows: Rows, names: Sequence[str], params: Sequence[Tensor], m: int) -> Tensor:
@@ -126,10 +126,10 @@ class DiagonalEntries:
     ) -> None:
         """Add sum_i weight_i a_i * b_i."""
         index = {name: i for i, name in enumerate(names) if name}
-        found, weight = self._derivatives(
+        derivatives, weight = self._derivatives(
             batch, {n: self.params[i] for n, i in index.items()}, total, loss
         )
-        for layer in found:
+        for layer in derivatives:
             for name, part in zip(layer.names, layer.diagonal(weight), strict=True):
                 self._pending[index[name]].append(part)
 
@@ -197,14 +197,16 @@ class WholeMatrices:
         self, batch: TemporalDifference, names: Names, total: int, loss: SemiGradient | None = None
     ) -> None:
         """Keep the rows, (m, n) each: less than a second n x n matrix while m < n / 2."""
-        wanted = [i for group in self.groups for i in group] + self.diagonal
-        some = [names[i] for i in wanted], [self.params[i] for i in wanted]
+        indices = [i for group in self.groups for i in group] + self.diagonal
+        some = [names[i] for i in indices], [self.params[i] for i in indices]
         a, b, weight = weighted_rows(batch, *some, total, loss)
         if not b:
             return
         for group, pending in zip(self.groups, self._rows, strict=True):
-            of = [names[i] for i in group], [self.params[i] for i in group], batch.size
-            pending.append((joined_rows(a, *of), joined_rows(b, *of) * weight[:, None]))
+            selection = [names[i] for i in group], [self.params[i] for i in group], batch.size
+            pending.append(
+                (joined_rows(a, *selection), joined_rows(b, *selection) * weight[:, None])
+            )
         for i in self.diagonal:
             if names[i] in b:
                 product = (a[names[i]] * b[names[i]]).flatten(1)

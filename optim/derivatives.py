@@ -41,12 +41,14 @@ class SemiGradient:
         self._predictions: list[Tensor] = []
         self._errors: list[Tensor] = []
 
-    def see(self, batch: TemporalDifference, of: tuple[Tensor, Tensor], total: int) -> Tensor:
+    def see(
+        self, batch: TemporalDifference, evaluated: tuple[Tensor, Tensor], total: int
+    ) -> Tensor:
         """Note the values of a part of a minibatch of `total`; return the factors (m,) of the
         derivatives of its predictions in the gradient.
         """
-        errors = error(batch, *of)
-        self._predictions.append(of[0])
+        errors = error(batch, *evaluated)
+        self._predictions.append(evaluated[0])
         self._errors.append(errors)
         return slopes(batch, errors) / total
 
@@ -86,16 +88,16 @@ class LayerDerivatives:
         """
         module = plain(batch.module)
         layers = {n: layer for n, layer in _supported(module).items() if f"{n}weight" in params}
-        known = self._trusted.get(module)
-        if known is not None:
-            layers = {n: layer for n, layer in layers.items() if n in known}
-        passes, of = _passes(batch, layers, params, check=known is None)
-        if known is None:
+        trusted = self._trusted.get(module)
+        if trusted is not None:
+            layers = {n: layer for n, layer in layers.items() if n in trusted}
+        passes, evaluated = _passes(batch, layers, params, check=trusted is None)
+        if trusted is None:
             layers = {n: v for n, v in layers.items() if all(p.explains(n) for p in passes)}
             self._trusted[module] = set(layers)
-        scale = _scale(batch, of[0])
-        found: list[Layer | Rows] = []
-        factor = None if loss is None else loss.see(batch, of, total)
+        scale = _scale(batch, evaluated[0])
+        derivatives: list[Layer | Rows] = []
+        factor = None if loss is None else loss.see(batch, evaluated, total)
         for name in layers:
             if loss is not None:
                 assert factor is not None
@@ -106,17 +108,17 @@ class LayerDerivatives:
             if factors is not None:
                 bias = f"{name}bias" if f"{name}bias" in params else None
                 shape = params[f"{name}weight"].shape
-                found.append(Layer(f"{name}weight", shape, bias, *factors, scale))
+                derivatives.append(Layer(f"{name}weight", shape, bias, *factors, scale))
         covered = {f"{name}{kind}" for name in layers for kind in ("weight", "bias")}
-        rest = {name: p for name, p in params.items() if name not in covered}
-        if rest:
-            a, b = per_sample_gradients(batch, rest)
-            found += [Rows(name, a[name], b[name]) for name in rest]
+        uncovered = {name: p for name, p in params.items() if name not in covered}
+        if uncovered:
+            a, b = per_sample_gradients(batch, uncovered)
+            derivatives += [Rows(name, a[name], b[name]) for name in uncovered]
             if loss is not None:
                 assert factor is not None
-                for name in rest:
+                for name in uncovered:
                     loss.add(name, torch.tensordot(factor.to(b[name]), b[name], 1))
-        return found, torch.full_like(of[0], 1 / total) * curvatures(batch, of)
+        return derivatives, torch.full_like(evaluated[0], 1 / total) * curvatures(batch, evaluated)
 
 
 def _supported(module: nn.Module) -> dict[str, nn.Module]:
@@ -252,17 +254,17 @@ def _factors(
     layer: nn.Module, calls: Sequence[tuple[Tensor, Tensor]], m: int
 ) -> tuple[Tensor, Tensor] | None:
     """Return x (M, T1, T2, ...) and g (M, T1, T2, outputs) over all calls of a layer."""
-    found = []
+    factors = []
     for x, g in calls:
         if len(x) != m or len(g) != m:
             return None  # The first axis is not that of the samples.
         if isinstance(layer, nn.Conv2d):
-            found.append((_patches(layer, x), g.permute(0, 2, 3, 1)))
+            factors.append((_patches(layer, x), g.permute(0, 2, 3, 1)))
         else:
-            found.append((_in_line(x, -1), _in_line(g, -1)))
-    if len(found) <= 1:
-        return found[0] if found else None
-    xs, gs = zip(*found, strict=True)
+            factors.append((_in_line(x, -1), _in_line(g, -1)))
+    if len(factors) <= 1:
+        return factors[0] if factors else None
+    xs, gs = zip(*factors, strict=True)
     return torch.cat([_in_line(x, 3) for x in xs], 1), torch.cat([_in_line(g, 3) for g in gs], 1)
 
 

@@ -2,8 +2,8 @@
 
     CorrectedMomentum(params, lr, beta, zeta=LowRank(window=5))
 
-A form says how much of the n x n matrix over n parameters is kept. It only describes: what is
-kept is worked with in `optim/corrections.py`, `optim/kronecker.py` and `optim/low_rank.py`.
+A form says how much of the n x n matrix over n parameters is stored. It only describes: the
+computations are in `optim/corrections.py`, `optim/kronecker.py` and `optim/low_rank.py`.
 Nothing here imports torch, so a command line can describe the options before it does.
 """
 

@@ -67,10 +67,10 @@ class KroneckerFactors:
     ) -> None:
         """Add up the factors of the minibatch."""
         index = {name: i for i, name in enumerate(names) if name}
-        found, weight = self._derivatives(
+        derivatives, weight = self._derivatives(
             batch, {n: self.params[i] for n, i in index.items()}, total, loss
         )
-        for layer in found:
+        for layer in derivatives:
             i = index[layer.names[0]]
             if isinstance(layer, Layer):
                 bias = -1 if layer.bias is None else index[layer.bias]
@@ -174,11 +174,11 @@ def _blocks(rows: Tensor, size: int) -> Tensor:
     """Return (m, K, T, width) as (blocks, m K T, width of a block), padded with zeros."""
     width = rows.shape[-1]
     count = -(-width // size) if size else 1
-    each = -(-width // count)
+    block = -(-width // count)
     padded = (
-        F.pad(rows.flatten(0, 2), (0, count * each - width)) if count > 1 else rows.flatten(0, 2)
+        F.pad(rows.flatten(0, 2), (0, count * block - width)) if count > 1 else rows.flatten(0, 2)
     )
-    return padded.view(-1, count, each).transpose(0, 1)
+    return padded.view(-1, count, block).transpose(0, 1)
 
 
 def _sandwich(parts: Tensor, inputs: Tensor, outputs: Tensor, mass: Tensor) -> Tensor:

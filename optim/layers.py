@@ -1,10 +1,10 @@
 """Per-sample derivatives layer by layer, as the factors that one backward pass leaves behind.
 
 The derivative of a sample's prediction by the weight of a linear layer is the outer product
-g x^T of the layer's input x and the signal g that comes back to its output; by the weight of a
+g x^T of the layer's input x and the signal g backpropagated to its output; by the weight of a
 convolution it is the sum of such products over the positions t of the image, x_t the patch under
 the kernel. A bias is one more input, always 1. Nothing of the size samples x parameters need
-exist. How the factors are found stands in `optim/derivatives.py`.
+exist. `optim/derivatives.py` computes the factors.
 
 Sources: E. Bengio, PhD thesis, ch. 4, eq. 4.32-4.41 (the rows); Grosse and Martens 2016, "A
 Kronecker-factored approximate Fisher matrix for convolution layers" (patches).
@@ -137,7 +137,7 @@ class Layer:
                 replace(self, x=x, g=g, scale=scale)._products(w)
                 for x, g, scale, w in zip(*parts, strict=True)
             ]
-            matrix, biases = (sum(each[1:], each[0]) for each in zip(*sums, strict=True))
+            matrix, biases = (sum(terms[1:], terms[0]) for terms in zip(*sums, strict=True))
             product = uncolumns(matrix, self.shape)
         return [product] if self.bias is None else [product, biases]
 

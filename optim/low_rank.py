@@ -61,11 +61,11 @@ class RecentRows:
     ) -> None:
         """Keep the rows of the minibatch."""
         index = {name: i for i, name in enumerate(names) if name}
-        found, weight = self._derivatives(
+        derivatives, weight = self._derivatives(
             batch, {n: self.params[i] for n, i in index.items()}, total, loss
         )
         kept = {}
-        for layer in found:
+        for layer in derivatives:
             i = index[layer.names[0]]
             kept[i] = _kept(layer)
             bias = layer.bias if isinstance(layer, Layer) else None
@@ -95,7 +95,7 @@ class RecentRows:
         return result
 
     def commit(self, betas: list[float]) -> None:
-        """Put what was accumulated into the ring, in the place of the oldest minibatch."""
+        """Write what was accumulated into the ring, over the oldest minibatch."""
         beta = joint_beta(betas, "low-rank")
         m = sum(len(weight) for _, weight in self._pending)
         for i, bias in self._biases.items():

@@ -29,7 +29,7 @@ class OracleMomentum(torch.optim.Optimizer):
     Every `step` needs one `observe` before it, of a minibatch with its `target`. What is kept is
     their tensors: all of them are evaluated with the functions, the module and the
     loss of the latest, so these must not hold anything of their own minibatch (the greedy action
-    of a next state, say, belongs into the bootstrap's function if it is to be chosen anew).
+    of a next state, say, belongs into the bootstrap's function if it is to be recomputed).
     Parameters that the module lacks get plain momentum. `window=0` stands for 2 / (1 - beta),
     rounded up (which drops 1 - beta^(window + 1) < 1 of the weights, by 0.11 to 0.13 for usual
     betas); None keeps every minibatch.
@@ -110,7 +110,7 @@ class OracleMomentum(torch.optim.Optimizer):
         self._batch = None
 
     def _remember(self, batch: TemporalDifference) -> None:
-        """Add the minibatch to those that are kept, and drop what the window has left behind."""
+        """Store the minibatch, and drop those that have left the window."""
         beta, window = self.defaults["beta"], self.defaults["window"]
         new = _tensors(batch)
         first = next(self._params())

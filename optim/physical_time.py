@@ -2,7 +2,7 @@
 
     lr dt^β,    share kept of every average 1 - (1 - share) dt
 
-With β = 1 the parameters follow a differential equation as dt → 0, with β > 1 they stand still,
+With β = 1 the parameters follow a differential equation as dt → 0, with β > 1 they do not move,
 with β < 1 they can explode (C. Tallec, PhD thesis, 2019, theorem 5 and appendix A). RMSprop with
 lr = 0.1 and alpha = 0 becomes the published lr = 0.1 dt, alpha = 1 - dt.
 """

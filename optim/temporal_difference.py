@@ -21,7 +21,7 @@ For Q-learning that minibatch reads
     )
 
 and, when a target network gives the target, the last two lines are left out. An optimizer that
-evaluates old minibatches anew (`optim/oracle_momentum.py`) also needs the part of the target that
+re-evaluates old minibatches (`optim/oracle_momentum.py`) also needs the part of the target that
 does not move, here `target=reward`, and the `loss`, here `huber()`. A target that is made of K
 later states, such as the lambda-return, has K bootstraps: see `bootstrap` and `lambda_discounts`.
 
@@ -115,9 +115,9 @@ class TemporalDifference:
     target: Tensor | None = None
     """(m,) the part of the target that does not move: rewards, labels, a target network's values.
     Needed wherever the gradient is made from the minibatch (`optimizer.backward`, optimizers that
-    evaluate minibatches anew) and where `loss` has a curvature; `observe` does without."""
+    re-evaluate minibatches) and where `loss` has a curvature; `observe` does without."""
     loss: Loss = HALF_SQUARE
-    """How each sample's loss depends on its error. (Its curvature may also stand in `weight`.)"""
+    """Loss of each sample as a function of its error. (`weight` may also include its curvature.)"""
 
     def __post_init__(self) -> None:
         if not self.samples:

@@ -1,4 +1,4 @@
-"""The network of policy and value that an agent's config asks for."""
+"""The network of policy and value of an agent's config."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Network(Protocol):
 
 
 class NetworkConfig(Protocol):
-    """What a config says about its network; see the fields of `agents.ppo.Config`."""
+    """Fields of a config that describe its network; see the fields of `agents.ppo.Config`."""
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ class NetworkConfig(Protocol):
 
     @property
     def torso_width(self) -> int:
-        """Channels or units a layer of a registered torso."""
+        """Channels or units per layer of a registered torso."""
         ...
 
     @property

@@ -86,7 +86,7 @@ class Progress(Protocol):
 
 
 class Count:
-    """Progress of an agent that counts its own steps; what it loads always continues exactly.
+    """Progress of an agent that counts its own steps; a loaded state always continues exactly.
 
     Attributes:
         steps: so far, in the agent's own unit.
@@ -99,7 +99,7 @@ class Count:
         self._episodes: list[Tensor] = []  # (k, 2): return and length
 
     def note(self, returns: Tensor, lengths: Tensor) -> None:
-        """Add episodes (k,) that ended; read from the device only when they are asked for."""
+        """Add episodes (k,) that ended; read from the device only by `pop_episodes`."""
         self._episodes.append(torch.stack([returns.double(), lengths.double()], 1))
 
     def pop_episodes(self) -> list[tuple[float, int]]:
@@ -108,7 +108,7 @@ class Count:
         return [(value, int(length)) for part in ended for value, length in part.tolist()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps and the episodes not yet asked for."""
+        """Steps and the pending episodes."""
         nothing = torch.zeros((0, 2), dtype=torch.float64)
         episodes = torch.cat([nothing, *(part.cpu() for part in self._episodes)])
         return {"steps": self.steps, "episodes": episodes}
@@ -121,10 +121,10 @@ class Count:
 class Agent(Protocol):
     """Anything that `train.py` can train.
 
-    A class that has no optimizer says so with `HAS_OPTIMIZER = False`, and --optim is refused.
+    A class without an optimizer sets `HAS_OPTIMIZER = False`, and --optim is refused.
     An agent whose state is more than its parts may also define `state_dict` and
-    `load_state_dict`, or `policy_state` and `load_policy_state`, in the place of `STATE` and
-    `POLICY`; `training.parts` asks for them first.
+    `load_state_dict`, or `policy_state` and `load_policy_state`, instead of `STATE` and
+    `POLICY`; `training.parts` prefers them.
 
     Attributes:
         setup: what it was built with.
@@ -154,7 +154,7 @@ class Agent(Protocol):
         ...
 
     def policy(self, deterministic: bool) -> Policy:
-        """A policy for evaluation: no gradient, no exploration unless asked."""
+        """A policy for evaluation, without gradients; it explores unless `deterministic`."""
         ...
 
 
@@ -165,7 +165,7 @@ def generator(seed: int, stream: int, device: torch.device | str = "cpu") -> tor
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state with string keys, as checkpoints want it."""
+    """An optimizer's state with string keys, as checkpoints require."""
     state = optimizer.state_dict()
     return {
         "state": {str(key): value for key, value in state["state"].items()},
@@ -210,10 +210,10 @@ class LearningRate:
 
 
 def remaining(step: int, total_steps: int) -> float:
-    """Share of the run that is still to come, in [0, 1]."""
+    """Remaining share of the run, in [0, 1]."""
     return max(0.0, 1 - step / total_steps)
 
 
 def maybe_compile(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
-    """`torch.compile` a pure tensor function of static shapes when asked to."""
+    """`torch.compile` a pure tensor function of static shapes if `enabled`."""
     return torch.compile(function, dynamic=False) if enabled else function

@@ -34,9 +34,9 @@ def build(command: Command, learning: bool = True) -> Agent:
 
 
 def build_for_process(command: Command, learning: bool = True) -> Agent:
-    """As `build`, where the global generators go on from the run's seed: the process is its own.
+    """As `build`, but the global generators continue from the run's seed: for a process of its own.
 
-    Our agents draw from generators of theirs; those of other packages may not.
+    Agents of this package draw from generators of their own; those of other packages may not.
     """
     run = command.run
     envs = make_vector(run.env, run.num_envs, run.seed, **run.environment())
@@ -57,16 +57,16 @@ def build_for_process(command: Command, learning: bool = True) -> Agent:
 
 
 def _check_evaluation(run: RunConfig, envs: ExactVector) -> None:
-    """What evaluates must exist, and show and take the same as what trains: found out before."""
-    made = make_vector(run.env, 1, run.seed, **run.evaluation_environment())
+    """Check that the evaluation environment exists and has the spaces of the training one."""
+    evaluation = make_vector(run.env, 1, run.seed, **run.evaluation_environment())
     for name in ("single_observation_space", "single_action_space"):
-        ours, theirs = getattr(envs, name), getattr(made, name)
+        ours, theirs = getattr(envs, name), getattr(evaluation, name)
         require(
             ours == theirs,
             f"eval_env_options={' '.join(run.eval_env_options)}: evaluation has the space "
             f"{shown(theirs)}, training {shown(ours)}",
         )
-    made.close()
+    evaluation.close()
 
 
 def create(name: str, config: Any, setup: AgentContext) -> Agent:
@@ -85,5 +85,5 @@ def _create(name: str, config: Any, setup: AgentContext) -> Agent:
 
 
 def set_threads(threads: int, images: bool) -> None:
-    """One thread for small networks, where more only get in each other's way; else all cores."""
+    """One thread for small networks, where more are slower; else all cores."""
     process.prepare(threads or ((os.cpu_count() or 1) if images else 1))

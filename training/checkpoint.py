@@ -8,7 +8,7 @@ A checkpoint is a folder `step-000000012345/` with
 - `tensors.safetensors`: those tensors;
 - `shard-00000.safetensors`, …: one file for each `Shard`.
 
-It is written beside its final place, synced, and renamed, so that a folder of that name is
+It is written under a temporary name, synced, and renamed, so that a folder of the final name is
 either absent or complete. Nothing is ever unpickled.
 """
 
@@ -48,7 +48,7 @@ _UNREADABLE = (
 )
 
 # Per process and folder: the token that marks checkpoints whose shards may be linked. It starts
-# anew in each process and after each `load`, since revisions then count from something else.
+# afresh in each process and after each `load`, since revisions then count from something else.
 _lineages: dict[tuple[int, Path], str] = {}
 
 
@@ -247,7 +247,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a checkpoint, renamed first: what is half deleted must not look damaged."""
+    """Delete a checkpoint, renamed first: a half-deleted one must not look damaged."""
     doomed = path.with_name(f".tmp-{path.name.removeprefix('.old-')}-removed")
     os.rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
@@ -333,8 +333,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise _DamagedError("manifest.json: not an object")
     if manifest.get("schema") != SCHEMA:
-        found = manifest.get("schema")
-        raise _DamagedError(f"manifest.json: schema {found!r}, this version reads {SCHEMA}")
+        schema = manifest.get("schema")
+        raise _DamagedError(f"manifest.json: schema {schema!r}, this version reads {SCHEMA}")
     digest = manifest.pop("digest", None)
     if digest != _digest(manifest):
         raise _DamagedError("manifest.json: hash differs")
@@ -375,20 +375,20 @@ def _hash(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _require_same(saved: dict[str, Any], asked: dict[str, Any]) -> None:
+def _require_same(saved: dict[str, Any], requested: dict[str, Any]) -> None:
     differences = []
-    for name in [*asked, *(name for name in saved if name not in asked)]:
-        if name in saved and name in asked and _same(saved[name], asked[name]):
+    for name in [*requested, *(name for name in saved if name not in requested)]:
+        if name in saved and name in requested and _same(saved[name], requested[name]):
             continue
         has = f"{name}={saved[name]!r}" if name in saved else f"no {name}"
-        wants = f"{name}={asked[name]!r}" if name in asked else f"no {name}"
+        wants = f"{name}={requested[name]!r}" if name in requested else f"no {name}"
         differences.append(f"checkpoint has {has}, asked for {wants}")
     if differences:
         raise UserError("; ".join(differences))
 
 
-def _same(saved: Any, asked: Any) -> bool:
+def _same(saved: Any, requested: Any) -> bool:
     """Equal as JSON: tuples are lists, 1 is 1.0, nan is nan, but True is not 1."""
-    if json.dumps(saved) == json.dumps(asked):
+    if json.dumps(saved) == json.dumps(requested):
         return True
-    return saved == asked and isinstance(saved, bool) == isinstance(asked, bool)
+    return saved == requested and isinstance(saved, bool) == isinstance(requested, bool)

@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> Invocation:
 
 
 def general_help() -> str:
-    """What `--help` says before an agent is chosen."""
+    """The text of `--help` without an agent."""
     listed = "\n".join(f"  {name:9s} {agents.entry(name).summary}" for name in agents.names())
     docs = documentation(RunConfig)
     fields = "\n".join(
@@ -76,19 +76,19 @@ def general_help() -> str:
         f"{_brought()}options of the run:\n{fields}\n"
         "  --config FILE       TOML with any of the options; flags win\n"
         "  --preset auto|none  published hyperparameters for the environment (default: auto)\n"
-        "  --resume RUN        go on with a run folder\n"
+        "  --resume RUN        continue the run in a folder\n"
         "  --trust             take code that its files name as module:Name (docs/plugins.md)"
     )
 
 
 def fail(problem: UserError, prog: str) -> NoReturn:
-    """Print the one line a user error deserves and exit with code 2."""
+    """Print a user error as one line and exit with code 2."""
     print(f"{prog}: error: {problem}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def _brought() -> str:
-    """What installed packages bring, if any do."""
+    """Names from installed packages, if there are any."""
     kinds = registry.brought()
     lines = [f"  {kind:14s} {', '.join(names)}\n" for kind, names in kinds.items()]
     return "".join(["from installed packages:\n", *lines, "\n"]) if lines else ""
@@ -134,32 +134,32 @@ def _flags(default: Command, rest: Sequence[str]) -> Command:
 
 
 def _plain_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split off the options that decide what the others are."""
-    known = {"agent", "env", "optim", "config", "preset", "resume"}
-    found: dict[str, str] = {}
+    """Split off the options that determine which others exist."""
+    deciding = {"agent", "env", "optim", "config", "preset", "resume"}
+    chosen: dict[str, str] = {}
     rest: list[str] = []
     queue = list(arguments)
     while queue:
         word = queue.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if word == "--trust":
-            found["trust"] = ""
+            chosen["trust"] = ""
             continue
-        if not word.startswith("--") or name not in known:
+        if not word.startswith("--") or name not in deciding:
             rest.append(word)
             continue
         if not equals:
-            given = bool(queue) and not queue[0].startswith("--")
-            require(given, f"{word}: needs a value")
+            has_value = bool(queue) and not queue[0].startswith("--")
+            require(has_value, f"{word}: needs a value")
             value = queue.pop(0)
-        found[name] = value
-    return found, rest
+        chosen[name] = value
+    return chosen, rest
 
 
 def _one_line(box: str) -> str:
     """The text of tyro's error box, without its frame and its pointers to the help."""
     words = []
-    for line in box.splitlines()[1:]:  # the box's title repeats what the text says
+    for line in box.splitlines()[1:]:  # the box's title repeats the text
         text = line.strip("│╭╮╰╯─|+ ").strip()
         if text.startswith(("Argument helptext", "For full helptext")):
             break

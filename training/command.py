@@ -1,4 +1,4 @@
-"""What decides a run: its names, the run's own options, its agent's and its optimizer's."""
+"""The configuration of a run: its names, the run's own options, its agent's and its optimizer's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from semigradient.validate import build
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What belongs to a run and not to its agent."""
+    """Options of a run that are not its agent's."""
 
     agent: str = ""
     """Learner; `--agent NAME --help` shows its hyperparameters."""
@@ -36,7 +36,7 @@ class RunConfig:
     eval_env_options: tuple[str, ...] = ()
     """Options that differ in evaluation, such as split=test."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where networks live; auto takes CUDA for images when it is there, else the CPU."""
+    """Device of the networks; auto takes CUDA for images when it is there, else the CPU."""
     threads: int = 0
     """CPU threads of torch; 0: one for vector observations, all cores for images."""
     compile: bool = False
@@ -64,7 +64,7 @@ class RunConfig:
     tensorboard: bool = True
     """Write TensorBoard events into the run folder."""
     progress: bool = True
-    """Show progress: a bar on a terminal, now and then a line elsewhere."""
+    """Show progress: a bar on a terminal, elsewhere an occasional line."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "num_envs", "eval_episodes", "log_every"):
@@ -77,8 +77,8 @@ class RunConfig:
         for name in ("env_options", "eval_env_options"):
             for option in getattr(self, name):
                 key, equals, _ = option.partition("=")
-                good = bool(equals) and key.isidentifier()
-                require(good, f"{name}={option!r}: must be KEY=VALUE")
+                is_valid = bool(equals) and key.isidentifier()
+                require(is_valid, f"{name}={option!r}: must be KEY=VALUE")
             check_names(_keywords(getattr(self, name)))
 
     def environment(self) -> dict[str, Any]:
@@ -86,13 +86,13 @@ class RunConfig:
         return _keywords(self.env_options)
 
     def evaluation_environment(self) -> dict[str, Any]:
-        """The same for evaluation, where those of `eval_env_options` come on top."""
+        """The same for evaluation, with `eval_env_options` on top."""
         return _keywords((*self.env_options, *self.eval_env_options))
 
 
 @dataclass(frozen=True)
 class Command:
-    """Everything that decides a run."""
+    """The complete configuration of a run."""
 
     run: RunConfig
     agent: Any
@@ -150,8 +150,8 @@ def make_command(
         if key not in run_fields | agent_fields:
             unknown("option", key, run_fields | agent_fields, f"{agent} on {env}")
     run = {key: value for key, value in options.items() if key in run_fields}
-    given = {"env_options": env_options, "eval_env_options": eval_env_options}
-    run |= {key: words_of(value) for key, value in given.items() if value is not None}
+    environments = {"env_options": env_options, "eval_env_options": eval_env_options}
+    run |= {key: words_of(value) for key, value in environments.items() if value is not None}
     config = {key: value for key, value in options.items() if key in agent_fields}
     tables = {"run": run, "agent_config": config, "optimizer": dict(optim_options or {})}
     return decide(agent, env, optim, tables, preset)
@@ -227,7 +227,7 @@ def assemble(
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is made of what a config file can hold."""
+    """Whether a value can be stored in a config file."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(item) for item in value)
     return isinstance(value, (bool, int, float, str))

@@ -1,4 +1,4 @@
-"""What `--help` says of an environment: its options, what they mean, and their defaults."""
+"""The part of `--help` on an environment: its options, their meaning and defaults."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def describe(env_id: str) -> str:
 
 
 def defaults(spec: EnvSpec) -> Mapping[str, Any]:
-    """What the id itself says of its options."""
+    """Options that the registered id fixes."""
     from semigradient.envs.atari import AtariOptions, registered
 
     return registered(spec) if options_class(spec) is AtariOptions else dict(spec.kwargs)
@@ -56,12 +56,12 @@ def defaults(spec: EnvSpec) -> Mapping[str, Any]:
 def _foreign(spec: EnvSpec) -> list[str]:
     """Keyword arguments of an environment that is not ours, and where they are explained."""
     try:
-        known, others = keywords(spec)
+        parameters, has_others = keywords(spec)
     except (ImportError, gymnasium.error.Error) as problem:
         return [f"  {spec.id} needs a package: {' '.join(str(problem).split())}"]
     lines = []
-    for name, value in known.items():
+    for name, value in parameters.items():
         text = "no default" if value is inspect.Parameter.empty else f"default: {shown(value)}"
         lines += paragraph(name, f"({text})")
-    lines += ["  and others"] if others else []
+    lines += ["  and others"] if has_others else []
     return [*lines, f"  What they mean is documented with {spec.entry_point}."]

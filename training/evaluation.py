@@ -46,8 +46,8 @@ def evaluate(policy: Policy, envs: ExactVector, episodes: int) -> Scores:
                 lengths[index].append(int(length[index]))
             total[index], length[index] = 0, 0
     return Scores(
-        np.array([value for each in returns for value in each]),
-        np.array([value for each in lengths for value in each]),
+        np.array([value for values in returns for value in values]),
+        np.array([value for values in lengths for value in values]),
     )
 
 

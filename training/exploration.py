@@ -1,6 +1,6 @@
 """Noise that explores: coherent in physical time, or not.
 
-Noise that is drawn anew at every step, and ε-greedy actions, average out over an interval of
+Noise that is independent between steps, and ε-greedy actions, average out over an interval of
 physical time as dt → 0: the trajectory becomes deterministic (C. Tallec, PhD thesis, 2019,
 theorems 4 and 10). The Ornstein-Uhlenbeck process
 
@@ -51,14 +51,14 @@ class NoiseConfig:
 class Noise:
     """Perturbations of (B, K) outputs, one step after another.
 
-    The process begins in its stationary law N(0, σ²/2κ) and is never reset. `white` noise has the
-    same variance.
+    The process begins in its stationary distribution N(0, σ²/2κ) and is never reset. `white` noise
+    has the same variance.
 
     Args:
         config: which noise.
         shape: (B, K).
         dt: seconds of one step; `UserError` unless κ dt < 1.
-        generator: its own, on the device where the noise lives.
+        generator: its own, on the device of the noise.
     """
 
     STATE = ("value", "generator")
@@ -90,16 +90,16 @@ class Noise:
         if self.config.kind != "epsilon":
             return (action + self()).clamp(-1, 1)
         uniform = 2 * self._uniform(self.shape) - 1
-        return torch.where(self._chance()[:, None], uniform, action)
+        return torch.where(self._explores()[:, None], uniform, action)
 
     def discrete(self, values: Tensor) -> Tensor:
         """Explored actions (B,) int64, of action values (B, K)."""
         if self.config.kind != "epsilon":
             return (values + self()).argmax(1)
         uniform = (self._uniform(self.shape[:1]) * self.shape[1]).long()
-        return torch.where(self._chance(), uniform, values.argmax(1))
+        return torch.where(self._explores(), uniform, values.argmax(1))
 
-    def _chance(self) -> Tensor:
+    def _explores(self) -> Tensor:
         return self._uniform(self.shape[:1]) < self.config.epsilon
 
     def _uniform(self, shape: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ def seed_all(seed: int) -> None:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put all of them back as they were, whatever is drawn or seeded in between."""
+    """Restore the state of all of them on exit."""
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:

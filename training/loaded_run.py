@@ -1,4 +1,4 @@
-"""A run folder that can be asked what it would do, and how well it does."""
+"""A trained run: its policy on given observations, and its evaluation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoadedRun:
         folder: the run folder.
         command: what decides the run.
         agent: the agent with the latest policy; it has no replay memory.
-        loaded: where the policy comes from, its step, and what was skipped as damaged.
+        loaded: path and step of the policy, and the damaged checkpoints that were skipped.
     """
 
     folder: Path
@@ -41,12 +41,12 @@ class LoadedRun:
     def policy(
         self, observation: Any, mask: Any = None, deterministic: bool = True
     ) -> np.ndarray[Any, Any]:
-        """What the policy does.
+        """The action of the policy.
 
         Args:
             observation: one, of the shape of the environment's observation space, or a batch
                 (B, *observation).
-            mask: legal actions (A,) or (B, A), where the environment says so.
+            mask: legal actions (A,) or (B, A), where the environment has a mask.
             deterministic: the best action; else one is sampled.
 
         Returns:
@@ -108,7 +108,7 @@ def load_run(folder: str | Path, device: str = "", trust: bool = False) -> Loade
         trust: take code that the folder's files name as "module:Name"; see `training.trust`.
 
     Raises:
-        UserError: no such folder, no sound policy in it, or it asks for code of its own.
+        UserError: no such folder, no valid policy in it, or code that is not trusted.
     """
     words = ["--resume", str(folder), *(["--device", device] if device else [])]
     command = parse([*words, *(["--trust"] if trust else [])]).command

@@ -1,8 +1,8 @@
-"""Metrics, and everywhere they go.
+"""Metrics: the local file and the sinks.
 
 `metrics.jsonl` in the run folder is the record: complete, local, and the one place whose failure
-stops a run. TensorBoard and Weights & Biases are conveniences: a sink that fails is named once on
-stderr and dropped, and training goes on.
+stops a run. TensorBoard and Weights & Biases are optional: a sink that fails is named once on
+stderr and dropped, and training continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class MetricsFile:
-    """Appends JSON lines `{"step": …, "time": …, …}`; `time` counts on over resumes, in seconds."""
+    """Appends JSON lines `{"step": …, "time": …, …}`; `time` (s) includes earlier attempts."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -57,7 +57,7 @@ class MetricsFile:
             raise
 
     def truncate_after(self, step: int) -> None:
-        """Drop the lines later than `step`, as a run does that resumes from there."""
+        """Drop the lines later than `step`, before resuming from there."""
         self._file.close()
         temporary = self.path.with_name(f".tmp-{self.path.name}")
         try:
@@ -71,7 +71,7 @@ class MetricsFile:
             self._open()
 
     def close(self) -> None:
-        """Close the file, on disk for good."""
+        """Sync and close the file."""
         if not self._file.closed:
             os.fsync(self._file.fileno())
             self._file.close()
@@ -108,7 +108,7 @@ def _is_kept(line: bytes, step: int) -> bool:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut what follows the last newline: the next line would be glued to it."""
+    """Cut an incomplete last line, to which the next one would be appended."""
     if not path.exists():
         return
     with open(path, "r+b") as file:
@@ -133,7 +133,7 @@ def _last_time(path: Path) -> float:
 
 
 def _scalar(value: Any) -> Any:
-    """Read 0-dim tensors and numpy scalars; this is where a device is waited for."""
+    """Read 0-dim tensors and numpy scalars; synchronises with the device."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -149,35 +149,35 @@ class Logger:
         self.folder = Path(folder)
         self.metrics = MetricsFile(self.folder / "metrics.jsonl")
         self._sinks = list(sinks)
-        self._each(lambda sink: sink.open())
+        self._forward(lambda sink: sink.open())
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Log scalars (numbers or 0-dim tensors); an `OSError` of the local file propagates."""
-        plain = {key: _scalar(value) for key, value in values.items()}
-        self.metrics.write(step, plain)
-        self._each(lambda sink: sink.scalars(step, plain))
+        numbers = {key: _scalar(value) for key, value in values.items()}
+        self.metrics.write(step, numbers)
+        self._forward(lambda sink: sink.scalars(step, numbers))
 
     def video(self, step: int, path: Path, key: str) -> None:
         """Hand a film that lies in the run folder to the sinks."""
-        self._each(lambda sink: sink.video(step, path, key))
+        self._forward(lambda sink: sink.video(step, path, key))
 
     def image(self, step: int, path: Path, key: str) -> None:
         """Hand a picture to the sinks."""
-        self._each(lambda sink: sink.image(step, path, key))
+        self._forward(lambda sink: sink.image(step, path, key))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Hand what is said once about the run to the sinks."""
-        plain = {key: _scalar(value) for key, value in values.items()}
-        self._each(lambda sink: sink.summary(plain))
+        """Hand the summary of the run to the sinks."""
+        numbers = {key: _scalar(value) for key, value in values.items()}
+        self._forward(lambda sink: sink.summary(numbers))
 
     def truncate_after(self, step: int) -> None:
         """Forget everything later than `step`, before resuming from there."""
         self.metrics.truncate_after(step)
-        self._each(lambda sink: sink.truncate_after(step))
+        self._forward(lambda sink: sink.truncate_after(step))
 
     def close(self) -> None:
         """Close the sinks and the file."""
-        self._each(lambda sink: sink.close())
+        self._forward(lambda sink: sink.close())
         self._sinks = []
         self.metrics.close()
 
@@ -187,7 +187,7 @@ class Logger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _each(self, act: Callable[[Sink], None]) -> None:
+    def _forward(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
                 act(sink)

@@ -25,7 +25,7 @@ from semigradient.training.summary import summarise
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a parameter is no longer a number."""
+    """A loss or a parameter is no longer finite."""
 
 
 @dataclass
@@ -44,10 +44,10 @@ class Outcome:
 
 
 class Observers(Protocol):
-    """What may watch a run; `diagnostics.attach.Attachment` does."""
+    """Observers of a run, such as `diagnostics.attach.Attachment`."""
 
     def open(self, logger: Logger) -> None:
-        """Say where the results go."""
+        """Set the destination of the results."""
         ...
 
     def measure(self, step: int) -> None:
@@ -55,11 +55,11 @@ class Observers(Protocol):
         ...
 
     def draw(self, step: int, last: bool) -> None:
-        """Draw everything measured so far, or not if that costs too much and it is not the last."""
+        """Draw everything measured so far; may skip this if it is too slow and not the last."""
         ...
 
     def truncate_after(self, step: int) -> None:
-        """Forget what is later than `step`."""
+        """Drop everything later than `step`."""
         ...
 
     def close(self) -> None:
@@ -76,11 +76,11 @@ class Observers(Protocol):
 
 
 class Loop:
-    """Trains an agent in a run folder until the steps are done or a signal comes.
+    """Trains an agent in a run folder until the steps are done or a signal arrives.
 
     Everything periodic happens where `steps` crosses a multiple of its period, between two
-    iterations, in the order log, evaluate, checkpoint. So a checkpoint always stands at a clean
-    instant, and what a resumed run logs is what the uninterrupted one would have logged.
+    iterations, in the order log, evaluate, checkpoint. So every checkpoint lies between
+    two iterations, and a resumed run logs what the uninterrupted one would have logged.
     Observers, if any, measure after the log.
     """
 
@@ -101,7 +101,7 @@ class Loop:
         self._scalars: dict[str, Any] = {}
 
     def run(self, logger: Logger) -> Outcome:
-        """Train; always leaves `summary.json` behind, whatever happens."""
+        """Train; writes `summary.json` in every case."""
         self.logger = logger
         run = self.command.run
         try:
@@ -187,8 +187,8 @@ class Loop:
         scores = score(self.command, self.agent.policy(True), self.command.run.eval_episodes)
         summary = summarise(scores.returns, np.random.default_rng(0))
         self.evaluation = {"episodes": len(scores.returns), **summary}
-        kept = ("mean", "median", "iqm", "std")
-        scalars = {f"eval/{key}": summary[key] for key in kept}
+        logged = ("mean", "median", "iqm", "std")
+        scalars = {f"eval/{key}": summary[key] for key in logged}
         scalars["eval/length"] = float(scores.lengths.mean())
         clock = self.agent.setup.envs.clock
         if clock is not None:
@@ -197,7 +197,7 @@ class Loop:
         self._draw()
 
     def _draw(self) -> None:
-        """Pictures that some agents have of what they learned."""
+        """Log the agent's pictures of what it learned, if it has any."""
         pictures: Any = getattr(self.agent, "pictures", dict)
         for name, picture in pictures().items():
             import imageio.v3 as iio
@@ -232,10 +232,10 @@ class Loop:
         tensors = parts.learned(self.agent)
         bad += [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:
-            kept = self.last_checkpoint
+            latest = self.last_checkpoint
             raise NonFiniteError(
                 f"not a finite number at step {self.agent.progress.steps}: {bad[0]}; "
-                f"last good checkpoint: {kept if kept is not None else 'none yet'}"
+                f"last good checkpoint: {latest if latest is not None else 'none yet'}"
             )
 
     def _explain(self, problem: Exception) -> str:
@@ -263,7 +263,7 @@ class Loop:
 
 
 class _Signals:
-    """SIGINT and SIGTERM ask the loop to save and leave; a second one leaves at once."""
+    """SIGINT and SIGTERM make the loop save and exit; a second one exits at once."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -296,7 +296,7 @@ def score(command: Command, policy: Policy, episodes: int, seed: int | None = No
 
 
 def choose_device(name: str, images: bool) -> torch.device:
-    """The device a run asks for; `UserError` when it is not there."""
+    """The device called `name`; `UserError` if it is not available."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device='cuda': no CUDA device is available; accepted here: auto, cpu")
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Running statistics that an agent normalises with; they are the agent's state."""
+"""Running statistics for normalisation; they are part of the agent's state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunningMoments:
 class ObservationNormaliser:
     """Centres and scales observations, clipped at ±`clip` standard deviations.
 
-    Variances below `floor` count as `floor`: what hardly varies is not blown up.
+    Variances below `floor` count as `floor`, so that near-constant inputs are not amplified.
     """
 
     STATE = ("moments",)

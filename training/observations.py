@@ -1,6 +1,6 @@
-"""How a replay memory keeps observations: whole, or each frame of a stack of images once.
+"""Storage of observations in a replay memory: whole, or each frame of a stack of images once.
 
-Both write into rows of the memory's `Ring` and give the observations of flat row indices back.
+Both write into rows of the memory's `Ring` and return the observations of flat row indices.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class Observations(Protocol):
 
     @property
     def tail(self) -> int:
-        """Number of the oldest addition whose observations are all there."""
+        """Number of the oldest addition whose observations are all stored."""
         ...
 
     def rows(self, obs: np.ndarray, next_obs: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
-        """Take one step (B, *observation) in; what the ring is to keep of it."""
+        """Take in one step (B, *observation); returns the rows that the ring is to store."""
         ...
 
     def committed(self) -> None:
-        """The ring has kept it."""
+        """Called after the ring has stored the rows."""
         ...
 
     def before(self, row: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Observations(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept outside the ring."""
+        """State outside the ring."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ class WholeObservations:
         return {"obs": obs, "next_obs": next_obs}
 
     def committed(self) -> None:
-        """Nothing is kept elsewhere."""
+        """Nothing to do."""
 
     def before(self, row: Tensor) -> Tensor:
         """Observations (m, *observation) at flat row indices (m,)."""
@@ -82,7 +82,7 @@ class WholeObservations:
         return self.ring.rows("next_obs", row)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the ring has it all."""
+        """None: the ring holds everything."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class StackedFrames:
 
     Every environment has its own ring of frames. An episode begins by writing its whole first
     stack, each step writes the newest frame, and a transition remembers where its newest frame
-    and its successor's are. A transition can be sampled as long as its oldest frame stands.
+    and its successor's are. A transition can be sampled as long as its oldest frame is stored.
     """
 
     def __init__(self, ring: Ring, observation: spaces.Box) -> None:
@@ -123,7 +123,7 @@ class StackedFrames:
         return int(capacity * (frame * 17 / 16 + 32))
 
     def rows(self, obs: np.ndarray, next_obs: np.ndarray, ended: np.ndarray) -> dict[str, Any]:
-        """Write the new frames; their numbers."""
+        """Write the new frames; returns their numbers."""
         frame = np.empty(self.ring.num_envs, dtype=np.int64)
         for index, frames in enumerate(self.frames):
             if self._fresh[index]:

@@ -1,4 +1,4 @@
-"""State by parts: an agent names what it is made of, and each part is saved by its kind.
+"""State by parts: an agent names its parts, and each is saved by its kind.
 
     class DQN:
         STATE = ("network", "target", "optimizer", "memory", "stepper", "rng", "updates")
@@ -87,8 +87,8 @@ def restore(owner: Any, names: Iterable[str], saved: dict[str, Any], policy: boo
 def learned(agent: Any) -> dict[str, Tensor]:
     """All parameters by their paths, and the other tensors of real numbers of the policy."""
     state_parts, policy_parts = getattr(agent, "STATE", ()), agent.POLICY
-    found = dict(_parts_learned(agent, state_parts, "", False))
-    return {**found, **dict(_parts_learned(agent, policy_parts, "", True))}
+    tensors = dict(_parts_learned(agent, state_parts, "", False))
+    return {**tensors, **dict(_parts_learned(agent, policy_parts, "", True))}
 
 
 def _save(value: Any, policy: bool, path: str) -> Any:
@@ -114,7 +114,7 @@ def _save(value: Any, policy: bool, path: str) -> Any:
 
 
 def _restore(present: Any, saved: Any, policy: bool) -> Any:
-    """What the part is after loading: `present` itself where it can be loaded in place."""
+    """The part after loading: `present` itself where it can be loaded in place."""
     if isinstance(present, Tensor):
         return _restore_tensor(present, saved)
     if isinstance(present, torch.optim.Optimizer):

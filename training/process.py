@@ -1,8 +1,8 @@
-"""What a process does for speed before it computes: threads of torch, memory of the C library.
+"""Performance settings of a process: threads of torch, memory of the C library.
 
-What one update allocates, glibc can hand back to the system as soon as it is freed, and take again,
-page by page, at the next. Kept instead, an outer loop of `agents.games.meva` takes a seventh less
-time.
+By default glibc may return memory to the system as soon as an update frees it, and fault it in
+again page by page in the next. Keeping it makes an outer loop of `agents.games.meva` a seventh
+faster.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**24, _MMAP_THRESHOLD: 2**25}
 
 
 def prepare(threads: int) -> None:
-    """Give torch so many threads, and keep freed memory."""
+    """Set the number of torch threads, and keep freed memory."""
     torch.set_num_threads(threads)
     keep_memory()
 
 
 def keep_memory() -> bool:
-    """Let glibc keep freed memory; whether it does.
+    """Make glibc keep freed memory; returns whether it does.
 
     Other C libraries are left alone, and so is glibc where the user has tuned it (MALLOC_…_,
     GLIBC_TUNABLES).

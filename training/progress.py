@@ -42,7 +42,7 @@ class Progress:
             self._refresh(now)
 
     def close(self) -> None:
-        """Show the last state and give the terminal back."""
+        """Show the last state and restore the terminal."""
         if self._next != math.inf:
             self._refresh(time.monotonic())
         self._next = math.inf

@@ -1,4 +1,4 @@
-"""Uniform replay of n-step transitions, on the device that they are sampled to.
+"""Uniform replay of n-step transitions, stored on the device of the learner.
 
 A time-major ring over B environments; observations are kept whole or, for stacks of images, frame
 by frame (`training/observations.py`).
@@ -46,7 +46,7 @@ class Replay:
         num_envs: B.
         observation: space of one observation.
         action: space of one action.
-        device: where the memory lives.
+        device: of the memory.
         actions_masked: also keep the legal actions of successors.
         stacked: observations are stacks (stack, H, W) of frames: keep each frame once.
 

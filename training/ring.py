@@ -1,4 +1,4 @@
-"""Rows over time in a ring on a device: what replay memories are made of.
+"""Rows over time in a ring buffer on a device, the storage of replay memories.
 
 A ring saves itself in shards, so that a checkpoint writes only what is new.
 """
@@ -33,12 +33,12 @@ class Ring:
         self._views: dict[str, Any] = {}
 
     def field(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> None:
-        """Add rows of one more kind."""
+        """Add a field."""
         rows = (self.length, self.num_envs, *shape)
         self.adopt(name, torch.zeros(rows, dtype=dtype, device=self.device))
 
     def adopt(self, name: str, tensor: Tensor) -> None:
-        """Add rows of one more kind that stand in the given memory (T, B, …)."""
+        """Add a field stored in the given tensor (T, B, …)."""
         self.fields[name] = tensor
         self._views[name] = tensor.numpy() if self.device.type == "cpu" else tensor
 

@@ -22,7 +22,7 @@ class Rollout:
         self._views: dict[str, np.ndarray] = {}
 
     def field(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> None:
-        """Add rows of one more kind."""
+        """Add a field."""
         tensor = torch.zeros((self.length, self.num_envs, *shape), dtype=dtype, device=self.device)
         self._fields[name] = tensor
         if self.device.type == "cpu":

@@ -46,14 +46,14 @@ def create(command: Command, protocol: dict[str, Any], exist_ok: bool = False) -
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a small JSON file so that it is either the old or the new one."""
+    """Write a small JSON file atomically."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
     os.replace(temporary, path)
 
 
 def provenance() -> dict[str, Any]:
-    """What made a run: command, commit, versions and hardware."""
+    """Provenance of a run: command, commit, versions and hardware."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,6 +1,6 @@
-"""Where metrics go besides the local file: TensorBoard and Weights & Biases.
+"""Sinks of metrics besides the local file: TensorBoard and Weights & Biases.
 
-A sink may fail; whoever feeds it drops it then, and training goes on.
+A sink that fails is dropped, and training continues.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def one_line(error: BaseException) -> str:
 
 
 class Sink:
-    """Somewhere else for metrics to go; whatever a subclass leaves out is ignored."""
+    """Receiver of metrics; a method that a subclass does not override does nothing."""
 
     def open(self) -> None:
         """Start; called once before anything else, and free to fail."""
 
     def truncate_after(self, step: int) -> None:
-        """Forget what is later than `step`, where that can be done."""
+        """Drop everything later than `step`, where possible."""
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Take the scalars of one step."""
@@ -58,7 +58,7 @@ class Sink:
         """Take a picture."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Take what is said once about the whole run."""
+        """Take the summary of the run."""
 
     def close(self) -> None:
         """Finish within bounded time."""
@@ -84,7 +84,7 @@ class TensorBoardSink(Sink):
         self._event(0, file_version="brain.Event:2")
 
     def truncate_after(self, step: int) -> None:
-        """Tell TensorBoard to hide the later points of earlier event files."""
+        """Make TensorBoard hide the later points of earlier event files."""
         from tensorboard.compat.proto import event_pb2
 
         self.open()
@@ -101,7 +101,7 @@ class TensorBoardSink(Sink):
         self._picture(step, key, *_as_gif(Path(path)))
 
     def image(self, step: int, path: Path, key: str) -> None:
-        """Write a picture file as it is."""
+        """Write a picture file unchanged."""
         import imageio.v3 as iio
 
         height, width = iio.improps(path).shape[:2]
@@ -163,9 +163,9 @@ def resolve_wandb_mode(mode: str) -> str:
         unknown("W&B mode", mode, _WANDB_MODES)
     if mode != "auto":
         return mode
-    asked = os.environ.get("WANDB_MODE", "")
-    if asked in _WANDB_MODES[1:]:
-        return asked
+    configured = os.environ.get("WANDB_MODE", "")
+    if configured in _WANDB_MODES[1:]:
+        return configured
     return "online" if _has_wandb_key() else "offline"
 
 
@@ -188,7 +188,7 @@ def _has_wandb_key() -> bool:
 
 
 def _answers(url: str, seconds: float) -> bool:
-    """Whether a server answers at all, with whatever status, within so many seconds."""
+    """Whether a server answers, with any status, within `seconds`."""
     answered = threading.Event()
 
     def ask() -> None:
@@ -226,10 +226,10 @@ class WandbSink(Sink):
         self._run: Any = None
 
     def open(self) -> None:
-        """Start the run; where W&B cannot be reached, start it offline and say so once."""
+        """Start the run; where W&B cannot be reached, start it offline and warn once."""
         if self._run or self.mode == "disabled":
             return
-        # The settings of a run come too late for what W&B says while it logs in.
+        # The settings of a run come too late for the messages of the login.
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         if self.mode == "online":

@@ -50,7 +50,7 @@ class Encoder:
         self._views: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def encode(self, value: Any, path: tuple[str, ...]) -> Any:
-        """JSON of `value`, which stands at `path` of the state."""
+        """JSON of `value`, found at `path` of the state."""
         if isinstance(value, dict):
             return self._encode_dict(value, path)
         if isinstance(value, list):
@@ -126,7 +126,7 @@ def _dotted(path: tuple[str, ...]) -> str:
 
 
 def _kind(tensor: torch.Tensor) -> dict[str, Any]:
-    """Return what a tensor stored as bytes needs to become itself again."""
+    """Return what restores a tensor that is stored as bytes."""
     if tensor.dtype in SAFETENSORS_NAMES:
         return {}
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}

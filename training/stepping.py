@@ -26,7 +26,7 @@ class Transition(NamedTuple):
 
 
 class EnvironmentFailureError(RuntimeError):
-    """An environment raised or returned something that is not a number."""
+    """An environment raised or returned something that is not finite."""
 
 
 class EnvStepper:
@@ -36,7 +36,7 @@ class EnvStepper:
         obs: (B, *observation) current observations.
         mask: (B, A) legal actions of the current observations, or None.
         steps: environment steps so far, all environments together.
-        episodes: (return, length) of those that ended and were not asked for yet.
+        episodes: (return, length) of those that ended since the last `pop_episodes`.
         exact: whether the last `load_state_dict` could restore the environments exactly.
 
     Args:
@@ -60,7 +60,7 @@ class EnvStepper:
         self.exact, self._notes_episodes = True, notes_episodes
 
     def restart(self) -> None:
-        """Give up all running episodes and begin fresh ones."""
+        """Abandon all running episodes and begin new ones."""
         self.obs, infos = self.envs.reset()
         self.mask = infos.get("action_mask")
         self._return[:] = 0

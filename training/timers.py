@@ -1,4 +1,4 @@
-"""Phase timers: where the time of a run goes (environment, act, learn, log)."""
+"""Phase timers of a run (environment, act, learn, log)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a file may name, which somebody else may have written.
+"""Code that files name: which is loaded, and which is refused.
 
-A run folder or a config file is data. The names in it are looked up among ours and those of
-installed packages. A name that says itself where code lives ("module:attribute", "module:Env-v0")
-would import, and so execute, whatever it likes: it is taken from the command line, or from Python,
-and from a file only if the user says that the file is trusted, or names it again.
+A run folder or a config file is data. The names in it are looked up in our registries and those of
+installed packages. A name that is itself a location of code ("module:attribute", "module:Env-v0")
+would import, and so execute, arbitrary code: it is taken from the command line, or from Python, and
+from a file only if the user says that the file is trusted, or names it again.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ def check(tables: Mapping[str, Any], path: Path, words: Iterable[str]) -> None:
     """Refuse a config file's tables that name code which no word of the command line names.
 
     Raises:
-        UserError: says what the file asks for, and how to allow it.
+        UserError: names the code, and how to allow it.
     """
-    known = typed(words)
-    asked = [text for text, code in named_code(tables).items() if code not in known]
-    if asked:
+    named = typed(words)
+    refused = [text for text, code in named_code(tables).items() if code not in named]
+    if refused:
         raise UserError(
-            f"{str(path)!r} asks for code of its own ({', '.join(asked)}): --trust allows it "
+            f"{str(path)!r} asks for code of its own ({', '.join(refused)}): --trust allows it "
             "(trust=True in Python), and so does naming it on the command line too"
         )
 
 
 def named_code(tables: Mapping[str, Any]) -> dict[str, str]:
     """What in a config file is the name of code: how it is written there, and the name alone."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for key in ("agent", "env", "optim"):
         name = str(tables.get(key, ""))
         is_ours = key == "env" and name.startswith("semigradient:") and name.count(":") == 1
         if ":" in name and not is_ours:
-            found[f"{key}={name}"] = name
+            names[f"{key}={name}"] = name
     run = tables.get("run", {})
     for name in str(run.get("diagnose", "")).split(","):
         if ":" in name:
-            found[f"diagnose={name.strip()}"] = name.strip()
+            names[f"diagnose={name.strip()}"] = name.strip()
     for option in _texts([run.get("env_options"), run.get("eval_env_options")]):
         key, _, text = option.partition("=")
-        found |= _of_option(key, value_of(text))
+        names |= _of_option(key, value_of(text))
     for table in (tables.get("agent_config", {}), tables.get("optimizer", {})):
         for key, value in table.items():
-            found |= _of_option(key, value)
-    return found
+            names |= _of_option(key, value)
+    return names
 
 
 def typed(words: Iterable[str]) -> set[str]:
     """All that words of a command line name: themselves, what follows a "=", parts of lists."""
-    found: set[str] = set()
+    names: set[str] = set()
     for word in words:
         while word:
-            found |= {word, *(part.strip() for part in word.split(","))}
+            names |= {word, *(part.strip() for part in word.split(","))}
             word = word.partition("=")[2]
-    return found
+    return names
 
 
 def _of_option(key: str, value: Any) -> dict[str, str]:

@@ -36,7 +36,7 @@ class Config(PhysicalConfig):
     advantage_scale: Literal["dt", "one"] = "dt"
     """Q = V + dt A, or Q = V + A as in dueling networks: the reparameterisation alone."""
     bootstrap_at: Literal["successor", "state"] = "successor"
-    """Where the target's V is taken: at s', or at s as algorithms 4 and 5 print by mistake."""
+    """Where the target's V is taken: at s', or at s (a misprint of algorithms 4 and 5)."""
 
 
 def residual(
@@ -88,7 +88,7 @@ class DAU:
         self.updates = 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """One phase of acting, then, when enough has been seen, one of learning."""
+        """One phase of acting, then, once learning has started, one of learning."""
         self.explorer.collect(self._outputs)
         hours = self.explorer.clock.hours(self.progress.steps)
         scalars: dict[str, float | Tensor] = {"hours": hours}
@@ -120,15 +120,15 @@ class DAU:
         chosen = torch.as_tensor(actions, device=rows.device)
         if self.discrete:
             return discrete_advantage(self.advantage(rows), chosen).cpu().numpy()
-        found = self.advantage(rows, chosen.float()) - self.advantage(rows, self.actor(rows))
-        return found.squeeze(1).cpu().numpy()
+        advantage = self.advantage(rows, chosen.float()) - self.advantage(rows, self.actor(rows))
+        return advantage.squeeze(1).cpu().numpy()
 
     def pictures(self) -> dict[str, np.ndarray]:
         """On a pendulum, the portrait of value and policy."""
         return portraits(self)
 
     def _outputs(self, obs: Tensor) -> Tensor:
-        """What is explored around: π(s), or the advantages of all actions."""
+        """Outputs that exploration perturbs: π(s), or the advantages of all actions."""
         return self.advantage(obs) if self.discrete else self.actor(obs)
 
     def _learn(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

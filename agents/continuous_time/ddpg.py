@@ -32,12 +32,12 @@ class Config(PhysicalConfig):
 
     time: Time = "unscaled"
     """Rewards and rates times dt (scaled), or times reference_step (unscaled)."""
-    tau: float = 0.9
-    """Share of the target networks that a gradient step keeps; 0: no target networks."""
+    target_rate: float = 0.1
+    """Share of the networks that the targets take in per gradient step; 1: no target networks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.tau < 1, f"tau={self.tau}: must be in [0, 1)")
+        require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
 
 
 def critic_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class DDPG:
         critic = Tower(inputs + actions.outputs, 1, *shape)
         actor = Tower(inputs, actions.outputs, *shape, bounded=True)
         self.networks = nn.ModuleDict({"critic": critic, "actor": actor}).to(setup.device)
-        self.targets = copy.deepcopy(self.networks) if config.tau > 0 else self.networks
+        self.targets = copy.deepcopy(self.networks) if config.target_rate < 1 else self.networks
         optimizer = self.explorer.optimizer
         self.optimizers = {
             "critic": optimizer(critic.parameters()),
@@ -73,7 +73,7 @@ class DDPG:
         self.updates = 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """One phase of acting, then, when enough has been seen, one of learning."""
+        """One phase of acting, then, once learning has started, one of learning."""
         self.explorer.collect(self._outputs)
         hours = self.explorer.clock.hours(self.progress.steps)
         scalars: dict[str, float | Tensor] = {"hours": hours}
@@ -129,4 +129,4 @@ class DDPG:
         if self.targets is not self.networks:
             pairs = zip(self.targets.parameters(), self.networks.parameters(), strict=True)
             old, new = zip(*pairs, strict=True)
-            torch._foreach_lerp_(old, new, 1 - self.config.tau)
+            torch._foreach_lerp_(old, new, self.config.target_rate)

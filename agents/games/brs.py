@@ -4,11 +4,11 @@
     agent:      θ₁ ← θ₁ + α₁ Σ_t A¹_t (∇ log π_θ₁(a_t|s_t) + ∇_θ₁ log π_θ₂(b_t | π_θ₁, s_t))
     BRS-SP:     θ₁ ← θ₁ + α₃ Σ_t A¹_t ∇ (log π_θ₁(a_t|s_t) + log π_θ₁(b_t|o_t)),  with itself
 
-The detective learns the best response to any agent by asking it (`agents.games.detective`); the
-agent learns what makes the best response good for itself. The two terms of its gradient have an
+The detective learns the best response to any agent by querying it (`agents.games.detective`); the
+agent learns to make the best response good for itself. The two terms of its gradient have an
 optimizer each, and so has everything else.
 
-Training plays the game itself; the environment's opponent is whom evaluations are played against.
+Training plays the game itself; the environment's opponent is used in evaluations only.
 A step is one joint step of such a game; those of simulations are not counted.
 
 Source: T. Cooijmans, PhD thesis 2023, section 5.4, Algorithm 2 (whose misprints are θ₁' and the
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semigradient.agents.games.detective import Networks, Questions, Record, Trained
+from semigradient.agents.games.detective import BRSNetworks, GameRollout, NetworkPlayer, Questions
 from semigradient.envs.games.coin_game import CoinGame
 from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.errors import UserError, require
@@ -49,15 +49,15 @@ class Config:
     gamma: float = 0.96
     """Discount of one step, in [0, 1]."""
     gae_lambda: float = 1.0
-    """Trace decay of the advantages; 1 takes whole returns."""
+    """Trace decay of the advantages; 1: Monte Carlo returns."""
     hidden: int = 64
     """Width of both networks."""
     question_samples: int = 16
     """Simulated games for each of the detective's questions."""
     question_steps: int = 4
-    """Steps of each; one alone shows nothing of how the agent reacts."""
+    """Steps of each; a single one carries no information about how the agent reacts."""
     common_random_numbers: bool = False
-    """Coins of all simulated games of a question come back by the same draws (as in BRS-SP)."""
+    """Coins of all simulated games of a question reappear by the same draws (as in BRS-SP)."""
     buffer_size: int = 2048
     """Past agents that the detective learns from."""
     noise: float = 0.1
@@ -65,8 +65,8 @@ class Config:
     lr_shaping: float = 0.0
     """Learning rate of the agent's second term; 0 takes the policy's.
 
-    Adam brings any gradient to full size, so while the detective does not react yet this term
-    stirs the agent with noise at its whole rate."""
+    Adam normalises any gradient, so while the detective does not react yet this term is noise
+    at the full learning rate."""
     lr_sharing: float = 0.0
     """Learning rate of self-play; 0 takes the policy's."""
     lr_detective: float = 3e-4
@@ -79,10 +79,10 @@ class Config:
     """Weight of the detective's entropy."""
 
     def __post_init__(self) -> None:
-        def check(names: str, good: Callable[[float], bool], accepted: str) -> None:
+        def check(names: str, is_valid: Callable[[float], bool], accepted: str) -> None:
             for name in names.split():
                 value = getattr(self, name)
-                require(good(value), f"{name}={value}: must be {accepted}")
+                require(is_valid(value), f"{name}={value}: must be {accepted}")
 
         check("gamma gae_lambda", lambda value: 0 <= value <= 1, "in [0, 1]")
         check("hidden question_samples question_steps buffer_size", lambda value: value >= 1, "≥ 1")
@@ -95,7 +95,7 @@ class Config:
 
 
 class BRS:
-    """One detective step, one agent step and, for BRS-SP, one step of self-play an iteration."""
+    """One detective step, one agent step and, for BRS-SP, one step of self-play per iteration."""
 
     STATE = ("agent", "detective", "optimizers", "past", "pushed", "progress", "random")
     POLICY = ("agent",)
@@ -111,7 +111,7 @@ class BRS:
             config.gamma,
             config.common_random_numbers,
         )
-        self.networks = Networks(self.game, config.hidden, questions)
+        self.networks = BRSNetworks(self.game, config.hidden, questions)
         first = generator(setup.seed, 2)
         self.agent, self.detective = (
             nn.Parameter(net.initial(first)[None].to(setup.device))
@@ -124,21 +124,21 @@ class BRS:
         self._push()
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """Teach the detective, then the agent, then remember the agent."""
+        """Train the detective, then the agent, then store the agent."""
         with self.timers("detective"):
-            found = self._teach_detective()
+            scalars = self._teach_detective()
         with self.timers("agent"):
-            found |= self._teach_agent()
+            scalars |= self._teach_agent()
         if self.config.self_play:
             with self.timers("self-play"):
-                found |= self._teach_sharing()
+                scalars |= self._teach_sharing()
         self._push()
-        return found
+        return scalars
 
     def _teach_detective(self) -> dict[str, Tensor]:
         """REINFORCE and value of seat 1, against noisy agents of the past."""
-        count, known = self.setup.envs.num_envs, min(self.pushed, len(self.past))
-        rows = torch.randint(known, (count,), generator=self.random, device=self.past.device)
+        count, stored = self.setup.envs.num_envs, min(self.pushed, len(self.past))
+        rows = torch.randint(stored, (count,), generator=self.random, device=self.past.device)
         agents = self.past[rows]
         noise = torch.randn(agents.shape, generator=self.random, device=agents.device)
         record = self._play(agents + self.config.noise * noise, self.detective)
@@ -185,12 +185,12 @@ class BRS:
         self._step(sharing=-objective)
         return {"self_play_return": record.rewards.sum(0).mean()}
 
-    def _play(self, agents: Tensor, detective: Tensor) -> Record:
+    def _play(self, agents: Tensor, detective: Tensor) -> GameRollout:
         count = self.setup.envs.num_envs
         self.progress.steps += count * self.game.horizon
         return self.networks.play(agents, detective, count, self.random)
 
-    def _judge(self, record: Record, seat: int) -> tuple[Tensor, Tensor]:
+    def _judge(self, record: GameRollout, seat: int) -> tuple[Tensor, Tensor]:
         """Advantages (T, B), constants, and the Huber loss of the values."""
         reward, value = record.rewards[..., seat], record.values[..., seat]
         ended = torch.zeros_like(reward, dtype=torch.bool)
@@ -209,7 +209,7 @@ class BRS:
         return advantage, F.huber_loss(value, target)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """One for each term: the chosen one, with its rate or that of the config."""
+        """One per term: the chosen optimizer, with its own learning rate or that of the config."""
         config = self.config
         plan: dict[str, tuple[nn.Parameter, float | None]] = {
             "agent": (self.agent, None),
@@ -221,40 +221,40 @@ class BRS:
         }
         if not config.self_play:
             del plan["sharing"]
-        made = {}
+        optimizers = {}
         for name, (parameter, rate) in plan.items():
-            made[name] = self.setup.make_optimizer([parameter])
-            for group in made[name].param_groups:
+            optimizers[name] = self.setup.make_optimizer([parameter])
+            for group in optimizers[name].param_groups:
                 group["lr"] = group["lr"] if rate is None else rate
-        return made
+        return optimizers
 
     def _step(self, **losses: Tensor) -> dict[str, Tensor]:
-        """The gradients of all losses first, since a step changes what they are taken at."""
+        """Take one step per loss, after computing all gradients at the same parameters."""
         gradients = {}
         for name, loss in losses.items():
-            (gradients[name],) = torch.autograd.grad(loss, self._of(name), retain_graph=True)
+            (gradients[name],) = torch.autograd.grad(loss, self._parameter(name), retain_graph=True)
         for name, gradient in gradients.items():
-            self._of(name).grad = gradient
+            self._parameter(name).grad = gradient
             self.optimizers[name].step()
-            self._of(name).grad = None
+            self._parameter(name).grad = None
         return gradients
 
-    def _of(self, name: str) -> nn.Parameter:
-        """The vector that an optimizer moves."""
+    def _parameter(self, name: str) -> nn.Parameter:
+        """The parameter vector of an optimizer."""
         return self.optimizers[name].param_groups[0]["params"][0]
 
     def _push(self) -> None:
         self.past[self.pushed % len(self.past)] = self.agent.detach()[0]
         self.pushed += 1
 
-    def player(self, deterministic: bool = False) -> Trained:
-        """The agent as it is now, as a player of the game."""
-        return Trained(self.networks, self.agent[0].clone(), deterministic)
+    def player(self, deterministic: bool = False) -> NetworkPlayer:
+        """The current agent as a player of the game."""
+        return NetworkPlayer(self.networks, self.agent[0].clone(), deterministic)
 
     def policy(self, deterministic: bool = True) -> Policy:
-        """Acts with a memory of its own, which it gives up at the end of each game.
+        """Acts with a recurrent state of its own, which is reset at the end of each game.
 
-        All games begin together and last equally long, so their number of steps tells the end.
+        All games begin together and last equally long, so the step count determines the end.
         """
         own, player = generator(self.setup.seed, 3, self.setup.device), self.player(deterministic)
         step, memory = 0, torch.zeros(0)

@@ -1,4 +1,4 @@
-"""How players of the coin game fare against each other, and a learner that trains against one.
+"""Matches between players of the coin game, and a best response trained against one of them.
 
     python -m semigradient.agents.games.coin_league runs/…  # a trained run, all rivals
 
@@ -20,7 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semigradient.agents.games.detective import ACTIONS, Networks, Questions, Trained, choose
+from semigradient.agents.games.detective import (
+    ACTIONS,
+    BRSNetworks,
+    NetworkPlayer,
+    Questions,
+    choose,
+)
 from semigradient.envs.games.coin_game import CoinGame
 from semigradient.envs.games.coin_players import scripted
 from semigradient.envs.games.coin_search import TreeSearch
@@ -31,8 +37,8 @@ DISCOUNT = 0.96
 
 
 @dataclass(frozen=True)
-class Match:
-    """What some games came to; pairs are (first player, second player).
+class MatchResult:
+    """The result of some games; pairs are (first player, second player).
 
     Returns are sums over a game with their standard errors; the rest is per step.
     """
@@ -50,7 +56,7 @@ class Match:
 @torch.no_grad()
 def play(
     game: CoinGame, first: Player, second: Player, games: int, random: torch.Generator
-) -> Match:
+) -> MatchResult:
     """Play `games` games at once."""
     state = game.reset(games, random)
     memories = [torch.zeros(games, player.width, device=game.device) for player in (first, second)]
@@ -75,7 +81,7 @@ def play(
         other,
         other / (own + other).clamp(min=1e-12),
     )
-    return Match(games, *(_pair(column) for column in columns))
+    return MatchResult(games, *(_pair(column) for column in columns))
 
 
 def _pair(column: Tensor) -> tuple[float, float]:
@@ -92,9 +98,9 @@ def train_against(
     games: int = 128,
     learning_rate: float = 3e-3,
     entropy: float = 0.01,
-) -> Trained:
+) -> NetworkPlayer:
     """A fresh GRU actor-critic, trained by policy gradients against a frozen opponent."""
-    networks = Networks(game, hidden, Questions(1, 1, DISCOUNT, False))
+    networks = BRSNetworks(game, hidden, Questions(1, 1, DISCOUNT, False))
     vector = networks.agent.initial(random)[None].to(game.device).requires_grad_()
     optimizer = torch.optim.Adam([vector], lr=learning_rate)
     for _ in range(updates):
@@ -102,18 +108,18 @@ def train_against(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return Trained(networks, vector[0])
+    return NetworkPlayer(networks, vector[0])
 
 
 def _actor_critic_loss(
-    networks: Networks,
+    networks: BRSNetworks,
     vector: Tensor,
     opponent: Player,
     games: int,
     entropy: float,
     random: torch.Generator,
 ) -> Tensor:
-    """Policy gradient with whole discounted returns, Huber loss of the values, entropy bonus."""
+    """Policy gradient of discounted Monte Carlo returns, value loss (Huber), entropy bonus."""
     game, weights = networks.game, networks.agent.weights(vector)
     state = game.reset(games, random)
     memory = torch.zeros(1, games, networks.agent.hidden, device=game.device)
@@ -122,10 +128,12 @@ def _actor_critic_loss(
     for _ in range(game.horizon):
         outputs, memory = networks.agent(weights, game.observe(state)[None, :, 0], memory)
         action, log_prob, spread = choose(outputs[0, :, :ACTIONS], random)
-        theirs, other = opponent.act(state, 1, other, random)
-        state, reward, *_ = game.step(state, torch.stack((action, theirs), 1), random)
+        opponent_action, other = opponent.act(state, 1, other, random)
+        state, reward, *_ = game.step(state, torch.stack((action, opponent_action), 1), random)
         rows.append((log_prob, outputs[0, :, ACTIONS], spread, reward[:, 0].float()))
-    log_probs, values, spreads, rewards = (torch.stack(each) for each in zip(*rows, strict=True))
+    log_probs, values, spreads, rewards = (
+        torch.stack(column) for column in zip(*rows, strict=True)
+    )
     to_go, target = torch.zeros_like(rewards[0]), []
     for reward in rewards.flip(0):
         to_go = reward + DISCOUNT * to_go
@@ -144,8 +152,8 @@ def battery(
     updates: int = 3000,
     seed: int = 0,
     say: Callable[[str], None] = print,
-) -> dict[str, Match]:
-    """The agent against everybody; 0 rollouts or updates leave that opponent out."""
+) -> dict[str, MatchResult]:
+    """The agent against all opponents; 0 rollouts or updates leave that opponent out."""
     random = torch.Generator(game.device).manual_seed(seed)
     opponents: dict[str, Player] = {
         "always-defect": scripted(game, "always-defect"),
@@ -156,23 +164,23 @@ def battery(
     if updates:
         opponents["trained"] = train_against(game, agent, updates, random)
     opponents["itself"] = agent
-    found = {}
+    results = {}
     for name, opponent in opponents.items():
-        found[name] = play(game, agent, opponent, games, random)
-        say(line(name, found[name]))
-    return found
+        results[name] = play(game, agent, opponent, games, random)
+        say(line(name, results[name]))
+    return results
 
 
 HEADER = f"{'against':22s} {'return':>15s} {'its return':>15s}   takes the other's coin: agent, it"
 
 
-def line(name: str, match: Match) -> str:
-    """A row of the table: returns with standard errors, and who defects how often."""
+def line(name: str, match: MatchResult) -> str:
+    """A row of the table: returns with standard errors, and frequencies of defection."""
     (ours, theirs), (error, other_error) = match.returns, match.standard_errors
-    taken = match.adversarial_share
+    shares = match.adversarial_share
     return (
         f"{name:22s} {ours:8.2f} ± {error:4.2f} {theirs:8.2f} ± {other_error:4.2f}   "
-        f"{taken[0]:.2f} {taken[1]:.2f}"
+        f"{shares[0]:.2f} {shares[1]:.2f}"
     )
 
 
@@ -215,9 +223,9 @@ def main(argv: list[str]) -> int:
     except UserError as problem:
         fail(problem, "semigradient.agents.games.coin_league")
     print(HEADER)
-    found = battery(game, agent, chosen.games, chosen.rollouts, chosen.updates, chosen.seed)
+    results = battery(game, agent, chosen.games, chosen.rollouts, chosen.updates, chosen.seed)
     if chosen.out:
-        content: dict[str, Any] = {name: asdict(match) for name, match in found.items()}
+        content: dict[str, Any] = {name: asdict(match) for name, match in results.items()}
         Path(chosen.out).write_text(json.dumps(content, indent=1) + "\n")
     return 0
 

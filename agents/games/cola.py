@@ -1,11 +1,11 @@
 """COLA: consistent learning with opponent-learning awareness (T. Willi et al. 2022).
 
-LOLA supposes that its opponent learns naively, and so do both. Here a network ĝ is trained to be
-what LOLA would be if each supposed of the other what it does itself:
+Each of two LOLA learners assumes that its opponent learns naively, which is false. Here a network ĝ
+is trained to be consistent: each player assumes the update that the other makes:
 
     ĝ₁(x) = ∇₁ f₁(x₁, x₂ + α ĝ₂(x)),    ĝ₂(x) = ∇₂ f₂(x₁ + α ĝ₁(x), x₂),
 
-by a Huber loss between both sides, neither of them stopped, for all step sizes α in a range.
+by a Huber loss between both sides, without a stop-gradient, for all step sizes α in a range.
 
 Source: T. Cooijmans, PhD thesis (2024), appendices 6.B and 6.D; loss, range and steps are those of
 its published code.
@@ -38,11 +38,11 @@ class Config:
     """Hyperparameters of the published run on the Logistic Game."""
 
     alpha: float = 1.0
-    """Step size that is imagined when the rule is used."""
+    """Step size of the imagined update when the rule is used."""
     largest_alpha: float = 10.0
     """Step sizes are learned from 0 to this, drawn for each pair."""
     batch_size: int = 256
-    """Pairs of policies in a gradient step."""
+    """Pairs of policies per gradient step."""
     width: int = 64
     """Units of every layer."""
     blocks: int = 1
@@ -54,8 +54,8 @@ class Config:
         require(self.blocks >= 0, f"blocks={self.blocks}: must be ≥ 0")
         top = self.largest_alpha
         require(top > 0, f"largest_alpha={top}: must be > 0")
-        good = 0 <= self.alpha <= top
-        require(good, f"alpha={self.alpha}: must be in [0, largest_alpha={top}]")
+        is_valid = 0 <= self.alpha <= top
+        require(is_valid, f"alpha={self.alpha}: must be in [0, largest_alpha={top}]")
 
 
 def consistency(
@@ -78,7 +78,7 @@ def consistency(
 
 
 class COLA:
-    """Trains ĝ; the policies that it is trained at are drawn anew in every step."""
+    """Trains ĝ at policies that are redrawn in every step."""
 
     STATE = ("network", "optimizer", "generator", "progress")
     POLICY = ("network",)
@@ -123,7 +123,7 @@ class COLA:
         return self.network(self.game.features(flat).float(), share).to(x.dtype).view_as(x)
 
     def policy(self, deterministic: bool = True) -> Policy:
-        """The updates of the first player, in the Logistic Game, where acting is learning."""
+        """Updates of the first player in the Logistic Game, whose actions are updates."""
         if not isinstance(self.game, LogisticGame):
             raise UserError("cola: is evaluated on semigradient/LogisticGame-v0 alone")
 

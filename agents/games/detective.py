@@ -1,8 +1,8 @@
 """The two networks of best response shaping on the coin game, and the games between them.
 
-The agent is a GRU. The detective is one too, and beside what it sees it is told the answers to
-four questions: if I did A now and anything afterwards, what would I get, this agent being as it
-is? Each answer is a mean over simulated games of a few steps,
+Both are GRUs. Besides its observation, the detective's inputs are the answers to four questions:
+what is the return of action A now, and of random actions afterwards, against this agent? Each
+answer is a mean over simulated games of a few steps,
 
     δ̂_A = mean_n Σ_k γ^k r²_{t+k} □(Σ_{j ≤ k} log π_θ(a_{t+j})),
 
@@ -28,14 +28,14 @@ ACTIONS = 4
 
 
 class Questions(NamedTuple):
-    """How the detective asks.
+    """Parameters of the simulations that answer the questions.
 
     Attributes:
         samples: simulated games for each question.
         steps: steps of each.
         discount: γ.
-        common_random_numbers: whether the coins of all games of one question come back by the same
-        draws.
+        common_random_numbers: whether the coins of all games of one question reappear by the same
+            draws.
     """
 
     samples: int
@@ -44,7 +44,7 @@ class Questions(NamedTuple):
     common_random_numbers: bool
 
 
-class Record(NamedTuple):
+class GameRollout(NamedTuple):
     """T steps of B games, seat 0 in [..., 0] and seat 1 in [..., 1]."""
 
     log_probs: Tensor  # (T, B, 2) of the actions taken
@@ -54,31 +54,31 @@ class Record(NamedTuple):
     picked: Tensor  # (T, B, 2) int64, as in `envs.games.coin_game.State`
 
 
-class Networks:
-    """Shapes of agent and detective, and how they play.
+class BRSNetworks:
+    """Architectures of agent and detective, and the games between them.
 
     Args:
         game: the coin game.
         hidden: width of both.
-        questions: how the detective asks.
+        questions: parameters of the simulations.
     """
 
     def __init__(self, game: CoinGame, hidden: int, questions: Questions) -> None:
         self.game, self.questions = game, questions
         inputs = 4 * game.count
         self.agent = Recurrent(inputs, hidden, ACTIONS + 1)
-        self.detective = Recurrent(inputs, hidden, ACTIONS + 1, after=2, told=ACTIONS)
+        self.detective = Recurrent(inputs, hidden, ACTIONS + 1, after=2, extra=ACTIONS)
 
     def play(
         self, agents: Tensor, detective: Tensor, count: int, random: torch.Generator
-    ) -> Record:
-        """Games of agents against the detective, with the gradients that the vectors ask for.
+    ) -> GameRollout:
+        """Games of agents against the detective, with gradients where the vectors require them.
 
         Args:
             agents: (G, P₁), G = 1 or `count`: seat 0.
             detective: (1, P₂): seat 1.
             count: games B.
-            random: where actions, coins and simulations come from.
+            random: generator of actions, coins and simulations.
         """
         ours, theirs = self.agent.weights(agents), self.detective.weights(detective)
         state = self.game.reset(count, random)
@@ -93,9 +93,9 @@ class Networks:
             outputs = torch.stack((one.flatten(0, 1), two[0]), 1)
             state, row = self._advance(state, outputs, random)
             steps.append(row)
-        return _record(steps)
+        return _rollout(steps)
 
-    def play_itself(self, agent: Tensor, count: int, random: torch.Generator) -> Record:
+    def play_itself(self, agent: Tensor, count: int, random: torch.Generator) -> GameRollout:
         """Games of one agent (1, P₁) against itself."""
         weights = self.agent.weights(agent)
         state = self.game.reset(count, random)
@@ -107,27 +107,27 @@ class Networks:
             )
             state, row = self._advance(state, outputs.view(count, 2, -1), random)
             steps.append(row)
-        return _record(steps)
+        return _rollout(steps)
 
     def answers(
         self, agents: Weights, state: State, memory: Tensor, random: torch.Generator
     ) -> Tensor:
-        """δ̂ (B, 4): what each of seat 1's actions promises, by simulation.
+        """δ̂ (B, 4): expected returns of seat 1's actions, by simulation.
 
         Args:
             agents: weights of seat 0, of G networks.
             state: B games.
-            memory: (G, B / G, hidden), what seat 0 remembers before it has seen the state.
-            random: where the simulations come from.
+            memory: (G, B / G, hidden), recurrent state of seat 0 before it observes `state`.
+            random: generator of the simulations.
         """
-        count, asked = len(state.coin), self.questions
-        copies = ACTIONS * asked.samples
+        count, questions = len(state.coin), self.questions
+        copies = ACTIONS * questions.samples
         fork = State(*(field.repeat_interleave(copies, 0) for field in state))
         memory = memory.repeat_interleave(copies, 1)
-        first = torch.arange(ACTIONS, device=self.game.device).repeat_interleave(asked.samples)
+        first = torch.arange(ACTIONS, device=self.game.device).repeat_interleave(questions.samples)
         theirs = first.repeat(count)
         log_probs, rewards = [], []
-        for step in range(asked.steps):
+        for step in range(questions.steps):
             obs = self.game.observe(fork)[:, 0].reshape(*memory.shape[:2], -1)
             outputs, memory = self.agent(agents, obs, memory)
             ours, log_prob, _ = choose(outputs.flatten(0, 1)[:, :ACTIONS], random)
@@ -135,15 +135,17 @@ class Networks:
                 theirs = torch.randint(
                     ACTIONS, theirs.shape, generator=random, device=self.game.device
                 )
-            luck = self._luck(count, copies, random)
-            fork, reward, *_ = self.game.step(fork, torch.stack((ours, theirs), 1), random, luck)
+            coin_draws = self._common_draws(count, copies, random)
+            fork, reward, *_ = self.game.step(
+                fork, torch.stack((ours, theirs), 1), random, coin_draws
+            )
             log_probs.append(log_prob)
             rewards.append(reward[:, 1].to(log_prob.dtype))
-        shape = (asked.steps, count, ACTIONS, asked.samples)
+        shape = (questions.steps, count, ACTIONS, questions.samples)
         paid = torch.stack(rewards).view(shape)
-        return dice_return(torch.stack(log_probs).view(shape), paid, asked.discount)
+        return dice_return(torch.stack(log_probs).view(shape), paid, questions.discount)
 
-    def _luck(self, count: int, copies: int, random: torch.Generator) -> Tensor | None:
+    def _common_draws(self, count: int, copies: int, random: torch.Generator) -> Tensor | None:
         """The same draw for all simulations of one game, or none."""
         if not self.questions.common_random_numbers:
             return None
@@ -167,23 +169,23 @@ def choose(logits: Tensor, random: torch.Generator | None) -> tuple[Tensor, Tens
 
     With their log-probabilities and the distributions' entropies, (N,) each.
     """
-    log_chances = logits.log_softmax(-1)
-    chances = log_chances.exp()
+    log_probs = logits.log_softmax(-1)
+    probabilities = log_probs.exp()
     if random is None:
         actions = logits.argmax(-1)
     else:
         drawn = torch.rand(len(logits), 1, generator=random, device=logits.device)
-        bounds = chances.detach().cumsum(-1)[:, :-1]
+        bounds = probabilities.detach().cumsum(-1)[:, :-1]
         actions = (drawn >= bounds).sum(1)
-    log_prob = log_chances.gather(1, actions[:, None]).squeeze(1)
-    return actions, log_prob, -(chances * log_chances).sum(-1)
+    log_prob = log_probs.gather(1, actions[:, None]).squeeze(1)
+    return actions, log_prob, -(probabilities * log_probs).sum(-1)
 
 
-def _record(steps: list[tuple[Tensor, ...]]) -> Record:
-    return Record(*(torch.stack(column) for column in zip(*steps, strict=True)))
+def _rollout(steps: list[tuple[Tensor, ...]]) -> GameRollout:
+    return GameRollout(*(torch.stack(column) for column in zip(*steps, strict=True)))
 
 
-class Trained:
+class NetworkPlayer:
     """An agent's network as a player of the coin game (`envs.games.two_player.Player`).
 
     Args:
@@ -192,7 +194,7 @@ class Trained:
         deterministic: take the most likely action.
     """
 
-    def __init__(self, networks: Networks, vector: Tensor, deterministic: bool = False) -> None:
+    def __init__(self, networks: BRSNetworks, vector: Tensor, deterministic: bool = False) -> None:
         self.networks, self.deterministic = networks, deterministic
         self.weights = networks.agent.weights(vector.detach()[None])
         self.width = networks.agent.hidden
@@ -201,7 +203,7 @@ class Trained:
     def act(
         self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Actions (B,) and what is remembered next (B, hidden)."""
+        """Actions (B,) and the next recurrent state (B, hidden)."""
         return self.answer(self.networks.game.observe(state)[:, seat], memory, generator)
 
     @torch.no_grad()

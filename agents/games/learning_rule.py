@@ -1,8 +1,8 @@
 """Learners on exact games: naive gradients, LookAhead, LOLA and its relatives.
 
 Many pairs of policies learn side by side from random starts, by exact gradients of the game behind
-the environment; the first players by the rule that the agent is called after, the second ones by
-any other, or not at all. Steps are updates of a pair of policies.
+the environment; the first players by the rule that the agent is named after, the second ones by
+any rule, or fixed. Steps are updates of a pair of policies.
 
 The rules themselves, with their sources, are in `domains.games.rules`.
 """
@@ -31,7 +31,7 @@ class Config:
     rule: str = "naive"
     """The first player's learning rule."""
     opponent: str = "same"
-    """The second player's: a rule, same, or still, which never learns."""
+    """The second player's: a rule, same, or still: a fixed policy."""
     lr: float = 25.0
     """Step size of both; 25 on normalised values at discount 0.96 is 1 on plain ones."""
     alpha: float = -1.0

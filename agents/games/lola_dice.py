@@ -3,13 +3,13 @@
     θ₂' ← θ₂;  K times  θ₂' ← θ₂' + α ∇_θ₂' L²_□(θ₁, θ₂'),   on games of (θ₁, θ₂')
     θ₁ ← θ₁ + η ∇_θ₁ L¹_□(θ₁, θ₂'(θ₁)),                       on games of (θ₁, θ₂')
 
-and at the same time the same for the second player. The box keeps what L²'s gradient depends on,
-so the derivative of θ₂' with respect to θ₁ is there; with the surrogate loss of stochastic
-computation graphs it is lost, and what is left is naive learning.
+and simultaneously the same for the second player. The box keeps the dependencies of L²'s
+gradient, so θ₂' is differentiable with respect to θ₁; with the surrogate loss of stochastic
+computation graphs this derivative is lost, which leaves naive learning.
 
-`Learner` trains several pairs at once, and `LolaDice` makes an agent of one for `train.py`. Its
-policies are five logits a player, its critics five values, which are the first-order baseline and
-are constants inside the lookahead. A step is one round of one sampled game.
+`LolaDiceLearner` trains several pairs at once; `LolaDice` is the agent made of it. Its policies
+are five logits per player, its critics five values, which are the first-order baseline and
+constants inside the lookahead. A step is one round of one sampled game.
 
 Source: the DiCE slides (LOLA-DiCE); hyperparameters as in published code for this game: 150 rounds,
 discount 0.96, inner rate 0.3, critic's rate 0.1, batch 128; the outer rule is Adam here.
@@ -49,26 +49,26 @@ class Config:
     """Hyperparameters."""
 
     lookaheads: int = 1
-    """K, the other's steps that are looked through; 0 is naive learning."""
+    """K, lookahead steps of the other player; 0 is naive learning."""
     estimator: Literal["dice", "surrogate"] = "dice"
-    """What is differentiated."""
+    """The objective that is differentiated."""
     rounds: int = 150
     """Rounds of a game; in an environment with a horizon, that many."""
-    batch: int = 128
+    batch_size: int = 128
     """Games for each estimate."""
     gamma: float = 0.96
     """Discount of one round, in [0, 1]."""
     lr_inner: float = 0.3
-    """α, the learning rate that the other is supposed to have."""
+    """α, the learning rate that the other player is assumed to have."""
     lr_value: float = 0.1
-    """Learning rate of the critics, which Adam moves."""
+    """Learning rate of the critics, whose optimizer is Adam."""
     pairs: int = 1
     """Pairs trained side by side."""
 
     def __post_init__(self) -> None:
         require(self.lookaheads >= 0, f"lookaheads={self.lookaheads}: must be ≥ 0")
         require(self.rounds >= 1, f"rounds={self.rounds}: must be ≥ 1")
-        require(self.batch >= 1, f"batch={self.batch}: must be ≥ 1")
+        require(self.batch_size >= 1, f"batch_size={self.batch_size}: must be ≥ 1")
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
         require(self.lr_inner >= 0, f"lr_inner={self.lr_inner}: must be ≥ 0")
         require(self.lr_value > 0, f"lr_value={self.lr_value}: must be > 0")
@@ -91,17 +91,17 @@ def objective(
     both, rewards = episodes.log_probs.sum(0), episodes.rewards[player]
     if config.estimator == "surrogate":
         return surrogate_return(both, rewards, config.gamma, episodes.weights)
-    known = None if values is None else values[player]
-    return dice_return(both, rewards, config.gamma, episodes.weights, known)
+    baseline = None if values is None else values[player]
+    return dice_return(both, rewards, config.gamma, episodes.weights, baseline)
 
 
 def adam(rate: float) -> MakeOptimizer:
-    """Adam with its usual averages."""
+    """Adam with its default averages."""
     make_config: Any = optim.config_class("adam")
     return partial(optim.make, make_config(lr=rate))
 
 
-class Learner:
+class LolaDiceLearner:
     """Two LOLA-DiCE learners in each of S independent pairs.
 
     Args:
@@ -161,8 +161,8 @@ class Learner:
 
     def _games(self, policies: Tensor) -> Episodes:
         config = self.config
-        self.progress.steps += config.rounds * config.batch
-        return sample(policies, self.payoff, config.rounds, config.batch, self.random)
+        self.progress.steps += config.rounds * config.batch_size
+        return sample(policies, self.payoff, config.rounds, config.batch_size, self.random)
 
     def _values(self, episodes: Episodes) -> Tensor:
         return look_up(self.values.detach().movedim(1, 0), episodes.states)
@@ -172,9 +172,9 @@ class Learner:
         rewards = episodes.rewards.movedim(0, 1)  # (T, 2, S, B)
         going_on = torch.zeros_like(rewards, dtype=torch.bool)
         target = discounted_return(rewards, going_on, going_on, self.config.gamma).movedim(0, 1)
-        known = look_up(self.values.movedim(1, 0), episodes.states)
+        predicted = look_up(self.values.movedim(1, 0), episodes.states)
         self.critics.zero_grad()
-        (known - target).square().mean((0, 1, 3)).sum().backward()
+        (predicted - target).square().mean((0, 1, 3)).sum().backward()
         self.critics.step()
 
 
@@ -183,7 +183,7 @@ def _pair(own: Tensor, other: Tensor, player: int) -> Tensor:
 
 
 class LolaDice:
-    """A `Learner` on the 2×2 game behind an environment; both of a pair learn alike."""
+    """`LolaDiceLearner` on the 2×2 game behind an environment; both players learn alike."""
 
     STATE = ("learner",)
     POLICY = ("learner",)
@@ -194,7 +194,7 @@ class LolaDice:
         require(setup.device.type == "cpu", f"device={setup.device}: lola-dice runs on the cpu")
         self.game = matrix_game_behind(setup.envs)
         self.config = replace(config, rounds=self.game.horizon or config.rounds)
-        self.learner = Learner(
+        self.learner = LolaDiceLearner(
             self.config,
             config.pairs,
             setup.seed,

@@ -3,7 +3,7 @@
 Where learning is a game of its own, whose state is the pair of policies x and whose action is one's
 next policy, a meta-policy
 
-    x₁ᵗ⁺¹ ~ N(μ_θ(xᵗ), diag s_θ(xᵗ)),    x₂ᵗ⁺¹ = x₂ᵗ + α ∇₂ f₂(xᵗ)  or as the opponent likes,
+    x₁ᵗ⁺¹ ~ N(μ_θ(xᵗ), diag s_θ(xᵗ)),    x₂ᵗ⁺¹ = x₂ᵗ + α ∇₂ f₂(xᵗ)  or any other rule,
 
 is trained on Σₜ γᵗ f₁(xᵗ) by proximal policy optimisation. Nothing is differentiated through the
 opponent; the change from one policy to the next is not gradual.
@@ -49,9 +49,9 @@ class Config:
     """Hyperparameters; the defaults are those of the public code."""
 
     opponent: Literal["self", "naive", "lola"] = "naive"
-    """Who the second player is: another M-FOS learner, or a learner by its rule."""
+    """The second player: another M-FOS learner, or a learner by its rule."""
     alpha: float = 25.0
-    """Step size of the opponent's updates, and of what LOLA imagines."""
+    """Step size of the opponent's updates, and of LOLA's imagined updates."""
     updates: int = 100
     """Simultaneous updates in a meta-episode."""
     batch_size: int = 4096
@@ -95,7 +95,7 @@ class MetaPolicy(nn.Module):
 
     Args:
         learners: L.
-        parameters: n, the numbers that one policy is.
+        parameters: n, of one policy.
         width: units of the hidden layers.
     """
 
@@ -106,7 +106,7 @@ class MetaPolicy(nn.Module):
         self.critic_in = Dense(learners, 2 * parameters, width)
         self.critic_out = Dense(learners, width, 1)
 
-    def law(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def distribution(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances (L, N, n), of features of both policies (L, N, 2 n), own first."""
         mean, spread = self.actor_out(torch.tanh(self.actor_in(seen))).chunk(2, -1)
         return mean, F.softplus(spread) + 1e-6
@@ -143,7 +143,7 @@ class MFOS:
             self._other = follower(rules.rule(config.opponent, config.alpha), config.alpha)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
-        """One batch of meta-episodes, and what is learned from it."""
+        """One batch of meta-episodes, and the gradient steps on it."""
         config = self.config
         with self.timers("play"):
             data, returns = self._play()
@@ -156,7 +156,7 @@ class MFOS:
     @torch.no_grad()
     def act(self, x: Tensor, seat: int, random: torch.Generator) -> Tensor:
         """Next policies (S, B, n) of the learners in a seat (0 or 1), from x (S, B, 2, n)."""
-        mean, variance = self._law(self._seen(x, seat), seat)
+        mean, variance = self._distribution(self._seen(x, seat), seat)
         noise = torch.randn(mean.shape, generator=random, device=mean.device)
         return (mean + variance.sqrt() * noise).to(x.dtype)
 
@@ -177,9 +177,14 @@ class MFOS:
         if not isinstance(self.game, MatrixGame):
             raise UserError("m-fos: is evaluated on matrix games alone")
         own = generator(self.setup.seed, 3)
-        mine = self.contestant(seed=self.setup.seed)
+        learner = self.contestant(seed=self.setup.seed)
         x = self.game.draw(1, own).to(self.setup.device)
-        x = contest(self.game, (mine, self._other or mine), x, self.config.evaluation_updates)
+        x = contest(
+            self.game,
+            (learner, self._other or learner),
+            x,
+            self.config.evaluation_updates,
+        )
         return memory_one(self.game.features(x[0, 0]), None if deterministic else own)
 
     def _seen(self, x: Tensor, seat: int) -> Tensor:
@@ -187,12 +192,12 @@ class MFOS:
         own_first = x if seat == 0 else x.flip(-2)
         return self.game.features(own_first).flatten(-2).float()
 
-    def _law(self, seen: Tensor, seat: int) -> tuple[Tensor, Tensor]:
-        """Of the learners in one seat; the others' outputs are thrown away."""
+    def _distribution(self, seen: Tensor, seat: int) -> tuple[Tensor, Tensor]:
+        """Means and variances of the learners in one seat."""
         models = self.config.models
         every = seen.repeat(self.seats, 1, 1)
         rows = slice(seat * models, (seat + 1) * models)
-        mean, variance = self.network.law(every)
+        mean, variance = self.network.distribution(every)
         return mean[rows], variance[rows]
 
     @torch.no_grad()
@@ -204,7 +209,7 @@ class MFOS:
         rows: dict[str, list[Tensor]] = {"seen": [], "action": [], "reward": []}
         for _ in range(config.updates):
             seen = torch.cat([self._seen(x, seat) for seat in range(self.seats)])
-            mean, variance = self.network.law(seen)
+            mean, variance = self.network.distribution(seen)
             noise = torch.randn(mean.shape, generator=self.generator, device=mean.device)
             action = mean + variance.sqrt() * noise
             moves = list(action.to(x.dtype).chunk(self.seats))
@@ -215,7 +220,7 @@ class MFOS:
             reward = torch.cat([returns[..., seat] for seat in range(self.seats)])
             for name, row in (("seen", seen), ("action", action), ("reward", reward.float())):
                 rows[name].append(row)
-        return self._samples({name: torch.stack(each) for name, each in rows.items()}), returns
+        return self._samples({name: torch.stack(steps) for name, steps in rows.items()}), returns
 
     def _samples(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """What is learned from (T, L, B, …): returns to go in units of their spread, and so on."""
@@ -225,7 +230,7 @@ class MFOS:
         to_go = to_go.transpose(0, 1).flatten(1, 2)
         centred = to_go - to_go.mean(1, keepdim=True)
         flat["return_"] = centred / (to_go.std(1, keepdim=True) + 1e-5)
-        flat["log_prob"] = log_density(*self.network.law(flat["seen"]), flat["action"])
+        flat["log_prob"] = log_density(*self.network.distribution(flat["seen"]), flat["action"])
         return flat
 
     def _learn(self, data: dict[str, Tensor]) -> Tensor:
@@ -245,7 +250,7 @@ class MFOS:
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         config = self.config
-        mean, variance = self.network.law(batch["seen"])
+        mean, variance = self.network.distribution(batch["seen"])
         value = self.network.value(batch["seen"])
         log_prob = log_density(mean, variance, batch["action"])
         entropy = 0.5 * (variance.log() + log(2 * pi) + 1).sum(-1).mean()

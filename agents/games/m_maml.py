@@ -72,7 +72,7 @@ def lifetime_return(
         rate: their step sizes (S,).
         others: their opponents' first policies (S, B, n).
         alpha: the opponents' step size.
-        updates: T; what is averaged are the returns after each.
+        updates: T; the mean is over the returns after each.
         seat: the learners', 0 or 1.
     """
     own = start.unsqueeze(1).expand_as(others)

@@ -1,22 +1,22 @@
 """Meta-Value Learning (T. Cooijmans, PhD thesis 2024, chapter 6, algorithm 4).
 
-Policies are judged by where learning leads from them. With x a pair of policies, f their returns
-and γ the meta-discount, the meta-value is
+Policies are valued by the returns that learning reaches from them. With x a pair of policies, f
+their returns and γ the meta-discount, the meta-value is
 
     V(x) = (1 − γ) f(x) + γ V(x′),    x′ = x + α ∇V(x),
 
 and a player's learning rule is to follow its own V. Here the correction U(x) = V(x′) is learned
-instead (`formulation="u"`), and what is followed is the gradient of (1 − γ) f + γ U. Two players
-who follow it are consistent: what each expects of the other is what the other does. Against a
-learner of another kind, the other's coordinates move by that learner's rule.
+instead (`formulation="u"`), and the gradient of (1 − γ) f + γ U is followed. Two players who follow
+it are consistent: each assumes the update that the other makes. Against a learner of another kind,
+the other's coordinates move by that learner's rule.
 
-One iteration is an outer loop: B pairs start anew and wander for T updates, with signs of the
-network's last hidden layer flipped at random so that they get around. After every k updates they
-are followed for k more without flips, and the temporal difference along those is learned from: by
-quantile regression, towards λ-returns of a slowly moving copy of the network, at discounts drawn
-anew from the arcsine distribution for each pair and player.
+One iteration is an outer loop: B new pairs explore for T updates, with signs of the network's last
+hidden layer flipped at random. After every k updates they are followed for k more without flips,
+and the network learns from the temporal differences along those: by quantile regression, towards
+λ-returns of a target network, at discounts redrawn from the arcsine distribution for each pair and
+player.
 
-S models learn side by side, each from its own numbers.
+S models learn side by side, from independent random numbers.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ class Config:
     """Hyperparameters; the defaults are those behind the published tables."""
 
     opponent: Literal["self", "naive", "lola"] = "self"
-    """Who the second player is: another follower of the meta-value, or a learner by its rule."""
+    """The second player: another follower of the meta-value, or a learner by its rule."""
     alpha: float = 25.0
-    """Step size of the policies' updates, and of what LOLA imagines."""
+    """Step size of the policies' updates, and of LOLA's imagined updates."""
     formulation: Literal["u", "v"] = "u"
     """Learn the correction U to the game's own gradient, or the meta-value V itself."""
     gamma: float = 0.95
     """Meta-discount that the learned rule is used with."""
     variable_gamma: bool = True
-    """Learn for discounts from the arcsine distribution, by pair and player, or for `gamma`."""
+    """Train with discounts from the arcsine distribution, by pair and player, or with `gamma`."""
     quantiles: int = 64
     """Quantiles of the value's distribution; 1 learns the mean by a Huber loss."""
     width: int = 128
@@ -76,11 +76,11 @@ class Config:
     stride: int = 10
     """Updates k in a stretch that is learned from."""
     flip_probability: float = 1 / 16
-    """Chance that a unit's sign is flipped while exploring; 0 explores by the model's own rule."""
+    """Probability of flipping a unit's sign while exploring; 0 explores by the model's own rule."""
     td_lambda: float = 0.9
-    """λ of the returns that are learned."""
-    inertia: float = 0.99
-    """Share ρ of the target network that is kept at each update; 0 has no target network."""
+    """λ of the λ-returns."""
+    target_rate: float = 0.01
+    """Share of the network that the target network takes in per update; 1: no target network."""
     full_gradient: bool = False
     """Differentiate the bootstrap too; needs λ = 0 and no target network."""
     models: int = 1
@@ -94,17 +94,17 @@ class Config:
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         require(self.blocks >= 0, f"blocks={self.blocks}: must be ≥ 0")
         require(self.alpha > 0, f"alpha={self.alpha}: must be > 0")
-        for name in ("gamma", "inertia"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{name}={value}: must be in [0, 1)")
+        require(0 <= self.gamma < 1, f"gamma={self.gamma}: must be in [0, 1)")
+        require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
         for name in ("td_lambda", "flip_probability"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
-        whole = self.trajectory >= 0 and self.trajectory % self.stride == 0
-        require(whole, f"trajectory={self.trajectory}: must be a multiple of stride={self.stride}")
-        plain = self.td_lambda == 0 and self.inertia == 0
-        good = not self.full_gradient or plain
-        require(good, "full_gradient=True: needs td_lambda=0 and inertia=0")
+        divisible = self.trajectory >= 0 and self.trajectory % self.stride == 0
+        message = f"trajectory={self.trajectory}: must be a multiple of stride={self.stride}"
+        require(divisible, message)
+        one_step = self.td_lambda == 0 and self.target_rate == 1
+        is_valid = one_step or not self.full_gradient
+        require(is_valid, "full_gradient=True: needs td_lambda=0 and target_rate=1")
 
 
 class _QuantileHuber(torch.autograd.Function):
@@ -150,7 +150,7 @@ def meta_gradient(
     flips: Tensor | None = None,
     naive: Tensor | None = None,
 ) -> Tensor:
-    """What followers of the meta-value do: (S, B, 2, n), each player's own gradient.
+    """Update direction of followers of the meta-value: (S, B, 2, n), each player's own gradient.
 
     Args:
         network: S models.
@@ -159,7 +159,7 @@ def meta_gradient(
         gamma: meta-discounts (S, B, 2).
         formulation: "u": of (1 − γ) f + γ U; "v": of V.
         flips: signs (S, B, 2, width).
-        naive: the game's own simultaneous gradient at x, where it is known already.
+        naive: the game's own simultaneous gradient at x, where it has been computed already.
     """
     with torch.enable_grad():
         own = x.detach().clone().requires_grad_()
@@ -200,7 +200,7 @@ def targets(
 
 
 class MeVa:
-    """Learns what to follow; the policies themselves come and go."""
+    """Learns the meta-value; the policies themselves are redrawn in every iteration."""
 
     STATE = ("network", "target", "optimizer", "generator", "progress")
     POLICY = ("network", "target")
@@ -253,7 +253,7 @@ class MeVa:
         }
 
     def direction(self, x: Tensor, gamma: float | None = None) -> Tensor:
-        """Where both players go from x (S, B, 2, n) with the target network: (S, B, 2, n).
+        """Update direction of both players at x (S, B, 2, n), by the target network: (S, B, 2, n).
 
         `gamma` replaces the configured meta-discount.
         """
@@ -262,7 +262,7 @@ class MeVa:
         return self._direction(self._followed, x, discount)
 
     def learn_policies(self, x: Tensor, updates: int, gamma: float | None = None) -> Tensor:
-        """Policies (S, B, 2, n) after so many updates by the learned rule and the opponent's."""
+        """Policies (S, B, 2, n) after `updates` updates by the learned rule and the opponent's."""
         for _ in range(updates):
             x = x + self.config.alpha * self.direction(x, gamma)
         return x
@@ -298,7 +298,7 @@ class MeVa:
     @property
     def _followed(self) -> MetaValueNetwork:
         """The slow network, where there is one."""
-        return self.target if self.config.inertia > 0 else self.network
+        return self.target if self.config.target_rate < 1 else self.network
 
     def _initial(self) -> Tensor:
         models, batch = self.config.models, self.config.batch_size
@@ -306,7 +306,7 @@ class MeVa:
         return drawn.view(models, batch, 2, -1)
 
     def _discounts(self) -> Tensor:
-        """(S, B, 2), from Beta(½, ½): the law of sin² of a uniform angle."""
+        """(S, B, 2), from Beta(½, ½): the distribution of sin² of a uniform angle."""
         shape = (self.config.models, self.config.batch_size, 2)
         device = self.generator.device
         if not self.config.variable_gamma:
@@ -325,17 +325,17 @@ class MeVa:
     def _direction(
         self, network: MetaValueNetwork, x: Tensor, gamma: Tensor, flips: Tensor | None = None
     ) -> Tensor:
-        known = simultaneous_gradient(self.game, x) if self.config.opponent == "naive" else None
-        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips, known)
+        naive = simultaneous_gradient(self.game, x) if self.config.opponent == "naive" else None
+        step = meta_gradient(network, self.game, x, gamma, self.config.formulation, flips, naive)
         if self._rule is None:
             return step
-        theirs = self._rule(self.game, x, 1) if known is None else known[..., 1, :]
-        return torch.stack((step[..., 0, :], theirs), -2)
+        opponent_step = self._rule(self.game, x, 1) if naive is None else naive[..., 1, :]
+        return torch.stack((step[..., 0, :], opponent_step), -2)
 
     def _follow(self, x: Tensor, gamma: Tensor, flips: Tensor | None = None) -> Tensor:
         """The next k updates: x⁰ … xᵏ (k + 1, S, B, 2, n)."""
         for parameter in self._learned:
-            parameter.requires_grad_(False)  # nothing need be kept for their derivatives
+            parameter.requires_grad_(False)  # saves the memory of their derivatives
         visited = [x]
         for _ in range(self.config.stride):
             step = self._direction(self.network, visited[-1], gamma, flips)
@@ -369,10 +369,10 @@ class MeVa:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if config.inertia > 0:
+        if config.target_rate < 1:
             pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
             for slow, fast in pairs:
-                slow.data.lerp_(fast.data, 1 - config.inertia)
+                slow.data.lerp_(fast.data, config.target_rate)
         return loss.detach() / config.models
 
     def _update(self, obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

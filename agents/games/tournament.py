@@ -44,9 +44,9 @@ def trained(folder: str, game: Game, trust: bool = False) -> Contestant:
 
 
 def _returns(game: Game) -> list[list[float]]:
-    """What some policies come to: the same for two games only if they are one."""
-    found: list[list[float]] = game.value(game.draw(3, torch.Generator().manual_seed(0))).tolist()
-    return found
+    """Returns of some fixed policies, as a fingerprint of the game."""
+    returns: list[list[float]] = game.value(game.draw(3, torch.Generator().manual_seed(0))).tolist()
+    return returns
 
 
 def contestant(player: str, game: Game, alpha: float, trust: bool = False) -> Contestant:
@@ -84,13 +84,13 @@ def main(argv: Sequence[str]) -> int:
         players = {
             name: contestant(name, game, chosen.alpha, chosen.trust) for name in chosen.players
         }
-        found = table(game, players, chosen.pairs, chosen.updates, chosen.seed)
+        returns = table(game, players, chosen.pairs, chosen.updates, chosen.seed)
     except UserError as problem:
         fail(problem, "semigradient.agents.games.tournament")
     width = max(map(len, players)) + 2
     print(" " * width + "".join(f"{name:>{width + 4}s}" for name in players))
     for first in players:
-        cells = (found[first, second] for second in players)
+        cells = (returns[first, second] for second in players)
         print(f"{first:{width}s}" + "".join(f"{cell:{width + 4}.3f}" for cell in cells))
     return 0
 

@@ -1,18 +1,18 @@
 """Best response shaping against a tree search, on finite repeated 2×2 games.
 
-The tree-search detective knows the agent as a black box that answers "what do you do here": it
-grows the whole tree of its own n actions, asks the agent once at every node, and takes the path
-that pays itself most. The agent earns what it earns along that path, and learns by
+The tree-search detective queries the agent's policy as a black box: it expands the complete tree
+of its own n actions, samples the agent's action once per node, and takes the path with its own
+largest return. The agent's return is that along this path, and it learns by
 
     ∇J = E[(R¹ - b) Σ_{all nodes} ∇ log π(a_node | state of node)]
 
-over all nodes, since what the agent says off the path decides which path it is. BRS-SP adds
+over all nodes, since the agent's answers off the path decide which path is chosen. BRS-SP adds
 self-play with reward sharing (`gradients.self_play`).
 
-`Learner` trains several seeds at once, as rows of the same tensors, and `TreeSearchBRS` makes an
-agent of one for `train.py`. `exact_values` is the expected
-outcome without any sampling, by dynamic programming over the joint distribution of both values; it
-is differentiable and what the estimator is held against.
+`TreeSearchLearner` trains several seeds at once, as rows of the same tensors; `TreeSearchBRS` is
+the agent made of it. `exact_values` is the expected outcome without any sampling, by dynamic
+programming over the joint distribution of both values; it is differentiable and the reference of
+the estimator's tests.
 
 Source: T. Cooijmans, PhD thesis 2023, sections 5.5.1, 5.A.1 and 5.E. The thesis leaves open the
 hidden width, the batch, the baseline, the steps, and how the detective breaks ties (here: fairly).
@@ -55,7 +55,7 @@ class Config:
     trees: int = 256
     """Trees, and games of self-play, for an update."""
     hidden: int = 32
-    """Width of the hidden tanh layer; 0: five logits and nothing else."""
+    """Width of the hidden tanh layer; 0: five free logits."""
     self_play: float = 0.0
     """Weight of self-play with reward sharing: 0 for BRS, 1 for BRS-SP."""
     agents: int = 1
@@ -73,20 +73,20 @@ class Trees(NamedTuple):
     """B searches for each of S agents."""
 
     values: Tensor  # (2, S, B): what agent and detective earn
-    asked: Tensor  # (S, B, 5, 2): how often each state was answered with A and with B
+    counts: Tensor  # (S, B, 5, 2): how often each state was answered with A and with B
     on_path: Tensor  # (S, B, 5, 2): the same, only at the nodes of the chosen path
 
 
 def search(
-    chances: Tensor, payoff: Tensor, rounds: int, count: int, random: torch.Generator
+    probabilities: Tensor, payoff: Tensor, rounds: int, count: int, random: torch.Generator
 ) -> Trees:
     """Grow trees for agents with probabilities of A (S, 5), payoff (2, 4), the agent first."""
-    agents = len(chances)
+    agents = len(probabilities)
     state = torch.zeros(agents, count, 1, dtype=torch.int64)
     levels = []
     for _ in range(rounds):
-        drawn = torch.rand(state.shape, generator=random, dtype=chances.dtype)
-        likely = chances.gather(1, state.flatten(1)).view_as(state)
+        drawn = torch.rand(state.shape, generator=random, dtype=probabilities.dtype)
+        likely = probabilities.gather(1, state.flatten(1)).view_as(state)
         acted = (drawn >= likely).long()
         levels.append(2 * state + acted)
         state = (1 + 2 * acted[..., None] + torch.arange(2)).flatten(2)
@@ -101,8 +101,8 @@ def search(
         values = values.gather(-1, choice.expand(2, -1, -1, -1)[..., None]).squeeze(-1)
         choices.append(choice)
     node, path = torch.zeros(agents, count, 1, dtype=torch.int64), []
-    for asked, choice in zip(levels, reversed(choices), strict=True):
-        path.append(asked.gather(2, node))
+    for answers, choice in zip(levels, reversed(choices), strict=True):
+        path.append(answers.gather(2, node))
         node = 2 * node + choice.gather(2, node)
     kept = values.squeeze(-1)
     return Trees(kept, _tally(torch.cat(levels, 2), payoff), _tally(torch.cat(path, 2), payoff))
@@ -115,33 +115,33 @@ def _tally(answers: Tensor, like: Tensor) -> Tensor:
     return counts.unflatten(2, (STATES, 2))
 
 
-def tree_objective(logits: Tensor, values: Tensor, asked: Tensor) -> Tensor:
+def tree_objective(logits: Tensor, values: Tensor, counts: Tensor) -> Tensor:
     """REINFORCE on whole trees, to be maximised: (S,), the batch mean as baseline.
 
     Args:
         logits: (S, 5) of action A.
         values: (S, B), the agent's.
-        asked: (S, B, 5, 2) as in `Trees`.
+        counts: (S, B, 5, 2) as in `Trees`.
     """
     # A mean of all but one's own is a baseline without bias: that is this factor.
     count = values.shape[1]
     advantage = (values - values.mean(1, keepdim=True)) * (count / (count - 1))
-    weighted = torch.einsum("sb,sbka->ska", advantage, asked) / count
-    return (weighted * _log_chances(logits)).sum((1, 2))
+    weighted = torch.einsum("sb,sbka->ska", advantage, counts) / count
+    return (weighted * _log_probs(logits)).sum((1, 2))
 
 
 def shared_objective(
     logits: Tensor, payoff: Tensor, rounds: int, count: int, random: torch.Generator
 ) -> Tensor:
     """Self-play with reward sharing, to be maximised: (S,), on sampled games."""
-    chances, log_chances = logits.detach().sigmoid(), _log_chances(logits).flatten(1)
+    probabilities, log_probs = logits.detach().sigmoid(), _log_probs(logits).flatten(1)
     state = torch.zeros(len(logits), 2, count, dtype=torch.int64)
     swapped = torch.tensor(_SWAPPED)
     total, seats = torch.zeros(len(logits), count, dtype=payoff.dtype), []
     for _ in range(rounds):
-        drawn = torch.rand(state.shape, generator=random, dtype=chances.dtype)
-        acted = (drawn >= chances.gather(1, state.flatten(1)).view_as(state)).long()
-        seats.append(log_chances.gather(1, (2 * state + acted).flatten(1)).view_as(state))
+        drawn = torch.rand(state.shape, generator=random, dtype=probabilities.dtype)
+        acted = (drawn >= probabilities.gather(1, state.flatten(1)).view_as(state)).long()
+        seats.append(log_probs.gather(1, (2 * state + acted).flatten(1)).view_as(state))
         joint = 2 * acted[:, 0] + acted[:, 1]
         total = total + payoff[0, joint]
         state = torch.stack((1 + joint, swapped[1 + joint]), 1)
@@ -150,50 +150,50 @@ def shared_objective(
     return self_play_return(own, other, advantage.expand_as(own))
 
 
-def _log_chances(logits: Tensor) -> Tensor:
+def _log_probs(logits: Tensor) -> Tensor:
     """(S, 5, 2): log-probabilities of A and B."""
     return torch.stack((F.logsigmoid(logits), F.logsigmoid(-logits)), 2)
 
 
-def exact_values(chances: Tensor, payoff: Tensor, rounds: int) -> Tensor:
+def exact_values(probabilities: Tensor, payoff: Tensor, rounds: int) -> Tensor:
     """Expected values (2,) of agent and detective, for probabilities of A (5,); differentiable.
 
     Payoffs must be integers that are not positive. The distribution of (detective's, agent's)
     value below a node depends only on the node's state and the rounds left.
     """
     worst = int(-payoff.min()) * rounds + 1
-    below = torch.zeros(STATES, worst, worst, dtype=chances.dtype)
+    below = torch.zeros(STATES, worst, worst, dtype=probabilities.dtype)
     below[:, 0, 0] = 1.0  # minus the values are the indices
     for _ in range(rounds):
         answers = [
             _better(*(_shifted(below[1 + 2 * a + b], payoff[:, 2 * a + b]) for b in (0, 1)))
             for a in (0, 1)
         ]
-        here = chances.view(-1, 1, 1)
+        here = probabilities.view(-1, 1, 1)
         below = here * answers[0] + (1 - here) * answers[1]
-    losses = -torch.arange(worst, dtype=chances.dtype)
+    losses = -torch.arange(worst, dtype=probabilities.dtype)
     return torch.stack(((below[0].sum(0) * losses).sum(), (below[0].sum(1) * losses).sum()))
 
 
 def _shifted(distribution: Tensor, reward: Tensor) -> Tensor:
-    """The distribution after a reward to (agent, detective) came on top."""
-    agent, detective = (int(-each) for each in reward)
+    """The distribution after adding a reward to (agent, detective)."""
+    agent, detective = (int(-amount) for amount in reward)
     size = len(distribution)
     return F.pad(distribution, (agent, 0, detective, 0))[:size, :size]
 
 
 def _better(one: Tensor, two: Tensor) -> Tensor:
-    """The distribution of whichever pair pays the detective more; a fair toss between equals."""
+    """The distribution of the pair that is better for the detective; ties are broken fairly."""
 
-    def wins(mine: Tensor, others: Tensor) -> Tensor:
-        by_loss = others.sum(1)
+    def wins(own: Tensor, other: Tensor) -> Tensor:
+        by_loss = other.sum(1)
         worse = by_loss.flip(0).cumsum(0).flip(0) - by_loss / 2
-        return mine * worse[:, None]
+        return own * worse[:, None]
 
     return wins(one, two) + wins(two, one)
 
 
-class Learner:
+class TreeSearchLearner:
     """BRS, or with `self_play` BRS-SP, of several seeds at once.
 
     Args:
@@ -253,7 +253,7 @@ class Learner:
         play = self.payoff, config.rounds, config.trees, self.random
         trees = search(logits.detach().sigmoid(), *play)
         self.progress.steps += config.trees * (2**config.rounds - 1)
-        objective = tree_objective(logits, trees.values[0], trees.asked)
+        objective = tree_objective(logits, trees.values[0], trees.counts)
         if config.self_play:
             objective = objective + config.self_play * shared_objective(logits, *play)
             self.progress.steps += config.trees * config.rounds
@@ -264,7 +264,7 @@ class Learner:
 
 
 class TreeSearchBRS:
-    """A `Learner` on the 2×2 game behind an environment, of few rounds and without a discount."""
+    """`TreeSearchLearner` on the 2×2 game behind an environment: few rounds, no discount."""
 
     STATE = ("learner",)
     POLICY = ("learner",)
@@ -276,7 +276,7 @@ class TreeSearchBRS:
         game = matrix_game_behind(setup.envs)
         _check(game, config)
         self.config = replace(config, rounds=game.horizon or config.rounds)
-        self.learner = Learner(
+        self.learner = TreeSearchLearner(
             self.config, config.agents, setup.seed, game.payoff, setup.make_optimizer
         )
         self.progress = self.learner.progress
@@ -294,9 +294,10 @@ class TreeSearchBRS:
 
 
 def _check(game: MatrixGame, config: Config) -> None:
-    """Refuse what the search has no answer to."""
+    """Refuse games that the search cannot solve."""
     require(game.horizon <= 8, f"horizon={game.horizon}: must be ≤ 8 for brs-ipd's trees")
-    whole = bool((game.payoff == game.payoff.round()).all())
-    require(whole, f"payoff={game.payoff.tolist()}: must be integers for brs-ipd, which tells ties")
+    is_integer = bool((game.payoff == game.payoff.round()).all())
+    payoff = game.payoff.tolist()
+    require(is_integer, f"payoff={payoff}: must be integers for brs-ipd, which tells ties")
     alike = game.symmetric or not config.self_play
     require(alike, f"self_play={config.self_play}: needs a game that is alike from both seats")

@@ -1,9 +1,9 @@
 """Coconet: counterpoint by convolution, trained as an orderless NADE (Huang et al. 2017).
 
-A network is shown random parts of random crops and learns the distribution of every hidden note:
-of which only the data is needed that stands behind `semigradient/Chorales-v0`. Its policy guesses
-hidden notes at once; what composes with it is in `domains/music/gibbs.py`, what scores it in
-`domains/music/framewise.py`. Steps are crops seen.
+A network sees random parts of random crops and learns the distribution of every hidden note; of the
+environment `semigradient/Chorales-v0` only the data is used. The policy predicts all hidden notes
+at once; `domains/music/gibbs.py` samples scores with it, `domains/music/framewise.py` evaluates it.
+Steps are crops seen.
 
 Source: T. Cooijmans, PhD thesis, sections 3.3 to 3.6. Learning rate, batch size and what ends
 training are not there; defaults are those of the published code: batches of 20, and Adam's step
@@ -129,7 +129,7 @@ class Coconet:
     def conditionals(self, pitches: Tensor, known: Tensor) -> Tensor:
         """Log-probabilities (B, I, T, P) with population statistics, for samplers and scores.
 
-        They are where `pitches` are, whatever device the network is on.
+        The result is on the device of `pitches`.
         """
         self.measure_statistics()
         device, training = self.setup.device, self.network.training
@@ -139,9 +139,9 @@ class Coconet:
         return log_probs.to(pitches.device)
 
     def measure_statistics(self) -> None:
-        """Put population statistics in the place of running averages, once for each weights.
+        """Replace running averages by population statistics, once per update of the weights.
 
-        They are a function of the weights and the seed alone, and training does not look at them.
+        They are a function of the weights and the seed alone, and do not affect training.
         """
         passes = self.config.statistics_passes
         if not passes or self._measured_at == self.progress.steps or not self.setup.learning:
@@ -169,7 +169,7 @@ class Coconet:
         return act
 
     def _examples(self, source: torch.Generator, pieces: Any = None, count: int = 0) -> Any:
-        """Crops (B, I, T) and what is shown of them."""
+        """Crops (B, I, T) and masks of their known notes."""
         pieces, count = pieces or self.core.pieces, count or self.config.batch_size
         steps = self.core.steps
         pitches = chorales.crops(pieces, count, steps, source, self.core.align)

@@ -1,4 +1,4 @@
-"""Composers that learn nothing: the samplers of a model as policies, and the least one can do.
+"""Composers that learn nothing: the samplers of a model as policies, and trivial baselines.
 
 What is sampled note by note fills (`semigradient/ChoraleFill-v0`, `semigradient/ToyChorale-v0`),
 what erases rewrites (`semigradient/ChoraleRewrite-v0`). Ancestral sampling is the optimal policy of
@@ -49,15 +49,15 @@ class Config:
     """Steps per environment and iteration."""
 
     def __post_init__(self) -> None:
-        known = get_args(Kind)
-        require(self.kind in known, f"kind={self.kind!r}: accepted are {', '.join(known)}")
+        kinds = get_args(Kind)
+        require(self.kind in kinds, f"kind={self.kind!r}: accepted are {', '.join(kinds)}")
         require(0 <= self.alpha <= 1, f"alpha={self.alpha}: must be in [0, 1]")
         require(self.rollout_steps >= 1, f"rollout_steps={self.rollout_steps}: must be ≥ 1")
         Annealed(self.alpha_max, self.alpha_min, self.eta)
 
 
 class Composer:
-    """Acts in B environments, so that scores of references are made like all others."""
+    """Acts in B environments, so that baselines are scored like all other agents."""
 
     STATE = ("stepper", "generator")
     POLICY = ()
@@ -88,8 +88,8 @@ class Composer:
         if config.kind == "ancestral" and isinstance(core, ChoraleFill):
             return ancestral(core, random)
         if isinstance(core, ChoraleRewrite):
-            wanted = "block" if config.kind == "one-voice" else "schedule"
-            if config.kind != "ancestral" and core.actions == wanted:
+            actions = "block" if config.kind == "one-voice" else "schedule"
+            if config.kind != "ancestral" and core.actions == actions:
                 return _eraser(config, core)
         raise UserError(
             f"kind={config.kind!r}: ancestral fills, one-voice rewrites with actions=block, "
@@ -98,18 +98,18 @@ class Composer:
 
 
 def random_legal(space: spaces.Space, random: torch.Generator) -> Policy:
-    """Uniform over the legal actions; over all where no mask tells."""
+    """Uniform over the legal actions; over all without a mask."""
 
     def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         if isinstance(space, spaces.Box):
-            luck = torch.rand((len(obs), *space.shape), generator=random).numpy()
-            return (space.low + luck * (space.high - space.low)).astype(space.dtype)
+            uniform = torch.rand((len(obs), *space.shape), generator=random).numpy()
+            return (space.low + uniform * (space.high - space.low)).astype(space.dtype)
         if isinstance(space, spaces.MultiBinary):
             bits = torch.randint(2, (len(obs), *space.shape), generator=random)
             return bits.to(torch.int8).numpy()
         if isinstance(space, spaces.MultiDiscrete):
-            luck = torch.rand((len(obs), len(space.nvec)), generator=random).numpy()
-            return (luck * space.nvec).astype(np.int64)
+            uniform = torch.rand((len(obs), len(space.nvec)), generator=random).numpy()
+            return (uniform * space.nvec).astype(np.int64)
         assert isinstance(space, spaces.Discrete)
         legal = np.ones((len(obs), int(space.n)), bool) if mask is None else mask
         weights = torch.from_numpy(np.asarray(legal, np.float32))
@@ -121,12 +121,12 @@ def random_legal(space: spaces.Space, random: torch.Generator) -> Policy:
 def ancestral(core: ChoraleFill, random: torch.Generator) -> Policy:
     """A cell drawn uniformly among the unknown ones, a pitch drawn from the model's distribution.
 
-    What the model gives to illegal pitches is shared out among the others of the cell.
+    The probability of illegal pitches is redistributed over the others of the cell.
     """
     setting, flat = core.setting, isinstance(core.single_action_space, spaces.Discrete)
     model, voices = setting.need_model("kind='ancestral'"), setting.voices
-    good = flat and core.order == "free"
-    require(good, "kind='ancestral': needs order=free and actions=flat")
+    is_valid = flat and core.order == "free"
+    require(is_valid, "kind='ancestral': needs order=free and actions=flat")
 
     def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         rows = torch.from_numpy(obs).to(setting.device)
@@ -141,7 +141,7 @@ def ancestral(core: ChoraleFill, random: torch.Generator) -> Policy:
 
 
 def _eraser(config: Config, core: ChoraleRewrite) -> Policy:
-    """What is erased depends on the step alone, which observations tell."""
+    """Erasing by the step alone, which is read from the observations."""
     schedule = Annealed(config.alpha_max, config.alpha_min, config.eta)
     horizon, setting = core.horizon, core.setting
 

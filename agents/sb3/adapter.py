@@ -1,7 +1,7 @@
 """stable-baselines3's DQN, PPO and A2C behind this toolkit's agent protocol.
 
-They see the same environments, optimizers, seeds and evaluation as our own agents, so a score of
-theirs stands beside ours on equal terms. Networks, losses, memories and exploration are SB3's.
+They see the same environments, optimizers, seeds and evaluation as our own agents, so their
+scores are comparable. Networks, losses, memories and exploration are SB3's.
 
 SB3 cannot resume exactly. A checkpoint holds the policy, the optimizer, the statistics of the
 normalisation and the counters; the replay memory starts empty again, every environment starts a
@@ -89,7 +89,7 @@ class Config:
     clip_range: float = 0.2
     """ppo: largest change of the probability ratio that is rewarded."""
     clip_range_vf: float = 0.0
-    """ppo: largest change of the value that is rewarded; 0 leaves values alone."""
+    """ppo: largest change of the value that is rewarded; 0: no clipping."""
     clip_schedule: Literal["constant", "linear"] = "constant"
     """ppo: policy clip over the run: constant, or falling linearly to 0."""
     target_kl: float = 0.0
@@ -170,7 +170,7 @@ class SB3:
                 norm_reward=config.normalize_reward,
                 gamma=config.gamma,
             )
-        self._rate = 0.0  # known once the optimizer exists; SB3 asks for one before
+        self._rate = 0.0  # known once the optimizer exists; SB3 needs one before
         scale = _scale(config.schedule)
         chosen = arguments(config)
         if config.algorithm == "dqn" and not setup.learning:
@@ -219,7 +219,7 @@ class SB3:
         return self._scalars()
 
     def policy(self, deterministic: bool = True) -> Policy:
-        """SB3's own prediction; DQN explores, when asked, as at the end of the run."""
+        """SB3's own prediction; DQN explores, unless deterministic, as at the end of the run."""
         rng = np.random.default_rng((self.setup.seed, 3))
         explore = self.config.exploration_final_eps if self.config.algorithm == "dqn" else 0.0
 
@@ -264,14 +264,14 @@ class SB3:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what was learned, in fresh episodes and with an empty memory."""
+        """Continue from what was learned, in fresh episodes and with an empty memory."""
         model = self.model
         load_optimizer_state(model.policy.optimizer, state["optimizer"])
         model._n_updates = state["updates"]
         if self.config.algorithm == "dqn":
             model._n_calls = state["calls"]
             model.replay_buffer.reset()
-        # The reset counts decide the seeds: go on with seeds not used before.
+        # The reset counts decide the seeds: continue with unused seeds.
         self.setup.envs.resets[:] = state["resets"]
         self.bridge.episodes = []
         self._start()

@@ -1,4 +1,4 @@
-"""Our vector environments as stable-baselines3 wants to see them."""
+"""Our vector environments with the interface of stable-baselines3."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Bridge(VecEnv):
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> np.ndarray:
-        """Start a fresh episode everywhere: (B, *observation)."""
+        """Start new episodes in all environments: (B, *observation)."""
         self._returns[:] = 0
         self._lengths[:] = 0
         with self.timers("environment"):
@@ -67,7 +67,7 @@ class Bridge(VecEnv):
         return obs, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
-        """The environments belong to whoever made them."""
+        """Nothing to do: the caller closes the environments."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """The vector environment's attribute, once for each environment."""

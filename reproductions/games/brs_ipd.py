@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from semigradient import optim
-from semigradient.agents.games.tree_search import Config, Learner, exact_values
+from semigradient.agents.games.tree_search import Config, TreeSearchLearner, exact_values
 from semigradient.experiments.curves import COLOURS
 from semigradient.gradients.repeated import PRISONERS
 from semigradient.reproductions.report import Job, Report, Row
@@ -56,7 +56,7 @@ def train(
     """Probabilities of C (points, S, 5) over training and the updates they belong to."""
     make_config: Any = optim.config_class(optimizer)
     make_optimizer = partial(optim.make, make_config(lr=rate))
-    learner = Learner(chosen, seeds, make_optimizer=make_optimizer)
+    learner = TreeSearchLearner(chosen, seeds, make_optimizer=make_optimizer)
     every = max(1, updates // _POINTS)
     at, chances = [0], [learner.logits().detach().sigmoid().numpy()]
     for update in range(1, updates + 1):

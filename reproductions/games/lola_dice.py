@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semigradient.agents.games.lola_dice import Config, Learner
+from semigradient.agents.games.lola_dice import Config, LolaDiceLearner
 from semigradient.experiments.curves import COLOURS
 from semigradient.gradients.dice import dice_return
 from semigradient.gradients.repeated import PRISONERS, expected_return, sample
@@ -106,7 +106,7 @@ LEARNERS = {
 
 def learn(config: Config, updates: int, seeds: int) -> dict[str, Array]:
     """Mean reward of a round (updates, S), of both players together."""
-    learner = Learner(config, seeds)
+    learner = LolaDiceLearner(config, seeds)
     return {"reward": np.array([learner.iterate().mean(1).numpy() for _ in range(updates)], float)}
 
 

@@ -44,7 +44,7 @@ VARIANTS: Mapping[str, list[str]] = {
     "default": [],
     "V instead of U": ["--formulation", "v"],
     "no exploration": ["--flip-probability", "0"],
-    "no target network": ["--inertia", "0"],
+    "no target network": ["--target-rate", "1"],
     "no λ-returns": ["--td-lambda", "0"],
     "no quantiles": ["--quantiles", "1"],
 }
@@ -61,7 +61,7 @@ _LEARNED = -1.5
 def value_errors(agent: MeVa, visited: Tensor) -> tuple[Array, Array]:
     """Short and long errors (S,) along policies x⁰ … xⁿ (n + 1, S, B, 2, 5)."""
     config, game = agent.config, agent.game
-    network = agent.target if config.inertia > 0 else agent.network
+    network = agent.target if config.target_rate < 1 else agent.network
     gamma = torch.full(visited.shape[1:4], config.gamma)
     returns = game.value(visited)
     rewards = (1 - config.gamma) * (returns[1:] if config.formulation == "u" else returns[:-1])

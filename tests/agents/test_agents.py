@@ -54,8 +54,8 @@ def test_truncation_bootstraps(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["dqn", "n-step", "no target", "ppo", "a2c"])
 def test_termination_does_not(variant: str) -> None:
     name, config, iterations = VARIANTS[variant]
-    known = {"terminates": True, "shows_time": True}
-    agent = build(name, "test/Clock-v0", config, total=4 * iterations, **known)
+    options = {"terminates": True, "shows_time": True}
+    agent = build(name, "test/Clock-v0", config, total=4 * iterations, **options)
     for _ in range(iterations):
         agent.iterate()
     learned = values(agent, np.eye(6)[:5])

@@ -39,7 +39,7 @@ def plainly(
 ) -> list[float]:
     """One path after another, at temperature ½."""
     terminated, truncated = ends
-    found = []
+    errors = []
     for column in range(value.shape[1]):
         total, factor, place = 0.0, 1.0, 0
         while place < len(value) - 1:
@@ -50,17 +50,17 @@ def plainly(
             if terminated[place - 1, column]:
                 factor = 0.0
                 break
-        found.append(total + factor * float(value[place, column]) - float(value[0, column]))
-    return found
+        errors.append(total + factor * float(value[place, column]) - float(value[0, column]))
+    return errors
 
 
 def test_the_inconsistency_is_that_of_plain_loops() -> None:
     random = torch.Generator().manual_seed(0)
     value, log_prob, reward = torch.randn(3, 6, 100, generator=random, dtype=torch.float64)
     terminated, truncated = torch.rand(2, 6, 100, generator=random) < 0.12
-    found = inconsistency(value, log_prob, reward, terminated, truncated, 0.9, 0.5)
+    errors = inconsistency(value, log_prob, reward, terminated, truncated, 0.9, 0.5)
     expected = plainly(value, log_prob, reward, (terminated, truncated), 0.9)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(errors, torch.tensor(expected, dtype=torch.float64))
     assert bool((truncated[0] & ~terminated[0]).any())
 
 
@@ -118,7 +118,7 @@ def test_the_toy_is_learned(unified: bool) -> None:
         hidden=(128, 128),
         activation="relu",
         batch_size=128,
-        updates=2,
+        gradient_steps=2,
         learning_starts=500,
         schedule="linear",
         unified=unified,

@@ -77,7 +77,7 @@ def trajectories() -> Iterator[list[tuple[int, int, float]]]:
 
 
 def distinct() -> list[list[tuple[int, int, float]]]:
-    return [list(each) for each in {tuple(path): None for path in map(tuple, trajectories())}]
+    return [list(path) for path in {tuple(path): None for path in map(tuple, trajectories())}]
 
 
 @pytest.mark.parametrize("kind", ["to-go", "episode"])
@@ -158,8 +158,8 @@ def test_episodes_are_whole_and_short_ones_not_preferred(corridor: str) -> None:
         lengths += length[left == length].tolist()
         assert sorted(map(float, length[left == 1])) == sorted(lengths[-150:])
     ended = agent.progress.pop_episodes()
-    assert sorted(each for _, each in ended) == sorted(map(int, lengths))
-    assert all(value == each for value, each in ended)
+    assert sorted(length for _, length in ended) == sorted(map(int, lengths))
+    assert all(value == length for value, length in ended)
     error = np.std(lengths) / np.sqrt(len(lengths))
     assert abs(np.mean(lengths) - 6) < 3 * error
     assert agent.progress.steps > sum(lengths)

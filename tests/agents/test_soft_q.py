@@ -36,9 +36,9 @@ def test_the_soft_value_of_a_softmax_is_a_log_sum() -> None:
     q = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     legal = torch.tensor([[True, True, False, True]]).expand(5, 4)
     for alpha in (0.3, 1.0, 4.0):
-        found = soft_value(q, log_softmax(q / alpha, legal), torch.tensor(alpha))
+        value = soft_value(q, log_softmax(q / alpha, legal), torch.tensor(alpha))
         want = alpha * (q / alpha).masked_fill(~legal, -torch.inf).logsumexp(1)
-        assert torch.allclose(found, want)
+        assert torch.allclose(value, want)
 
 
 def test_the_actor_stands_still_at_the_softmax_and_nowhere_else() -> None:
@@ -72,11 +72,13 @@ def test_it_learns_the_exact_soft_optimum(agent: str) -> None:
         learner.iterate()
     table = table_of(learner)
     states = torch.arange(table.size)
-    found = learner.log_policy(table.features(states).numpy(), table.legal(states).numpy())
+    log_policy = learner.log_policy(table.features(states).numpy(), table.legal(states).numpy())
     reward = table.log_reward(states).exp()
-    law = table.reach(soft_optimum(table, reward, 0.5))[1]
+    exact = table.reach(soft_optimum(table, reward, 0.5))[1]
     blind = table.reach(soft_optimum(table, torch.zeros_like(reward), 0.5))[1]
-    gap, wrong = ((table.reach(found)[1] - each).abs().sum() / 2 for each in (law, blind))
+    gap, wrong = (
+        (table.reach(log_policy)[1] - reference).abs().sum() / 2 for reference in (exact, blind)
+    )
     assert float(gap) < 0.05
     assert float(wrong) > 0.1
 
@@ -87,12 +89,12 @@ def test_the_temperature_finds_the_wanted_entropy() -> None:
         "--learning-starts 100 --target-rate 0.1 --hidden 32 --optim.lr 1e-2 --steps 6000"
     )
     learner = make("soft-q", *flags.split())
-    found: list[float] = []
+    entropies: list[float] = []
     while learner.progress.steps < 6000:
         scalars = learner.iterate()
-        found.append(float(scalars["entropy"]) if "entropy" in scalars else 0.0)
-    wanted = 0.5 * torch.tensor(3.0).log()
-    assert sum(found[-20:]) / 20 == pytest.approx(float(wanted), abs=0.12)
+        entropies.append(float(scalars["entropy"]) if "entropy" in scalars else 0.0)
+    target = 0.5 * torch.tensor(3.0).log()
+    assert sum(entropies[-20:]) / 20 == pytest.approx(float(target), abs=0.12)
 
 
 def test_bad_input_is_named() -> None:

@@ -135,7 +135,7 @@ def check_files(folder: Path, name: str) -> None:
     numbers = {key: last[key] for key in keys & set(last)}
     # Four examples may all be of one action.
     finite = {key: np.isfinite(value) for key, value in numbers.items() if "_action" not in key}
-    assert [key for key, good in finite.items() if not good] == []
+    assert [key for key, is_finite in finite.items() if not is_finite] == []
     assert -1 <= numbers["diagnose/interference/stiffness"] <= 1
     assert 0 <= numbers["diagnose/sensitivity/gini"] < 1
     assert 0 <= numbers["diagnose/sign-variance/sign_variance"] <= 0.96
@@ -246,9 +246,9 @@ def test_images_can_be_observed(tmp_path: Path) -> None:
         for name, gradient in zip(parameters, gradients, strict=True):
             torch.testing.assert_close(rows[name][i], gradient, rtol=1e-4, atol=1e-6)
     attachment = Attachment(run.run, agent)
-    found = attachment._findings(40)
-    assert list(found) == ["interference", "gain", "evolution"]
-    for findings in found.values():
+    by_name = attachment._findings(40)
+    assert list(by_name) == ["interference", "gain", "evolution"]
+    for findings in by_name.values():
         assert all(torch.isfinite(value) for value in findings.scalars.values())
 
 

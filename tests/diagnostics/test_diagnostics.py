@@ -116,7 +116,7 @@ def test_the_oracle_takes_every_gradient_at_the_present_parameters():
     net = q_net()
     net.load_state_dict(path.last)
     for age, batch in enumerate(reversed(path.batches)):
-        gradients = stacked(one_at_a_time(batch.of(net)), "gradient").mean(0)
+        gradients = stacked(one_at_a_time(batch.with_module(net)), "gradient").mean(0)
         expected = expected + (1 - beta) * beta**age * gradients
     torch.testing.assert_close(flat(oracle(path, beta), False), expected, **TIGHT)
 
@@ -174,24 +174,24 @@ def retrained(examples: Examples, obs: Tensor, lr: float) -> list[Tensor]:
     """Losses of example ORDER[t] at t in TIMES, itself as it was, after training on `obs`."""
     clean = examples.samples["obs"]
     changed = replace(examples, samples={**examples.samples, "obs": obs})
-    params, found = examples.parameters, {}
+    params, expected = examples.parameters, {}
     for t, index in enumerate(ORDER.tolist()):
         if t in TIMES:
             now = replace(examples, samples={**examples.samples, "obs": clean})
-            found[t] = derivatives.losses(now, params)[index]
+            expected[t] = derivatives.losses(now, params)[index]
         step = derivatives.semi_gradient(changed.select(torch.tensor([index])), params)
         params = moved(params, step, -lr)
-    return [found[t] for t in TIMES]
+    return [expected[t] for t in TIMES]
 
 
 @pytest.mark.parametrize("moving", [True, False])
 def test_sensitivity_equals_retraining_on_perturbed_inputs(moving):
     examples, lr, h = q_examples(q_net(), 4, moving), 0.1, 1e-5
-    found = unrolled(
+    sensitivity = unrolled(
         field_of(examples), measured_of(examples), examples.parameters, examples.samples,
         ORDER, lr, TIMES,
     )  # fmt: skip
-    assert found.shape == (2, 1, 4, 3)
+    assert sensitivity.shape == (2, 1, 4, 3)
     obs = examples.samples["obs"]
     for i in range(4):
         for j in range(3):
@@ -200,11 +200,11 @@ def test_sensitivity_equals_retraining_on_perturbed_inputs(moving):
             up, down = retrained(examples, obs + bump, lr), retrained(examples, obs - bump, lr)
             for k in range(2):
                 expected = (up[k] - down[k]) / (2 * h)
-                torch.testing.assert_close(found[k, 0, i, j], expected, rtol=1e-6, atol=1e-9)
+                torch.testing.assert_close(sensitivity[k, 0, i, j], expected, rtol=1e-6, atol=1e-9)
     # Before t = 2 only examples 0 and 3 were learned from.
-    assert found[0, 0, [1, 2]].abs().max() == 0
-    mean = loss_sensitivity(found)
-    torch.testing.assert_close(mean, found.abs().sum(-1).mean(0), **TIGHT)
+    assert sensitivity[0, 0, [1, 2]].abs().max() == 0
+    mean = loss_sensitivity(sensitivity)
+    torch.testing.assert_close(mean, sensitivity.abs().sum(-1).mean(0), **TIGHT)
 
 
 def test_sensitivity_of_every_class():
@@ -219,16 +219,16 @@ def test_sensitivity_of_every_class():
 
     params = {n: p.detach() for n, p in net.named_parameters()}
     args = (params, samples, ORDER, 0.1, TIMES)
-    found = unrolled(torch.func.grad(cross_entropy), cross_entropies, *args)
-    assert found.shape == (2, classes, 4, 3)
+    sensitivity = unrolled(torch.func.grad(cross_entropy), cross_entropies, *args)
+    assert sensitivity.shape == (2, classes, 4, 3)
     # The loss of one class by itself gives that class's part.
     for c in range(classes):
         alone = unrolled(
             torch.func.grad(cross_entropy), lambda p, s, c=c: cross_entropies(p, s)[[c]], *args
         )
-        torch.testing.assert_close(found[:, c], alone[:, 0], **TIGHT)
-    table = class_sensitivity(found, samples["label"])
-    g = found.abs().sum(-1).mean(0)
+        torch.testing.assert_close(sensitivity[:, c], alone[:, 0], **TIGHT)
+    table = class_sensitivity(sensitivity, samples["label"])
+    g = sensitivity.abs().sum(-1).mean(0)
     torch.testing.assert_close(table[:, 0], g[:, [0, 3]].mean(1), **TIGHT)
     torch.testing.assert_close(table[:, 1], g[:, [1, 2]].mean(1), **TIGHT)
     assert table[:, 2].isnan().all()

@@ -35,16 +35,16 @@ def along_flow(measure, params, direction, h=1e-5):
 def test_evolution_is_the_derivative_of_interference_along_an_sgd_step(moving, loss):
     net = q_net()
     one, other = q_examples(net, 3, moving, loss), q_examples(net, 4, moving, loss)
-    found, params = evolution(one, other), one.parameters
-    torch.testing.assert_close(found.rho, loss_interference(one, other), **TIGHT)
+    result, params = evolution(one, other), one.parameters
+    torch.testing.assert_close(result.rho, loss_interference(one, other), **TIGHT)
     steps = derivatives.loss_rows(other)
     for b in range(4):
         step = row(steps, b)
         expected = along_flow(lambda p: rho_at(one, other, p), params, step)
-        torch.testing.assert_close(found.total[:, b], expected[:, b], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(result.total[:, b], expected[:, b], rtol=1e-6, atol=1e-7)
         bare = replace(one, head=None), replace(other, head=None)
         curved = along_flow(lambda p, e=bare: function_interference(*e, p), params, step)
-        torch.testing.assert_close(found.function[:, b], curved[:, b], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(result.function[:, b], curved[:, b], rtol=1e-6, atol=1e-7)
 
 
 def test_evolution_equals_double_backward_of_single_pairs():
@@ -74,36 +74,36 @@ def test_evolution_equals_double_backward_of_single_pairs():
 def test_parts_are_those_of_the_document_with_the_coefficient_one(moving):
     net = q_net()
     one, other = q_examples(net, 3, moving), q_examples(net, 4, moving)
-    found = evolution(one, other)
+    result = evolution(one, other)
     left, right = one_at_a_time(one), one_at_a_time(other)
     d_a, d_b = stacked(left, "error")[:, None], stacked(right, "error")
     b_a, b_b, a_a, a_b = (
         stacked(r, k) for r, k in ((left, "b"), (right, "b"), (left, "a"), (right, "a"))
     )
     g = b_a @ b_b.T
-    torch.testing.assert_close(found.r1, d_b**2 * g * (a_a @ b_b.T), **TIGHT)
-    torch.testing.assert_close(found.r2, d_a * d_b * g * (a_b * b_b).sum(1), **TIGHT)
-    torch.testing.assert_close(found.total, -(found.r1 + found.r2 + found.r3), **TIGHT)
+    torch.testing.assert_close(result.r1, d_b**2 * g * (a_a @ b_b.T), **TIGHT)
+    torch.testing.assert_close(result.r2, d_a * d_b * g * (a_b * b_b).sum(1), **TIGHT)
+    torch.testing.assert_close(result.total, -(result.r1 + result.r2 + result.r3), **TIGHT)
 
 
 def test_the_printed_factor_two_is_refuted():
     net = q_net()
     one, other = q_examples(net, 1, False), q_examples(net, 1, False)
-    found = evolution(one, other)
+    result = evolution(one, other)
     step = row(derivatives.loss_rows(other), 0)
     truth = along_flow(lambda p: rho_at(one, other, p), one.parameters, step)
-    printed = -(found.r1 + 2 * found.r2 + found.r3)
-    assert (found.total - truth).abs() < 1e-6 < 1e-2 < (printed - truth).abs()
+    printed = -(result.r1 + 2 * result.r2 + result.r3)
+    assert (result.total - truth).abs() < 1e-6 < 1e-2 < (printed - truth).abs()
 
 
 def test_linear_functions_have_no_third_part():
     net = nn.Linear(3, 2)
     one, other = q_examples(net, 5), q_examples(net, 5)
-    found = evolution(one, other)
-    assert found.r3.abs().max() == 0
+    result = evolution(one, other)
+    assert result.r3.abs().max() == 0
     # The two actions share no parameter.
     same = one.samples["action"][:, None] == other.samples["action"]
-    assert torch.equal(found.r1 != 0, same)
+    assert torch.equal(result.r1 != 0, same)
 
 
 @pytest.mark.parametrize("moving", [True, False])

@@ -113,8 +113,8 @@ def test_gain_is_the_step_times_interference_to_first_order(moving):
     step = row(derivatives.loss_rows(examples), 2)
     # The loss itself moves by the whole derivative d(f - y), target included.
     slope = derivatives.slopes(examples)[0]
-    whole = derivatives.scaled(derivatives.error_rows(examples), slope)
-    expected = derivatives.onto(whole, step)
+    gradients = derivatives.scaled(derivatives.error_rows(examples), slope)
+    expected = derivatives.onto(gradients, step)
     if not moving:
         torch.testing.assert_close(expected, loss_interference(examples, examples)[:, 2], **TIGHT)
     ratios = []

@@ -59,11 +59,11 @@ def surrogate(episodes: Episodes, player: int) -> Tensor:
 def derivatives(function: Callable[[Tensor], Tensor], at: Tensor, order: int) -> list[Tensor]:
     """The function and its derivatives with respect to all ten logits, up to the order."""
     shape, flat = at.shape, at.flatten()
-    found, each = [], lambda x: function(x.view(shape))
+    orders, derivative = [], lambda x: function(x.view(shape))
     for _ in range(order + 1):
-        found.append(each(flat))
-        each = jacrev(each)
-    return found
+        orders.append(derivative(flat))
+        derivative = jacrev(derivative)
+    return orders
 
 
 def exact(player: int, order: int) -> list[Tensor]:
@@ -90,17 +90,17 @@ def test_the_box_is_one_and_keeps_every_derivative() -> None:
 
 def bernoulli(theta: Tensor, graph: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """E[x (1 - θ) + (1 - x)(1 + θ)], x ~ Bernoulli(θ), over both outcomes: 1 + θ - 2θ²."""
-    chances = torch.stack((1 - theta[0], theta[0]))
+    probabilities = torch.stack((1 - theta[0], theta[0]))
     costs = torch.stack((1 + theta[0], 1 - theta[0]))
-    each = graph(chances.log()[None], costs[None], torch.ones(1, 1, dtype=torch.bool))
-    return (chances.detach() * each).sum()
+    samples = graph(probabilities.log()[None], costs[None], torch.ones(1, 1, dtype=torch.bool))
+    return (probabilities.detach() * samples).sum()
 
 
 def test_a_cost_that_depends_on_the_parameter_itself() -> None:
     at = torch.tensor([0.2], dtype=torch.float64)
-    found = derivatives(lambda x: bernoulli(x, dice_graph), at, 4)
+    orders = derivatives(lambda x: bernoulli(x, dice_graph), at, 4)
     torch.testing.assert_close(
-        torch.stack([each.flatten()[0] for each in found]),
+        torch.stack([tensor.flatten()[0] for tensor in orders]),
         torch.tensor([1.12, 0.2, -4.0, 0.0, 0.0], dtype=torch.float64),
     )
 
@@ -129,8 +129,8 @@ def chain(theta: Tensor, graph: Callable[[Tensor, Tensor, Tensor], Tensor]) -> T
         (torch.where(x == 1, one, 1 - one).log(), torch.where(y == 1, two, 1 - two).log())
     )
     costs = torch.stack((3.0 * x, (1 + x) * (y + 0.5)))
-    each = graph(log_probs, costs.double(), torch.tensor([[True, True], [False, True]]))
-    return (log_probs.detach().sum(0).exp() * each).sum()
+    samples = graph(log_probs, costs.double(), torch.tensor([[True, True], [False, True]]))
+    return (log_probs.detach().sum(0).exp() * samples).sum()
 
 
 def chain_exactly(theta: Tensor) -> Tensor:
@@ -141,10 +141,10 @@ def chain_exactly(theta: Tensor) -> Tensor:
 
 def test_any_graph_to_third_order() -> None:
     at = torch.tensor([0.4, -0.3], dtype=torch.float64)
-    found = derivatives(lambda x: chain(x, dice_graph), at, 3)
-    torch.testing.assert_close(found, derivatives(chain_exactly, at, 3), rtol=0, atol=1e-12)
+    orders = derivatives(lambda x: chain(x, dice_graph), at, 3)
+    torch.testing.assert_close(orders, derivatives(chain_exactly, at, 3), rtol=0, atol=1e-12)
     control = derivatives(lambda x: chain(x, surrogate_graph), at, 1)[1]
-    torch.testing.assert_close(control, found[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(control, orders[1], rtol=0, atol=1e-12)
 
 
 # Two players, every course of the game
@@ -174,17 +174,17 @@ def test_the_exact_derivatives_are_the_published_ones() -> None:
 def test_estimates_over_all_courses_equal_the_exact_derivatives(
     objective: Objective, player: int
 ) -> None:
-    found, true = enumerated(objective, player, 3), exact(player, 3)
-    assert [each.dim() for each in found] == [0, 1, 2, 3]
-    for estimate, derivative in zip(found, true, strict=True):
+    estimated, true = enumerated(objective, player, 3), exact(player, 3)
+    assert [tensor.dim() for tensor in estimated] == [0, 1, 2, 3]
+    for estimate, derivative in zip(estimated, true, strict=True):
         torch.testing.assert_close(estimate, derivative, rtol=0, atol=1e-12)
 
 
 def test_the_surrogate_is_right_once_and_blind_to_the_other_afterwards() -> None:
-    found, true = enumerated(surrogate, 0, 2), exact(0, 2)
-    torch.testing.assert_close(found[1], true[1], rtol=0, atol=1e-12)
-    assert (found[2][:5, 5:] == 0).all()
-    assert (found[2] - true[2]).abs().max() > 0.05
+    estimated, true = enumerated(surrogate, 0, 2), exact(0, 2)
+    torch.testing.assert_close(estimated[1], true[1], rtol=0, atol=1e-12)
+    assert (estimated[2][:5, 5:] == 0).all()
+    assert (estimated[2] - true[2]).abs().max() > 0.05
     assert (enumerated(boxed, 0, 2)[2][:5, 5:].abs() > 1e-3).all()
 
 
@@ -199,9 +199,9 @@ def test_forgetting_biases_the_second_derivative_only() -> None:
             lambda x: forgetful(enumerate_all(x, PRISONERS, ROUNDS), decay), POLICIES, 2
         )
 
-    whole, half = at(1.0), at(0.5)
-    torch.testing.assert_close(whole[1], half[1], rtol=0, atol=1e-12)
-    assert (whole[2] - half[2]).abs().max() > 1e-2
+    full, half = at(1.0), at(0.5)
+    torch.testing.assert_close(full[1], half[1], rtol=0, atol=1e-12)
+    assert (full[2] - half[2]).abs().max() > 1e-2
 
 
 # Samples
@@ -229,8 +229,8 @@ def z_scores(objective: Objective, order: int) -> list[Tensor]:
     true = along(lambda x: expected_return(x, PRISONERS, ROUNDS, GAMMA)[0], order)
     scores = []
     for estimates, derivative in zip(zip(*groups, strict=True), true, strict=True):
-        each = torch.stack(estimates)
-        scores.append((each.mean(0) - derivative) / (each.std(0) / _GROUPS**0.5))
+        stacked = torch.stack(estimates)
+        scores.append((stacked.mean(0) - derivative) / (stacked.std(0) / _GROUPS**0.5))
     return scores
 
 

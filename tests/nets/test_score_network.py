@@ -62,9 +62,9 @@ def test_a_trained_network_begins_as_the_ancestral_sampler(run: str) -> None:
     action = rules.single_action_space
     trunk = ScoreTrunk(rules.single_observation_space, int(action.n), 3, 3, network(run))
     policy = ScoreActorCritic(trunk, int(action.n))
-    law = policy.policy(obs, legal).softmax(1)
+    distribution = policy.policy(obs, legal).softmax(1)
     p = model(state.pitches.clamp(min=0), state.pitches >= 0).exp().flatten(1) * legal
-    torch.testing.assert_close(law, p / p.sum(1, keepdim=True), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(distribution, p / p.sum(1, keepdim=True), atol=1e-6, rtol=1e-4)
     given = core("random", run)
     state = given.reset(5, torch.Generator().manual_seed(1))
     trunk = ScoreTrunk(given.single_observation_space, 46, 3, 3, network(run))
@@ -100,8 +100,8 @@ def test_acting_and_learning_agree() -> None:
     agent = build("ppo", {**config, "torso_width": 4})
     rollout = agent.collector.collect()
     parameters, value = agent.network(rollout.flat("obs"), rollout.flat("mask"))
-    found = agent.network.distribution.log_prob(parameters, rollout.flat("action"))
-    torch.testing.assert_close(found, rollout.flat("log_prob"))
+    log_prob = agent.network.distribution.log_prob(parameters, rollout.flat("action"))
+    torch.testing.assert_close(log_prob, rollout.flat("log_prob"))
     torch.testing.assert_close(value, rollout.flat("value"))
 
 

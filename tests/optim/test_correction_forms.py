@@ -165,7 +165,7 @@ FORMS = [
 
 @pytest.mark.parametrize("options", FORMS)
 def test_a_saved_state_goes_on_bit_for_bit(options):
-    whole = trained(12, **options)
+    unsplit = trained(12, **options)
     net = network().double()
     optimizer = CorrectedMomentum(net.parameters(), 0.1, BETA, **options)
     learn(net, optimizer, 7)
@@ -177,7 +177,7 @@ def test_a_saved_state_goes_on_bit_for_bit(options):
     other.load_state_dict(weights)
     resumed = CorrectedMomentum(other.parameters(), 1.0, BETA, **options)
     resumed.load_state_dict(state)
-    assert torch.equal(learn(other, resumed, 5, start=7), whole)
+    assert torch.equal(learn(other, resumed, 5, start=7), unsplit)
 
 
 def test_convolutions_in_low_rank_and_kronecker_form():

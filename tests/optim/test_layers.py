@@ -28,10 +28,10 @@ def test_layers_give_the_rows_of_every_sample(network, kind):
     rows_a, rows_b = per_sample_gradients(batch)
     derivatives = LayerDerivatives()
     for _ in range(2):  # the first time with a check of every layer, then without
-        found, weight = derivatives(batch, batch.parameters(), M)
+        parts, weight = derivatives(batch, batch.parameters(), M)
         torch.testing.assert_close(weight, batch.weight / M)
         seen = set()
-        for layer in found:
+        for layer in parts:
             a, b = (layer.split(rows) for rows in layer.rows())
             diagonal = [written_out(part) for part in layer.diagonal(weight)]
             for name, *got in zip(layer.names, a, b, diagonal, strict=True):
@@ -43,7 +43,7 @@ def test_layers_give_the_rows_of_every_sample(network, kind):
                 seen.add(name)
         missing = rows_a.keys() - seen
         assert all(not rows_a[name].any() for name in missing)
-        fallbacks = {name for layer in found if isinstance(layer, Rows) for name in layer.names}
+        fallbacks = {name for layer in parts if isinstance(layer, Rows) for name in layer.names}
         assert (
             fallbacks
             == {
@@ -58,13 +58,13 @@ def test_some_parameters_and_frozen_ones():
     batch = minibatch("convolutions", "samples")
     batch.module[7].weight.requires_grad_(False)
     rows, _ = per_sample_gradients(batch)
-    found, _ = LayerDerivatives()(
+    parts, _ = LayerDerivatives()(
         batch, {n: p for n, p in batch.parameters().items() if n[0] > "3"}, M
     )
-    assert {n for layer in found for n in layer.names} == {
+    assert {n for layer in parts for n in layer.names} == {
         "4.weight", "4.bias", "5.weight", "5.bias", "7.bias", "9.weight", "9.bias",
     }  # fmt: skip
-    for layer in found:
+    for layer in parts:
         for name, part in zip(layer.names, layer.split(layer.rows()[0]), strict=True):
             torch.testing.assert_close(part.reshape(rows[name].shape), rows[name])
 
@@ -208,20 +208,20 @@ def test_the_semi_gradient_is_that_of_the_loss(name):
     if batch.discount is not None:
         target += (batch.discount.reshape(M, -1) * bootstrap).sum(1)
     output = net(batch.samples["s"])
-    taken = output.gather(1, batch.samples["a"][:, None])[:, 0]
+    chosen = output.gather(1, batch.samples["a"][:, None])[:, 0]
     torch.testing.assert_close(
-        taken.detach() if name != "cross-entropy" else prediction, prediction
+        chosen.detach() if name != "cross-entropy" else prediction, prediction
     )
     losses = {
-        "huber": lambda: nn.functional.huber_loss(taken, target, delta=0.8),
-        "square": lambda: nn.functional.mse_loss(taken, target),
-        "weighted": lambda: (0.5 * batch.weight * (taken - target) ** 2).mean(),
+        "huber": lambda: nn.functional.huber_loss(chosen, target, delta=0.8),
+        "square": lambda: nn.functional.mse_loss(chosen, target),
+        "weighted": lambda: (0.5 * batch.weight * (chosen - target) ** 2).mean(),
         "cross-entropy": lambda: nn.functional.cross_entropy(output, batch.samples["a"]),
     }
-    loss = losses.get(name, lambda: 0.5 * nn.functional.mse_loss(taken, target))()
+    loss = losses.get(name, lambda: 0.5 * nn.functional.mse_loss(chosen, target))()
     expected = torch.autograd.grad(loss, list(net.parameters()))
-    for got, wanted in zip(semi_gradient(batch).values(), expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-14)
+    for got, correct in zip(semi_gradient(batch).values(), expected, strict=True):
+        torch.testing.assert_close(got, correct, rtol=0, atol=1e-14)
 
 
 def test_a_loss_with_curvature_needs_its_target():

@@ -55,7 +55,7 @@ AGENT_FLAGS: dict[str, list[str]] = {
         f"{_GLIMPSE} action_mode=flat {_VALUES} --target none",
     ],
     "dau": [_PHYSICAL],
-    "ddpg": [f"{_PHYSICAL} --tau 0.9"],
+    "ddpg": [f"{_PHYSICAL} --target-rate 0.1"],
     "ppo": [
         f"{_ACTOR_CRITIC} --batch-size 8 --epochs 2",
         f"{_GLIMPSE} --num-envs 2 --rollout-steps 4 --batch-size 8 --epochs 2 --hidden 8",
@@ -93,7 +93,7 @@ AGENT_FLAGS: dict[str, list[str]] = {
         "--buffer-size 4 --question-samples 2"
     ],
     "brs-ipd": [f"{_IPD} --env-options horizon=3 --trees 4 --hidden 4 --agents 2"],
-    "lola-dice": [f"{_IPD} --env-options horizon=5 --batch 4 --pairs 2"],
+    "lola-dice": [f"{_IPD} --env-options horizon=5 --batch-size 4 --pairs 2"],
     "classifier": [
         "--env semigradient/Classification-v0 --env-options dataset=small-glyphs --batch-size 8"
     ],

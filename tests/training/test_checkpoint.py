@@ -235,9 +235,9 @@ def test_a_shard_of_the_wrong_size_is_written_again(tmp_path: Path) -> None:
 
 def test_identity_mismatch_lists_every_field(tmp_path: Path) -> None:
     save(tmp_path, 1, {"x": 1}, {**IDENTITY, "old": 1, "flag": True})
-    asked = {**IDENTITY, "agent": "ppo", "new": "y", "lr": 0.5, "flag": 1}
+    requested = {**IDENTITY, "agent": "ppo", "new": "y", "lr": 0.5, "flag": 1}
     with pytest.raises(UserError) as caught:
-        load(tmp_path, asked)
+        load(tmp_path, requested)
     assert str(caught.value) == (
         "checkpoint has agent='dqn', asked for agent='ppo'; "
         "checkpoint has lr=0.001, asked for lr=0.5; "
@@ -251,8 +251,8 @@ def test_identity_mismatch_lists_every_field(tmp_path: Path) -> None:
 def test_identity_compares_as_json(tmp_path: Path) -> None:
     saved = {"hidden": (64, 64), "clip": math.inf, "nan": math.nan, "n": 1}
     save(tmp_path, 1, {"x": 1}, saved)
-    asked = {"hidden": [64, 64], "clip": math.inf, "nan": math.nan, "n": 1.0}
-    assert load(tmp_path, asked).step == 1
+    requested = {"hidden": [64, 64], "clip": math.inf, "nan": math.nan, "n": 1.0}
+    assert load(tmp_path, requested).step == 1
 
 
 @pytest.mark.parametrize("stride", [3, 8])

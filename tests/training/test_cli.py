@@ -313,12 +313,12 @@ def test_the_preset_is_that_of_the_environment() -> None:
         command = parse(["--agent", "ppo", "--env", env, *flags]).command
         return command.run.num_envs, command.agent.rollout_steps, command.optimizer.lr
 
-    found = {env: resolved(env) for env in ("CartPole-v1", "Acrobot-v1", "ALE/Pong-v5")}
-    for env, (num_envs, rollout_steps, lr) in found.items():
+    commands = {env: resolved(env) for env in ("CartPole-v1", "Acrobot-v1", "ALE/Pong-v5")}
+    for env, (num_envs, rollout_steps, lr) in commands.items():
         preset = load_preset("ppo", env)
         assert (num_envs, rollout_steps) == (preset["num_envs"], preset["rollout_steps"])
         assert lr == preset["optimizers"]["adam"]["lr"]
-    assert len(set(found.values())) == len(found)
+    assert len(set(commands.values())) == len(commands)
     defaults = agents.config_class("ppo")()
     plain = resolved("CartPole-v1", "--preset", "none")
     assert plain[:2] == (RunConfig().num_envs, defaults.rollout_steps)

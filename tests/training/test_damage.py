@@ -74,10 +74,10 @@ def test_damage_is_named_and_the_one_before_is_used(
 
 def test_every_single_bit_of_the_manifest_counts(tmp_path: Path) -> None:
     path = save(tmp_path, 1, {"x": 1}, IDENTITY) / "manifest.json"
-    good = path.read_bytes()
-    manifest = json.loads(good)
-    for position in range(len(good)):
-        data = bytearray(good)
+    intact = path.read_bytes()
+    manifest = json.loads(intact)
+    for position in range(len(intact)):
+        data = bytearray(intact)
         data[position] ^= 1 << (position % 8)
         path.write_bytes(data)
         try:

@@ -127,8 +127,8 @@ def test_a_faulty_environment_ends_the_run_with_its_name(
     assert code == 1
     left = summary(folder)
     assert left["status"] == "failed"
-    wanted = [FAULTY, *words, "step-000000000064", f"--resume {folder}"]
-    assert [word for word in wanted if word not in left["message"]] == [], left["message"]
+    fragments = [FAULTY, *words, "step-000000000064", f"--resume {folder}"]
+    assert [word for word in fragments if word not in left["message"]] == [], left["message"]
     assert capsys.readouterr().err == f"failed: {left['message']}\n"
     assert checkpoint.load(folder / "checkpoints", None).step == 64
 
@@ -168,12 +168,12 @@ def test_a_network_that_is_no_longer_finite_ends_the_run_with_the_tensor(
     assert run_here(folder, "--env", "CartPole-v1", "--steps", "400") == 1
     left = summary(folder)
     assert left["status"] == "failed"
-    good = folder / "checkpoints" / "step-000000000064"
-    wanted = ["at step 80", broken[0], f"last good checkpoint: {good}"]
-    assert [word for word in wanted if word not in left["message"]] == [], left["message"]
+    intact = folder / "checkpoints" / "step-000000000064"
+    fragments = ["at step 80", broken[0], f"last good checkpoint: {intact}"]
+    assert [word for word in fragments if word not in left["message"]] == [], left["message"]
     assert capsys.readouterr().err == f"failed: {left['message']}\n"
     loaded = checkpoint.load(folder / "checkpoints", None)
-    assert loaded.path == good
+    assert loaded.path == intact
     assert all(tensor.isfinite().all() for tensor in loaded.state["agent"]["network"].values())
 
 

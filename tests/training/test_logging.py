@@ -157,12 +157,12 @@ class Failing(Recorder):
 def test_a_failing_sink_warns_once_and_is_dropped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str, calls: int
 ) -> None:
-    bad, good = Failing(where), Recorder()
-    with Logger(tmp_path, [bad, good]) as logger:
+    bad, working = Failing(where), Recorder()
+    with Logger(tmp_path, [bad, working]) as logger:
         for step in range(3):
             logger.scalars(step, {"x": torch.tensor(2.0)})
         logger.summary({"best": np.float64(3.0)})
-    assert good.calls == [(0, {"x": 2.0}), (1, {"x": 2.0}), (2, {"x": 2.0}), {"best": 3.0}]
+    assert working.calls == [(0, {"x": 2.0}), (1, {"x": 2.0}), (2, {"x": 2.0}), {"best": 3.0}]
     assert len([call for call in bad.calls if isinstance(call, tuple)]) == calls
     lines = capsys.readouterr().err.splitlines()
     assert lines == [

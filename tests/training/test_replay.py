@@ -254,13 +254,13 @@ def loaded(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def shards(state: Any, prefix: str = "") -> dict[str, Shard]:
-    found: dict[str, Shard] = {}
+    shards_by_name: dict[str, Shard] = {}
     for name, value in state.items():
         if isinstance(value, Shard):
-            found[prefix + name] = value
+            shards_by_name[prefix + name] = value
         elif isinstance(value, dict):
-            found |= shards(value, f"{prefix}{name}/")
-    return found
+            shards_by_name |= shards(value, f"{prefix}{name}/")
+    return shards_by_name
 
 
 @pytest.mark.parametrize("kind", ["vectors", "frames"])

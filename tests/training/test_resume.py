@@ -59,7 +59,7 @@ CASES = {
     "time_limit=1.5",
     "dau-pusher": f"--agent dau --env semigradient/Pusher-v0 {_PHYSICAL} --env-options dt=0.05 "
     "time_limit=1.5 actions=discrete",
-    "ddpg-pendulum": f"--agent ddpg --env semigradient/Pendulum-v0 {_PHYSICAL} --tau 0.9 "
+    "ddpg-pendulum": f"--agent ddpg --env semigradient/Pendulum-v0 {_PHYSICAL} --target-rate 0.1 "
     "--env-options dt=0.05 time_limit=1.5",
     "dqn-ou": f"--agent dqn --env semigradient/CartPole-v0 --optim rmsprop {_VALUES} --steps 4000 "
     "--train-every 8 --time scaled --exploration ou --layer-norm --env-options dt=0.05 "
@@ -73,7 +73,7 @@ CASES = {
     "--eval-every 2048 --log-every 512 --checkpoint-every 512",
     "pcl-toy": "--agent pcl --env semigradient/ToyChorale-v0 --env-options task=inpaint "
     "--steps 2400 --num-envs 8 --hidden 16 --path-length 4 --buffer-size 400 --learning-starts 200 "
-    "--batch-size 16 --updates 1 --eval-episodes 2 --eval-every 2000 --log-every 400 "
+    "--batch-size 16 --gradient-steps 1 --eval-episodes 2 --eval-every 2000 --log-every 400 "
     "--checkpoint-every 800",
     "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 480",
 }

@@ -55,12 +55,12 @@ def test_gradients_are_those_of_the_algorithm(options: list[str], scale: str) ->
     made.networks.double()
     rows = Batch(
         *(
-            each.double() if each is not None and each.is_floating_point() else each
-            for each in batch(made)
+            tensor.double() if tensor is not None and tensor.is_floating_point() else tensor
+            for tensor in batch(made)
         )
     )
     made._losses(rows)[0].backward()
-    found = {name: p.grad for name, p in made.networks.named_parameters()}
+    computed = {name: p.grad for name, p in made.networks.named_parameters()}
     value, advantage = made.networks["value"], made.networks["advantage"]
     total = {name: torch.zeros_like(p) for name, p in made.networks.named_parameters()}
     factor = 0.05 if scale == "dt" else 1.0
@@ -88,7 +88,7 @@ def test_gradients_are_those_of_the_algorithm(options: list[str], scale: str) ->
             for key, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
                     total[key] += weight * gradient / count
-    for name, gradient in found.items():
+    for name, gradient in computed.items():
         assert gradient is not None, name
         torch.testing.assert_close(gradient, total[name], rtol=1e-9, atol=1e-12)
 
@@ -150,12 +150,12 @@ def test_greedy_actions_teach_the_value_alone() -> None:
 )
 def test_the_fixed_point_on_lq1(dt: float, published: tuple[float, ...]) -> None:
     assert lq_fixed_point.exact(dt).tolist() == pytest.approx(published, abs=1e-9)
-    found = lq_fixed_point.iterate(dt, steps=500)
-    torch.testing.assert_close(found, lq_fixed_point.exact(dt), atol=1e-8, rtol=0)
+    values = lq_fixed_point.iterate(dt, steps=500)
+    torch.testing.assert_close(values, lq_fixed_point.exact(dt), atol=1e-8, rtol=0)
 
 
 def test_ddpg_targets_and_gradients() -> None:
-    made = agent("ddpg", flags="--tau 0.9 --time scaled")
+    made = agent("ddpg", flags="--target-rate 0.1 --time scaled")
     for p in made.targets.parameters():
         p.data += 0.1
     rows = batch(made)
@@ -173,7 +173,7 @@ def test_ddpg_targets_and_gradients() -> None:
 
 
 def test_without_target_networks_there_are_none() -> None:
-    made = agent("ddpg", flags="--tau 0")
+    made = agent("ddpg", flags="--target-rate 1")
     assert made.targets is made.networks
 
 
@@ -215,8 +215,8 @@ def test_dqn_explores_with_coherent_noise() -> None:
     made = agent("dqn", "Pusher", f"{flags} --train-every 8", DISCRETE)
     before = made.exploration.noise.value.clone()
     made.iterate()
-    taken = made.memory.ring.fields["action"][0]
-    assert torch.equal(taken, before.argmax(1))
+    actions = made.memory.ring.fields["action"][0]
+    assert torch.equal(actions, before.argmax(1))
 
 
 @pytest.mark.parametrize("flag", [True, False])
@@ -307,7 +307,7 @@ def test_the_pusher_is_learned_at_a_tenth_of_a_second(actions: str) -> None:
         ("dau", "Pendulum", "", ["dt=0.2"], r"kappa=7.5: kappa × dt = 1.5 must be < 1"),
         ("ddpg", "Pendulum", "--kappa 50", CONTINUOUS, r"kappa=50.0.*must be < 1"),
         ("ddpg", "Pusher", "", DISCRETE, r"ddpg accepts Box"),
-        ("ddpg", "Pendulum", "--tau 1", CONTINUOUS, r"tau=1.0: must be in \[0, 1\)"),
+        ("ddpg", "Pendulum", "--target-rate 0", CONTINUOUS, r"target_rate=0.0: must be in \(0, 1"),
         ("dau", "Pendulum", "--gamma 0", CONTINUOUS, r"gamma=0.0"),
         ("dau", "Pendulum", "--batch-size 5000", CONTINUOUS, r"buffer_size=4000"),
         ("dau", "Pendulum", "--optim corrected-momentum", CONTINUOUS, "has none to show"),

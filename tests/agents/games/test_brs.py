@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semigradient import agents, envs, optim
 from semigradient.agents.games.brs import BRS
-from semigradient.agents.games.detective import ACTIONS, Networks, Questions
+from semigradient.agents.games.detective import ACTIONS, BRSNetworks, Questions
 from semigradient.envs.games.coin_game import CoinGame, State
 from semigradient.errors import UserError
 from semigradient.nets.recurrent import Recurrent
@@ -41,13 +41,13 @@ def build(
 
 
 def test_the_recurrent_network_is_torch_s_own_for_every_vector() -> None:
-    net = Recurrent(inputs=7, hidden=5, outputs=3, before=2, after=2, told=4)
+    net = Recurrent(inputs=7, hidden=5, outputs=3, before=2, after=2, extra=4)
     random = torch.Generator().manual_seed(0)
     vectors = torch.stack([net.initial(random, 1.0) for _ in range(3)])
     weights = net.weights(vectors)
     obs, state = torch.randn(3, 6, 7, generator=random), torch.randn(3, 6, 5, generator=random)
-    told = torch.randn(3, 6, 4, generator=random)
-    outputs, after = net(weights, obs, state, told)
+    extra = torch.randn(3, 6, 4, generator=random)
+    outputs, after = net(weights, obs, state, extra)
     for index in range(3):
         rows = [part[index] for part in weights]
         linear = [
@@ -61,7 +61,7 @@ def test_the_recurrent_network_is_torch_s_own_for_every_vector() -> None:
             cell.weight_hh.copy_(rows[6].T)
             cell.bias_hh.copy_(rows[7][0])
         hidden = cell(linear[1](linear[0](obs[index]).relu()).relu(), state[index])
-        features = torch.cat((hidden, told[index]), 1)
+        features = torch.cat((hidden, extra[index]), 1)
         expected = linear[6](linear[5](linear[4](features).relu()).relu())
         torch.testing.assert_close(after[index], hidden)
         torch.testing.assert_close(outputs[index], expected)
@@ -71,7 +71,7 @@ def test_the_recurrent_network_is_torch_s_own_for_every_vector() -> None:
 
 
 def exact_answers(
-    net: Networks,
+    net: BRSNetworks,
     weights: list[Tensor],
     state: State,
     memory: Tensor,
@@ -83,7 +83,7 @@ def exact_answers(
         return torch.zeros((), dtype=torch.float64)
     game = net.game
     outputs, after = net.agent(weights, game.observe(state)[:1, 0][None], memory)
-    chances = outputs[0, 0, :ACTIONS].softmax(0)
+    probabilities = outputs[0, 0, :ACTIONS].softmax(0)
     answers = []
     for theirs in range(ACTIONS):
         total = torch.zeros((), dtype=torch.float64)
@@ -97,7 +97,7 @@ def exact_answers(
                 step = game.step(state, pair, luck=torch.full((1,), (place + 0.5) / places))
                 below = exact_answers(net, weights, step.state, after, left - 1, False)
                 value = step.reward[0, 1] + net.questions.discount * below
-                total = total + chances[ours] * value / places
+                total = total + probabilities[ours] * value / places
         answers.append(total)
     return torch.stack(answers) if first else torch.stack(answers).mean()
 
@@ -109,7 +109,7 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
     torch.set_default_dtype(torch.float64)
     try:
         game = CoinGame()
-        net = Networks(game, 4, Questions(40, steps, 0.9, shared))
+        net = BRSNetworks(game, 4, Questions(40, steps, 0.9, shared))
         random = torch.Generator().manual_seed(1)
         vector = 3 * net.agent.initial(random, 1.0)
         direction = torch.randn(vector.shape, generator=random) * 0.1
@@ -123,13 +123,13 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
         slope = torch.stack([torch.autograd.grad(e, along, retain_graph=True)[0] for e in exact])
         copies = 200
         many = State(*(field.repeat_interleave(copies, 0) for field in state))
-        found = net.answers(weights, many, memory.expand(1, copies, 4), random)
-        assert found.shape == (copies, 4)
-        error = found.std(0) / copies**0.5
-        assert ((found.mean(0) - exact).abs() < 4 * error + 1e-9).all()
-        groups = found.view(20, -1, 4).mean(1).sum(1)
-        each = [torch.autograd.grad(group, along, retain_graph=True)[0] for group in groups]
-        slopes = torch.stack(each)
+        estimates = net.answers(weights, many, memory.expand(1, copies, 4), random)
+        assert estimates.shape == (copies, 4)
+        error = estimates.std(0) / copies**0.5
+        assert ((estimates.mean(0) - exact).abs() < 4 * error + 1e-9).all()
+        groups = estimates.view(20, -1, 4).mean(1).sum(1)
+        per_group = [torch.autograd.grad(group, along, retain_graph=True)[0] for group in groups]
+        slopes = torch.stack(per_group)
         spread = slopes.std() / len(slopes) ** 0.5
         assert (slopes.mean() - slope.sum()).abs() < 4 * spread
         assert slope.sum().abs() > 5 * spread  # there is something to see
@@ -140,11 +140,11 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
 def test_shared_luck_brings_all_coins_of_a_question_back_to_one_place() -> None:
     game = CoinGame()
     for shared, same in ((True, True), (False, False)):
-        net = Networks(game, 4, Questions(200, 1, 1.0, shared))
-        luck = net._luck(2, 800, torch.Generator().manual_seed(0))
-        assert (luck is not None) == same
-        if luck is not None:
-            assert luck.view(2, -1).unique(dim=1).shape == (2, 1)
+        net = BRSNetworks(game, 4, Questions(200, 1, 1.0, shared))
+        draws = net._common_draws(2, 800, torch.Generator().manual_seed(0))
+        assert (draws is not None) == same
+        if draws is not None:
+            assert draws.view(2, -1).unique(dim=1).shape == (2, 1)
 
 
 # The learner
@@ -182,37 +182,37 @@ def test_all_gradients_are_taken_before_any_step() -> None:
     expected = {
         name: torch.autograd.grad(loss, vector)[0].clone() for name, loss in losses().items()
     }
-    found = agent._step(**losses())
+    gradients = agent._step(**losses())
     for name, gradient in expected.items():
-        assert torch.equal(found[name], gradient)
+        assert torch.equal(gradients[name], gradient)
 
 
 def test_the_detective_hears_nothing_of_the_agent_but_the_answers() -> None:
     """Without questions its first actions are the same for all agents (that play alike so far)."""
-    net = Networks(CoinGame(), 6, Questions(2, 2, 1.0, False))
+    net = BRSNetworks(CoinGame(), 6, Questions(2, 2, 1.0, False))
     random = torch.Generator().manual_seed(0)
     detective = net.detective.initial(random, 1.0)[None]
     state = net.game.reset(8, random)
     weights = net.detective.weights(detective)
     obs = net.game.observe(state)[None, :, 1]
     memory = torch.zeros(1, 8, 6)
-    told = torch.randn(1, 8, 4, generator=random)
-    one, _ = net.detective(weights, obs, memory, told)
-    two, _ = net.detective(weights, obs, memory, told + 1)
+    extra = torch.randn(1, 8, 4, generator=random)
+    one, _ = net.detective(weights, obs, memory, extra)
+    two, _ = net.detective(weights, obs, memory, extra + 1)
     assert not torch.allclose(one, two)
 
 
 def test_rewards_and_log_probabilities_of_a_record_belong_together() -> None:
     """With one agent for all games and with one for each, equal vectors play equal games."""
-    net = Networks(CoinGame(horizon=5), 6, Questions(2, 2, 1.0, False))
+    net = BRSNetworks(CoinGame(horizon=5), 6, Questions(2, 2, 1.0, False))
     random = torch.Generator().manual_seed(0)
     one, two = net.agent.initial(random, 1.0)[None], net.detective.initial(random, 1.0)[None]
     plays = [
         net.play(vectors, two, 6, torch.Generator().manual_seed(3))
         for vectors in (one, one.expand(6, -1))
     ]
-    for alone, each in zip(*plays, strict=True):
-        torch.testing.assert_close(alone, each, rtol=1e-4, atol=1e-5)
+    for alone, batched in zip(*plays, strict=True):
+        torch.testing.assert_close(alone, batched, rtol=1e-4, atol=1e-5)
     assert plays[0].log_probs.shape == (5, 6, 2)
 
 
@@ -229,26 +229,26 @@ def test_the_policy_forgets_at_the_end_of_a_game() -> None:
     policy = agent.policy(True)
     obs = np.random.default_rng(0).random((12, 3, 36)).astype(np.float32)
     obs[6:] = obs[:6]
-    actions = [policy(each) for each in obs]
+    actions = [policy(rows) for rows in obs]
     for early, late in zip(actions[:6], actions[6:], strict=True):
         np.testing.assert_array_equal(early, late)
     player, memory = agent.player(True), torch.zeros(3, 6)
-    for each, action in zip(obs[:6], actions, strict=False):
-        chosen, memory = player.answer(torch.from_numpy(each), memory, None)
+    for rows, action in zip(obs[:6], actions, strict=False):
+        chosen, memory = player.answer(torch.from_numpy(rows), memory, None)
         np.testing.assert_array_equal(chosen.numpy(), action)
 
 
 def test_self_play_alone_teaches_to_cooperate() -> None:
     """Of shared rewards nothing but the sum counts, and that is largest where both cooperate."""
     agent = build("brs-sp", num_envs=64, lr=2e-2, hidden=16, entropy_coefficient=0.0)
-    found = [float(agent._teach_sharing()["self_play_return"]) for _ in range(250)]
-    assert np.mean(found[-50:]) > np.mean(found[:50]) + 0.25
+    returns = [float(agent._teach_sharing()["self_play_return"]) for _ in range(250)]
+    assert np.mean(returns[-50:]) > np.mean(returns[:50]) + 0.25
 
 
 def test_each_term_has_its_rate() -> None:
     def rates(**config: float) -> dict[str, float]:
         optimizers = build("brs-sp", lr=0.02, **config).optimizers
-        return {name: each.param_groups[0]["lr"] for name, each in optimizers.items()}
+        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
 
     plain = rates(lr_detective=0.1, lr_value=0.2)
     values = dict.fromkeys(("agent_value", "detective_value"), 0.2)

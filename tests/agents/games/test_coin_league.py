@@ -59,24 +59,24 @@ def test_training_finds_that_coins_are_worth_taking() -> None:
     game = CoinGame(horizon=8)
     opponent, random = scripted(game, "always-cooperate"), torch.Generator().manual_seed(0)
     trained = train_against(game, opponent, 120, random, hidden=16, games=64, learning_rate=1e-2)
-    found = play(game, trained, opponent, 800, random)
+    match = play(game, trained, opponent, 800, random)
     oracle = Oracle(game)
     best = oracle.best_response(opponent).values[0].item()
     untrained = oracle.pair(scripted(game, "random"), opponent).values[0].item()
-    assert found.returns[0] > untrained + 0.2 * (best - untrained)
-    assert found.returns[0] < best + 4 * found.standard_errors[0]
+    assert match.returns[0] > untrained + 0.2 * (best - untrained)
+    assert match.returns[0] < best + 4 * match.standard_errors[0]
 
 
 def test_matches_of_scripted_players_are_the_known_ones() -> None:
     game = CoinGame()
     players = [scripted(game, name) for name in ("always-cooperate-far", "always-defect")]
     match = play(game, *players, 4000, torch.Generator().manual_seed(0))
-    for found, known, error in zip(
+    for mean, exact, error in zip(
         match.returns, (-13.2998, 31.8443), match.standard_errors, strict=True
     ):
-        assert abs(found - known) < 4 * error
-    for found, known in zip(match.discounted, (-5.781, 13.799), strict=True):
-        assert found == pytest.approx(known, abs=0.25)
+        assert abs(mean - exact) < 4 * error
+    for mean, exact in zip(match.discounted, (-5.781, 13.799), strict=True):
+        assert mean == pytest.approx(exact, abs=0.25)
     assert match.adversarial_pickups[0] == 0
     assert match.adversarial_share[1] == pytest.approx(0.5, abs=0.25)
     # What somebody earns is what was taken: +1 each, and -2 for each that the other took.

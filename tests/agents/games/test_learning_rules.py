@@ -99,9 +99,9 @@ def test_rules_are_what_is_derived_by_hand() -> None:
 )
 def test_published_points(payoff: str, alpha: float, expected: dict[str, tuple]) -> None:
     for name, direction in expected.items():
-        found = rule(name, alpha)(MatrixGame(payoff), AT, 0)
+        update = rule(name, alpha)(MatrixGame(payoff), AT, 0)
         torch.testing.assert_close(
-            found, torch.tensor(direction, dtype=torch.float64), rtol=1e-6, atol=1e-7
+            update, torch.tensor(direction, dtype=torch.float64), rtol=1e-6, atol=1e-7
         )
 
 
@@ -151,8 +151,8 @@ def test_logistic_game_at_points() -> None:
         ("hola2", [[0.632482, 0.285641], [0.175183, -0.080983]]),
     ):
         chosen = rule(name, 1.0)
-        found = torch.stack([chosen(game, at[:2], i).squeeze(-1) for i in (0, 1)], -1)
-        torch.testing.assert_close(found.float(), torch.tensor(expected), rtol=0, atol=1e-5)
+        update = torch.stack([chosen(game, at[:2], i).squeeze(-1) for i in (0, 1)], -1)
+        torch.testing.assert_close(update.float(), torch.tensor(expected), rtol=0, atol=1e-5)
 
 
 def test_logistic_game_has_its_two_stable_points() -> None:
@@ -203,16 +203,16 @@ def test_pola_solves_both_proximal_problems() -> None:
     # a (z + y z') + b y − (y − x₀) / α vanish.
     share = 1 / (1 - alpha * d)
     best = (first / alpha + a * second * share) / (1 / alpha - b - 2 * a * alpha * c * share)
-    found = pola(alpha, inner=16, outer=25)(game, x, 0).squeeze(-1)
-    torch.testing.assert_close(first + alpha * found, best)
+    update = pola(alpha, inner=16, outer=25)(game, x, 0).squeeze(-1)
+    torch.testing.assert_close(first + alpha * update, best)
 
 
 @pytest.mark.parametrize("game", [Quadratic(), MatrixGame(), LogisticGame()])
 @pytest.mark.parametrize("player", [0, 1])
 def test_pola_with_one_step_each_is_lola(game: Game, player: int) -> None:
     x = game.draw(4, torch.Generator().manual_seed(1))
-    found = pola(2.0, inner=1, outer=1)(game, x, player)
-    torch.testing.assert_close(found, rule("lola", 2.0)(game, x, player))
+    update = pola(2.0, inner=1, outer=1)(game, x, player)
+    torch.testing.assert_close(update, rule("lola", 2.0)(game, x, player))
 
 
 def test_a_proximal_step_in_one_round_against_somebody_who_stands_still() -> None:

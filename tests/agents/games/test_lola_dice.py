@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from semigradient.agents.games.lola_dice import Config, Learner, adam, objective
+from semigradient.agents.games.lola_dice import Config, LolaDiceLearner, adam, objective
 from semigradient.errors import UserError
 from semigradient.gradients.repeated import (
     PRISONERS,
@@ -23,7 +23,7 @@ from semigradient.reproductions.games import lola_dice
 ROUNDS, GAMMA, RATE = 3, 0.96, 0.7
 
 
-class Exactly(Learner):
+class Exactly(LolaDiceLearner):
     """On all courses of the game instead of samples of them, in double precision."""
 
     def __init__(self, **config: Any) -> None:
@@ -33,11 +33,12 @@ class Exactly(Learner):
         self.values = torch.randn(1, 2, 5, dtype=torch.float64, generator=self.random)
 
     def _games(self, policies: Tensor) -> Episodes:
-        found = enumerate_all(policies[0], self.payoff, ROUNDS)
+        episodes = enumerate_all(policies[0], self.payoff, ROUNDS)
         axis = {
-            name: getattr(found, name).unsqueeze(2) for name in ("log_probs", "rewards", "states")
+            name: getattr(episodes, name).unsqueeze(2)
+            for name in ("log_probs", "rewards", "states")
         }
-        return found._replace(**axis)
+        return episodes._replace(**axis)
 
 
 def exact(policies: Tensor, player: int, lookaheads: int) -> Tensor:
@@ -58,9 +59,9 @@ def exact(policies: Tensor, player: int, lookaheads: int) -> Tensor:
 @pytest.mark.parametrize("lookaheads", [0, 1, 2, 3])
 def test_the_gradient_is_that_of_exact_lookahead(player: int, lookaheads: int) -> None:
     learner = Exactly(lookaheads=lookaheads)
-    found = learner.gradient(player)[0]
+    gradient = learner.gradient(player)[0]
     true = exact(learner.policies, player, lookaheads)
-    torch.testing.assert_close(found, true, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient, true, rtol=0, atol=1e-12)
     if lookaheads:
         assert (true - exact(learner.policies, player, 0)).abs().max() > 1e-3
 
@@ -89,8 +90,8 @@ def test_several_pairs_at_once_are_several_pairs() -> None:
 
 
 def test_critics_learn_the_returns() -> None:
-    config = Config(0, rounds=20, batch=8, gamma=0.5)
-    learner = Learner(config, 2, make_optimizer=adam(1e-9))
+    config = Config(0, rounds=20, batch_size=8, gamma=0.5)
+    learner = LolaDiceLearner(config, 2, make_optimizer=adam(1e-9))
     with torch.no_grad():
         learner.policies.fill_(40.0)  # both cooperate for ever
     for _ in range(150):
@@ -99,12 +100,12 @@ def test_critics_learn_the_returns() -> None:
 
 
 def test_correlations_of_the_estimates_with_the_exact_derivatives() -> None:
-    found = lola_dice.correlations(pairs=1, samples=3000, chunk=1000, rounds=20, seed=0)
-    assert found["samples"].tolist() == [1000, 2000, 3000]
-    assert found["gradient"].shape == found["hessian"].shape == (1, 3)
-    assert found["gradient"][0, -1] > 0.97
-    assert found["hessian"][0, -1] > 0.3
-    np.testing.assert_array_less(found["surrogate_hessian"], 1e-9)
+    correlations = lola_dice.correlations(pairs=1, samples=3000, chunk=1000, rounds=20, seed=0)
+    assert correlations["samples"].tolist() == [1000, 2000, 3000]
+    assert correlations["gradient"].shape == correlations["hessian"].shape == (1, 3)
+    assert correlations["gradient"][0, -1] > 0.97
+    assert correlations["hessian"][0, -1] > 0.3
+    np.testing.assert_array_less(correlations["surrogate_hessian"], 1e-9)
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,13 @@ def test_quantiles_are_learned() -> None:
 def test_targets_are_their_recursion(formulation: str, lambda_: float) -> None:
     returns, bootstrap = draw(6, 2, 3, 2), draw(5, 2, 3, 2, 4, seed=1)
     gamma = discounts(2, 3, 2)
-    found = targets(formulation, returns, bootstrap, gamma, lambda_)
+    result = targets(formulation, returns, bootstrap, gamma, lambda_)
     following, g = bootstrap[-1], gamma[..., None]
     for t in reversed(range(5)):
         f = returns[t + 1 if formulation == "u" else t][..., None]
         mixed = bootstrap[t] if t == 4 else (1 - lambda_) * bootstrap[t] + lambda_ * following
         following = (1 - g) * f + g * mixed
-        torch.testing.assert_close(found[t], following)
+        torch.testing.assert_close(result[t], following)
 
 
 # What followers do
@@ -106,20 +106,20 @@ def test_each_player_follows_its_own_value(formulation: str) -> None:
     net, game = network(), MatrixGame()
     x, gamma = draw(2, 3, 2, 5), discounts(2, 3, 2)
     flips = 1 - 2 * (discounts(2, 3, 2, 8) < 0.3).double()
-    found = meta_gradient(net, game, x, gamma, formulation, flips)
+    result = meta_gradient(net, game, x, gamma, formulation, flips)
     for player in (0, 1):
         own = x.clone().requires_grad_()
         value = net(game.features(own), gamma, flips).mean(-1)
         if formulation == "u":
             value = (1 - gamma) * game.value(own) + gamma * value
         (slope,) = torch.autograd.grad(value[..., player].sum(), own)
-        torch.testing.assert_close(found[..., player, :], slope[..., player, :])
+        torch.testing.assert_close(result[..., player, :], slope[..., player, :])
 
 
 def test_without_a_future_followers_are_naive() -> None:
     game, x = MatrixGame("chicken"), draw(2, 3, 2, 5)
-    found = meta_gradient(network(), game, x, torch.zeros(2, 3, 2, dtype=torch.float64))
-    torch.testing.assert_close(found, simultaneous_gradient(game, x))
+    result = meta_gradient(network(), game, x, torch.zeros(2, 3, 2, dtype=torch.float64))
+    torch.testing.assert_close(result, simultaneous_gradient(game, x))
 
 
 def test_the_network_knows_no_seats_until_it_learns_to() -> None:
@@ -159,7 +159,7 @@ def test_the_opponent_learns_by_its_own_rule(opponent: str) -> None:
 
 
 def test_target_network_follows_slowly_and_gets_no_gradient() -> None:
-    learner = agent("--trajectory", 10, "--inertia", 0.75)
+    learner = agent("--trajectory", 10, "--target-rate", 0.25)
     before = learner.target.out.weight.clone()
     learner.iterate()
     expected = 0.75 * before + 0.25 * learner.network.out.weight
@@ -174,27 +174,29 @@ def test_target_network_follows_slowly_and_gets_no_gradient() -> None:
         ("--opponent", "lola"),
         ("--formulation", "v"),
         ("--flip-probability", "0"),
-        ("--inertia", "0"),
+        ("--target-rate", "1"),
         ("--td-lambda", "0"),
         ("--quantiles", "1"),
         ("--no-variable-gamma",),
         ("--trajectory", "0"),
         ("--models", "3"),
-        ("--full-gradient", "--td-lambda", "0", "--inertia", "0"),
+        ("--full-gradient", "--td-lambda", "0", "--target-rate", "1"),
     ],
 )
 def test_every_switch_learns_reproducibly_and_resumes(flags: tuple[str, ...]) -> None:
     small = [word for word in SMALL if "--quantiles" not in flags or word not in SMALL[2:4]]
     words = ("--trajectory", 10, "--stride", 5, *flags, *small)
     first, second = (agent(*words, small=False) for _ in range(2))
-    for each in (first, second):
-        start = each.network.out.weight.clone()
-        one = each.iterate()
-        assert not torch.equal(start, each.network.out.weight)
+    for learner in (first, second):
+        start = learner.network.out.weight.clone()
+        one = learner.iterate()
+        assert not torch.equal(start, learner.network.out.weight)
     assert first.progress.steps > 0
     third = agent(*words, small=False)
     parts.load(third, copy.deepcopy(parts.state(first)))
-    scalars = [{key: float(v) for key, v in each.iterate().items()} for each in (first, second)]
+    scalars = [
+        {key: float(v) for key, v in learner.iterate().items()} for learner in (first, second)
+    ]
     assert scalars[0] == scalars[1] == {k: float(v) for k, v in third.iterate().items()}
     for name, parameter in parts.learned(first).items():
         assert torch.equal(parameter, parts.learned(third)[name])
@@ -286,9 +288,9 @@ def test_rules_as_agents(name: str) -> None:
     learner.iterate()
     second = agent("--pairs", 16, name=name, small=False)
     parts.load(second, parts.state(learner))
-    for each in (learner, second):
-        each.iterate()
-        torch.testing.assert_close(each.x, expected)
+    for trained in (learner, second):
+        trained.iterate()
+        torch.testing.assert_close(trained.x, expected)
     assert second.progress.steps == 32
 
 

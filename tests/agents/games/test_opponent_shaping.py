@@ -37,11 +37,11 @@ def numbers(*shape: int) -> Tensor:
 @pytest.mark.parametrize("seat", [0, 1])
 def test_a_lifetime_is_that_of_two_naive_learners(seat: int) -> None:
     game, start, others = MatrixGame("matching-pennies"), numbers(2, 5), numbers(2, 3, 5) / 2
-    found = lifetime_return(game, start, torch.full((2,), 2.5).double(), others, 2.5, 3, seat)
+    returns = lifetime_return(game, start, torch.full((2,), 2.5).double(), others, 2.5, 3, seat)
     own = start[:, None].expand_as(others)
     x = torch.stack((own, others) if seat == 0 else (others, own), -2)
     values = [game.value(x := learn(game, x, (RULE, RULE), 2.5, 1)) for _ in range(3)]
-    torch.testing.assert_close(found, torch.stack(values).mean(0))
+    torch.testing.assert_close(returns, torch.stack(values).mean(0))
 
 
 @pytest.mark.parametrize("seat", [0, 1])
@@ -54,11 +54,11 @@ def test_the_derivative_through_a_lifetime(seat: int) -> None:
     inputs = (numbers(1, 5).requires_grad_(), torch.tensor([7.0]).double().requires_grad_())
     assert torch.autograd.gradcheck(value, inputs)
     # What the other learns depends on the start: held fixed, the derivative is another one.
-    (whole,) = torch.autograd.grad(value(*inputs), inputs[0])
+    (gradient,) = torch.autograd.grad(value(*inputs), inputs[0])
     (alone,) = torch.autograd.grad(
         game.value(torch.stack((inputs[0], others[:, 0]), -2))[0, 0], inputs[0]
     )
-    assert (whole - alone).abs().max() > 0.01
+    assert (gradient - alone).abs().max() > 0.01
 
 
 def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
@@ -69,8 +69,8 @@ def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
 
     def worth() -> Tensor:
         rates = agent.rate.detach()
-        found = lifetime_return(agent.game, agent.start.detach(), rates, met, 1.0, 15, 0)
-        return found[..., 0].mean(1)
+        returns = lifetime_return(agent.game, agent.start.detach(), rates, met, 1.0, 15, 0)
+        return returns[..., 0].mean(1)
 
     before = worth()
     for _ in range(12):
@@ -89,8 +89,8 @@ def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
 
 def test_densities_are_those_of_a_normal_distribution() -> None:
     mean, variance, action = numbers(7, 3), numbers(7, 3).exp(), numbers(7, 3) * 2
-    law = torch.distributions.Normal(mean, variance.sqrt())
-    torch.testing.assert_close(log_density(mean, variance, action), law.log_prob(action).sum(-1))
+    normal = torch.distributions.Normal(mean, variance.sqrt())
+    torch.testing.assert_close(log_density(mean, variance, action), normal.log_prob(action).sum(-1))
 
 
 def test_the_first_step_follows_the_gradient_of_the_expectation() -> None:
@@ -141,7 +141,7 @@ def test_a_meta_policy_learns_the_best_reply() -> None:
     for _ in range(30):
         scalars = agent.iterate()
     x = agent.game.draw(400, torch.Generator().manual_seed(1)).expand(2, -1, -1, -1)
-    mean, variance = agent.network.law(x.flatten(-2).float())
+    mean, variance = agent.network.distribution(x.flatten(-2).float())
     error = (mean.double() - x[..., 1, :] / 2).square().mean((1, 2)).sqrt()
     assert (error < 0.2).all()  # 0.5 of one who always answers 0
     assert variance.mean() < 0.1
@@ -153,16 +153,16 @@ def test_samples_are_whole_returns_in_units_of_their_spread() -> None:
     assert isinstance(agent, MFOS)
     reward = numbers(4, 4, 64).float()
     seen, action = numbers(4, 4, 64, 10).float(), numbers(4, 4, 64, 5).float()
-    found = agent._samples({"reward": reward, "seen": seen, "action": action})
+    samples = agent._samples({"reward": reward, "seen": seen, "action": action})
     to_go = reward.clone()
     for t in (2, 1, 0):
         to_go[t] += 0.99 * to_go[t + 1]
     for learner in range(4):
         mine = to_go[:, learner].flatten()
         expected = (mine - mine.mean()) / mine.std()
-        torch.testing.assert_close(found["return_"][learner], expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(found["seen"][1, 64 + 3], seen[1, 1, 3])
-    assert torch.equal(found["action"][2, 5], action[0, 2, 5])
+        torch.testing.assert_close(samples["return_"][learner], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(samples["seen"][1, 64 + 3], seen[1, 1, 3])
+    assert torch.equal(samples["action"][2, 5], action[0, 2, 5])
 
 
 def test_learners_side_by_side_do_not_touch_each_other() -> None:
@@ -183,11 +183,13 @@ def test_the_second_chair_sees_its_own_policy_first() -> None:
     agent = make("m-fos", *SMALL, "--opponent", "self")
     assert isinstance(agent, MFOS)
     x = numbers(1, 3, 2, 5)
-    mean, variance = agent.network.law(torch.sigmoid(x.flip(2)).flatten(2).float().repeat(2, 1, 1))
+    mean, variance = agent.network.distribution(
+        torch.sigmoid(x.flip(2)).flatten(2).float().repeat(2, 1, 1)
+    )
     random = torch.Generator().manual_seed(5)
-    found = agent.act(x, 1, random)
+    policies = agent.act(x, 1, random)
     noise = torch.randn(1, 3, 5, generator=random.manual_seed(5))
-    torch.testing.assert_close(found.float(), mean[1:] + variance[1:].sqrt() * noise)
+    torch.testing.assert_close(policies.float(), mean[1:] + variance[1:].sqrt() * noise)
 
 
 @pytest.mark.parametrize(
@@ -226,14 +228,14 @@ def test_environments_that_do_not_fit_are_named(agent: str, env: str, message: s
 
 
 def test_the_agents_are_the_learners_of_their_modules() -> None:
-    agent = make("lola-dice", "--batch", "8", "--env-options", "horizon=5", "--seed", "4")
-    learner = lola_dice.Learner(lola_dice.Config(rounds=5, batch=8), 1, seed=4)
+    agent = make("lola-dice", "--batch-size", "8", "--env-options", "horizon=5", "--seed", "4")
+    learner = lola_dice.LolaDiceLearner(lola_dice.Config(rounds=5, batch_size=8), 1, seed=4)
     rewards = agent.iterate()
     assert [float(value) for value in rewards.values()] == learner.iterate()[0].tolist()
     assert torch.equal(agent.learner.policies, learner.policies)
     assert agent.progress.steps == 5 * 8 * 5
     brs = make("brs-sp-ipd", "--trees", "8", "--seed", "4")
-    plain = tree_search.Learner(tree_search.Config(self_play=1.0, trees=8), 1, seed=4)
+    plain = tree_search.TreeSearchLearner(tree_search.Config(self_play=1.0, trees=8), 1, seed=4)
     assert float(brs.iterate()["return"]) == plain.iterate().item()
     for one, two in zip(brs.learner.parameters, plain.parameters, strict=True):
         assert torch.equal(one, two)

@@ -67,8 +67,8 @@ def test_runs_play_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert re.search(
         rf"^naive( +-\d\.\d+){{2}}$\n^{re.escape(str(run))}( +-\d\.\d+){{2}}$", table, re.M
     )
-    found = tournament.contestant(str(run), MatrixGame(), 25.0)
-    assert isinstance(found, Contestant)
+    contestant = tournament.contestant(str(run), MatrixGame(), 25.0)
+    assert isinstance(contestant, Contestant)
     with pytest.raises(UserError, match="was trained on another game, semigradient/IPD-v0"):
         tournament.trained(str(run), MatrixGame("chicken"))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semigradient.agents.games.tree_search import (
     Config,
-    Learner,
+    TreeSearchLearner,
     exact_values,
     search,
     shared_objective,
@@ -52,8 +52,8 @@ def plain_search(answer: list[float], state: int, rounds: int, rng: np.random.Ge
 @pytest.mark.parametrize("name", POLICIES)
 def test_exact_values_are_the_published_ones(name: str) -> None:
     policy, published = POLICIES[name]
-    found = exact_values(torch.tensor(policy, dtype=torch.float64), PRISONERS, 6).tolist()
-    for value, number in zip(found, published, strict=True):
+    values = exact_values(torch.tensor(policy, dtype=torch.float64), PRISONERS, 6).tolist()
+    for value, number in zip(values, published, strict=True):
         assert number is None or value == pytest.approx(number, abs=5e-3)
 
 
@@ -68,17 +68,17 @@ def test_no_deterministic_policy_does_better_than_cynic_tit_for_tat() -> None:
 
 
 def test_sampled_trees_have_the_exact_values_and_those_of_a_plain_recursion() -> None:
-    chances = SOME.sigmoid()
-    exact = exact_values(chances, PRISONERS, 4)
+    probabilities = SOME.sigmoid()
+    exact = exact_values(probabilities, PRISONERS, 4)
     random = torch.Generator().manual_seed(0)
-    trees = search(chances[None], PRISONERS, 4, 40_000, random)
+    trees = search(probabilities[None], PRISONERS, 4, 40_000, random)
     error = trees.values.std(2) / 200
     assert ((trees.values.mean(2) - exact[:, None]).abs() < 4 * error).all()
-    assert (trees.asked.sum((2, 3)) == 15).all()
+    assert (trees.counts.sum((2, 3)) == 15).all()
     assert (trees.on_path.sum((2, 3)) == 4).all()
-    assert (trees.on_path <= trees.asked).all()
+    assert (trees.on_path <= trees.counts).all()
     rng = np.random.default_rng(0)
-    plain = np.array([plain_search(chances.tolist(), 0, 4, rng) for _ in range(4000)])
+    plain = np.array([plain_search(probabilities.tolist(), 0, 4, rng) for _ in range(4000)])
     wide = plain.std(0) / len(plain) ** 0.5
     assert (np.abs(plain.mean(0) - exact.flip(0).numpy()) < 4 * wide).all()
 
@@ -87,9 +87,9 @@ def gradients(rows: int, off_path: bool) -> Tensor:
     """Estimates (rows, 5), each from trees of its own."""
     logits = SOME.expand(rows, 5).clone().requires_grad_()
     trees = search(logits.detach().sigmoid(), PRISONERS, 3, 256, torch.Generator().manual_seed(3))
-    asked = trees.asked if off_path else trees.on_path
-    (found,) = torch.autograd.grad(tree_objective(logits, trees.values[0], asked).sum(), logits)
-    return found
+    counts = trees.counts if off_path else trees.on_path
+    (gradient,) = torch.autograd.grad(tree_objective(logits, trees.values[0], counts).sum(), logits)
+    return gradient
 
 
 def z_scores(estimates: Tensor, truth: Tensor) -> Tensor:
@@ -130,15 +130,15 @@ def test_self_play_estimates_the_gradient_of_the_own_return() -> None:
 def test_best_response_shaping_learns_the_published_policies(
     weight: float, policy: tuple[int, ...]
 ) -> None:
-    learner = Learner(Config(self_play=weight, trees=128), seeds=3)
+    learner = TreeSearchLearner(Config(self_play=weight, trees=128), seeds=3)
     for _ in range(150):
         learner.iterate()
-    chances = learner.logits().sigmoid()
-    assert (chances - torch.tensor(policy)).abs().max() < 0.1
+    probabilities = learner.logits().sigmoid()
+    assert (probabilities - torch.tensor(policy)).abs().max() < 0.1
 
 
 def test_without_a_hidden_layer_there_are_five_logits() -> None:
-    learner = Learner(Config(hidden=0, trees=8), seeds=2)
+    learner = TreeSearchLearner(Config(hidden=0, trees=8), seeds=2)
     assert learner.logits().tolist() == [[0.0] * 5] * 2
     learner.iterate()
     assert (learner.logits() != 0).any()
@@ -146,11 +146,11 @@ def test_without_a_hidden_layer_there_are_five_logits() -> None:
 
 def test_the_reproduction_s_claims(tmp_path: Path) -> None:
     prepare(tmp_path)
-    good = np.array([[0.001, 0.999, 0.0, 0.999, 0.001]] * 3)
-    rows = brs_ipd.claims("BRS", good)
+    policies = np.array([[0.001, 0.999, 0.0, 0.999, 0.001]] * 3)
+    rows = brs_ipd.claims("BRS", policies)
     assert all(row.agrees for row in rows)
-    assert not all(row.agrees for row in brs_ipd.claims("BRS-SP", good))
-    bad = good.copy()
+    assert not all(row.agrees for row in brs_ipd.claims("BRS-SP", policies))
+    bad = policies.copy()
     bad[0, 3] = 0.2
     assert [row.agrees for row in brs_ipd.claims("BRS", bad)][-2:] == [False, False]
     job = Job("quick", 1, tmp_path)

@@ -108,8 +108,8 @@ def test_population_statistics_are_averages_over_whole_batches() -> None:
     handle = network.convolutions[0].register_forward_hook(lambda _, __, out: seen.append(out))
     reestimate(network, batches)
     handle.remove()
-    mean = torch.stack([each.mean((0, 2, 3)) for each in seen]).mean(0)
-    var = torch.stack([each.var((0, 2, 3)) for each in seen]).mean(0)
+    mean = torch.stack([batch.mean((0, 2, 3)) for batch in seen]).mean(0)
+    var = torch.stack([batch.var((0, 2, 3)) for batch in seen]).mean(0)
     torch.testing.assert_close(network.norms[0].running_mean, mean)
     torch.testing.assert_close(network.norms[0].running_var, var)
     assert network.training
@@ -127,10 +127,10 @@ def test_only_hidden_notes_count_and_each_score_weighs_the_same() -> None:
     pitches = torch.randint(5, (2, 2, 3))
     known = torch.tensor([[[1, 1, 0], [1, 1, 1]], [[0, 0, 1], [0, 1, 1]]]).bool()
     expected, everywhere = [], []
-    for each in range(2):
+    for row in range(2):
         cells = [(i, t) for i in range(2) for t in range(3)]
-        nll = {c: -log_probs[each][c][pitches[each][c]].item() for c in cells}
-        hidden = [c for c in cells if not known[each][c]]
+        nll = {c: -log_probs[row][c][pitches[row][c]].item() for c in cells}
+        hidden = [c for c in cells if not known[row][c]]
         expected.append(sum(nll[c] for c in hidden) / len(hidden))
         everywhere.append(sum(nll.values()) / len(hidden))
     np.testing.assert_allclose(orderless.loss(log_probs, pitches, known), expected)

@@ -158,13 +158,13 @@ def test_an_interrupted_run_ends_with_the_same_bytes(run: Path, tmp_path: Path) 
             file.unlink()
         step.rmdir()
     assert train(["--resume", str(folder), *QUIET]) == 0
-    one, two = ((each / "checkpoints") for each in (run, folder))
+    one, two = ((path / "checkpoints") for path in (run, folder))
     (name,) = [path.name for path in one.iterdir() if path.name.endswith("80")]
     tensors = "tensors.safetensors"
     assert (one / name / tensors).read_bytes() == (two / name / tensors).read_bytes()
     lines = [
         [{k: v for k, v in json.loads(line).items() if k != "time"} for line in text.splitlines()]
-        for text in ((each / "metrics.jsonl").read_text() for each in (run, folder))
+        for text in ((path / "metrics.jsonl").read_text() for path in (run, folder))
     ]
     assert lines[0] == lines[1]
     assert any("train/valid_loss" in line for line in lines[0])
@@ -184,7 +184,7 @@ def test_pieces_are_written_and_keep_what_is_given(
     printed = capsys.readouterr().out
     assert "nats a frame" in printed
     report = json.loads((run / "music.json").read_text())
-    names = [Path(each).name for each in report["pieces"]]
+    names = [Path(piece).name for piece in report["pieces"]]
     assert {"tune-harmonize-0.mid", "tune-harmonize-1.png", "tune-harmonize-0-strip.png"} <= {
         *names
     }

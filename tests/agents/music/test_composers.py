@@ -36,9 +36,9 @@ def returns(agent: Any, env_id: str, episodes: int, **env: Any) -> np.ndarray:
 
 
 def test_ancestral_sampling_returns_minus_the_entropy_and_random_actions_less() -> None:
-    found = returns(build("composer", TOY, {"kind": "ancestral"}), TOY, 4000)
-    error = 4 * found.std() / 4000**0.5
-    assert found.mean() == pytest.approx(-toy_joint().entropy(), abs=error)
+    scores = returns(build("composer", TOY, {"kind": "ancestral"}), TOY, 4000)
+    error = 4 * scores.std() / 4000**0.5
+    assert scores.mean() == pytest.approx(-toy_joint().entropy(), abs=error)
     plain = returns(build("composer", TOY, {"kind": "random-legal"}), TOY, 1000)
     # Uniform rolls: E[log p] by the sum over all of them.
     expected = float(toy_joint().log_p.mean())

@@ -115,7 +115,10 @@ def test_bridge_tells_a_time_limit_and_clips_rewards():
 
 def test_hidden_layers_have_the_chosen_nonlinearity():
     kinds = [
-        {type(each) for each in make("sb3-ppo", "--preset", "none", *flags).model.policy.modules()}
+        {
+            type(module)
+            for module in make("sb3-ppo", "--preset", "none", *flags).model.policy.modules()
+        }
         for flags in ((), ("--activation-fn", "relu"))
     ]
     assert torch.nn.Tanh in kinds[0] - kinds[1]
@@ -161,9 +164,9 @@ def saved(content):
 
 def test_pickles_in_a_zip_are_not_executed(tmp_path):
     proof = tmp_path / "executed"
-    good = {"weight": torch.zeros(2)}
-    write_zip(tmp_path / "a.zip", saved(good), data=pickle.dumps(Bomb(proof)))
-    assert read_zip(tmp_path / "a.zip").keys() == good.keys()
+    intact = {"weight": torch.zeros(2)}
+    write_zip(tmp_path / "a.zip", saved(intact), data=pickle.dumps(Bomb(proof)))
+    assert read_zip(tmp_path / "a.zip").keys() == intact.keys()
     for number, policy in enumerate([saved(Bomb(proof)), pickle.dumps(Bomb(proof))]):
         write_zip(tmp_path / f"b{number}.zip", policy)
         with pytest.raises(UserError):
