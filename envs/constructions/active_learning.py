@@ -58,7 +58,7 @@ class ActiveOptions(HyperGridOptions):
 _LISTED = 10**6
 
 
-class State(NamedTuple):
+class ActiveLearningState(NamedTuple):
     """Campaigns of measurement."""
 
     known: Tensor  # (B, X) bool: which objects were measured
@@ -115,22 +115,24 @@ class ActiveLearning:
         self.single_observation_space = spaces.Box(UNKNOWN, highest, (count,), np.float32)
         self.single_action_space: spaces.Space = spaces.MultiDiscrete([count] * queries)
 
-    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
+    def reset(self, n: int, generator: torch.Generator | None = None) -> ActiveLearningState:
         """`n` campaigns, each with a first set of its own."""
         count = len(self.objects)
         draws = torch.rand((n, count), generator=generator, device=self.device)
         first = draws.argsort(1)[:, : self.initial]
         known = torch.zeros((n, count), dtype=torch.bool, device=self.device)
         rounds = torch.zeros(n, dtype=torch.int64, device=self.device)
-        return State(known.scatter(1, first, True), rounds)
+        return ActiveLearningState(known.scatter(1, first, True), rounds)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: ActiveLearningState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Measure objects (B, queries)."""
         known = state.known.scatter(1, actions, True)
         reward = self.top(known) - self.top(state.known)
         rounds = state.rounds + 1
         over = rounds >= self.rounds
-        return Step(State(known, rounds), reward, over, torch.zeros_like(over))
+        return Step(ActiveLearningState(known, rounds), reward, over, torch.zeros_like(over))
 
     def top(self, known: Tensor) -> Tensor:
         """Mean of the `top_k` best rewards known: (B, X) bool → (B,)."""
@@ -142,15 +144,15 @@ class ActiveLearning:
         found.index_add_(1, self.modes + 1, known.float())
         return (found[:, 1:] > 0).sum(1)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: ActiveLearningState) -> Tensor:
         """(B, X) float32."""
         return self.values.where(state.known, UNKNOWN).float()
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: ActiveLearningState) -> dict[str, Tensor]:
         """Mean of the best rewards known, and modes known: (B,) each."""
         return {"top": self.top(state.known), "modes": self.modes_known(state.known)}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: ActiveLearningState) -> list[np.ndarray]:
         """What is known, as the construction's pictures of visits."""
         frames = []
         for known in state.known:

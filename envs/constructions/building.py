@@ -13,7 +13,7 @@ from semigradient.envs.constructions.construction import Construction
 from semigradient.envs.core import Step
 
 
-class State(NamedTuple):
+class BuildingState(NamedTuple):
     """Objects under construction."""
 
     number: Tensor  # (B,) int64: state of the construction
@@ -64,13 +64,17 @@ class Building:
         n: int,
         generator: torch.Generator | None = None,
         state: int | list[int] | Tensor | None = None,
-    ) -> State:
+    ) -> BuildingState:
         """`n` empty objects, or the states that are named."""
         start = self.rules.root if state is None else state
         number = torch.as_tensor(start, dtype=torch.int64, device=self.device).expand(n).clone()
-        return State(number, torch.zeros_like(number), torch.zeros_like(number, dtype=torch.bool))
+        return BuildingState(
+            number, torch.zeros_like(number), torch.zeros_like(number, dtype=torch.bool)
+        )
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: BuildingState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Add something, or stop. Actions are (B,)."""
         rules = self.rules
         allowed = rules.legal(state.number).gather(1, actions[:, None]).squeeze(1)
@@ -82,13 +86,13 @@ class Building:
         over = stopped | rules.finished(number)
         reward = torch.where(over, rules.log_reward(number).exp(), 0.0)
         truncated = (steps >= self.max_steps) & ~over
-        return Step(State(number, steps, stopped), reward, over, truncated)
+        return Step(BuildingState(number, steps, stopped), reward, over, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: BuildingState) -> Tensor:
         """(B, D) float32."""
         return self.rules.features(state.number)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: BuildingState) -> dict[str, Tensor]:
         """Mask of legal actions (B, A), state and log-reward (B,)."""
         return {
             "action_mask": self.rules.legal(state.number),
@@ -96,6 +100,6 @@ class Building:
             "log_reward": self.rules.log_reward(state.number),
         }
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: BuildingState) -> list[np.ndarray]:
         """The construction's pictures."""
         return self.rules.pictures(state.number)

@@ -83,7 +83,7 @@ class Physics(Protocol):
         ...
 
 
-class State(NamedTuple):
+class PhysicalState(NamedTuple):
     """Running episodes."""
 
     x: Tensor  # (B, d) float64: what the differential equation moves
@@ -118,7 +118,7 @@ class NearContinuous:
         n: int,
         generator: torch.Generator | None = None,
         state: Any = None,
-    ) -> State:
+    ) -> PhysicalState:
         """Begin `n` episodes, in random states or in those given."""
         x = self.physics.start(n, generator, self.device)
         if state is not None:
@@ -126,25 +126,27 @@ class NearContinuous:
             good = given.shape in (x.shape, x.shape[1:])
             require(good, f"state of shape {tuple(given.shape)}: must be {tuple(x.shape[1:])}")
             x = given.expand_as(x).clone()
-        return State(x, torch.zeros(n, dtype=torch.int64, device=self.device))
+        return PhysicalState(x, torch.zeros(n, dtype=torch.int64, device=self.device))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: PhysicalState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Hold the actions for one time step."""
         x, density, terminated = self.physics.flow(state.x, actions, self.clock.dt)
         steps = state.steps + 1
         limit = self.clock.limit
         truncated = (steps >= limit) & ~terminated if limit else torch.zeros_like(terminated)
-        return Step(State(x, steps), density, terminated, truncated)
+        return Step(PhysicalState(x, steps), density, terminated, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: PhysicalState) -> Tensor:
         """(B, *observation) float32."""
         return self.physics.observe(state.x)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: PhysicalState) -> dict[str, Tensor]:
         """Seconds since the beginning."""
         return {"time": state.steps * self.clock.dt}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: PhysicalState) -> list[np.ndarray]:
         """RGB frames."""
         return [self.physics.frame(x) for x in state.x.cpu().numpy()]
 

@@ -26,7 +26,7 @@ Size = Annotated[int, within(3, 32)]
 """Cells a side."""
 
 
-class State(NamedTuple):
+class CoinGameState(NamedTuple):
     """Running games. Cells are numbered row by row, players 0 (red) and 1 (blue)."""
 
     cells: Tensor  # (B, 2) int64: where the players are
@@ -71,7 +71,7 @@ class CoinGame:
     v0: first version.
     """
 
-    state_type: Any = State
+    state_type: Any = CoinGameState
     players = ("red", "blue")
 
     def __init__(
@@ -87,12 +87,14 @@ class CoinGame:
         ways = [(row + down) % size * size + (column + right) % size for down, right in MOVES]
         self._moves = torch.as_tensor(np.stack(ways, 1).ravel(), device=self.device)
 
-    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+    def reset(
+        self, n: int, generator: torch.Generator | None = None, **options: Any
+    ) -> CoinGameState:
         """`n` fresh games."""
         cells = torch.randint(self.count, (n, 2), generator=generator, device=self.device)
         owner = torch.randint(2, (n,), generator=generator, device=self.device)
         blank = torch.zeros_like(cells)
-        return State(
+        return CoinGameState(
             cells,
             self._free(cells, generator),
             owner,
@@ -103,7 +105,7 @@ class CoinGame:
 
     def step(
         self,
-        state: State,
+        state: CoinGameState,
         actions: Tensor,
         generator: torch.Generator | None = None,
         luck: Tensor | None = None,
@@ -121,10 +123,10 @@ class CoinGame:
         coin = torch.where(taken > 0, self._free(cells, generator, luck), state.coin)
         steps = state.steps + 1
         truncated = steps >= self.horizon
-        after = State(cells, coin, state.owner ^ taken, steps, picked, state.score + reward)
+        after = CoinGameState(cells, coin, state.owner ^ taken, steps, picked, state.score + reward)
         return Step(after, reward, torch.zeros_like(truncated), truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: CoinGameState) -> Tensor:
         """(B, 2, 4 · size²) float32, each from its player's own view."""
         (red, blue), n = state.cells.unbind(1), self.count
         mine = 2 * n + state.coin + n * state.owner  # its place among the channels of red
@@ -136,11 +138,11 @@ class CoinGame:
         obs.view(-1).index_fill_(0, ones.view(-1), 1.0)
         return obs
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: CoinGameState) -> dict[str, Tensor]:
         """Everything but the number of steps."""
         return {name: value for name, value in state._asdict().items() if name != "steps"}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: CoinGameState) -> list[np.ndarray]:
         """The board, and in words what just happened."""
         rows = zip(*(field.tolist() for field in state), strict=True)
         return [frame(self.size, self.horizon, *row) for row in rows]

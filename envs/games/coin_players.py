@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semigradient.envs.games.coin_game import MOVES, CoinGame, State
+from semigradient.envs.games.coin_game import MOVES, CoinGame, CoinGameState
 from semigradient.errors import require, unknown
 
 NAMES = ("always-cooperate", "always-cooperate-far", "always-defect", "random")
@@ -29,7 +29,7 @@ class Scripted:
         self._cumulative = chances.flatten(0, 3).cumsum(1)[:, :-1].float().to(game.device)
 
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: CoinGameState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Draw from the table; there is no memory."""
         own, other = state.cells[:, seat], state.cells[:, 1 - seat]
@@ -99,7 +99,9 @@ class Oracle:
             *(torch.arange(size) for size in self.shape)
         ).unbind(1)
         zeros = torch.zeros_like(torch.stack((own, other), 1))
-        every = State(torch.stack((own, other), 1), coin, owner, zeros[:, 0], zeros, zeros.double())
+        every = CoinGameState(
+            torch.stack((own, other), 1), coin, owner, zeros[:, 0], zeros, zeros.double()
+        )
         joint = torch.cartesian_prod(torch.arange(4), torch.arange(4))
         random = torch.Generator().manual_seed(0)  # decides only where coins come back
         steps = [game.step(every, pair.expand(len(own), 2), random) for pair in joint]

@@ -24,7 +24,7 @@ def frame(
 ) -> np.ndarray:
     """RGB frame (336, 288, 3) uint8: players are squares, the coin is a disc in its owner's colour.
 
-    Arguments as in `envs.games.coin_game.State`, of one game.
+    Arguments as in `envs.games.coin_game.CoinGameState`, of one game.
     """
     from PIL import Image, ImageDraw
 

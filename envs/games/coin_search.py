@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semigradient.envs.games.coin_game import MOVES, CoinGame, State
+from semigradient.envs.games.coin_game import MOVES, CoinGame, CoinGameState
 from semigradient.envs.games.two_player import Player
 from semigradient.errors import require
 
@@ -55,13 +55,13 @@ class TreeSearch:
         self._nodes = sum(_WAYS**level for level in range(levels + 1))
 
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: CoinGameState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """The action (B,) that was tried most, and the other's next memory."""
         random = generator if generator is not None else torch.Generator(self.game.device)
         visits = torch.zeros(len(memory), self._nodes, device=self.game.device)
         totals = torch.zeros_like(visits)
-        fork = State(*(field.repeat_interleave(self.abreast, 0) for field in state))
+        fork = CoinGameState(*(field.repeat_interleave(self.abreast, 0) for field in state))
         known = memory.repeat_interleave(self.abreast, 0)
         left = self.game.horizon - int(state.steps.max())
         for _ in range(self.rounds):
@@ -77,7 +77,7 @@ class TreeSearch:
         self,
         visits: Tensor,
         totals: Tensor,
-        state: State,
+        state: CoinGameState,
         seat: int,
         memory: Tensor,
         left: int,

@@ -25,7 +25,7 @@ from semigradient.errors import UserError
 from semigradient.validate import Natural, Share, at_least
 
 
-class State(NamedTuple):
+class IteratedGameState(NamedTuple):
     """Running games."""
 
     seen: Tensor  # (B,) int64: what the first player saw last, of start, AA, AB, BA, BB
@@ -63,7 +63,7 @@ class IteratedGame:
     v0: first version.
     """
 
-    state_type: Any = State
+    state_type: Any = IteratedGameState
     players = ("first", "second")
 
     def __init__(self, game: MatrixGame, device: str | torch.device = "cpu") -> None:
@@ -80,12 +80,16 @@ class IteratedGame:
         self._views = torch.stack((views, views[list(SEEN_BY_OTHER)]), 1).to(self.device)
         self._never = torch.zeros(1, dtype=torch.bool, device=self.device)
 
-    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+    def reset(
+        self, n: int, generator: torch.Generator | None = None, **options: Any
+    ) -> IteratedGameState:
         """`n` games before their first round."""
         nothing = torch.zeros(n, dtype=torch.int64, device=self.device)
-        return State(nothing, nothing.clone())
+        return IteratedGameState(nothing, nothing.clone())
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: IteratedGameState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """One round; actions (B, 2) of both players, rewards (B, 2)."""
         first, second = actions.unbind(1)
         joint = torch.add(second, first, alpha=2)
@@ -93,19 +97,23 @@ class IteratedGame:
         reward = self._rewards.index_select(0, joint)
         never = self._never.expand(count)
         if self.game.horizon:
-            return Step(State(joint + 1, rounds), reward, never, rounds >= self.game.horizon)
+            return Step(
+                IteratedGameState(joint + 1, rounds), reward, never, rounds >= self.game.horizon
+            )
         chance = torch.rand(count, generator=generator, device=self.device)
-        return Step(State(joint + 1, rounds), reward, chance >= self.game.discount, never)
+        return Step(
+            IteratedGameState(joint + 1, rounds), reward, chance >= self.game.discount, never
+        )
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: IteratedGameState) -> Tensor:
         """(B, 2, 5) float32, one-hot, each from its player's own view."""
         return self._views.index_select(0, state.seen)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: IteratedGameState) -> dict[str, Tensor]:
         """Rounds played."""
         return {"rounds": state.rounds}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: IteratedGameState) -> list[np.ndarray]:
         """The 2×2 table, own action down and the other's across; the last outcome is lit."""
         frames = []
         for seen in state.seen.tolist():
@@ -132,7 +140,7 @@ class MemoryOne:
         self._plays_b = (both < 0.5).long() if self.certain else (1 - both).float()
 
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: IteratedGameState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Actions (B,) int64; there is no memory."""
         plays_b = self._plays_b[seat].index_select(0, state.seen)

@@ -53,7 +53,7 @@ class GlimpseOptions(ImageOptions):
         return core
 
 
-class State(NamedTuple):
+class GlimpseState(NamedTuple):
     """Running episodes; nothing but `image` and the cells visited decides what is shown."""
 
     image: Tensor  # (B,) int64: which one
@@ -148,7 +148,7 @@ class Glimpse:
         n: int,
         generator: torch.Generator | None = None,
         index: int | list[int] | Tensor | None = None,
-    ) -> State:
+    ) -> GlimpseState:
         """Begin `n` episodes, on random images of the pool or on those that `index` names."""
         if index is None:
             draw = torch.randint(len(self.pool), (n,), generator=generator, device=self.device)
@@ -158,7 +158,7 @@ class Glimpse:
             good = bool(((image >= 0) & (image < len(self.labels))).all())
             require(good, f"index={index}: must be in [0, {len(self.labels)})")
         cell = torch.full((n,), self._start, device=self.device)
-        return State(
+        return GlimpseState(
             image,
             cell,
             self._windows.index_select(0, cell),
@@ -166,7 +166,9 @@ class Glimpse:
             torch.full_like(cell, -1),
         )
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: GlimpseState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Guess, then move, then reveal. Actions are (B, 2) when factored, (B,) when flat."""
         guess, move = self._read(actions)
         correct = guess == self.labels[state.image]
@@ -175,9 +177,11 @@ class Glimpse:
         revealed = state.revealed | self._windows.index_select(0, cell)
         reward = self._rewards[correct.long()]
         truncated = (steps >= self.max_steps) & ~correct
-        return Step(State(state.image, cell, revealed, steps, guess), reward, correct, truncated)
+        return Step(
+            GlimpseState(state.image, cell, revealed, steps, guess), reward, correct, truncated
+        )
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: GlimpseState) -> Tensor:
         """(B, 1 + C, H, W) uint8."""
         # One copy of whole rows, with room for the window, then masks in place.
         obs = self._canvases.index_select(0, state.image)
@@ -185,7 +189,7 @@ class Glimpse:
         obs[:, 0] = self._windows.index_select(0, state.cell)
         return obs.view(-1, *self.single_observation_space.shape)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: GlimpseState) -> dict[str, Tensor]:
         """Index, label, correct, position (B, 2) and visible fraction."""
         label = self.labels[state.image]
         # As a signed byte 255 is -1, which sums quickly.
@@ -198,7 +202,7 @@ class Glimpse:
             "visible_fraction": seen / (self.height * self.width),
         }
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: GlimpseState) -> list[np.ndarray]:
         """Each episode: what has been revealed, the window's outline, the guess in words."""
         from semigradient.envs.images.glimpse_rendering import frame
 

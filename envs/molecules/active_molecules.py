@@ -65,7 +65,7 @@ class ActiveOptions(ScoredOptions):
         return ActiveMolecules(rules, self, protocol)
 
 
-class State(NamedTuple):
+class ActiveMoleculesState(NamedTuple):
     """Campaigns of measurement; rows of C molecules in the order of measurement, then free ones."""
 
     key: Tensor  # (B, C) int64: a digest of the SMILES, 0 for none
@@ -120,11 +120,11 @@ class ActiveMolecules:
             np.full(queries * self.length, rules.actions)
         )
 
-    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
+    def reset(self, n: int, generator: torch.Generator | None = None) -> ActiveMoleculesState:
         """`n` campaigns, each with first molecules of its own."""
         capacity = self.initial + self.rounds * self.queries
         blank = np.stack(block_trees.empty(1, self.length), 1).astype(np.int16)
-        state = State(
+        state = ActiveMoleculesState(
             torch.zeros((n, capacity), dtype=torch.int64),
             torch.full((n, capacity), -torch.inf, dtype=torch.float64),
             torch.from_numpy(blank).expand(n, capacity, -1, -1).clone(),
@@ -134,9 +134,11 @@ class ActiveMolecules:
         for row in range(n):
             trees, smiles = self._first(generator)
             self._note(state, row, trees, smiles)
-        return State(*(each.to(self.device) for each in state))
+        return ActiveMoleculesState(*(each.to(self.device) for each in state))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: ActiveMoleculesState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Build and measure; actions are (B, queries · N)."""
         flat = actions.cpu().numpy().reshape(-1, self.length)
         trees = self.build(flat)
@@ -144,9 +146,9 @@ class ActiveMolecules:
             state, [trees.select(rows) for rows in np.split(np.arange(len(flat)), len(actions))]
         )
 
-    def measure(self, state: State, molecules: Sequence[Trees]) -> Step:
+    def measure(self, state: ActiveMoleculesState, molecules: Sequence[Trees]) -> Step:
         """Score at most `queries` molecules in each campaign: canonical trees, one `Trees` each."""
-        after = State(*(each.cpu().clone() for each in state))
+        after = ActiveMoleculesState(*(each.cpu().clone() for each in state))
         after.last.fill_(UNKNOWN)
         for row, trees in enumerate(molecules):
             kept = (trees.size >= self.rules.min_blocks).nonzero()[0][: self.queries]
@@ -155,7 +157,7 @@ class ActiveMolecules:
             after.last[row, torch.from_numpy(kept)] = scores
         rounds = after.rounds.add_(1)
         over = (rounds >= self.rounds).to(self.device)
-        after = State(*(each.to(self.device) for each in after))
+        after = ActiveMoleculesState(*(each.to(self.device) for each in after))
         return Step(after, self.top(after) - self.top(state), over, torch.zeros_like(over))
 
     def build(self, actions: Ints) -> Trees:
@@ -170,25 +172,25 @@ class ActiveMolecules:
             trees = rules.grown(trees, rows, taken[rows])
         return trees
 
-    def smiles(self, state: State, row: int = 0) -> list[str]:
+    def smiles(self, state: ActiveMoleculesState, row: int = 0) -> list[str]:
         """Canonical SMILES of the molecules known to a campaign, in the order of measurement."""
         known = state.trees[row][state.key[row] != 0].cpu().numpy().astype(np.int64)
         return self.rules.smiles_of(Trees(*known.transpose(1, 0, 2)))
 
-    def top(self, state: State) -> Tensor:
+    def top(self, state: ActiveMoleculesState) -> Tensor:
         """Mean of the `top_k` best scores known: (B,)."""
         return state.score.topk(self.top_k, 1).values.mean(1)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: ActiveMoleculesState) -> Tensor:
         """(B, top_k + queries) float32."""
         shown = torch.cat([state.score.topk(self.top_k, 1).values, state.last], 1)
         return shown.clamp(UNKNOWN, HIGHEST).float()
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: ActiveMoleculesState) -> dict[str, Tensor]:
         """Mean of the best scores known, and how many molecules are known: (B,) each."""
         return {"top": self.top(state), "known": (state.key != 0).sum(1)}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: ActiveMoleculesState) -> list[np.ndarray]:
         """Depictions (256, 256, 3) of the best molecule known."""
         best = state.score.argmax(1)
         found = state.trees[torch.arange(len(best)), best].cpu().numpy().astype(np.int64)
@@ -218,7 +220,9 @@ class ActiveMolecules:
             trees = rules.grown(trees, rows, taken[rows])
         return trees
 
-    def _note(self, state: State, row: int, trees: Trees, smiles: list[str]) -> Tensor:
+    def _note(
+        self, state: ActiveMoleculesState, row: int, trees: Trees, smiles: list[str]
+    ) -> Tensor:
         """Score molecules and note the new ones; scores (M,)."""
         scores = self.rules.scores_of(smiles)
         known = set(state.key[row].tolist()) - {0}

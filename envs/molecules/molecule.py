@@ -46,7 +46,7 @@ class MoleculeOptions(ScoredOptions):
         return MoleculeBuilding(rules, protocol, self.observation, self.masks)
 
 
-class State(NamedTuple):
+class MoleculeState(NamedTuple):
     """Molecules under construction: canonical trees, and how it stands with the episode."""
 
     kind: Tensor  # (B, N) int64, and so on: see `envs.molecules.block_trees.Trees`
@@ -116,12 +116,16 @@ class MoleculeBuilding:
         self.single_observation_space = cast(spaces.Box, self._space())
         self.max_steps = 2 * rules.horizon
 
-    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+    def reset(
+        self, n: int, generator: torch.Generator | None = None, **options: Any
+    ) -> MoleculeState:
         """`n` times nothing; there are no options."""
         steps = torch.zeros(n, dtype=torch.int64, device=self.device)
         return self._state(block_trees.empty(n, self.rules.max_blocks), steps, steps > 0)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: MoleculeState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Attach a block, or stop. Actions are (B,)."""
         rules, trees = self.rules, state.trees
         taken = actions.cpu().numpy()
@@ -142,7 +146,7 @@ class MoleculeBuilding:
         after = self._state(trees, steps, self._tensor(stopped))
         return Step(after, self._tensor(reward), ended, truncated)
 
-    def observe(self, state: State) -> Any:
+    def observe(self, state: MoleculeState) -> Any:
         """(B, D) float32, or a dictionary of tensors."""
         flat = self._tensor(self.rules.features_of(state.trees))
         found: Any = flat if self.observation == "flat" else self.graph(flat)
@@ -152,14 +156,14 @@ class MoleculeBuilding:
         parts = found if isinstance(found, dict) else {"observation": found}
         return {**parts, "action_mask": mask}
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: MoleculeState) -> dict[str, Tensor]:
         """Number of blocks (B,) and, where wanted, the mask of legal actions (B, A)."""
         found = {"blocks": (state.kind >= 0).sum(1)}
         if self.masks == "info":
             found["action_mask"] = self._tensor(self.rules.legal_in(state.trees))
         return found
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: MoleculeState) -> list[np.ndarray]:
         """Depictions (256, 256, 3) with open stems marked."""
         return [draw(each) for each in self.rules.molecules(state.trees)]
 
@@ -171,9 +175,9 @@ class MoleculeBuilding:
         stems = torch.where((kind > 0)[..., None], torch.stack([on, kind - 1], 2), -1)
         return {"blocks": block, "bonds": bonds, "stems": stems}
 
-    def _state(self, trees: Trees, steps: Tensor, stopped: Tensor) -> State:
+    def _state(self, trees: Trees, steps: Tensor, stopped: Tensor) -> MoleculeState:
         kind, parent, host, own = (self._tensor(each) for each in trees)
-        return State(kind, parent, host, own, steps, stopped)
+        return MoleculeState(kind, parent, host, own, steps, stopped)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -47,7 +47,7 @@ class ChronoOptions(ExcerptOptions):
         return ChoraleChrono(self.setting(device), self)
 
 
-class State(NamedTuple):
+class ChronoState(NamedTuple):
     """Running episodes."""
 
     pitches: Tensor  # (B, I, T) int64: pitch numbers, -1 where nothing is written
@@ -125,16 +125,18 @@ class ChoraleChrono:
         generator: torch.Generator | None = None,
         piece: int | list[int] | Tensor | None = None,
         offset: int | list[int] | Tensor | None = None,
-    ) -> State:
+    ) -> ChronoState:
         """`n` episodes on rolls of the corpus, at random unless they are named."""
         where = (numbers(piece, n, self.device), numbers(offset, n, self.device))
         truth = self.setting.corpus.draw(n, generator, *where)
         pitches = torch.full_like(truth, -1)
         pitches[:, : self.first] = truth[:, : self.first]
         count = torch.zeros(n, dtype=torch.int64, device=self.device)
-        return State(pitches, truth, count, count, count.double(), self.rules.count(pitches))
+        return ChronoState(pitches, truth, count, count, count.double(), self.rules.count(pitches))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: ChronoState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Write the next note. Actions are (B,)."""
         setting, rows = self.setting, torch.arange(len(state.steps), device=self.device)
         voice, time = self._place(state)
@@ -152,7 +154,7 @@ class ChoraleChrono:
         written, steps = state.written + legal.long(), state.steps + 1
         terminated = written == self.notes
         truncated = (steps >= 4 * self.notes) & ~terminated
-        after = State(
+        after = ChronoState(
             pitches, state.truth, written, steps, state.log_p + log_p, state.events + gained
         )
         paid = {
@@ -164,7 +166,7 @@ class ChoraleChrono:
             paid = paid + self.cadence * (terminated & self._closes(pitches))
         return Step(after, paid.where(legal, ILLEGAL), terminated, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: ChronoState) -> Tensor:
         """(B, D) float32."""
         setting = self.setting
         voice, time = self._place(state)
@@ -184,7 +186,7 @@ class ChoraleChrono:
             parts.append(self._one_hot(soprano.where(inside, -1)))
         return torch.cat([part.float() for part in parts], 1)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: ChronoState) -> dict[str, Tensor]:
         """Legal pitches, the roll, what it has brought."""
         return {
             "action_mask": self.setting.singable[self._place(state)[0]],
@@ -193,19 +195,19 @@ class ChoraleChrono:
             "rules": state.events,
         }
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: ChronoState) -> list[np.ndarray]:
         """Pictures (4P, 8T, 3)."""
         return self.setting.pictures(state.pitches)
 
-    def text(self, state: State) -> list[str]:
+    def text(self, state: ChronoState) -> list[str]:
         """The same in letters."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: ChronoState, path: Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file."""
         self.setting.export_midi(state.pitches[index], path)
 
-    def _place(self, state: State) -> tuple[Tensor, Tensor]:
+    def _place(self, state: ChronoState) -> tuple[Tensor, Tensor]:
         """Voice and frame (B,) of the next note, those of the last one when all is written."""
         at = state.written.clamp(max=self.notes - 1)
         return self.first + at % self.notes_a_frame, at // self.notes_a_frame

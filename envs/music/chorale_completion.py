@@ -54,7 +54,7 @@ class CompletionOptions(Options):
         return core
 
 
-class State(NamedTuple):
+class CompletionState(NamedTuple):
     """A crop, and what of it is shown."""
 
     pitches: Tensor  # (B, I, T) int64, indices
@@ -113,7 +113,7 @@ class Completion:
         generator: torch.Generator | None = None,
         task: str | None = None,
         rate: float | None = None,
-    ) -> State:
+    ) -> CompletionState:
         """`n` random crops under the task."""
         # Pieces lie in the processor's memory, and are drawn there.
         seed = torch.randint(2**62, (), generator=generator, device=self.device)
@@ -122,9 +122,11 @@ class Completion:
         chosen = self.task if task is None else task
         share = self.rate if rate is None else rate
         known = chorale_tasks.known(chosen, n, len(VOICES), self.steps, source, share)
-        return State(pitches.to(self.device), known.to(self.device))
+        return CompletionState(pitches.to(self.device), known.to(self.device))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: CompletionState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Compare with Bach; every episode ends."""
         hidden = ~state.known
         right = ((actions == state.pitches) & hidden).flatten(1).sum(1)
@@ -133,15 +135,15 @@ class Completion:
         over = torch.ones_like(count, dtype=torch.bool)
         return Step(state, reward, over, ~over)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: CompletionState) -> Tensor:
         """(B, I, T) uint8: pitch indices, the number of pitches where a note is hidden."""
         return torch.where(state.known, state.pitches, len(PITCHES)).to(torch.uint8)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: CompletionState) -> dict[str, Tensor]:
         """What is shown (B, I, T)."""
         return {"known": state.known.clone()}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: CompletionState) -> list[np.ndarray]:
         """Piano rolls (4P, 8T, 3), a colour each voice; what is hidden is grey."""
         shown = torch.where(state.known, state.pitches, -1)
         return [picture(each, len(PITCHES)) for each in shown]

@@ -92,7 +92,7 @@ class FillOptions(WritingOptions, ExcerptOptions):
         return ChoraleFill(self.setting(device), self, self.mix)
 
 
-class State(NamedTuple):
+class FillState(NamedTuple):
     """Running episodes."""
 
     pitches: Tensor  # (B, I, T) int64: pitch numbers, -1 where nothing is known
@@ -175,7 +175,7 @@ class ChoraleFill:
         offset: int | list[int] | Tensor | None = None,
         task: str | None = None,
         context_rate: float | None = None,
-    ) -> State:
+    ) -> FillState:
         """`n` rolls of the corpus with some cells known; everything random unless it is named."""
         setting = self.setting
         rate = self.rate if context_rate is None else context_rate
@@ -192,9 +192,11 @@ class ChoraleFill:
         else:
             events = setting.rules.count(pitches)
         cell = self._next_cell(pitches, generator)
-        return State(pitches, cell, missing, count, count.double(), events)
+        return FillState(pitches, cell, missing, count, count.double(), events)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: FillState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Write a note. Actions are (B,), or (B, 3) if they are voice, frame and pitch."""
         setting = self.setting
         cell, pitch = self._read(state, actions)
@@ -212,7 +214,7 @@ class ChoraleFill:
         log_p = log_p.where(legal, 0.0)
         terminated = missing == 0
         truncated = (steps >= self.max_steps) & ~terminated
-        after = State(
+        after = FillState(
             pitches,
             self._next_cell(pitches, generator, state.cell, legal),
             missing,
@@ -223,7 +225,7 @@ class ChoraleFill:
         reward = self._reward(after, log_p, gained, terminated, generator)
         return Step(after, reward.where(legal, ILLEGAL), terminated, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: FillState) -> Tensor:
         """(B, 2I or 3I, T, P) float32: every row along the pitches is one of a few patterns."""
         setting, known = self.setting, state.pitches >= 0
         kinds = [state.pitches + 1, known + setting.pitches + 1]
@@ -234,7 +236,7 @@ class ChoraleFill:
         found = self._patterns.index_select(0, rows.flatten())
         return found.view(*rows.shape, setting.pitches)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: FillState) -> dict[str, Tensor]:
         """Legal actions, the roll, what it has brought."""
         found = {
             "action_mask": self.legal(state),
@@ -244,7 +246,7 @@ class ChoraleFill:
         }
         return found | ({"rules": state.events} if self.setting.rules else {})
 
-    def legal(self, state: State) -> Tensor:
+    def legal(self, state: FillState) -> Tensor:
         """(B, A) bool; for MultiDiscrete what is legal with some choice of the others."""
         setting, unknown = self.setting, state.pitches < 0
         if self.order != "free":
@@ -257,15 +259,15 @@ class ChoraleFill:
         rows = torch.where(unknown, voice, setting.voices).flatten()
         return self._singable_or_nothing.index_select(0, rows).view(len(unknown), -1)
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: FillState) -> list[np.ndarray]:
         """Pictures (4P, 8T, 3)."""
         return self.setting.pictures(state.pitches)
 
-    def text(self, state: State) -> list[str]:
+    def text(self, state: FillState) -> list[str]:
         """The same in letters."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: FillState, path: Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file; unknown cells are rests."""
         self.setting.export_midi(state.pitches[index], path)
 
@@ -290,7 +292,7 @@ class ChoraleFill:
         times = torch.arange(frames, device=device)
         self._chrono = (order * frames + times[:, None]).flatten()
 
-    def _read(self, state: State, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, state: FillState, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Cells and pitches (B,) of actions."""
         actions, setting = actions.to(torch.int64), self.setting
         if self.order != "free":
@@ -325,7 +327,7 @@ class ChoraleFill:
 
     def _reward(
         self,
-        after: State,
+        after: FillState,
         log_p: Tensor,
         gained: Tensor,
         over: Tensor,

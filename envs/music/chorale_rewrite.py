@@ -89,7 +89,7 @@ class RewriteOptions(ExcerptOptions):
         return ChoraleRewrite(setting, self)
 
 
-class State(NamedTuple):
+class RewriteState(NamedTuple):
     """Running episodes; rolls are always complete."""
 
     pitches: Tensor  # (B, I, T) int64
@@ -185,7 +185,7 @@ class ChoraleRewrite:
         offset: int | list[int] | Tensor | None = None,
         task: str | None = None,
         context_rate: float | None = None,
-    ) -> State:
+    ) -> RewriteState:
         """`n` complete rolls; everything random unless it is named."""
         setting, device = self.setting, self.device
         rate = self.rate if context_rate is None else context_rate
@@ -206,9 +206,11 @@ class ChoraleRewrite:
         shape = (n * self.masks, setting.voices, setting.frames)
         known = chorale_tasks.orderless(*shape, generator).to(device).view(n, -1, *shape[1:])
         count = torch.zeros(n, dtype=torch.int64, device=device)
-        return State(roll, given, known, self.score_of(roll, known), count, count)
+        return RewriteState(roll, given, known, self.score_of(roll, known), count, count)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: RewriteState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Erase and fill. Actions are (B, …) as the action space has them."""
         erased = self._erased(state, actions, generator) & ~state.given
         legal = torch.ones(len(erased), dtype=torch.bool, device=self.device)
@@ -226,7 +228,7 @@ class ChoraleRewrite:
         reward = (score - state.score - self.cost * count).where(legal, ILLEGAL)
         steps = state.steps + 1
         truncated = steps >= self.horizon
-        after = State(pitches, state.given, state.known, score, steps, count)
+        after = RewriteState(pitches, state.given, state.known, score, steps, count)
         return Step(after, reward, torch.zeros_like(truncated), truncated)
 
     def score_of(self, pitches: Tensor, known: Tensor) -> Tensor:
@@ -246,7 +248,7 @@ class ChoraleRewrite:
         mean = log_p.double().flatten(1).where(hidden, 0.0).sum(1) / hidden.sum(1)
         return mean.view(len(pitches), self.masks).mean(1)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: RewriteState) -> Tensor:
         """(B, 2I + 1, T, P) float32."""
         setting = self.setting
         shape = (len(state.pitches), -1, setting.frames, setting.pitches)
@@ -255,7 +257,7 @@ class ChoraleRewrite:
         done = (state.steps / self.horizon).float()[:, None, None, None].expand_as(notes[:, :1])
         return torch.cat([notes, given, done], 1).view(shape)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: RewriteState) -> dict[str, Tensor]:
         """The roll and its score."""
         setting = self.setting
         found = {
@@ -265,19 +267,21 @@ class ChoraleRewrite:
         }
         return found | ({"rules": setting.rules.count(state.pitches)} if setting.rules else {})
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: RewriteState) -> list[np.ndarray]:
         """Pictures (4P, 8T, 3)."""
         return self.setting.pictures(state.pitches)
 
-    def text(self, state: State) -> list[str]:
+    def text(self, state: RewriteState) -> list[str]:
         """The same in letters."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: RewriteState, path: Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file."""
         self.setting.export_midi(state.pitches[index], path)
 
-    def _erased(self, state: State, actions: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _erased(
+        self, state: RewriteState, actions: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """Cells (B, I, T) bool that an action names."""
         shape, setting = state.pitches.shape, self.setting
         if self.actions == "mask":
