@@ -135,8 +135,8 @@ class Networks:
                 theirs = torch.randint(
                     ACTIONS, theirs.shape, generator=random, device=self.game.device
                 )
-            luck = self._luck(count, copies, random)
-            fork, reward, *_ = self.game.step(fork, torch.stack((ours, theirs), 1), random, luck)
+            uniform = self._luck(count, copies, random)
+            fork, reward, *_ = self.game.step(fork, torch.stack((ours, theirs), 1), random, uniform)
             log_probs.append(log_prob)
             rewards.append(reward[:, 1].to(log_prob.dtype))
         shape = (asked.steps, count, ACTIONS, asked.samples)

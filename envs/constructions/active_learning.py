@@ -27,7 +27,7 @@ UNKNOWN = -1.0
 
 @dataclass(frozen=True)
 class ActiveOptions(HyperGridOptions):
-    """What may be chosen of a campaign of measurement on a hyper-grid."""
+    """Options of a campaign of measurement on a hyper-grid."""
 
     dimensions: Count = 4
     """Coordinates, n."""

@@ -34,7 +34,7 @@ _TABULATED = 2**25  # features of all cells up to which a table is worth its mem
 
 @dataclass(frozen=True)
 class HyperGridOptions(Options):
-    """What may be chosen of a hyper-grid."""
+    """Options of a hyper-grid."""
 
     dimensions: Count = 2
     """Coordinates, n."""

@@ -222,7 +222,7 @@ def _marker(position: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PusherOptions(TimedOptions):
-    """What may be chosen of the pusher."""
+    """Options of the pusher."""
 
     dt: Positive = Pusher.reference_dt
     """Seconds of one step."""
@@ -236,7 +236,7 @@ class PusherOptions(TimedOptions):
 
 @dataclass(frozen=True)
 class LQ1Options(TimedOptions):
-    """What may be chosen of the quadratic problem with free control."""
+    """Options of the quadratic problem with free control."""
 
     def make(self, device: str = "cpu") -> NearContinuous:
         """The core of `semigradient/LQ1-v0`."""
@@ -245,7 +245,7 @@ class LQ1Options(TimedOptions):
 
 @dataclass(frozen=True)
 class LQR1Options(TimedOptions):
-    """What may be chosen of the linear-quadratic problem."""
+    """Options of the linear-quadratic problem."""
 
     cost: NonNegative = 1.0
     """What the squared control costs per second."""
@@ -257,7 +257,7 @@ class LQR1Options(TimedOptions):
 
 @dataclass(frozen=True)
 class HillOptions(TimedOptions):
-    """What may be chosen of the hill."""
+    """Options of the hill."""
 
     actions: Actions = "discrete"
     """Speeds in [-1, 1] (continuous), or -1 and 1 (discrete)."""
@@ -269,7 +269,7 @@ class HillOptions(TimedOptions):
 
 @dataclass(frozen=True)
 class SineOptions(TimedOptions):
-    """What may be chosen of the sine."""
+    """Options of the sine."""
 
     def make(self, device: str = "cpu") -> NearContinuous:
         """The core of `semigradient/Sine-v0`."""

@@ -1,7 +1,6 @@
-"""Iterated 2×2 matrix games to act in: `semigradient/IPD-v0` and its siblings.
+"""Iterated 2×2 matrix games as environments: `semigradient/IPD-v0` and its siblings.
 
-The exact values of what is played here, and the strategies by name, are in
-`envs.games.matrix_games`.
+Their exact values and the named strategies are in `envs.games.matrix_games`.
 """
 
 from __future__ import annotations
@@ -100,9 +99,9 @@ class IteratedGame:
             return Step(
                 IteratedGameState(joint + 1, rounds), reward, never, rounds >= self.game.horizon
             )
-        chance = torch.rand(count, generator=generator, device=self.device)
+        uniform = torch.rand(count, generator=generator, device=self.device)
         return Step(
-            IteratedGameState(joint + 1, rounds), reward, chance >= self.game.discount, never
+            IteratedGameState(joint + 1, rounds), reward, uniform >= self.game.discount, never
         )
 
     def observe(self, state: IteratedGameState) -> Tensor:
@@ -166,7 +165,7 @@ def memory_one(
 ) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
     """Actions (B,) for one-hot observations (B, 5), by probabilities of A (5,).
 
-    Drawn by `generator`; without one, what is more probable.
+    Drawn by `generator`; without one, the more probable action.
     """
     chance = chance.detach().cpu().double()
 
@@ -180,13 +179,13 @@ def memory_one(
 
 @dataclass(frozen=True)
 class IteratedOptions(Options):
-    """What may be chosen of any iterated 2×2 game."""
+    """Options of any iterated 2×2 game."""
 
     opponent: Any = "tit-for-tat"
     """Second player: always-cooperate, always-defect, tit-for-tat, cynic-tit-for-tat, grim, pavlov,
     random, extortion, or five probabilities of A."""
     discount: Share = 0.96
-    """Probability that the game goes on after a round, below 1 without a horizon."""
+    """Probability that the game continues after a round, below 1 without a horizon."""
     horizon: Natural = 0
     """Rounds after which it is cut off; 0: it has no last round."""
 
@@ -216,14 +215,14 @@ class IteratedOptions(Options):
         name = self.opponent if isinstance(self.opponent, str) else str(list(self.opponent))
         if name == "extortion":
             name += f" (slope {self.surplus():g})"
-        versus = FixedOpponentEnv(core, MemoryOne(self.player(), core.device))
-        versus.protocol = {"opponent": name, **versus.protocol}
-        return versus
+        env = FixedOpponentEnv(core, MemoryOne(self.player(), core.device))
+        env.protocol = {"opponent": name, **env.protocol}
+        return env
 
 
 @dataclass(frozen=True)
 class DilemmaOptions(IteratedOptions):
-    """What may be chosen of the iterated Prisoner's Dilemma."""
+    """Options of the iterated Prisoner's Dilemma."""
 
     slope: Annotated[float, at_least(1)] = 3.0
     """How many times its opponent's surplus extortion keeps."""
@@ -235,21 +234,21 @@ class DilemmaOptions(IteratedOptions):
 
 @dataclass(frozen=True)
 class ChickenOptions(DilemmaOptions):
-    """What may be chosen of iterated Chicken."""
+    """Options of iterated Chicken."""
 
     payoffs: ClassVar[Any] = "chicken"
 
 
 @dataclass(frozen=True)
 class StagHuntOptions(DilemmaOptions):
-    """What may be chosen of the iterated stag hunt."""
+    """Options of the iterated stag hunt."""
 
     payoffs: ClassVar[Any] = "stag-hunt"
 
 
 @dataclass(frozen=True)
 class MatchingPenniesOptions(IteratedOptions):
-    """What may be chosen of iterated matching pennies; the learner wins where both are equal."""
+    """Options of iterated matching pennies; the learner wins where both are equal."""
 
     payoffs: ClassVar[Any] = "matching-pennies"
     opponent: Any = "random"
@@ -259,7 +258,7 @@ class MatchingPenniesOptions(IteratedOptions):
 
 @dataclass(frozen=True)
 class MatrixGameOptions(DilemmaOptions):
-    """What may be chosen of an iterated game with payoffs of one's own."""
+    """Options of an iterated game with custom payoffs."""
 
     payoff: Any = "prisoners-dilemma"
     """prisoners-dilemma, matching-pennies, chicken, stag-hunt, or numbers: 2 players × 4 joint

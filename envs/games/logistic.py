@@ -32,7 +32,7 @@ RADIUS = 8.0
 
 
 class LogisticGame:
-    """The game as `envs.games.differentiable.Game` has it, with one number a policy."""
+    """The game as `envs.games.differentiable.Game` has it, with one number per policy."""
 
     parameters = 1
     symmetric = True
@@ -69,7 +69,7 @@ class LogisticState(NamedTuple):
 
 
 class LogisticMetaGame:
-    """`semigradient/LogisticGame-v0`: to learn is to act; each step changes both policies.
+    """`semigradient/LogisticGame-v0`: actions are policy updates; each step changes both policies.
 
     ## Action space
     `Box(-1, 1, (1,), float32)`: what is added to one's own policy.
@@ -168,7 +168,7 @@ class _Naive:
 
 @dataclass(frozen=True)
 class LogisticOptions(Options):
-    """What may be chosen of the logistic game."""
+    """Options of the logistic game."""
 
     opponent: Literal["naive", "still"] = "naive"
     """Second player: follows its own gradient (naive), or never moves (still)."""
@@ -181,6 +181,6 @@ class LogisticOptions(Options):
         """The core of `semigradient/LogisticGame-v0`."""
         core = LogisticMetaGame(self.horizon, device)
         player = _Naive(core.game, self.lr if self.opponent == "naive" else 0.0)
-        versus = FixedOpponentEnv(core, player)
-        versus.protocol = {"opponent": self.opponent, **versus.protocol}
-        return versus
+        env = FixedOpponentEnv(core, player)
+        env.protocol = {"opponent": self.opponent, **env.protocol}
+        return env

@@ -29,7 +29,7 @@ _STAY = 4  # a fifth column of the table of moves
 
 @dataclass(frozen=True)
 class GlimpseOptions(ImageOptions):
-    """What may be chosen of a glimpse environment."""
+    """Options of a glimpse environment."""
 
     window: Natural = 0
     """Pixels a side, an even number; 0 takes a quarter of the image's height (8 of 32)."""
@@ -155,8 +155,8 @@ class Glimpse:
             image = self.pool[draw]
         else:
             image = torch.as_tensor(index, dtype=torch.int64, device=self.device).expand(n).clone()
-            good = bool(((image >= 0) & (image < len(self.labels))).all())
-            require(good, f"index={index}: must be in [0, {len(self.labels)})")
+            is_valid = bool(((image >= 0) & (image < len(self.labels))).all())
+            require(is_valid, f"index={index}: must be in [0, {len(self.labels)})")
         cell = torch.full((n,), self._start, device=self.device)
         return GlimpseState(
             image,
@@ -254,12 +254,14 @@ def _with_window_channel(images: Tensor) -> Tensor:
 
 def _places(size: int, window: int) -> list[int]:
     """Centres that moves by `window`, clipped to the image, reach from the middle of an axis."""
-    found, new = set[int](), {size // 2}
+    reached, new = set[int](), {size // 2}
     while new:
-        found |= new
-        steps = {min(max(at + move, 0), size - 1) for at in new for move in (-window, window)}
-        new = steps - found
-    return sorted(found)
+        reached |= new
+        steps = {
+            min(max(centre + move, 0), size - 1) for centre in new for move in (-window, window)
+        }
+        new = steps - reached
+    return sorted(reached)
 
 
 def _seen(places: list[int], size: int, window: int) -> Tensor:

@@ -19,17 +19,17 @@ from semigradient.envs.images import tables
 from semigradient.envs.images.datasets import ImageOptions
 from semigradient.envs.images.tables import TableOptions
 
-_LIMIT = 100.0  # targets have unit variance; a prediction beyond this is no better for it
+_LIMIT = 100.0  # targets have unit variance; predictions beyond this gain nothing
 
 
 class ExampleState(NamedTuple):
-    """Which example is asked for."""
+    """Indices of the examples."""
 
     example: Tensor  # (B,) int64
 
 
 class Supervised:
-    """`semigradient/Classification-v0` and `semigradient/Regression-v0`: one example an episode.
+    """`semigradient/Classification-v0` and `semigradient/Regression-v0`: one example per episode.
 
     ## Action space
     Classification: `Discrete(10)`, the class. Regression: `Box(-100, 100, (O,), float32)`, the

@@ -35,7 +35,7 @@ UNKNOWN, HIGHEST = -1.0, 10.0
 
 @dataclass(frozen=True)
 class ActiveOptions(ScoredOptions):
-    """What may be chosen of a campaign of measurement on molecules."""
+    """Options of a campaign of measurement on molecules."""
 
     reward: str | Batch = "dock_like"
     """Score: qed, sa, qed_sa, plogp, mw_window, dock_like, proxy, proxy_x_WT, fitted, vina, or

@@ -25,7 +25,7 @@ Masks = Literal["info", "observation", "none"]
 
 @dataclass(frozen=True)
 class MoleculeOptions(ScoredOptions):
-    """What may be chosen of molecules that are built block by block."""
+    """Options of molecules that are built block by block."""
 
     lowest: Positive = 0.01
     """Scores below this one, R_min, count as much."""

@@ -227,7 +227,7 @@ def draw(molecule: Molecule, side: int = 256) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ToyMoleculesOptions(Options):
-    """What may be chosen of molecules that can all be listed."""
+    """Options of molecules that can all be listed."""
 
     vocabulary: str = "chains"
     """Blocks: chains, rings, or entries such as "CC[0,1]; O[0]"."""

@@ -31,7 +31,7 @@ _MAJOR, _MINOR = (0, 4, 7), (0, 3, 7)
 
 @dataclass(frozen=True)
 class ChronoOptions(ExcerptOptions):
-    """What may be chosen of writing an excerpt in the order of time."""
+    """Options of writing an excerpt in the order of time."""
 
     reward: Reward = "rules"
     """Reward: the rules of harmony, the model's log p, or 1 for the real note (imitation)."""

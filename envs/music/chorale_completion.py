@@ -26,7 +26,7 @@ from semigradient.validate import Count, Share, at_least
 
 @dataclass(frozen=True)
 class CompletionOptions(Options):
-    """What may be chosen of completing a chorale in one go."""
+    """Options of completing a chorale in one go."""
 
     split: Literal["train", "valid", "test"] = "train"
     """Part of the chorales."""

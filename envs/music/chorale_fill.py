@@ -43,7 +43,7 @@ Actions = Literal["flat", "multidiscrete"]
 
 @dataclass(frozen=True)
 class WritingOptions(Options):
-    """What may be chosen of writing a roll note by note."""
+    """Options of writing a roll note by note."""
 
     reward: Reward = "nade"
     """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone
@@ -65,7 +65,7 @@ class WritingOptions(Options):
 
 @dataclass(frozen=True)
 class ToyChoraleOptions(WritingOptions):
-    """What may be chosen of two voices, three frames and pitches; the model is the exact joint."""
+    """Options of two voices, three frames and pitches; the model is the exact joint."""
 
     def make(self, device: str = "cpu") -> ChoraleFill:
         """The core of `semigradient/ToyChorale-v0`."""
@@ -74,7 +74,7 @@ class ToyChoraleOptions(WritingOptions):
 
 @dataclass(frozen=True)
 class FillOptions(WritingOptions, ExcerptOptions):
-    """What may be chosen of writing an excerpt of a chorale."""
+    """Options of writing an excerpt of a chorale."""
 
     reward: Reward = "rules"
     """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone

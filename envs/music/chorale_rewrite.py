@@ -45,7 +45,7 @@ LENGTHS = 5
 
 @dataclass(frozen=True)
 class RewriteOptions(ExcerptOptions):
-    """What may be chosen of rewriting an excerpt."""
+    """Options of rewriting an excerpt."""
 
     model: str | Conditionals = ""
     """Conditionals: a run folder of a Coconet, module:function@argument, none, or toy: two voices,

@@ -89,12 +89,12 @@ def exact_answers(
         total = torch.zeros((), dtype=torch.float64)
         for ours in range(ACTIONS):
             pair = torch.tensor([[ours, theirs]])
-            probe = game.step(state, pair, luck=torch.zeros(1))
+            probe = game.step(state, pair, uniform=torch.zeros(1))
             places = 1
             if bool((probe.state.picked > 0).any()):
                 places = game.count - len(set(probe.state.cells[0].tolist()))
             for place in range(places):
-                step = game.step(state, pair, luck=torch.full((1,), (place + 0.5) / places))
+                step = game.step(state, pair, uniform=torch.full((1,), (place + 0.5) / places))
                 below = exact_answers(net, weights, step.state, after, left - 1, False)
                 value = step.reward[0, 1] + net.questions.discount * below
                 total = total + chances[ours] * value / places
@@ -143,10 +143,10 @@ def test_shared_luck_brings_all_coins_of_a_question_back_to_one_place() -> None:
     game = CoinGame()
     for shared, same in ((True, True), (False, False)):
         net = Networks(game, 4, Questions(200, 1, 1.0, shared))
-        luck = net._luck(2, 800, torch.Generator().manual_seed(0))
-        assert (luck is not None) == same
-        if luck is not None:
-            assert luck.view(2, -1).unique(dim=1).shape == (2, 1)
+        uniform = net._luck(2, 800, torch.Generator().manual_seed(0))
+        assert (uniform is not None) == same
+        if uniform is not None:
+            assert uniform.view(2, -1).unique(dim=1).shape == (2, 1)
 
 
 # The learner
