@@ -48,9 +48,9 @@ class AtariOptions(Options):
     use_fire_reset: bool = False
     """Press fire at the beginning of an episode."""
     img_height: Annotated[int, within(1, 1000)] = 84
-    """Rows of a frame."""
+    """Rows per frame."""
     img_width: Annotated[int, within(1, 1000)] = 84
-    """Columns of a frame."""
+    """Columns per frame."""
     stack_num: Annotated[int, within(1, 100)] = 4
     """Frames per observation."""
     num_threads: Annotated[int, within(0, 10_000)] = 0

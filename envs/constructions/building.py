@@ -1,4 +1,4 @@
-"""Any construction as an environment: build an object, be rewarded for what it became."""
+"""Any construction as an environment: build an object, whose reward comes at the end."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Building:
     """`semigradient/HyperGrid-v0` and other constructions, as environments.
 
     ## Action space
-    `Discrete(A)`: the construction's actions, the last of which is stop. Illegal ones are told by
-    `action_mask`; taking one changes nothing but takes a step.
+    `Discrete(A)`: the construction's actions, the last of which is stop. `action_mask` marks the
+    legal ones; an illegal action only takes a step.
 
     ## Observation space
     `Box(0, 1, (D,), float32)`: the construction's features; for a hyper-grid every coordinate
@@ -65,7 +65,7 @@ class Building:
         generator: torch.Generator | None = None,
         state: int | list[int] | Tensor | None = None,
     ) -> BuildingState:
-        """`n` empty objects, or the states that are named."""
+        """`n` empty objects, or the given states."""
         start = self.rules.root if state is None else state
         number = torch.as_tensor(start, dtype=torch.int64, device=self.device).expand(n).clone()
         return BuildingState(
@@ -75,7 +75,7 @@ class Building:
     def step(
         self, state: BuildingState, actions: Tensor, generator: torch.Generator | None = None
     ) -> Step:
-        """Add something, or stop. Actions are (B,)."""
+        """Add a piece, or stop. Actions are (B,)."""
         rules = self.rules
         allowed = rules.legal(state.number).gather(1, actions[:, None]).squeeze(1)
         stop = rules.actions - 1

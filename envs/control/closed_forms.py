@@ -98,7 +98,7 @@ class LinearQuadratic:
 
 
 class Hill:
-    """`semigradient/Hill-v0`: a slope that rewards at once and ends everything.
+    """`semigradient/Hill-v0`: a slope with immediate rewards that leads to termination.
 
     dx/dt = a on [-1, 1], but to the left of -0.25 the state slides down at speed 1 whatever the
     action. Reward density 1 for x < 0; terminated at x ≤ -1. A myopic agent goes over the edge.
@@ -136,7 +136,7 @@ class Hill:
 
 
 class Sine:
-    """`semigradient/Sine-v0`: the state is sin t whatever is done, and nothing is rewarded.
+    """`semigradient/Sine-v0`: the state is sin t for every action, and rewards are 0.
 
     The counter-example of theorem 5: learning rates proportional to dt^β with β < 1 blow up, with
     β > 1 nothing is learned. Actions: `Discrete(2)`. Observation: sin t. Begins at t = 0;
@@ -155,7 +155,7 @@ class Sine:
         return torch.zeros((n, 1), dtype=torch.float64, device=device)
 
     def flow(self, x: Tensor, action: Tensor, dt: float) -> Flow:
-        """Time goes by."""
+        """Advance the time."""
         nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         return Flow(x + dt, nothing, torch.zeros_like(nothing, dtype=torch.bool))
 

@@ -35,7 +35,7 @@ class TimedOptions(Options):
     """Seconds after which an episode is cut off; 0: never."""
 
     def check(self) -> None:
-        """An episode has a step at least."""
+        """An episode has at least one step."""
         Clock(self.dt, self.dt, self.time_limit)
 
     def timed(self, physics: Physics, device: str) -> NearContinuous:

@@ -20,7 +20,7 @@ class CoinGameOptions(Options):
     size: Size = 3
     """Cells per side of the board."""
     horizon: Count = 50
-    """Steps of a game."""
+    """Steps per game."""
     opponent: str | Player = "always-defect"
     """Second player: always-cooperate, always-cooperate-far, always-defect or random."""
     seat: Literal[0, 1] = 0

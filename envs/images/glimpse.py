@@ -2,7 +2,7 @@
 
 An image classification data set becomes an episodic, deterministic, partially observed decision
 process, so that reinforcement and supervised learning can be compared on the same training and
-test images. What would be a random seed elsewhere is the index of an image here.
+test images. The index of an image takes the place of a random seed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class GlimpseOptions(ImageOptions):
     """Options of a glimpse environment."""
 
     window: Natural = 0
-    """Pixels a side, an even number; 0 takes a quarter of the image's height (8 of 32)."""
+    """Pixels per side, an even number; 0: a quarter of the image's height (8 of 32)."""
     max_steps: Count = 20
     """Steps after which an episode is cut off."""
     correct_reward: float = 1.0
     """Reward of the right guess."""
     step_penalty: float = 0.1
-    """What everything else costs."""
+    """Penalty of everything else."""
     action_mode: ActionMode = "factored"
     """Guess and move in every step (factored), or one of them (flat)."""
 
@@ -54,7 +54,7 @@ class GlimpseOptions(ImageOptions):
 
 
 class GlimpseState(NamedTuple):
-    """Running episodes; nothing but `image` and the cells visited decides what is shown."""
+    """Running episodes; only `image` and the visited cells decide the observation."""
 
     image: Tensor  # (B,) int64: which one
     cell: Tensor  # (B,) int64: where the window is, among all reachable places
@@ -71,8 +71,8 @@ class Glimpse:
     the class and a move of the window. With `"flat"` `Discrete(14)`: a step is a guess (0 to 9,
     the window stays) or a move (10 to 13, no guess). The moves are up, down, left and right by
     the window's width; the window's centre stays inside the image, and the part of the window
-    that is outside is cut off. The published description allows both readings; its network, with
-    10 + 4 outputs, serves either.
+    that is outside is cut off. The published description allows both interpretations; its network,
+    with 10 + 4 outputs, serves either.
 
     ## Observation space
     `Box(0, 255, (1 + C, H, W), uint8)`: first the current window (255 inside, 0 outside), then
@@ -95,9 +95,9 @@ class Glimpse:
     column of the window's centre), `visible_fraction` of the image.
 
     ## Arguments
-    Those of `GlimpseOptions`. Directly: images (N, C, H, W) uint8, labels (N,) int64, options (of
-    which those of the data are not looked at) and `pool` (P,), the indices that episodes are drawn
-    from (default: all).
+    Those of `GlimpseOptions`. Directly: images (N, C, H, W) uint8, labels (N,) int64, options
+    (those of the data are ignored) and `pool` (P,), the indices that episodes are drawn from
+    (default: all).
 
     ## Version history
     v0: first version.

@@ -1,7 +1,7 @@
-"""Completing chorales in one go, so that one loop trains and scores what learns to.
+"""Completing chorales in a single step, as an environment for the common training loop.
 
-Of a piece by Bach some notes are shown, as the task says; the action is a guess of all others at
-once. The mean return is the share of hidden notes that are guessed as Bach wrote them.
+Some notes of a piece by Bach are shown, by task; the action is a joint guess of all others. The
+mean return is the share of hidden notes that are guessed correctly.
 
 Source: T. Cooijmans, PhD thesis, section 3.3 (the data and the masks); the score by return is ours.
 """
@@ -26,14 +26,14 @@ from semigradient.validate import Count, Share, at_least
 
 @dataclass(frozen=True)
 class CompletionOptions(Options):
-    """Options of completing a chorale in one go."""
+    """Options of completing a chorale in a single step."""
 
     split: Literal["train", "valid", "test"] = "train"
     """Part of the chorales."""
     source: str = "music21"
     """Chorales: music21's, an .npz file, or a folder of MusicXML and MIDI files."""
     grid: Literal[1, 2, 4] = 1
-    """Sixteenths in a step."""
+    """Sixteenths per step."""
     steps: Annotated[int, at_least(4)] = 128
     """Steps of a crop, T."""
     task: str = "orderless"
@@ -41,10 +41,10 @@ class CompletionOptions(Options):
     rate: Share = 0.5
     """Probability of each note to be shown by inpaint."""
     align: Count = 1
-    """Crops begin at multiples of so many steps."""
+    """Crops begin at multiples of this many steps."""
 
     def check(self) -> None:
-        """The task is one."""
+        """The task exists."""
         chorale_tasks.known(self.task, 1, len(VOICES), self.steps, None, self.rate)
 
     def make(self, device: str = "cpu") -> Completion:
@@ -55,7 +55,7 @@ class CompletionOptions(Options):
 
 
 class CompletionState(NamedTuple):
-    """A crop, and what of it is shown."""
+    """Crops, and which of their notes are shown."""
 
     pitches: Tensor  # (B, I, T) int64, indices
     known: Tensor  # (B, I, T) bool
@@ -65,8 +65,8 @@ class Completion:
     """`semigradient/Chorales-v0`: hidden notes of a chorale, guessed all at once.
 
     ## Action space
-    `MultiDiscrete` (4, T) of 46: the pitch of every note, MIDI 36 to 81; soprano to bass. What it
-    says of known notes is not looked at.
+    `MultiDiscrete` (4, T) of 46: the pitch of every note, MIDI 36 to 81; soprano to bass. Guesses
+    of known notes are ignored.
 
     ## Observation space
     `Box(0, 46, (4, T), uint8)`: pitch indices, 46 where a note is hidden.
@@ -75,7 +75,7 @@ class Completion:
     The share of hidden notes guessed right; 1 if none is hidden.
 
     ## Starting state
-    A random crop of a random piece, with notes hidden as the task says.
+    A random crop of a random piece, with notes hidden by task.
     `options={"task": …, "rate": …}` chooses another task.
 
     ## Episode end
@@ -105,7 +105,7 @@ class Completion:
         self.single_observation_space = spaces.Box(0, len(PITCHES), shape, np.uint8)
         self.single_action_space = spaces.MultiDiscrete(np.full(shape, len(PITCHES)))
         self.protocol: dict[str, Any] = {"task": self.task, "steps": steps, "grid": pieces.grid}
-        chorales.crops(pieces, 1, steps, torch.Generator())  # is any piece that long?
+        chorales.crops(pieces, 1, steps, torch.Generator())  # raises if no piece is that long
 
     def reset(
         self,
@@ -115,7 +115,7 @@ class Completion:
         rate: float | None = None,
     ) -> CompletionState:
         """`n` random crops under the task."""
-        # Pieces lie in the processor's memory, and are drawn there.
+        # Pieces are in the CPU's memory and are drawn there.
         seed = torch.randint(2**62, (), generator=generator, device=self.device)
         source = torch.Generator().manual_seed(int(seed))
         pitches = chorales.crops(self.pieces, n, self.steps, source, self.align)
@@ -144,6 +144,6 @@ class Completion:
         return {"known": state.known.clone()}
 
     def render(self, state: CompletionState) -> list[np.ndarray]:
-        """Piano rolls (4P, 8T, 3), a colour each voice; what is hidden is grey."""
+        """Piano rolls (4P, 8T, 3), one colour per voice; hidden notes are grey."""
         shown = torch.where(state.known, state.pitches, -1)
-        return [picture(each, len(PITCHES)) for each in shown]
+        return [picture(roll, len(PITCHES)) for roll in shown]

@@ -1,8 +1,8 @@
 """Writing a chorale note by note: the orderless autoregressive model as a decision process.
 
-What is known of a roll grows by one note a step until nothing is missing. Rewarded with
-log p(note | what is known) of a model, the return is the log-probability of the roll in the order
-that was chosen; with an entropy bonus of temperature 1 on the choice of cell and pitch the optimal
+The known part of a roll grows by one note per step until it is complete. With the reward
+log p(note | known notes) of a model, the return is the log-probability of the roll in the chosen
+order; with an entropy bonus of temperature 1 on the choice of cell and pitch the optimal
 policy is ancestral sampling in random order, π(i, t, p) = p(x_it = p | x_C) / |¬C|, and the value
 of a state is log(|¬C|!), for any model whose conditionals are normalised.
 
@@ -58,9 +58,9 @@ class WritingOptions(Options):
     """One number, or voice, frame and pitch (multidiscrete)."""
 
     def check(self) -> None:
-        """Only who chooses the cell can name it."""
-        good = self.order == "free" or self.actions == "flat"
-        require(good, f"actions={self.actions!r}: is for order='free'")
+        """Only agents that choose the cell can name it."""
+        is_valid = self.order == "free" or self.actions == "flat"
+        require(is_valid, f"actions={self.actions!r}: is for order='free'")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ChoraleFill:
     ## Action space
     With `order="free"` `Discrete(I T P)`: a = (i T + t) P + p writes pitch number p in voice i at
     frame t; with `actions="multidiscrete"` `MultiDiscrete([I, T, P])`. With the other orders the
-    environment says which cell is next and the action is a pitch, `Discrete(P)`: `random` draws the
+    environment chooses the next cell and the action is a pitch, `Discrete(P)`: `random` draws the
     cell uniformly among the unknown ones, `chrono` takes frame by frame, soprano to bass,
     `chrono-bass` soprano, bass, alto, tenor. An action is legal if its cell is unknown and its
     pitch within the voice's range.
@@ -120,7 +120,7 @@ class ChoraleFill:
     with ones at the cell that is next. Soprano first.
 
     ## Rewards
-    `nade`: log p(note | what is known) of the model. `rules`: the change of the potential of
+    `nade`: log p(note | known notes) of the model. `rules`: the change of the potential of
     `envs.music.chorale_rules`. `mixed`: `mix` nade / D + (1 - `mix`) rules / (T / 100).
     `terminal`: at the end minus the framewise negative log-likelihood of the roll under the model
     (one random ordering), 0 before; `terminal-rules`: at the end the potential. An illegal action
@@ -128,7 +128,7 @@ class ChoraleFill:
 
     ## Starting state
     A roll of the corpus of which the task's cells are known. `options`: `piece` and `offset`
-    (numbers, one or one an episode), `task`, `context_rate`.
+    (numbers, one for all or one per episode), `task`, `context_rate`.
 
     ## Episode end
     Terminated when all cells are known; truncated after 4 I T steps, which only illegal actions
@@ -176,7 +176,7 @@ class ChoraleFill:
         task: str | None = None,
         context_rate: float | None = None,
     ) -> FillState:
-        """`n` rolls of the corpus with some cells known; everything random unless it is named."""
+        """`n` rolls of the corpus with some cells known; random unless given."""
         setting = self.setting
         rate = self.rate if context_rate is None else context_rate
         task = self.task if task is None else task
@@ -233,18 +233,18 @@ class ChoraleFill:
             here = torch.arange(setting.cells, device=self.device) == state.cell[:, None]
             kinds.append(here.view_as(known) + setting.pitches + 1)
         rows = torch.cat(kinds, 1)
-        found = self._patterns.index_select(0, rows.flatten())
-        return found.view(*rows.shape, setting.pitches)
+        channels = self._patterns.index_select(0, rows.flatten())
+        return channels.view(*rows.shape, setting.pitches)
 
     def info(self, state: FillState) -> dict[str, Tensor]:
-        """Legal actions, the roll, what it has brought."""
-        found = {
+        """Legal actions, the roll, and its log p and events."""
+        info = {
             "action_mask": self.legal(state),
             "pianoroll": self.setting.notes(state.pitches),
             "missing": state.missing,
             "log_p": state.log_p,
         }
-        return found | ({"rules": state.events} if self.setting.rules else {})
+        return info | ({"rules": state.events} if self.setting.rules else {})
 
     def legal(self, state: FillState) -> Tensor:
         """(B, A) bool; for MultiDiscrete what is legal with some choice of the others."""
@@ -264,7 +264,7 @@ class ChoraleFill:
         return self.setting.pictures(state.pitches)
 
     def text(self, state: FillState) -> list[str]:
-        """The same in letters."""
+        """The same as text."""
         return self.setting.texts(state.pitches)
 
     def export_midi(self, state: FillState, path: Path, index: int = 0) -> None:
@@ -315,8 +315,8 @@ class ChoraleFill:
             return torch.full_like(pitches[:, 0, 0], -1)
         if self.order == "random":
             shape, device = unknown.shape, self.device
-            luck = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
-            cell = luck.where(unknown, -1.0).argmax(1)
+            uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+            cell = uniform.where(unknown, -1.0).argmax(1)
         else:
             cell = self._chrono[unknown[:, self._chrono].long().argmax(1)]
         return cell if now is None or moved is None else cell.where(moved, now)
