@@ -11,8 +11,8 @@ from semigradient import registry
 def register() -> None:
     """Fill the registries; nothing is imported before it is asked for."""
     domains = "semigradient.domains"
-    registry.NETWORKS.add("blocks", f"{domains}.molecules.networks:actor_critic")
-    registry.NETWORKS.add("coconet", f"{domains}.music.networks:actor_critic")
+    registry.NETWORKS.add("blocks", f"{domains}.molecules.molecule_networks:actor_critic")
+    registry.NETWORKS.add("coconet", f"{domains}.music.music_networks:actor_critic")
     registry.MODELS.add("coconet", f"{domains}.music.trained_coconet:conditionals")
     registry.REWARDS.add("proxy", f"{domains}.molecules.binding:published")
     registry.REWARDS.add("proxy_x_WT", f"{domains}.molecules.binding:published_transposed")

@@ -8,7 +8,8 @@ reinforcement learning with double Q-learning"). Options: n-step returns, the du
 (Wang et al. 2016), a hard or exponentially averaged target, or no target network at all, where
 the bootstrap moves with every update. Several discrete choices side by side (MultiDiscrete) have
 action values each, see `agents.q_heads`. In environments with a clock `time` puts it into
-physical time, as the baseline of Deep Advantage Updating (`domains.continuous_time.physical_time`).
+physical time, as the baseline of Deep Advantage Updating
+(`domains.continuous_time.physical_learning`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from semigradient.agents.q_heads import q_head
 from semigradient.agents.q_losses import td_loss, td_targets, temporal_difference
 from semigradient.diagnostics.action_values import fresh_memory, value_experience
 from semigradient.diagnostics.examples import Experience
-from semigradient.domains.continuous_time.physical_time import scale
+from semigradient.domains.continuous_time.physical_learning import scale
 from semigradient.envs import ExactVector
 from semigradient.envs.clock import clock_of
 from semigradient.errors import UserError, require

@@ -1,1 +1,1 @@
-"""The mathematics of one family each, between its environments and its agents."""
+"""The mathematics of each family, between its environments and its agents."""

@@ -1,7 +1,7 @@
 """Environments, by Gymnasium id.
 
-`make_vector` is the one door: it gives every agent the same kind of vector environment
-(SAME_STEP autoreset, dense `final_obs`, exact `state_dict`), whatever stands behind the id.
+`make_vector` is the single entry point: it gives every agent the same kind of vector environment
+(SAME_STEP autoreset, dense `final_obs`, exact `state_dict`), whatever the id refers to.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ SINGLE: dict[str, str] = {
     "semigradient/ChoraleChrono-v0": _WRITTEN,
     "semigradient/Molecule-v0": "semigradient.envs.molecules.molecule:MoleculeEnv",
 }
-"""Ids whose single environment can do more than `CoreEnv`: be rendered in letters, and so on."""
+"""Ids whose single environment can do more than `CoreEnv`: be rendered as text, and so on."""
 
 ENVIRONMENTS = Registry("environment", Entry, group="semigradient.environments")
-"""Ids that installed packages bring, and the modules that register them with Gymnasium."""
+"""Ids of installed packages, and the modules that register them with Gymnasium."""
 
 for _id, _core in OURS.items():
     gymnasium.register(
@@ -104,9 +104,9 @@ def check_id(env_id: str) -> EnvSpec:
             problem, gymnasium.error.DependencyNotInstalled
         ):
             raise UserError(f"environment {env_id!r}: {problem}") from problem
-    known = [*gymnasium.registry, *ENVIRONMENTS.names()]
-    if env_id not in known:
-        unknown("environment", env_id, known)
+    ids = [*gymnasium.registry, *ENVIRONMENTS.names()]
+    if env_id not in ids:
+        unknown("environment", env_id, ids)
     raise UserError(f"environment {env_id!r} cannot be resolved")
 
 
@@ -172,7 +172,7 @@ def make_vector(
 
 
 def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -> Any:
-    """Make one of our games as a PettingZoo `ParallelEnv`, both seats played from outside.
+    """Make one of our games as a PettingZoo `ParallelEnv`, with both seats controlled externally.
 
     Args:
         env_id: a game, such as semigradient/IPD-v0.
@@ -199,7 +199,7 @@ def make_parallel(env_id: str, render_mode: str | None = None, **options: Any) -
 def _exact(
     form: type[ExactVector], spec: EnvSpec, num_envs: int, seed: int, options: dict[str, Any]
 ) -> ExactVector:
-    """A vector form of another package whose state can be saved."""
+    """A vector form from another package whose state can be saved."""
     make: Any = form
     try:
         envs: ExactVector = make(num_envs=num_envs, seed=seed, **{**spec.kwargs, **options})
@@ -213,7 +213,7 @@ def _exact(
 
 
 def _import(module: str, env_id: str) -> None:
-    """Import what registers an id."""
+    """Import the module that registers an id."""
     try:
         load(module)
     except (ImportError, AttributeError) as problem:
@@ -230,7 +230,7 @@ def _is_atari_game(spec: EnvSpec) -> bool:
 
 
 def _register(env_id: str) -> None:
-    """Register ale-py's games only when one is asked for: importing it costs time."""
+    """Register ale-py's games only when one is requested: importing it takes time."""
     if env_id.startswith("ALE/") or "NoFrameskip" in env_id:
         import ale_py
 

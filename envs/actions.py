@@ -1,4 +1,4 @@
-"""Actions as they come from outside: one clear error for those that no environment can take.
+"""Validation of actions: one clear error for those that no environment accepts.
 
 Rules index tables with actions, so a wrong one would be played as another, or be broadcast to all
 environments. What is continuous may lie outside its bounds (environments clip it), not be NaN.
@@ -20,23 +20,23 @@ _INTEGERS = "iu"
 def checked(space: spaces.Space, actions: Any, batch: int | None = None) -> np.ndarray:
     """Actions as an array: of one environment, or (B, *action) of `batch` of them.
 
-    It stands before a device is involved, and costs microseconds.
+    Runs before any device is involved and costs microseconds.
 
     Raises:
-        UserError: another shape or type, NaN, a number that is no action.
+        UserError: wrong shape or type, NaN, a number that is no action.
     """
     array = np.asarray(actions)
     shape = space.shape or ()
-    wanted = shape if batch is None else (batch, *shape)
-    if array.shape != wanted:
-        _refuse(array, f"must have shape {wanted}, not {array.shape}", space)
+    batch_shape = shape if batch is None else (batch, *shape)
+    if array.shape != batch_shape:
+        _refuse(array, f"must have shape {batch_shape}, not {array.shape}", space)
     if isinstance(space, spaces.Discrete):
         low, high = int(space.start), int(space.start + space.n)
         if array.dtype.kind not in _INTEGERS or array.min() < low or array.max() >= high:
             _refuse(array, f"must be whole numbers in [{low}, {high})", space)
     elif isinstance(space, spaces.MultiDiscrete):
-        good = array.dtype.kind in _INTEGERS and array.min() >= 0
-        if not good or (array >= space.nvec).any():
+        is_valid = array.dtype.kind in _INTEGERS and array.min() >= 0
+        if not is_valid or (array >= space.nvec).any():
             _refuse(array, "must be whole numbers from 0, each below its own limit", space)
     elif isinstance(space, spaces.MultiBinary):
         if array.dtype.kind not in "iub" or ((array != 0) & (array != 1)).any():

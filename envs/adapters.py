@@ -79,10 +79,10 @@ class CoreEnv(gymnasium.Env):
         return self.core.render(self.state)[0]
 
     def _observe(self) -> Any:
-        found: Any = self.core.observe(self.state)
-        if isinstance(found, dict):
-            return {key: _array(value[0]) for key, value in found.items()}
-        return _array(found[0])
+        observation: Any = self.core.observe(self.state)
+        if isinstance(observation, dict):
+            return {key: _array(value[0]) for key, value in observation.items()}
+        return _array(observation[0])
 
     def _info(self) -> dict[str, Any]:
         first = {key: value[0] for key, value in self.core.info(self.state).items()}
@@ -90,7 +90,7 @@ class CoreEnv(gymnasium.Env):
 
 
 class WrittenEnv(CoreEnv):
-    """One environment over a core that can also be shown in letters (`text(state)`).
+    """One environment over a core that can also be rendered as text (`text(state)`).
 
     Args:
         core, options: as of `CoreEnv`.
@@ -113,8 +113,8 @@ class WrittenEnv(CoreEnv):
 class CoreVector(ExactVector):
     """B environments over a core, with SAME_STEP autoreset and exact state.
 
-    State is the core's tensors and one generator. What goes in and out are numpy arrays; learners
-    on a GPU that want no copies use the core and `advance`.
+    State is the core's tensors and one generator. Inputs and outputs are numpy arrays; learners on
+    a GPU that avoid copies use the core and `advance`.
 
     Args:
         core: the rules, or "module:Class" of the options that make them.
@@ -205,7 +205,7 @@ class CoreVector(ExactVector):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Return to a saved instant; false where the core now shows something else there."""
+        """Restore a saved state; false if the core's observations of it differ."""
         self.seed = int(state["seed"])
         self.resets = np.asarray(state["resets"]).copy()
         self.generator.set_state(state["generator"].clone())
@@ -218,7 +218,7 @@ class CoreVector(ExactVector):
         self.state = blank._replace(**saved)
         try:
             self.last_obs = _array(self.core.observe(self.state))
-        except IndexError:  # what the state speaks of, such as an image, is not in this core
+        except IndexError:  # the state refers to something, such as an image, that this core lacks
             self.last_obs = np.zeros(0)
         exact = np.array_equal(self.last_obs, state["last_obs"])
         if not exact:
@@ -226,7 +226,7 @@ class CoreVector(ExactVector):
         return exact
 
     def action_masks(self) -> np.ndarray | None:
-        """Legal actions (B, A) now, or None where the core does not tell."""
+        """Legal actions (B, A) now, or None where the core has no mask."""
         return self._infos(self.state).get("action_mask")
 
     def frames(self) -> list[np.ndarray]:

@@ -1,9 +1,9 @@
 """Atari games through ale-py's native vector environment, exactly resumable.
 
 Protocol (Machado et al. 2018, "Revisiting the Arcade Learning Environment"): the v5 ids take
-sticky actions with probability 0.25 a frame, four frames a step, the maximum over the last two
+sticky actions with probability 0.25 per frame, four frames per step, the maximum over the last two
 frames, 84×84 grayscale, four frames stacked, and end only when the game does. Rewards are the
-raw score differences. The card of these settings travels with every score.
+raw score differences. The protocol card of these settings accompanies every score.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _INT32 = 2**31 - 1
 
 @dataclass(frozen=True)
 class AtariOptions(Options):
-    """What may be chosen of the protocol; an id has its own values of some."""
+    """Options of the protocol; an id may set its own values."""
 
     repeat_action_probability: Share = 0.25
     """Probability that the last action is repeated instead, at each frame (sticky actions)."""
     full_action_space: bool = False
     """All 18 actions, and not only those that do something in the game."""
     frameskip: Annotated[int, within(1, 1000)] = 4
-    """Frames of a step."""
+    """Frames per step."""
     max_num_frames_per_episode: Annotated[int, within(1, _INT32)] = 108_000
     """Frames after which an episode is cut off."""
     noop_max: Annotated[int, within(0, 10_000)] = 30
@@ -48,11 +48,11 @@ class AtariOptions(Options):
     use_fire_reset: bool = False
     """Press fire at the beginning of an episode."""
     img_height: Annotated[int, within(1, 1000)] = 84
-    """Rows of a frame."""
+    """Rows per frame."""
     img_width: Annotated[int, within(1, 1000)] = 84
-    """Columns of a frame."""
+    """Columns per frame."""
     stack_num: Annotated[int, within(1, 100)] = 4
-    """Frames of an observation."""
+    """Frames per observation."""
     num_threads: Annotated[int, within(0, 10_000)] = 0
     """Threads that run the games; 0: one per game, at most one per core."""
     reseed_after: Count = 5000
@@ -65,7 +65,7 @@ class AtariOptions(Options):
 
 
 def registered(spec: EnvSpec) -> dict[str, Any]:
-    """What the id itself says of the protocol."""
+    """Options of the protocol that the id itself sets."""
     names = {field.name for field in dataclasses.fields(AtariOptions)}
     values = {key: value for key, value in spec.kwargs.items() if key in names}
     skip = values.get("frameskip", 4)
@@ -140,8 +140,8 @@ class AtariVector(ExactVector):
         """
         actions = checked(self.single_action_space, actions, self.num_envs)
         obs, rewards, terminated, truncated, native = self._step_games(actions)
-        for taken, action in zip(self._history, actions.tolist(), strict=True):
-            taken.append(action)
+        for events, action in zip(self._history, actions.tolist(), strict=True):
+            events.append(action)
         infos: dict[str, Any] = {"lives": native["lives"]}
         ended = terminated | truncated
         if ended.any():
@@ -158,12 +158,12 @@ class AtariVector(ExactVector):
             "resets": self.resets.copy(),
             "last_obs": self.last_obs.copy(),
             "history": {
-                str(i): np.asarray(taken, dtype=np.int16) for i, taken in enumerate(self._history)
+                str(i): np.asarray(events, dtype=np.int16) for i, events in enumerate(self._history)
             },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Play the games again since their last seeds; true when all arrive where they were."""
+        """Replay the games since their last seeds; true if all reach their saved observations."""
         self.seed = int(state["seed"])
         self.resets = np.asarray(state["resets"]).copy()
         self._history = [state["history"][str(i)].tolist() for i in range(self.num_envs)]
@@ -180,12 +180,12 @@ class AtariVector(ExactVector):
         return list(self._colour[:, -1])
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let the native threads go."""
+        """Release the native threads."""
         del self._games, self._twin
 
     def _restart(self, obs: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """Reset the games that ended: with a new seed where enough steps have gathered."""
-        long = np.array([len(taken) >= self.reseed_after for taken in self._history])
+        """Reset the games that ended: with a new seed after at least `reseed_after` steps."""
+        long = np.array([len(events) >= self.reseed_after for events in self._history])
         obs = obs.copy()
         fresh, again = ended & long, ended & ~long
         if fresh.any():
@@ -205,7 +205,7 @@ class AtariVector(ExactVector):
         All games are stepped together, so the one with the longest history starts first and
         the others idle until it is their turn. A reset takes no step.
         """
-        steps = [sum(event != _RESET for event in taken) for taken in self._history]
+        steps = [sum(event != _RESET for event in events) for events in self._history]
         longest = max(steps)
         self._reset_games(np.ones(self.num_envs, dtype=bool), self._current_seeds(slice(None)))
         cursors = [0] * self.num_envs
@@ -216,14 +216,14 @@ class AtariVector(ExactVector):
                 obs, _ = self._reset_games(starting, self._current_seeds(np.flatnonzero(starting)))
             resetting = np.zeros(self.num_envs, dtype=bool)
             actions = np.zeros(self.num_envs, dtype=np.int64)
-            for index, taken in enumerate(self._history):
+            for index, events in enumerate(self._history):
                 if longest - steps[index] > time:
                     continue
-                if cursors[index] < len(taken) and taken[cursors[index]] == _RESET:
+                if cursors[index] < len(events) and events[cursors[index]] == _RESET:
                     resetting[index] = True
                     cursors[index] += 1
-                if cursors[index] < len(taken):
-                    actions[index] = taken[cursors[index]]
+                if cursors[index] < len(events):
+                    actions[index] = events[cursors[index]]
                     cursors[index] += 1
             if resetting.any():
                 obs, _ = self._reset_games(resetting, None)

@@ -19,7 +19,7 @@ from semigradient.errors import UserError, require
 
 @dataclass(frozen=True)
 class Clock:
-    """How steps and seconds belong together.
+    """Conversion between steps and seconds.
 
     Attributes:
         dt: seconds of one step.
@@ -34,11 +34,11 @@ class Clock:
     def __post_init__(self) -> None:
         for name in ("dt", "reference_dt"):
             value = getattr(self, name)
-            good = isinstance(value, (int, float)) and 0 < value < math.inf
-            require(good, f"{name}={value!r}: must be a number of seconds > 0")
+            is_valid = isinstance(value, (int, float)) and 0 < value < math.inf
+            require(is_valid, f"{name}={value!r}: must be a number of seconds > 0")
         limit = self.time_limit
-        good = isinstance(limit, (int, float)) and 0 <= limit < math.inf
-        require(good, f"time_limit={limit!r}: must be a number of seconds ≥ 0 (0: none)")
+        is_valid = isinstance(limit, (int, float)) and 0 <= limit < math.inf
+        require(is_valid, f"time_limit={limit!r}: must be a number of seconds ≥ 0 (0: none)")
         require(limit == 0 or limit >= self.dt, f"time_limit={limit}: must be ≥ dt={self.dt}")
 
     @property
@@ -52,7 +52,7 @@ class Clock:
         return self.dt / self.reference_dt
 
     def discount(self, gamma: float) -> float:
-        """Discount of one step, of a discount per second."""
+        """Discount per step, from the discount per second."""
         return gamma**self.dt
 
     def horizon(self, gamma: float) -> float:
@@ -64,7 +64,7 @@ class Clock:
         return steps * self.dt / 3600
 
     def protocol(self) -> dict[str, Any]:
-        """What a reader of scores must know."""
+        """The time settings that scores depend on."""
         times = {"dt": self.dt, "reference_dt": self.reference_dt, "time_limit": self.time_limit}
         return {**times, "reward": "density"}
 

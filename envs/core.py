@@ -1,11 +1,11 @@
-"""What a batched environment core is, and stepping one with autoreset.
+"""The protocol of batched environment cores, and their step with autoreset.
 
 A core is a set of rules on tensors, on any device, and holds no episode: `reset(n, generator)`
 gives a state, `step(state, actions)` a new one. `advance` adds SAME_STEP autoreset, for learners
-that stay on the device; `envs.adapters` puts Gymnasium's interfaces around any core,
-so a new environment writes its rules once and registers one line.
+that stay on the device; `envs.adapters` wraps any core in Gymnasium's interfaces, so a new
+environment implements its rules once and registers in one line.
 
-A state is a `NamedTuple` of tensors whose first axis is the batch. Rules never write into the
+A state is a `NamedTuple` of tensors whose first axis is the batch. Rules never modify the
 state they are given.
 """
 
@@ -31,7 +31,7 @@ State = Any
 
 
 class Step(NamedTuple):
-    """What one step of B environments leads to."""
+    """Result of one step of B environments."""
 
     state: State
     reward: Tensor  # (B,) float64
@@ -46,10 +46,10 @@ class Core(Protocol):
         device: where its tensors live.
         single_observation_space: space of one observation.
         single_action_space: space of one action.
-        protocol: how scores are to be read; travels with every run.
+        protocol: how scores are to be interpreted; saved with every run.
 
-    A core whose observations ask for a network of their own has its name in `registry.NETWORKS`
-    as `network`.
+    A core whose observations need a network of their own names it, as in `registry.NETWORKS`, in
+    the attribute `network`.
     """
 
     device: torch.device
@@ -70,11 +70,11 @@ class Core(Protocol):
         ...
 
     def info(self, state: State) -> dict[str, Tensor]:
-        """What may be known about the episodes besides: tensors (B, …)."""
+        """Further information about the episodes: tensors (B, …)."""
         ...
 
     def render(self, state: State) -> list[np.ndarray]:
-        """RGB frames (H, W, 3) uint8, one an episode."""
+        """RGB frames (H, W, 3) uint8, one per episode."""
         ...
 
 
@@ -99,7 +99,7 @@ class Advance(NamedTuple):
 def advance(core: Core, state: State, actions: Tensor, generator: torch.Generator) -> Advance:
     """Act once in every episode and begin a new one where one ended.
 
-    The number of ended episodes decides what is drawn, so a GPU is waited for once a step.
+    The number of ended episodes decides how much is drawn, so a GPU is synchronised once per step.
     """
     last, reward, terminated, truncated = core.step(state, actions, generator)
     obs = core.observe(last)
@@ -139,8 +139,10 @@ def options_at(location: str) -> Any:
         raise UserError(
             f"core={location!r}: {validate.first_line(problem)}; accepted is module:Options"
         ) from problem
-    good = dataclasses.is_dataclass(cls) and hasattr(cls, "make")
-    require(good, f"core={location!r}: must be a dataclass of options with a method make(device)")
+    is_valid = dataclasses.is_dataclass(cls) and hasattr(cls, "make")
+    require(
+        is_valid, f"core={location!r}: must be a dataclass of options with a method make(device)"
+    )
     return cls
 
 

@@ -1,6 +1,6 @@
 """Environments that other packages register in a vector form.
 
-Which form of an id is used:
+The form of an id is chosen in this order:
 
 1. a vector form whose state can be saved (a class derived from `ExactVector`, such as `CoreVector`
    over a core of their own): that one, and runs resume exactly;
@@ -40,7 +40,7 @@ def exact_form(spec: EnvSpec) -> type[ExactVector] | None:
 
 
 class ForeignVector(ExactVector):
-    """B environments of a vector form that others wrote; its state cannot be saved.
+    """B environments in another package's vector form, whose state cannot be saved.
 
     Args:
         spec: what is registered.
@@ -103,18 +103,24 @@ class ForeignVector(ExactVector):
         obs, reward, terminated, truncated, infos = self.envs.step(actions)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         ended = terminated | truncated
-        found: dict[str, Any] = {}
+        final_infos: dict[str, Any] = {}
         if ended.any():
-            final = np.array(obs)
+            final_obs = np.array(obs)
             if self.mode is AutoresetMode.SAME_STEP:
                 for index in np.flatnonzero(ended):
-                    final[index] = infos["final_obs"][index]
+                    final_obs[index] = infos["final_obs"][index]
             else:
                 obs, infos = self.envs.reset(options={"reset_mask": ended})
-            found = {"final_obs": final, "_final_obs": ended}
+            final_infos = {"final_obs": final_obs, "_final_obs": ended}
         self.last_obs = np.array(obs)
         rewards = np.array(reward, np.float64)
-        return self.last_obs.copy(), rewards, terminated, truncated, {**_masks(infos), **found}
+        return (
+            self.last_obs.copy(),
+            rewards,
+            terminated,
+            truncated,
+            {**_masks(infos), **final_infos},
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Seeds only: the running episodes cannot be saved."""

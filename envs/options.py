@@ -1,4 +1,4 @@
-"""Options of an environment: what may be chosen of it, and what makes its core.
+"""Options of an environment, which also make its core.
 
 One dataclass serves `gymnasium.make`, `envs.make_vector`, `--env-options` and `--help`:
 
@@ -10,7 +10,7 @@ One dataclass serves `gymnasium.make`, `envs.make_vector`, `--env-options` and `
         def make(self, device="cpu"):
             return Walk(self.length, device)
 
-Its fields are held to their annotations (see `semigradient.validate`), and `check` to each other.
+Fields are validated by their annotations (see `semigradient.validate`), combinations by `check`.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ RESERVED = {
     "spec": "the environment's id decides it",
     "vectorization_mode": "is decided here",
 }
-"""Names that no environment can be given as an option, and what to do instead."""
+"""Names that are never options of an environment, and what to use instead."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the options of our own environments share."""
+    """Base class of the options of our own environments."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         self.check()
 
     def check(self) -> None:
-        """`UserError` for values that do not go together."""
+        """Raise `UserError` for incompatible values."""
 
     def make(self, device: str = "cpu") -> Any:
         """The environment's core, on a device."""
@@ -67,16 +67,17 @@ def check_device(device: Any) -> str:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    known = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    devices = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
     name = str(device)
     require(
-        name in known, f"device={shown(device)}: accepted are {', '.join(known)} on this machine"
+        name in devices,
+        f"device={shown(device)}: accepted are {', '.join(devices)} on this machine",
     )
     return name
 
 
 def made(options: Any, device: Any, name: str) -> Any:
-    """The core that options make; whatever goes wrong is one line about environment `name`."""
+    """The core that options make; every failure is a one-line error about environment `name`."""
     place = check_device(device)
     try:
         return options.make(place)
@@ -90,6 +91,8 @@ def made(options: Any, device: Any, name: str) -> Any:
 
 def chosen(options: Any) -> str:
     """The values that differ from their defaults, as they are typed: (size=5, seat=1)."""
-    pairs = [(each, getattr(options, each.name)) for each in dataclasses.fields(options)]
-    different = [f"{e.name}={shown(value)}" for e, value in pairs if value is not e.default]
+    pairs = [(field, getattr(options, field.name)) for field in dataclasses.fields(options)]
+    different = [
+        f"{field.name}={shown(value)}" for field, value in pairs if value is not field.default
+    ]
     return f"({', '.join(different)})"

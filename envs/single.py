@@ -1,4 +1,4 @@
-"""One environment of Gymnasium or of others: what it may be given, and making it."""
+"""A single Gymnasium environment: its keyword arguments and its construction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_OPTIONS = {"self", "render_mode", "args", "kwargs"}
 
 
 def make_single(env_id: str | EnvSpec, options: Mapping[str, Any]) -> gymnasium.Env:
-    """One environment of Gymnasium; whatever goes wrong with its options is one line.
+    """Make one Gymnasium environment; every failure is a one-line error.
 
     Raises:
         UserError: an option that there is not, a package that is missing, or whatever the
@@ -40,24 +40,24 @@ def make_single(env_id: str | EnvSpec, options: Mapping[str, Any]) -> gymnasium.
 def keywords(spec: EnvSpec) -> tuple[dict[str, Any], bool]:
     """Keyword arguments of an environment with their defaults, and whether it takes others too.
 
-    A default of `inspect.Parameter.empty` says that there is none. What the id itself sets wins.
+    `inspect.Parameter.empty` stands for no default. Values that the id itself sets take precedence.
     """
     try:
         parameters = inspect.signature(creator(spec)).parameters.values()
     except (TypeError, ValueError):  # written in C, say
         return dict(spec.kwargs), True
-    found = {
-        each.name: each.default
-        for each in parameters
-        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+    defaults = {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    others = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    known = {**found, **spec.kwargs}
-    return {key: value for key, value in known.items() if key not in _NOT_OPTIONS}, others
+    others = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    merged = {**defaults, **spec.kwargs}
+    return {key: value for key, value in merged.items() if key not in _NOT_OPTIONS}, others
 
 
 def creator(spec: EnvSpec) -> Callable[..., Any]:
-    """What makes an environment: its class or function."""
+    """The class or function that makes an environment."""
     point = spec.entry_point
     if isinstance(point, str):
         return gymnasium.envs.registration.load_env_creator(point)
@@ -67,7 +67,7 @@ def creator(spec: EnvSpec) -> Callable[..., Any]:
 
 
 def _refuse(env_id: str, problem: Exception) -> NoReturn:
-    """Say which package an environment needs, and which extra brings it if one does."""
+    """Name the package that an environment needs, and the extra that installs it if one does."""
     for package, extra in (("Box2D", "box2d"), ("MuJoCo", "mujoco")):
         if package.lower() in str(problem).lower():
             missing(f"environment {env_id!r}", package, extra)
@@ -76,7 +76,7 @@ def _refuse(env_id: str, problem: Exception) -> NoReturn:
 
 
 def _check_names(spec: EnvSpec, options: Mapping[str, Any]) -> None:
-    known, others = keywords(spec)
+    accepted, others = keywords(spec)
     for name in options:
-        if name not in (*known, *_GYMNASIUM, "render_mode") and not others:
-            unknown(f"option of {spec.id}", name, [*known, *_GYMNASIUM])
+        if name not in (*accepted, *_GYMNASIUM, "render_mode") and not others:
+            unknown(f"option of {spec.id}", name, [*accepted, *_GYMNASIUM])

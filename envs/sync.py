@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, B of them stepped one after another in this process.
+"""Any Gymnasium environment, B copies stepped sequentially in this process.
 
 For light environments this is faster than subprocesses: a step of CartPole costs less than
 sending its action through a pipe.
@@ -110,23 +110,23 @@ class SyncVector(ExactVector):
         return obs, rewards, terminated, truncated, infos
 
     def state_dict(self) -> dict[str, Any]:
-        """The running episodes: how many resets, and the actions since."""
+        """The running episodes: numbers of resets, and the actions since the last."""
         return {
             "seed": self.seed,
             "resets": self.resets.copy(),
             "last_obs": self.last_obs.copy(),
-            "actions": {str(i): np.asarray(taken) for i, taken in enumerate(self._actions)},
+            "actions": {str(i): np.asarray(actions) for i, actions in enumerate(self._actions)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Play the running episodes again; true when every one arrives where it was."""
+        """Replay the running episodes; true if each one reaches its saved observation."""
         self.seed = int(state["seed"])
         self.resets = np.asarray(state["resets"]) - 1
         self.last_obs = np.zeros_like(state["last_obs"])
         for index, env in enumerate(self.envs):
             self.last_obs[index] = self._reset_one(index)
-            taken = state["actions"][str(index)]
-            for action in taken.tolist() if self._as_python else taken:
+            actions = state["actions"][str(index)]
+            for action in actions.tolist() if self._as_python else actions:
                 current, _, _, _, info = env.step(action)
                 self.last_obs[index] = current
                 self._actions[index].append(action)

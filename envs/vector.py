@@ -1,9 +1,9 @@
 """A vector environment whose state can be saved exactly, without touching the simulator.
 
-An environment is deterministic in its seed and actions. So whoever chooses the seed of a reset
-and remembers the actions since, can always return: reset with that seed, act again. That holds
-for every Gymnasium id and for C++ simulators that offer no state at all, and it includes what
-state snapshots miss (a saved ALE state loses the pending sticky action).
+An environment is deterministic in its seed and actions, so the seed of the last reset and the
+actions since restore any state: reset with that seed, replay the actions. That holds for every
+Gymnasium id and for C++ simulators that offer no state at all, and it includes what state
+snapshots miss (a saved ALE state loses the pending sticky action).
 
 The price is time proportional to the running episode when a run resumes, nothing before.
 Whether it worked is checked: the observation after the replay must be the saved one.
@@ -24,7 +24,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
 class ExactVector(VectorEnv):
-    """Common face of the vector environments that agents see.
+    """Common interface of the vector environments that agents see.
 
     Subclasses step B environments with SAME_STEP autoreset, choose every seed through
     `next_seed`, and keep `last_obs` (B, *observation).
@@ -33,9 +33,9 @@ class ExactVector(VectorEnv):
         seed: root of all episode seeds.
         resets: (B,) how many seeded resets each environment has had.
         last_obs: (B, *observation) what the latest `reset` or `step` returned.
-        stacked_frames: whether observations are stacks of frames, of which a step brings one, so
-            that a memory may keep each frame once.
-        protocol: how scores are to be read (for Atari: the protocol card).
+        stacked_frames: whether observations are stacks of frames, of which a step adds one, so
+            that a replay memory may store each frame once.
+        protocol: how scores are to be interpreted (for Atari: the protocol card).
         clock: seconds and steps, of environments whose time step can be chosen.
     """
 
@@ -64,11 +64,11 @@ class ExactVector(VectorEnv):
         return int(entropy.generate_state(1)[0] >> 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to come back to this instant."""
+        """The complete state, from which `load_state_dict` resumes exactly."""
         raise NotImplementedError
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Return to a saved instant; false where only a fresh episode could be started."""
+        """Restore a saved state; false where only a fresh episode could be started."""
         raise NotImplementedError
 
     def frames(self) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semigradient.domains.continuous_time.physical_time import Explorer, PhysicalConfig
+from semigradient.domains.continuous_time.physical_learning import Explorer, PhysicalConfig
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.nets.physical import Tower
 from semigradient.training.agent import AgentContext, Policy

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semigradient.domains.continuous_time.physical_time import Explorer, PhysicalConfig, Time
+from semigradient.domains.continuous_time.physical_learning import Explorer, PhysicalConfig, Time
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.errors import UserError, require
 from semigradient.nets.physical import Tower

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semigradient.envs.games.coin_game import CoinGame, State
+from semigradient.envs.games.coin_game import CoinGame, CoinGameState
 from semigradient.gradients.dice import dice_return
 from semigradient.nets.recurrent import Recurrent, Weights
 
@@ -51,7 +51,7 @@ class GameRollout(NamedTuple):
     values: Tensor  # (T, B, 2)
     entropies: Tensor  # (T, B, 2)
     rewards: Tensor  # (T, B, 2)
-    picked: Tensor  # (T, B, 2) int64, as in `envs.games.coin_game.State`
+    picked: Tensor  # (T, B, 2) int64, as in `envs.games.coin_game.CoinGameState`
 
 
 class BRSNetworks:
@@ -110,7 +110,7 @@ class BRSNetworks:
         return _rollout(steps)
 
     def answers(
-        self, agents: Weights, state: State, memory: Tensor, random: torch.Generator
+        self, agents: Weights, state: CoinGameState, memory: Tensor, random: torch.Generator
     ) -> Tensor:
         """δ̂ (B, 4): expected returns of seat 1's actions, by simulation.
 
@@ -122,7 +122,7 @@ class BRSNetworks:
         """
         count, questions = len(state.coin), self.questions
         copies = ACTIONS * questions.samples
-        fork = State(*(field.repeat_interleave(copies, 0) for field in state))
+        fork = CoinGameState(*(field.repeat_interleave(copies, 0) for field in state))
         memory = memory.repeat_interleave(copies, 1)
         first = torch.arange(ACTIONS, device=self.game.device).repeat_interleave(questions.samples)
         theirs = first.repeat(count)
@@ -153,8 +153,8 @@ class BRSNetworks:
         return drawn.repeat_interleave(copies)
 
     def _advance(
-        self, state: State, outputs: Tensor, random: torch.Generator
-    ) -> tuple[State, tuple[Tensor, ...]]:
+        self, state: CoinGameState, outputs: Tensor, random: torch.Generator
+    ) -> tuple[CoinGameState, tuple[Tensor, ...]]:
         """One step of both seats from their outputs (B, 2, 5)."""
         logits, values = outputs[..., :ACTIONS], outputs[..., ACTIONS]
         actions, log_probs, entropies = choose(logits.flatten(0, 1), random)
@@ -201,7 +201,7 @@ class NetworkPlayer:
 
     @torch.no_grad()
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: CoinGameState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Actions (B,) and the next recurrent state (B, hidden)."""
         return self.answer(self.networks.game.observe(state)[:, seat], memory, generator)

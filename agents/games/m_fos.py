@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from semigradient.agents.ppo import policy_loss
 from semigradient.domains.games import rules
-from semigradient.domains.games.tournament import Contestant, contest, follower
+from semigradient.domains.games.head_to_head import Contestant, contest, follower
 from semigradient.envs.games.differentiable import game_behind
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame

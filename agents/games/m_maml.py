@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from semigradient.domains.games import rules
-from semigradient.domains.games.tournament import Contestant, contest, follower
+from semigradient.domains.games.head_to_head import Contestant, contest, follower
 from semigradient.envs.games.differentiable import Game, game_behind, simultaneous_gradient
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semigradient.domains.games import rules
-from semigradient.domains.games.tournament import Contestant
+from semigradient.domains.games.head_to_head import Contestant
 from semigradient.envs.games.differentiable import Game, game_behind, simultaneous_gradient
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame

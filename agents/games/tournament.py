@@ -19,8 +19,8 @@ import torch
 from semigradient.agents.games.m_fos import MFOS
 from semigradient.agents.games.m_maml import MMAML
 from semigradient.agents.games.meva import MeVa
+from semigradient.domains.games.head_to_head import Contestant, follower, table
 from semigradient.domains.games.rules import NAMES, rule
-from semigradient.domains.games.tournament import Contestant, follower, table
 from semigradient.envs.games.differentiable import Game
 from semigradient.envs.games.logistic import LogisticGame
 from semigradient.envs.games.matrix_games import PAYOFFS, MatrixGame

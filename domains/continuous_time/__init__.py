@@ -1,1 +1,1 @@
-"""Learning in physical time, and portraits of what was learned."""
+"""Learning in physical time, and phase portraits of agents."""

@@ -1,4 +1,4 @@
-"""Phase portraits: what an agent of the pendulum thinks of every angle and speed.
+"""Phase portraits: an agent's values and actions over the pendulum's angles and speeds.
 
 Images over θ in [-π, π] (x) and θ̇ in [-10, 10] (y), 50 × 50, as C. Tallec, PhD thesis, 2019,
 figures 8.1 and A.1 to A.3: the value, and the policy's action (lighter: higher).
@@ -27,7 +27,7 @@ class Portrait:
     policy: NDArray[np.float64]
 
     def draw(self, above: Axes, below: Axes, title: str = "") -> None:
-        """Put both images into axes."""
+        """Draw both images into axes."""
         for axes, image, name in ((above, self.value, "value"), (below, self.policy, "policy")):
             axes.imshow(
                 image,

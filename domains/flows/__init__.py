@@ -1,1 +1,1 @@
-"""Flow networks: losses, objectives, trajectories, exact solutions, what was sampled."""
+"""Flow networks: losses, objectives, trajectories, exact solutions, counts of samples."""

@@ -1,8 +1,8 @@
-"""What a learner has built so far, and how far it is from what it should build.
+"""Counts of sampled objects, and distances between distributions over objects.
 
-The published figures follow the last 200 000 objects met in training. That estimate has a floor
-(a perfect sampler shows it, too), so wherever states can be enumerated the distribution of a policy
-itself is set beside it.
+The published figures use the last 200 000 objects sampled in training. That estimate has a floor
+(a perfect sampler has it, too), so wherever states can be enumerated the exact distribution of a
+policy is reported as well.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from semigradient.envs.constructions.construction import Construction, Table
 
 
 class SampleCounts:
-    """Counts of the objects met: of the last `window` ones by state, of all by mode.
+    """Counts of sampled objects: of the last `window` ones by state, of all by mode.
 
     Args:
         rules: of the construction.
-        window: how many objects the empirical distribution rests on.
-        exponent: β of the distribution R^β / Z that is compared with.
+        window: number of objects in the empirical distribution.
+        exponent: β of the target distribution R^β / Z.
     """
 
     def __init__(self, rules: Construction, window: int = 200_000, exponent: float = 1.0) -> None:
@@ -37,7 +37,7 @@ class SampleCounts:
             self.target = self.table.distribution(exponent)
 
     def add(self, objects: Tensor) -> None:
-        """Note objects (m,)."""
+        """Count objects (m,)."""
         self.objects += len(objects)
         if len(self.modes):
             modes = self.rules.modes(objects)
@@ -49,7 +49,7 @@ class SampleCounts:
 
     @property
     def modes_found(self) -> int:
-        """How many modes were met at least once."""
+        """Number of modes that were sampled at least once."""
         return int((self.modes > 0).sum())
 
     def counts(self) -> Tensor:
@@ -59,14 +59,14 @@ class SampleCounts:
 
     def metrics(self) -> dict[str, float]:
         """Objects, modes found and, on a table, the mean absolute error of the frequencies."""
-        found: dict[str, float] = {"objects": float(self.objects)}
+        metrics: dict[str, float] = {"objects": float(self.objects)}
         if len(self.modes):
-            found["modes"] = float(self.modes_found)
+            metrics["modes"] = float(self.modes_found)
         if self.table is not None and self.objects:
             counts = self.counts().double()
             gap = (counts / counts.sum() - self.target)[self.table.objects].abs()
-            found["empirical_l1"] = float(gap.mean())
-        return found
+            metrics["empirical_l1"] = float(gap.mean())
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the last objects."""
@@ -74,26 +74,26 @@ class SampleCounts:
         return {"objects": self.objects, "modes": self.modes.clone(), "recent": self.recent.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` gave."""
+        """Restore a saved state."""
         self.objects, self._pending = int(state["objects"]), []
         self.modes, self.recent = state["modes"].clone(), state["recent"].clone()
 
     def _settle(self) -> None:
-        """Move what was noted since the last look into the window."""
+        """Move pending objects into the window."""
         if self._pending:
             self.recent = torch.cat([self.recent, *self._pending])[-self.window :].clone()
             self._pending = []
 
 
-def distance(found: Tensor, target: Tensor, table: Table) -> dict[str, float]:
-    """How far a distribution over objects is from the one it should be; both (S,) float64.
+def distance(sampled: Tensor, target: Tensor, table: Table) -> dict[str, float]:
+    """Distances of a distribution over objects from its target; both (S,) float64.
 
     Returns:
         `tv`, the total variation ½ Σ |p - q|; `l1`, the mean of |p - q| over the objects, as the
-        published figures have it; `kl`, KL(target ‖ found) in nats; `jsd`, the Jensen-Shannon
-        divergence in nats; `correlation` of log found and log target (0 where it is undefined).
+        published figures have it; `kl`, KL(target ‖ sampled) in nats; `jsd`, the Jensen-Shannon
+        divergence in nats; `correlation` of log sampled and log target (0 where it is undefined).
     """
-    q, p = found[table.objects], target[table.objects]
+    q, p = sampled[table.objects], target[table.objects]
     gap = (p - q).abs()
     middle = 0.5 * (p + q)
     return {
@@ -112,7 +112,7 @@ def floor(target: Tensor, table: Table, samples: int) -> float:
 
 
 def _divergence(p: Tensor, q: Tensor) -> float:
-    """KL(p ‖ q); mass where q has none counts as 1e-300."""
+    """KL(p ‖ q); probabilities are clamped to at least 1e-300."""
     ratio = p.clamp(min=1e-300).log() - q.clamp(min=1e-300).log()
     return float((p * ratio).sum())
 

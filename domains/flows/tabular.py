@@ -1,13 +1,13 @@
-"""Exact solutions of reinforcement learning on a construction with every state written down.
+"""Exact solutions of reinforcement learning on a construction with enumerated states.
 
-An agent that is paid r(x) for the object it ends with, may earn something on the way, and is paid
-α for every nat of entropy has the optimum
+An agent with reward r(x) for the final object, rewards per step, and α per nat of entropy has the
+optimum
 
     V(s) = α log Σ_a exp(Q(s, a) / α),    Q(s, a) = r_step(s, a) + V(s'),    π ∝ exp(Q / α).
 
-Paid log R, with α = 1 and nothing on the way, it samples n(x) R(x), where n(x) counts the ways to
-build x: it takes the graph for a tree (E. Bengio 2022, proposition 1). Paid log P_B(s | s') on the
-way as well, it samples R(x).
+With reward log R, α = 1 and no rewards per step it samples n(x) R(x), where n(x) counts the ways to
+build x: it treats the graph as a tree (E. Bengio 2022, proposition 1). With the step rewards
+log P_B(s | s') it samples R(x).
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _ILLEGAL = -1e30
 
 
 def soft_optimum(
-    table: Table, reward: Tensor, temperature: float = 1.0, on_the_way: Tensor | None = None
+    table: Table, reward: Tensor, temperature: float = 1.0, step_reward: Tensor | None = None
 ) -> Tensor:
     """Log π (S, A) of the agent that is optimal for reward and entropy.
 
     Args:
         table: of the construction.
-        reward: (S,) what it is paid for each state as an object.
+        reward: (S,) reward of each state as an object.
         temperature: α > 0.
-        on_the_way: (S, A) what it is paid for each edge; default: nothing.
+        step_reward: (S, A) reward of each edge; default: 0.
     """
-    return _evaluate(table, reward, on_the_way, temperature)[1]
+    return _evaluate(table, reward, step_reward, temperature)[1]
 
 
 def uniform_values(table: Table, reward: Tensor) -> Tensor:
-    """Q (S, A) of the policy that takes every legal action alike, without discount."""
+    """Q (S, A) of the uniform policy over legal actions, undiscounted."""
     return _evaluate(table, reward, None, 0.0)[0]
 
 
 def _evaluate(
-    table: Table, reward: Tensor, on_the_way: Tensor | None, temperature: float
+    table: Table, reward: Tensor, step_reward: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Q and log π (S, A), from the objects backwards; temperature 0: of the uniform policy."""
     states = torch.arange(table.size, device=table.device)
@@ -48,12 +48,12 @@ def _evaluate(
     everything = (states.repeat_interleave(table.actions), _actions(table))
     child = table.child(*everything).view(legal.shape).clamp(min=0)
     finished, extra = table.finished(states), torch.zeros(legal.shape, dtype=torch.float64)
-    extra = extra.to(table.device) if on_the_way is None else on_the_way.double()
+    extra = extra.to(table.device) if step_reward is None else step_reward.double()
     reward = reward.double()
     value = torch.where(finished, reward, 0.0)
     values = log_policy = extra
     for _ in range(table.horizon):
-        # An object that is complete is paid on arrival, one that is kept when it is.
+        # Complete objects are rewarded on arrival, others when the agent stops.
         ahead = value[child]
         ahead[:, -1] = reward
         values = (extra + ahead).masked_fill(~legal, _ILLEGAL)
@@ -61,9 +61,9 @@ def _evaluate(
             log_policy = (values / temperature).log_softmax(1)
         else:
             log_policy = torch.zeros_like(values).masked_fill(~legal, _ILLEGAL).log_softmax(1)
-        chance = log_policy.exp().masked_fill(~legal, 0.0)
+        probabilities = log_policy.exp().masked_fill(~legal, 0.0)
         gain = torch.where(legal, values - temperature * log_policy, 0.0)
-        value = torch.where(finished, reward, (chance * gain).sum(1))
+        value = torch.where(finished, reward, (probabilities * gain).sum(1))
     return values, log_policy
 
 
@@ -72,7 +72,7 @@ def _actions(table: Table) -> Tensor:
 
 
 def log_share_of_parents(table: Table) -> Tensor:
-    """Log P_B (S, A) of every edge, for parents that are all alike; 0 for stop."""
+    """Log P_B (S, A) of every edge under uniform parents; 0 for stop."""
     states = torch.arange(table.size, device=table.device)
     everything = (states.repeat_interleave(table.actions), _actions(table))
     child = table.child(*everything).view(table.size, table.actions).clamp(min=0)

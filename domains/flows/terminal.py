@@ -1,7 +1,7 @@
-"""How probable an object is under a policy, exactly, where objects cannot be enumerated.
+"""Exact probabilities of objects under a policy, where objects cannot be enumerated.
 
 An object of a few pieces has few ancestors: of a molecule of eight blocks at most 2⁸, the connected
-parts of its tree. The probability to come by a state is the sum over the edges into it, so one
+parts of its tree. The probability of visiting a state is the sum over the edges into it, so one
 pass over the ancestors gives log P_T(x), all orders of building included.
 """
 
@@ -17,41 +17,43 @@ from semigradient.envs.constructions.construction import Construction
 
 
 def ancestors(rules: Construction, objects: Tensor) -> Tensor:
-    """Objects (m,) and all that lies between the root and them, each once, increasing: (u,)."""
+    """Objects (m,) and all their ancestors up to the root, unique and increasing: (u,)."""
     frontier = objects.unique()
-    found = [frontier, torch.tensor([rules.root], device=frontier.device)]
+    levels = [frontier, torch.tensor([rules.root], device=frontier.device)]
     for _ in range(rules.horizon):
         frontier = frontier[frontier != rules.root]
         if not len(frontier):
             break
         parents = rules.parents(frontier)
         frontier = parents.state[parents.real].unique()
-        found.append(frontier)
-    return torch.cat(found).unique()
+        levels.append(frontier)
+    return torch.cat(levels).unique()
 
 
 @torch.no_grad()
 def log_terminal(
-    rules: Construction, look: Callable[[Tensor], Estimates], objects: Tensor
+    rules: Construction, estimate: Callable[[Tensor], Estimates], objects: Tensor
 ) -> Tensor:
     """Log P_T (m,) float64 that a construction ends with objects (m,).
 
     Args:
         rules: of the construction.
-        look: estimates at states (u,) that increase.
+        estimate: estimates at increasing states (u,).
         objects: states that may be kept.
     """
     states = ancestors(rules, objects)
-    at, parents = look(states), rules.parents(states)
+    estimates, parents = estimate(states), rules.parents(states)
     source = torch.where(parents.real, parents.state, rules.root)
-    edge = at.log_forward(source, parents.action).double()
+    edge = estimates.log_forward(source, parents.action).double()
     edge = edge.masked_fill(~parents.real, -torch.inf)
-    rows, is_root = at.rows(source), states == rules.root
-    # A look over all of a table has other rows than these states.
-    reach = torch.full((len(at.everything),), -torch.inf, dtype=torch.float64, device=edge.device)
-    own = at.rows(states)
+    rows, is_root = estimates.rows(source), states == rules.root
+    # Estimates over a whole table have other rows than these states.
+    reach = torch.full(
+        (len(estimates.everything),), -torch.inf, dtype=torch.float64, device=edge.device
+    )
+    own = estimates.rows(states)
     reach[own[is_root]] = 0.0
     for _ in range(rules.horizon):
         now = (reach[rows] + edge).logsumexp(1)
         reach = reach.index_copy(0, own, torch.where(is_root, 0.0, now))
-    return reach[at.rows(objects)] + at.log_stop(objects).double()
+    return reach[estimates.rows(objects)] + estimates.log_stop(objects).double()

@@ -1,8 +1,8 @@
-"""What a search for molecules has found: the best ones, how different they are, and how many modes.
+"""Results of a search for molecules: the best ones, their diversity, and the number of modes.
 
-Two molecules are one where their canonical SMILES agree. Similarity is Tanimoto's of RDKit's own
+Molecules are identified by canonical SMILES. Similarity is Tanimoto's of RDKit's own
 path fingerprint, which the published figures seem to use: only it gives random molecules the
-similarity they report. Morgan's, with radius 2, is shown beside it.
+similarity they report. Morgan's, with radius 2, is reported as well.
 
 A mode is a molecule above a threshold that is less than 0.7 similar to every earlier mode (Bengio
 2022, figure 5.10), so the count depends on the order of discovery.
@@ -26,13 +26,13 @@ SIMILAR = 0.7
 
 
 class TopMolecules:
-    """The record of a run.
+    """The best molecules, modes and scaffolds of a run.
 
     Args:
         thresholds: scores above which molecules count as modes and give scaffolds, increasing.
 
     Attributes:
-        objects: how many molecules were met, repetitions included.
+        objects: number of sampled molecules, repetitions included.
         best: scores of the best distinct molecules, up to 1000, by SMILES.
         modes: by threshold, the SMILES of the modes in order of discovery.
         high: scores of all distinct molecules above the lowest threshold, by SMILES.
@@ -43,21 +43,21 @@ class TopMolecules:
         self.thresholds, self.objects = tuple(thresholds), 0
         self.best: dict[str, float] = {}
         self.high: dict[str, float] = {}
-        self.modes: dict[float, list[str]] = {each: [] for each in thresholds}
-        self.scaffolds: dict[float, set[str]] = {each: set() for each in thresholds}
-        self._prints: dict[float, list[Any]] = {each: [] for each in thresholds}
+        self.modes: dict[float, list[str]] = {threshold: [] for threshold in thresholds}
+        self.scaffolds: dict[float, set[str]] = {threshold: set() for threshold in thresholds}
+        self._prints: dict[float, list[Any]] = {threshold: [] for threshold in thresholds}
         self._heap: list[tuple[float, str]] = []
 
     def add(self, smiles: Sequence[str], scores: Sequence[float]) -> None:
-        """Note molecules in the order they were met."""
+        """Record molecules in the order of discovery."""
         self.objects += len(smiles)
-        for each, score in zip(smiles, scores, strict=True):
-            if each not in self.best and (
-                len(self._heap) < TOP[-1] or (score, each) > self._heap[0]
+        for name, score in zip(smiles, scores, strict=True):
+            if name not in self.best and (
+                len(self._heap) < TOP[-1] or (score, name) > self._heap[0]
             ):
-                self._enter(each, score)
-            if score > self.thresholds[0] and each not in self.high:
-                self._rank(each, score)
+                self._enter(name, score)
+            if score > self.thresholds[0] and name not in self.high:
+                self._rank(name, score)
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The best distinct molecules with their scores, best first."""
@@ -69,67 +69,67 @@ class TopMolecules:
         The mean of the best k is missing while there are fewer.
         """
         ranked = self.top(TOP[-1])
-        found = {"objects": float(self.objects)}
+        metrics = {"objects": float(self.objects)}
         for k in TOP:
             if len(ranked) >= k:
-                found[f"top_{k}"] = float(np.mean([score for _, score in ranked[:k]]))
+                metrics[f"top_{k}"] = float(np.mean([score for _, score in ranked[:k]]))
         if len(ranked) > 1:
-            names = [each for each, _ in ranked]
-            found["similarity"] = similarity(names)
-            found["similarity_morgan"] = similarity(names, morgan)
-        for each in self.thresholds:
-            high = sum(score > each for score in self.high.values())
-            found[f"above_{each:g}"] = float(high)
-            found[f"modes_{each:g}"] = float(len(self.modes[each]))
-            found[f"scaffolds_{each:g}"] = float(len(self.scaffolds[each]))
-        return found
+            names = [name for name, _ in ranked]
+            metrics["similarity"] = similarity(names)
+            metrics["similarity_morgan"] = similarity(names, morgan)
+        for threshold in self.thresholds:
+            high = sum(score > threshold for score in self.high.values())
+            metrics[f"above_{threshold:g}"] = float(high)
+            metrics[f"modes_{threshold:g}"] = float(len(self.modes[threshold]))
+            metrics[f"scaffolds_{threshold:g}"] = float(len(self.scaffolds[threshold]))
+        return metrics
 
     def picture(self, count: int = 12) -> NDArray[np.uint8]:
         """The best ones with their scores, as an image (H, W, 3)."""
         return grid(self.top(count))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but fingerprints, which follow from it."""
+        """Everything except fingerprints, which are recomputed."""
         return {
             "objects": self.objects,
             "best": [[name, score] for name, score in self.best.items()],
             "high": [[name, score] for name, score in self.high.items()],
-            "modes": [self.modes[each] for each in self.thresholds],
-            "scaffolds": [sorted(self.scaffolds[each]) for each in self.thresholds],
+            "modes": [self.modes[threshold] for threshold in self.thresholds],
+            "scaffolds": [sorted(self.scaffolds[threshold]) for threshold in self.thresholds],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` gave."""
+        """Restore a saved state."""
         self.objects = int(state["objects"])
         self.best = {name: float(score) for name, score in state["best"]}
         self.high = {name: float(score) for name, score in state["high"]}
         self.modes = {k: list(v) for k, v in zip(self.thresholds, state["modes"], strict=True)}
         pairs = zip(self.thresholds, state["scaffolds"], strict=True)
         self.scaffolds = {k: set(v) for k, v in pairs}
-        self._prints = {k: [paths(each) for each in names] for k, names in self.modes.items()}
+        self._prints = {k: [paths(name) for name in names] for k, names in self.modes.items()}
         self._heap = [(score, name) for name, score in self.best.items()]
         heapq.heapify(self._heap)
 
     def _enter(self, smiles: str, score: float) -> None:
-        """Among the best."""
+        """Add a molecule to the best."""
         self.best[smiles] = score
         heapq.heappush(self._heap, (score, smiles))
         if len(self._heap) > TOP[-1]:
             del self.best[heapq.heappop(self._heap)[1]]
 
     def _rank(self, smiles: str, score: float) -> None:
-        """Above the lowest threshold: perhaps a mode, or a new scaffold."""
+        """Record a molecule above the lowest threshold, its scaffold, and whether it is a mode."""
         from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
         self.high[smiles] = score
         scaffold, mark = MurckoScaffoldSmiles(smiles), paths(smiles)
-        for each in self.thresholds:
-            if score > each:
-                self.scaffolds[each].add(scaffold)
-                known = self._prints[each]
-                if not known or max(_bulk(mark, known)) < SIMILAR:
-                    known.append(mark)
-                    self.modes[each].append(smiles)
+        for threshold in self.thresholds:
+            if score > threshold:
+                self.scaffolds[threshold].add(scaffold)
+                prints = self._prints[threshold]
+                if not prints or max(_bulk(mark, prints)) < SIMILAR:
+                    prints.append(mark)
+                    self.modes[threshold].append(smiles)
 
 
 def paths(smiles: str) -> Any:
@@ -144,13 +144,13 @@ def morgan(smiles: str) -> Any:
 
 def similarity(smiles: Sequence[str], fingerprint: Callable[[str], Any] = paths) -> float:
     """Mean Tanimoto similarity over all pairs."""
-    prints = [fingerprint(each) for each in smiles]
-    total = sum(sum(_bulk(each, prints[:index])) for index, each in enumerate(prints) if index)
+    prints = [fingerprint(name) for name in smiles]
+    total = sum(sum(_bulk(own, prints[:index])) for index, own in enumerate(prints) if index)
     return total / (len(prints) * (len(prints) - 1) / 2)
 
 
 def grid(scored: Sequence[tuple[str, float]]) -> NDArray[np.uint8]:
-    """Molecules with their scores below, four in a row: (H, W, 3)."""
+    """Molecules with their scores below, four per row: (H, W, 3)."""
     import io
 
     from PIL import Image
@@ -161,7 +161,7 @@ def grid(scored: Sequence[tuple[str, float]]) -> NDArray[np.uint8]:
     columns, side = min(4, len(scored)), 200
     rows = -(-len(scored) // columns)
     canvas = rdMolDraw2D.MolDraw2DCairo(columns * side, rows * side, side, side)
-    mols = [chemistry().MolFromSmiles(each) for each, _ in scored]
+    mols = [chemistry().MolFromSmiles(name) for name, _ in scored]
     canvas.DrawMolecules(mols, legends=[f"{score:.2f}" for _, score in scored])
     canvas.FinishDrawing()
     return np.asarray(Image.open(io.BytesIO(canvas.GetDrawingText())).convert("RGB")).copy()

@@ -1,1 +1,1 @@
-"""Learning rules on differentiable games, and what pairs of learners do to each other."""
+"""Learning rules on differentiable games, and head-to-head comparisons of learners."""

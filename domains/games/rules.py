@@ -11,10 +11,10 @@ game and both policies. With f the returns and ∇ᵢ the derivative by player i
     POLA             argmax over y of f₁(y, z(y)) − D(x₁, y) / α,  less x₁, over α,
                      with z(y) = argmax over z of f₂(y, z) − D(x₂, z) / α
 
-HOLA-0 is naive, HOLA-1 is LOLA. Only the opponent is extrapolated, never oneself. POLA puts a
-proximal problem in the place of each gradient step of LOLA; D is the divergence of two policies,
+HOLA-0 is naive, HOLA-1 is LOLA. Only the opponent is extrapolated, not the learner. POLA replaces
+each gradient step of LOLA by a proximal problem; D is the divergence of two policies,
 whatever parameters they are written in, so that the rule hardly depends on these. Each problem is
-solved by gradient steps of size α from where its player stands; one step each is LOLA.
+solved by gradient steps of size α from its player's current policy; one step each is LOLA.
 
 Source: T. Cooijmans, PhD thesis (2024), section 6.2.2 and appendix 6.B; the Taylor forms are
 those of J. Foerster et al. (2018) and of its public descendants, which stop or do not stop the
@@ -36,7 +36,7 @@ from semigradient.envs.games.differentiable import Game, returns
 from semigradient.errors import require, unknown
 
 Pair = tuple[Tensor, Tensor]
-"""The policies (…, n) of both players, which take derivatives."""
+"""The policies (…, n) of both players, differentiable."""
 
 Rule = Callable[[Game, Tensor, int], Tensor]
 """The direction (…, n) in which a player (0 or 1) moves at the policies (…, 2, n)."""
@@ -95,17 +95,17 @@ def _rule(direction: Callable[[Game, Pair, int], Tensor]) -> Rule:
 
     def rule(game: Game, x: Tensor, player: int) -> Tensor:
         with torch.enable_grad():
-            first, second = (each.detach().clone().requires_grad_() for each in x.unbind(-2))
+            first, second = (policy.detach().clone().requires_grad_() for policy in x.unbind(-2))
             return direction(game, (first, second), player).detach()
 
     return rule
 
 
 def pola(alpha: float, inner: int = 5, outer: int = 10) -> Rule:
-    """POLA with `inner` gradient steps on the other's proximal problem and `outer` on one's own.
+    """POLA with `inner` gradient steps on the opponent's proximal problem, `outer` on the own one.
 
-    `alpha` > 0 weighs both divergences; a player who moves by α times the direction arrives at the
-    solution. Without inner steps the opponent stands still.
+    `alpha` > 0 weighs both divergences; a step of α times the direction reaches the solution.
+    Without inner steps the opponent is fixed.
     """
     require(alpha > 0, f"alpha={alpha}: must be > 0 for pola")
     require(inner >= 0, f"inner={inner}: must be ≥ 0")
@@ -146,8 +146,8 @@ def learn(game: Game, x: Tensor, rules: tuple[Rule, Rule], lr: float, updates: i
     Args:
         game: the game.
         x: initial policies (…, 2, n).
-        rules: what each player follows.
-        lr: both step sizes.
+        rules: the learning rule of each player.
+        lr: step size of both.
         updates: simultaneous updates.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Molecules as graphs of atoms, in the 71 numbers an atom that the published proxy reads.
+"""Molecules as graphs of atoms, with the 71 features per atom of the published proxy.
 
 0-5     element: H, C, N, O, F, other
 6-8     unused (0 in the published model: atomic number, acceptor, donor)
 9-12    aromatic, sp, sp2, sp3
-13      hydrogens, those written down included
+13      hydrogens, explicit ones included
 14-69   atomic number 1 to 56
 70      whether the atom is an open stem
 """
@@ -32,7 +32,7 @@ def atom_graphs(mols: Sequence[Any], stems: Sequence[Sequence[int]] | None = Non
         stems: atoms of each that are open stems; default: none.
 
     Raises:
-        UserError: an atom beyond barium, or a bond of a kind the features do not know.
+        UserError: an atom beyond barium, or a bond of an unsupported kind.
     """
     rows: list[list[float]] = []
     bonds: list[tuple[int, int, int]] = []
@@ -40,9 +40,9 @@ def atom_graphs(mols: Sequence[Any], stems: Sequence[Sequence[int]] | None = Non
     for index, mol in enumerate(mols):
         start, open_ = len(rows), set(stems[index]) if stems is not None else set()
         rows += [_atom(atom, atom.GetIdx() in open_) for atom in mol.GetAtoms()]
-        found = [edge for bond in mol.GetBonds() for edge in _both_ways(bond, start)]
-        # An atom alone has a bond of no kind to itself, as the published code has it.
-        bonds += found or [(start, start, BOND_KINDS)]
+        edges = [edge for bond in mol.GetBonds() for edge in _both_ways(bond, start)]
+        # A single atom has a self-loop of no kind, as in the published code.
+        bonds += edges or [(start, start, BOND_KINDS)]
         owner += [index] * (len(rows) - start)
     source, target, kind = torch.tensor(bonds).view(-1, 3).unbind(1)
     atoms = torch.tensor(rows, dtype=torch.float32).view(-1, ATOM_FEATURES)

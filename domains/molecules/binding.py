@@ -1,12 +1,13 @@
 """Binding energy as a reward: the scale of docking scores, and the published proxy for them.
 
 The proxy is a network that was fitted to docking scores against soluble epoxide hydrolase (Bengio
-et al. 2021, section 4.2). Its parameters are not part of this project; who has the file names it,
-and `read_parameters` takes nothing else than that file, unless told so.
+et al. 2021, section 4.2). Its parameters are not part of this project; users with the file give its
+path, and `read_parameters` accepts only that file, unless `verify` is off.
 
-Of the root matrix W of the messages two readings are in use. The code that made the file computed
-x W (`x_W`); a later library copies W into a layer that computes x Wᵀ (`x_WT`), and papers since
-compare by that one. They are two different functions, correlated at 0.93; results name theirs.
+Two interpretations of the root matrix W of the messages are in use. The code that made the file
+computed x W (`x_W`); a later library copies W into a layer that computes x Wᵀ (`x_WT`), and later
+papers compare by that one. They are different functions, correlated at 0.93; results name the one
+used.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ class BindingProxy:
 
     Args:
         network: with one output.
-        stem_mask: tell the network which atoms are open stems, as the published environment did;
+        stem_mask: mark open stems in the atoms' features, as the published environment did;
             the score then depends on the construction and not on the molecule alone.
-        name: of what the network is, for protocols.
+        name: of the network, for protocols.
     """
 
     def __init__(self, network: AtomNetwork, stem_mask: bool = False, name: str = "proxy") -> None:
@@ -75,12 +76,12 @@ class BindingProxy:
     @torch.no_grad()
     def __call__(self, mols: Sequence[Any], stems: Sequence[Sequence[int]] | None = None) -> Tensor:
         """Scores (m,) float64 of RDKit molecules, whose open stems are `stems`."""
-        found = [torch.zeros(0, dtype=torch.float64)]
+        scores = [torch.zeros(0, dtype=torch.float64)]
         for start in range(0, len(mols), _BATCH):
             part = slice(start, start + _BATCH)
             marked = stems[part] if self.stem_mask and stems is not None else None
-            found.append(self.network(atom_graphs(mols[part], marked))[:, 0].double())
-        return torch.cat(found)
+            scores.append(self.network(atom_graphs(mols[part], marked))[:, 0].double())
+        return torch.cat(scores)
 
 
 def load_proxy(
@@ -89,11 +90,11 @@ def load_proxy(
     stem_mask: bool = False,
     verify: bool = True,
 ) -> BindingProxy:
-    """The published proxy, from a file that the user has.
+    """Load the published proxy from the user's file.
 
     Args:
         path: of `best_params.pkl.gz`.
-        root_layout: which reading of the root matrix.
+        root_layout: interpretation of the root matrix.
         stem_mask: see `BindingProxy`.
         verify: accept the published file only.
 
@@ -114,17 +115,17 @@ def load_proxy(
 
 
 def published(path: str = "") -> Callable[[list[str]], Tensor]:
-    """Scores of SMILES by the published proxy, `x_W`: what `reward=proxy` asks for."""
+    """Scores of SMILES by the published proxy, `x_W` (`reward=proxy`)."""
     return of_smiles(load_proxy(path))
 
 
 def published_transposed(path: str = "") -> Callable[[list[str]], Tensor]:
-    """Scores of SMILES by the published proxy, `x_WT`: what `reward=proxy_x_WT` asks for."""
+    """Scores of SMILES by the published proxy, `x_WT` (`reward=proxy_x_WT`)."""
     return of_smiles(load_proxy(path, "x_WT"))
 
 
 def fitted(path: str = "") -> Callable[[list[str]], Tensor]:
-    """Scores of SMILES by a network that `save` wrote: what `reward=fitted` asks for."""
+    """Scores of SMILES by a network that `save` wrote (`reward=fitted`)."""
     return of_smiles(BindingProxy(load(path)))
 
 
@@ -155,9 +156,9 @@ def load(path: str | Path) -> AtomNetwork:
 
 
 def of_smiles(score: Callable[[Sequence[Any]], Tensor]) -> Callable[[list[str]], Tensor]:
-    """What scores molecules, for SMILES."""
+    """Scores of SMILES by a score of molecules."""
     chem = chemistry()
-    return lambda smiles: score([chem.MolFromSmiles(each) for each in smiles])
+    return lambda smiles: score([chem.MolFromSmiles(name) for name in smiles])
 
 
 def read_parameters(path: str | Path, verify: bool = True) -> list[NDArray[np.float32]]:
@@ -175,19 +176,19 @@ def read_parameters(path: str | Path, verify: bool = True) -> list[NDArray[np.fl
     )
     try:
         arrays = _unpickle(content)
-        good = isinstance(arrays, list) and all(type(a) is np.ndarray for a in arrays)
-    except Exception as problem:  # a stranger's bytes can fail in any way
+        is_valid = isinstance(arrays, list) and all(type(a) is np.ndarray for a in arrays)
+    except Exception as problem:  # untrusted bytes can fail in any way
         raise UserError(f"proxy {str(path)!r}: cannot be read ({problem}); {accepted}") from None
-    shapes = tuple(array.shape for array in arrays) if good else None
-    good = shapes == SHAPES and all(array.dtype == np.float32 for array in arrays)
-    finite = good and all(np.isfinite(array).all() for array in arrays)
+    shapes = tuple(array.shape for array in arrays) if is_valid else None
+    is_valid = shapes == SHAPES and all(array.dtype == np.float32 for array in arrays)
+    finite = is_valid and all(np.isfinite(array).all() for array in arrays)
     require(finite, f"proxy {str(path)!r}: is not its {len(SHAPES)} arrays; {accepted}")
-    # Copies that can be written into, which is what torch wants of memory it shares.
+    # Writable copies, which torch needs for shared memory.
     return [np.array(array) for array in arrays]
 
 
 class _Arrays(pickle.Unpickler):
-    """Makes arrays of numbers and nothing else, whatever the file asks for."""
+    """Unpickles numeric arrays only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy", "ndarray"):
@@ -199,11 +200,13 @@ class _Arrays(pickle.Unpickler):
         raise pickle.UnpicklingError(f"asks for {module}.{name}")
 
 
-_ARRAY = object()  # stands for `numpy.ndarray`, which could be told to take all memory
+_ARRAY = (
+    object()
+)  # stands for `numpy.ndarray`, whose constructor could be made to allocate all memory
 
 
 def _empty(kind: object, shape: tuple[int, ...], code: bytes) -> np.ndarray:
-    """What numpy makes before it fills an array; it is of no size then."""
+    """The empty array that numpy makes before it fills it."""
     if kind is not _ARRAY or shape != (0,):
         raise pickle.UnpicklingError("holds an array of an odd kind")
     return np.ndarray(shape, np.dtype(np.uint8))

@@ -1,4 +1,4 @@
-"""Docking with AutoDock Vina, for who has it: off unless asked for.
+"""Docking with AutoDock Vina, optional: needs external programs.
 
 A molecule gets hydrogens and conformers (RDKit's distance geometry), the one of lowest MMFF94
 energy is written as PDBQT by Open Babel, and Vina looks for the best pose in a box of the receptor.
@@ -38,7 +38,7 @@ class Vina:
         receptor: its PDBQT file.
         centre: of the box, ångström.
         size: of the box, ångström.
-        conformers: from which the one of lowest energy is docked.
+        conformers: number generated, of which the one of lowest energy is docked.
         exhaustiveness: of Vina's search.
         seed: of conformers and search.
         timeout: seconds for one molecule.
@@ -64,10 +64,10 @@ class Vina:
         require(self.exhaustiveness >= 1, f"exhaustiveness={self.exhaustiveness}: must be ≥ 1")
 
     def __call__(self, mols: Sequence[Any]) -> Tensor:
-        """Energies (m,) float64 of RDKit molecules; 0, which is no binding, where docking fails."""
+        """Energies (m,) float64 of RDKit molecules; 0 (no binding) where docking fails."""
         with tempfile.TemporaryDirectory() as folder:
-            found = [self._energy(mol, Path(folder)) for mol in mols]
-        return torch.tensor(found, dtype=torch.float64)
+            energies = [self._energy(mol, Path(folder)) for mol in mols]
+        return torch.tensor(energies, dtype=torch.float64)
 
     def _energy(self, mol: Any, folder: Path) -> float:
         ligand, pose = folder / "ligand.pdbqt", folder / "pose.pdbqt"
@@ -96,13 +96,13 @@ class Vina:
 
 
 def scores(receptor: str = "") -> Callable[[list[str]], Tensor]:
-    """Scores of SMILES by docking to a receptor's PDBQT file: what `reward=vina` asks for."""
+    """Scores of SMILES by docking to a receptor's PDBQT file (`reward=vina`)."""
     dock = Vina(receptor)
     return of_smiles(lambda mols: scaled(dock(mols)))
 
 
 def best_energy(poses: str) -> float:
-    """Energy of the first pose of a Vina file, which is its best; 0 where there is none."""
+    """Energy of the first and best pose of a Vina file; 0 where there is none."""
     match = _BEST_POSE.search(poses)
     energy = float(match[1]) if match else 0.0
     return energy if math.isfinite(energy) else 0.0
@@ -112,13 +112,14 @@ def best_conformer(mol: Any, count: int, seed: int) -> str | None:
     """MOL block of the conformer of lowest MMFF94 energy; None where there is no conformer."""
     chem = chemistry()
     forces: Any = import_module("rdkit.Chem.AllChem")
-    whole = chem.AddHs(mol)
-    numbers = list(forces.EmbedMultipleConfs(whole, count, randomSeed=seed))
+    with_hydrogens = chem.AddHs(mol)
+    numbers = list(forces.EmbedMultipleConfs(with_hydrogens, count, randomSeed=seed))
     if not numbers:
         return None
     # (not converged, energy) of each; molecules that MMFF94 does not know give -1 for the energy.
     energies = [
-        energy for _, energy in forces.MMFFOptimizeMoleculeConfs(whole, mmffVariant="MMFF94")
+        energy
+        for _, energy in forces.MMFFOptimizeMoleculeConfs(with_hydrogens, mmffVariant="MMFF94")
     ]
     lowest = min(range(len(numbers)), key=lambda k: energies[k])
-    return str(chem.MolToMolBlock(whole, confId=numbers[lowest]))
+    return str(chem.MolToMolBlock(with_hydrogens, confId=numbers[lowest]))

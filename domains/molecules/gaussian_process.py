@@ -13,9 +13,9 @@ Array = NDArray[np.float64]
 
 
 class GaussianProcess:
-    """Regression on points (m, D): σ² exp(-|x - x'| / l), and noise on what is measured.
+    """Regression on points (m, D): σ² exp(-|x - x'| / l), and observation noise.
 
-    σ, l and the noise maximise the likelihood when first fitted, and again where `adapt` asks.
+    σ, l and the noise maximise the likelihood at the first fit, and at later ones with `adapt`.
     """
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class GaussianProcess:
         import warnings
 
         with warnings.catch_warnings():
-            # That a parameter ended at the border of its range is no reason to stop.
+            # Parameters at the border of their range are accepted.
             warnings.simplefilter("ignore")
             self._process = process.fit(points, values)
         self._kernel, self._adapted = self._process.kernel_, True
         return self
 
     def predict(self, points: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation (m,) of the function, without the noise of measuring."""
+        """Mean and standard deviation (m,) of the function, without observation noise."""
         mean, std = self._process.predict(points, return_std=True)
         noise = self._kernel.k2.noise_level * self._process._y_train_std**2
         return mean, np.sqrt(np.clip(std**2 - noise, 0, None))

@@ -1,8 +1,8 @@
-"""Labelled molecules made on the spot, and a network fitted to their labels.
+"""Generated labelled molecules, and a network fitted to their labels.
 
 The published proxy was fitted to 300 000 docked molecules, four fifths of random constructions and
 a fifth of a learner's (E. Bengio 2022, section 5.4.2). Here the labels are any score, and the
-learner is replaced by greed: of a few random additions the best is taken, again and again.
+learner is replaced by a greedy construction, which adds the best of a few random candidates.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def build(
     score: Score | None = None,
     candidates: int = 8,
 ) -> Molecule:
-    """One molecule: additions and stop alike at random, or with `score` the best of a few.
+    """One molecule: uniformly random additions and stop, or with `score` the best of a few.
 
-    A greedy construction ends when no candidate is better than the molecule there is.
+    A greedy construction ends when no candidate improves the molecule.
     """
     molecule = EMPTY
     while molecule.blocks < max_blocks and (molecule.stems or not molecule.blocks):
@@ -58,12 +58,12 @@ def build(
             molecule = _added(assembler, molecule, choice)
             continue
         drawn = rng.choice(choices, min(candidates, choices), replace=False)
-        found = [_added(assembler, molecule, int(choice)) for choice in drawn]
-        scores = score([*found, molecule] if kept else found)
+        grown = [_added(assembler, molecule, int(choice)) for choice in drawn]
+        scores = score([*grown, molecule] if kept else grown)
         best = int(scores.argmax())
-        if best == len(found):
+        if best == len(grown):
             break
-        molecule = found[best]
+        molecule = grown[best]
     return molecule
 
 
@@ -83,32 +83,32 @@ def labelled(
     """`count` different molecules with scores, the share `greedy` of them built greedily."""
     require(0 <= greedy <= 1, f"greedy={greedy}: must be in [0, 1]")
     rng = np.random.default_rng((seed, 7))
-    found: dict[str, Molecule] = {}
+    by_smiles: dict[str, Molecule] = {}
     for _ in range(20 * count):
-        wanted = score if len(found) >= round((1 - greedy) * count) else None
-        molecule = build(assembler, rng, max_blocks, score=wanted)
-        found.setdefault(assembler.smiles(molecule), molecule)
-        if len(found) == count:
+        guide = score if len(by_smiles) >= round((1 - greedy) * count) else None
+        molecule = build(assembler, rng, max_blocks, score=guide)
+        by_smiles.setdefault(assembler.smiles(molecule), molecule)
+        if len(by_smiles) == count:
             break
-    require(len(found) == count, f"count={count}: there are not so many molecules to be built")
-    molecules = list(found.values())
+    require(len(by_smiles) == count, f"count={count}: there are not so many molecules to be built")
+    molecules = list(by_smiles.values())
     return Labelled(molecules, score(molecules))
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a network is fitted; the defaults are the published ones but for the updates."""
+    """Hyperparameters of a fit; the defaults are the published ones except for the updates."""
 
     updates: int = 3000
     """Gradient steps (published: 200 000)."""
     batch_size: int = 64
-    """Molecules in each."""
+    """Molecules per gradient step."""
     lr: float = 2.5e-4
     """Learning rate of Adam."""
     weight_decay: float = 0.0
-    """Of Adam."""
+    """Weight decay of Adam."""
     evaluate_every: int = 250
-    """Gradient steps between looks at the validation set, which chooses the parameters kept."""
+    """Gradient steps between evaluations on the validation set, which select the parameters."""
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size", "evaluate_every"):
@@ -117,7 +117,7 @@ class Fitting:
 
 
 class Fit(NamedTuple):
-    """A fitted network, and the mean squared error on the validation set at each look."""
+    """A fitted network, and the mean squared error of each validation."""
 
     network: AtomNetwork
     validation: list[float]
@@ -135,7 +135,7 @@ def fit(
     config: Fitting,
     seed: int,
 ) -> Fit:
-    """Fit a network to scores by least squares; keeps what does best on the validation set."""
+    """Fit a network to scores by least squares; keeps the lowest validation error."""
     graphs, scores = training[0], training[1].float()
     drawn = generator(seed, 11)
     betas = (0.9, 0.999)
@@ -165,5 +165,5 @@ def predict(network: AtomNetwork, graphs: Sequence[AtomGraphs]) -> Tensor:
 
 def r_squared(predicted: Tensor, truth: Tensor) -> float:
     """1 - Σ(y - ŷ)² / Σ(y - ȳ)²: 1 is perfect, 0 no better than the mean."""
-    left, whole = (truth - predicted).square().sum(), (truth - truth.mean()).square().sum()
-    return float(1 - left / whole)
+    residual, total = (truth - predicted).square().sum(), (truth - truth.mean()).square().sum()
+    return float(1 - residual / total)

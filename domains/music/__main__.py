@@ -1,4 +1,4 @@
-"""What a trained model of scores writes, and how likely it finds what Bach wrote.
+"""Samples of a trained model of scores, and its likelihood of Bach's pieces.
 
     python -m semigradient.domains.music runs/<coconet run> --render 4 --likelihood 16
 
@@ -27,19 +27,19 @@ def main(arguments: list[str]) -> int:
     for order in ("random", "chronological"):
         if order in report.get("framewise_nll", {}):
             nll = report["framewise_nll"][order]
-            print(f"{order:13s} {nll['mean']:.3f} ± {nll['sem']:.3f} nats a frame")
+            print(f"{order:13s} {nll['mean']:.3f} ± {nll['sem']:.3f} nats per frame")
     for file in report.get("pieces", ()):
         print(f"piece {file}")
     return 0
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Render and score as asked; writes `music.json` into the run folder."""
+    """Render and score by the options; writes `music.json` into the run folder."""
     for name in ("render", "likelihood", "gibbs_steps", "seed"):
         value = getattr(options, name)
         require(value >= 0, f"--{name.replace('_', '-')} {value}: must be ≥ 0")
-    asked = options.render or options.likelihood
-    require(bool(asked), "nothing to do: accepted are --render N, --likelihood N or both")
+    requested = options.render or options.likelihood
+    require(bool(requested), "nothing to do: accepted are --render N, --likelihood N or both")
     folder = Path(options.run)
     require(folder.is_dir(), f"run {str(folder)!r}: no such folder; accepted is a run folder")
     from semigradient.domains.music import composing
@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", help="run folder of a coconet")
     add("--render", nargs="?", const=4, default=0, type=int, metavar="N", help="write N pieces")
-    add("--task", default="scratch", help="what of them is given (default: scratch)")
-    add("--score", help="MIDI or MusicXML file that it is given of")
+    add("--task", default="scratch", help="which notes are given (default: scratch)")
+    add("--score", help="MIDI or MusicXML file with the given notes")
     add("--gibbs-steps", type=int, default=0, help="default: one for each note")
     add("--likelihood", nargs="?", const=8, default=0, type=int, metavar="N", help="of N pieces")
     add("--split", default="test", help="of the pieces (default: test)")

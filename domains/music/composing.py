@@ -1,7 +1,7 @@
-"""What a trained model of scores writes and how it scores: for `evaluate.py`, on any such agent.
+"""Samples and likelihoods of trained models of scores, for `evaluate.py`.
 
-An agent is one if it has `conditionals` (`domains/music/orderless.py`) and, in `core`, the chorales
-that it was trained on.
+An agent models scores if it has `conditionals` (`domains/music/orderless.py`) and, in `core`, the
+chorales that it was trained on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROWS = 6  # of a film strip
 
 
 class Score(NamedTuple):
-    """A score (I, T) of pitch indices, what is known of it, and what it is called."""
+    """A score (I, T) of pitch indices, its known cells, and its name."""
 
     pitches: Tensor
     known: Tensor
@@ -34,17 +34,17 @@ class Score(NamedTuple):
 
 
 def require_composer(agent: Any) -> None:
-    """`UserError` unless an agent models scores."""
-    known = callable(getattr(agent, "conditionals", None)) and hasattr(agent, "core")
-    require(known, "--render, --likelihood: accepted are runs of coconet")
+    """Raise `UserError` unless an agent models scores."""
+    is_composer = callable(getattr(agent, "conditionals", None)) and hasattr(agent, "core")
+    require(is_composer, "--render, --likelihood: accepted are runs of coconet")
 
 
 def given(agent: Any, task: str, score: str, count: int, seed: int, split: str) -> list[Score]:
-    """What pieces are made of: a file of the user's own, else random crops of a split.
+    """The scores to complete: from the user's file, else random crops of a split.
 
     Args:
         agent: a composer.
-        task: what is known of them, of `envs.music.chorale_tasks`.
+        task: which notes are known, of `envs.music.chorale_tasks`.
         score: a MusicXML or MIDI file; "": crops.
         count: how many, of crops.
         seed: of crops and of random tasks.
@@ -62,13 +62,13 @@ def given(agent: Any, task: str, score: str, count: int, seed: int, split: str) 
         name = task
     known = chorale_tasks.known(task, count, len(VOICES), rolls.shape[2], source)
     name = name.replace(":", "-")
-    return [Score(*each, f"{name}-{i}") for i, each in enumerate(zip(rolls, known, strict=True))]
+    return [Score(*pair, f"{name}-{i}") for i, pair in enumerate(zip(rolls, known, strict=True))]
 
 
 def compose(
     conditionals: Conditionals, scores: list[Score], steps: int, generator: torch.Generator
 ) -> list[Rewrite]:
-    """Rewrite scores of one length by annealed independent Gibbs sampling, all steps of it."""
+    """Rewrite scores of one length by annealed independent Gibbs sampling; returns all steps."""
     pitches = torch.stack([score.pitches for score in scores])
     known = torch.stack([score.known for score in scores])
     chain = independent_gibbs(
@@ -81,7 +81,7 @@ def render(folder: Path, agent: Any, scores: list[Score], steps: int, seed: int)
     """Complete scores and write pictures, MIDI and sound, and a film strip of the first.
 
     Args:
-        folder: where to.
+        folder: of the files.
         agent: a composer.
         scores: of one length, from `given`.
         steps: of Gibbs sampling; 0: as many as there are notes, the rule of thumb.
@@ -117,12 +117,12 @@ def likelihoods(agent: Any, pieces: int, seed: int, split: str) -> dict[str, Any
         split: which.
 
     Returns:
-        By order, mean and standard error over pieces in nats a frame, five orderings each.
+        By order, mean and standard error over pieces in nats per frame, five orderings each.
     """
     core, generator = agent.core, torch.Generator().manual_seed(seed)
     loaded = chorales.load(split, core.pieces.grid, core.protocol.get("source", "music21"))
-    rolls = [each for each in loaded.pieces if each.shape[1] >= core.steps][:pieces]
-    found: dict[str, Any] = {"split": split, "pieces": len(rolls), "orderings": 5}
+    rolls = [roll for roll in loaded.pieces if roll.shape[1] >= core.steps][:pieces]
+    results: dict[str, Any] = {"split": split, "pieces": len(rolls), "orderings": 5}
     for order in ORDERS:
         nll = [
             ensemble_nll(
@@ -136,8 +136,8 @@ def likelihoods(agent: Any, pieces: int, seed: int, split: str) -> dict[str, Any
             for roll in rolls
         ]
         values = torch.stack(nll)
-        found[order] = {
+        results[order] = {
             "mean": float(values.mean()),
             "sem": float(values.std() / len(values) ** 0.5),
         }
-    return found
+    return results

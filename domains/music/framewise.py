@@ -1,19 +1,19 @@
 """Likelihoods of scores under a model of conditionals: frame by frame, or note by note.
 
-Framewise (algorithm 1): frames are revealed in some order. Within a frame the voices follow each
-other in random order, and what one of them does is, for the next, the model's own draw and not the
-truth; after the frame the truth stands there. Several orderings are an ensemble, averaged in
+Framewise (algorithm 1): frames are revealed in some order. Within a frame the voices follow in
+random order, each conditioned on the model's own draws of the voices before and not on the truth;
+after the frame the truth replaces the draws. Several orderings are an ensemble, averaged in
 probability frame by frame:
 
     NLL = -1/T Σ_t log 1/M Σ_m exp Σ_i L_mit
 
 It is no likelihood: with exact conditionals its expectation is a sum of cross-entropies, and at
 least the true NLL of the frames, with equality only where voices are independent given the rest.
-Notewise, the truth follows each note, and the sum is log p(x) in the ordering's factorisation.
+Notewise, the truth replaces each note, and the sum is log p(x) in the ordering's factorisation.
 
 Source: T. Cooijmans, PhD thesis, section 3.4 and algorithm 1. Its published code writes the most
 probable pitch where the text has a draw (`within="argmax"`), and works on all frames of an ordering
-at once, as here: only the voices of a frame wait for each other.
+at once, as here: only the voices of a frame are sequential.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def framewise(
         pitches: a score, indices (I, T).
         orderings: M.
         order: of frames: random, or chronological, where only the voices' orders differ.
-        within: what the later voices of a frame see of the earlier ones: sample (the text), argmax
+        within: what later voices of a frame are conditioned on: sample (the text), argmax
             (the published code) or truth.
         generator: source of randomness, on the same device.
         batch: scores in one call of the model.
@@ -65,14 +65,14 @@ def framewise(
     if order == "random":
         rank = torch.rand(orderings, frames, generator=generator, device=device).argsort(1)
     turn = torch.rand(orderings, frames, voices, generator=generator, device=device).argsort(2)
-    found = []
+    parts = []
     examples = torch.arange(orderings * frames, device=device)
     for part in examples.split(batch):
         member, frame = part // frames, part % frames
         known = rank[member] < rank[member, frame, None]  # (n, T)
         order_here = turn[member, frame]
-        found.append(_one_frame(conditionals, pitches, known, frame, order_here, within, generator))
-    return torch.cat(found).view(orderings, frames)
+        parts.append(_one_frame(conditionals, pitches, known, frame, order_here, within, generator))
+    return torch.cat(parts).view(orderings, frames)
 
 
 def _one_frame(
@@ -130,14 +130,14 @@ def notewise(
     if order == "chronological":
         scores = scores + torch.arange(frames, device=device)
     rank = scores.view(orderings, cells).argsort(1).argsort(1)
-    found = []
+    parts = []
     for part in torch.arange(orderings * cells, device=device).split(batch):
         member, cell = part // cells, part % cells
         known = (rank[member] < rank[member, cell, None]).view(-1, voices, frames)
         log_probs = conditionals(pitches.expand(len(part), voices, frames), known)
         here = log_probs.flatten(1, 2)[torch.arange(len(part), device=device), cell]
-        found.append(chosen(here, pitches.flatten()[cell]))
-    return torch.cat(found).view(orderings, voices, frames)
+        parts.append(chosen(here, pitches.flatten()[cell]))
+    return torch.cat(parts).view(orderings, voices, frames)
 
 
 @torch.no_grad()

@@ -1,16 +1,16 @@
 """Samplers of scores from a model of conditionals: in one pass, or by erasing and rewriting.
 
-Ancestral sampling writes each unknown note once, in random order, given all that stands there: the
-law of orderless NADE. Blocked Gibbs sampling erases some notes and fills them in again, many times:
+Ancestral sampling draws each unknown note once, in random order, given all notes so far: the
+distribution of orderless NADE. Blocked Gibbs sampling erases and refills some notes repeatedly:
 
 - independent (Yao et al. 2014): each note is erased with probability α_n and all erased ones are
-  drawn at once, independently given the rest. One call of the model a step. It has the model's
-  law only in the limit of single notes, so α_n falls:
+  drawn at once, independently given the rest. One call of the model per step. It has the
+  model's distribution only in the limit of single notes, so α_n decreases:
   α_n = max(α_min, α_max - n (α_max - α_min) / (η N));
-- ancestral: each note is kept with probability ρ, the others are written anew one by one. With
-  exact conditionals it leaves the model's law invariant, for every ρ; ρ = 0 is plain NADE.
+- ancestral: each note is kept with probability ρ, the others are redrawn one by one. With exact
+  conditionals it leaves the model's distribution invariant, for every ρ; ρ = 0 is plain NADE.
 
-All take what is known of a score and never erase that: harmonising, re-voicing, bridging and
+All take the known cells of a score and never erase them: harmonising, re-voicing, bridging and
 upsampling are choices of `envs.music.chorale_tasks`.
 
 Source: T. Cooijmans, PhD thesis, section 3.5. It gives no α's: 0.9, 0.1 and η = 0.7 are from the
@@ -41,7 +41,7 @@ class Annealed:
     alpha_max: float = 0.9
     alpha_min: float = 0.1
     eta: float = 0.7
-    """Share of the steps after which it stays at its minimum."""
+    """Share of the steps after which it is at its minimum."""
 
     def __post_init__(self) -> None:
         ordered = 0 <= self.alpha_min <= self.alpha_max <= 1
@@ -59,7 +59,9 @@ class Rewrite(NamedTuple):
     """One step of a chain of B scores."""
 
     erased: Tensor  # (B, I, T) bool
-    log_probs: Tensor | None  # (B, I, T, P) given what was left; None where notes came one by one
+    log_probs: (
+        Tensor | None
+    )  # (B, I, T, P) given the notes kept; None where notes were drawn one by one
     pitches: Tensor  # (B, I, T), complete
 
 
@@ -72,11 +74,11 @@ def ancestral(
     order: str = "random",
     temperature: float = 1.0,
 ) -> Tensor:
-    """Complete scores (B, I, T) of what is known of them, note by note: as many calls as notes.
+    """Complete scores (B, I, T) from their known cells, note by note: one call per note.
 
     Args:
         conditionals: the model.
-        pitches: (B, I, T); what stands where nothing is known is overwritten.
+        pitches: (B, I, T); unknown cells are overwritten.
         known: (B, I, T) bool.
         generator: source of randomness, on the same device.
         order: random; or chronological, voices of a frame in random order.
@@ -89,7 +91,7 @@ def ancestral(
     turn = torch.rand(pitches.shape, generator=generator, device=pitches.device)
     if order == "chronological":
         turn = turn + torch.arange(frames, device=pitches.device)
-    # Known notes come first and are skipped; who has fewer unknown ones waits for the others.
+    # Known notes come first and are skipped; scores with fewer unknown ones wait for the others.
     sequence = torch.where(known, -1.0, turn).flatten(1).argsort(1)
     given = known.flatten(1).sum(1)
     for place in range(int(given.min()), voices * frames):
@@ -126,11 +128,11 @@ def independent_gibbs(
     schedule: Annealed = Annealed(),
     temperature: float = 1.0,
 ) -> Iterator[Rewrite]:
-    """A chain of `steps` independent rewritings after the fill that it begins with.
+    """A chain of `steps` independent rewritings after an initial fill.
 
     Args:
         conditionals: the model.
-        pitches: (B, I, T); what stands where nothing is known is overwritten at the beginning.
+        pitches: (B, I, T); unknown cells are overwritten at the start.
         known: (B, I, T) bool, never erased.
         steps: N.
         generator: source of randomness, on the same device.
@@ -173,7 +175,7 @@ def ancestral_gibbs(
 
 
 def last(chain: Iterator[Rewrite]) -> Tensor:
-    """The scores (B, I, T) that a chain ends with."""
+    """The final scores (B, I, T) of a chain."""
     for step in chain:
         pitches = step.pitches
     return pitches

@@ -21,14 +21,14 @@ def chosen(log_probs: Tensor, pitches: Tensor) -> Tensor:
 
 
 def loss(log_probs: Tensor, pitches: Tensor, known: Tensor, all_cells: bool = False) -> Tensor:
-    """The loss of each score, in nats a hidden note: (B,).
+    """The loss of each score, in nats per hidden note: (B,).
 
     Args:
         log_probs: (B, I, T, P).
         pitches: the truth, (B, I, T) int64.
         known: (B, I, T) bool, somewhere false.
-        all_cells: what the published code does by default: known notes count too, and the sum over
-            all D notes is weighed by D/|¬C| and divided by D, which comes to 1/|¬C|.
+        all_cells: the published code's default: known notes count too, and the sum over all D notes
+            is weighted by D/|¬C| and divided by D, which equals 1/|¬C|.
     """
     nll = -chosen(log_probs, pitches)
     hidden = ~known

@@ -1,7 +1,7 @@
 """Scores as pictures, and as files that can be played.
 
-A film strip is T. Cooijmans, PhD thesis, figure 3.1: what was erased at a step, what was expected
-there, what was written.
+A film strip is T. Cooijmans, PhD thesis, figure 3.1: the erased cells of a step, the
+expected notes, the written notes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SOUNDFONTS = (
 
 
 def draw_roll(axes: Axes, pitches: Tensor, known: Tensor | None = None) -> None:
-    """Draw a score (I, T) of pitch indices; what is not known, if that is told, is left grey."""
+    """Draw a score (I, T) of pitch indices; unknown cells, if given, are grey."""
     shown = pitches if known is None else torch.where(known, pitches, -1)
     _show(axes, picture(shown, len(PITCHES)), pitches.shape[1])
 
@@ -44,23 +44,23 @@ class Frame(NamedTuple):
     """One step of one score, for a film strip."""
 
     place: int
-    before: Tensor  # (I, T), what the step found
+    before: Tensor  # (I, T), before the step
     erased: Tensor  # (I, T) bool
     expected: Tensor  # (T, P), probabilities summed over voices; what was not erased is certain
     after: Tensor  # (I, T)
 
 
 def frames(chain: Sequence[Rewrite], shown: Sequence[int], score: int = 0) -> list[Frame]:
-    """What a strip shows of a whole chain: steps `shown` of one of its scores; 0 is the fill."""
-    found = []
+    """Steps `shown` of one score of a chain, for a strip; 0 is the fill."""
+    strip = []
     for place in shown:
         step = chain[place]
         before, erased = chain[max(0, place - 1)].pitches[score], step.erased[score]
         certain = torch.nn.functional.one_hot(before, len(PITCHES)).double()
         here = certain if step.log_probs is None else step.log_probs[score].double().exp()
         expected = torch.where(erased.unsqueeze(-1), here, certain).sum(0)
-        found.append(Frame(place, before, erased, expected, step.pitches[score]))
-    return found
+        strip.append(Frame(place, before, erased, expected, step.pitches[score]))
+    return strip
 
 
 def film_strip(figure: Figure | SubFigure, strip: Sequence[Frame]) -> None:
@@ -82,7 +82,7 @@ def save_piece(path: Path, roll: NDArray[np.int8], grid: int = 1) -> list[Path]:
     Args:
         path: without suffix; its folder is made.
         roll: the score.
-        grid: sixteenths in a step.
+        grid: sixteenths per step.
 
     Returns:
         The files: .png, .mid and, with fluidsynth and a soundfont or with timidity, .wav.
@@ -111,13 +111,13 @@ def play(tune: Path, sound: Path) -> bool:
 
 def _players(tune: Path, sound: Path) -> list[list[str]]:
     fonts = [os.environ.get("SOUNDFONT", ""), *_SOUNDFONTS]
-    font = next((each for each in fonts if each and Path(each).exists()), None)
-    found = []
+    font = next((path for path in fonts if path and Path(path).exists()), None)
+    commands = []
     if font and (fluidsynth := shutil.which("fluidsynth")):
-        found.append([fluidsynth, "-ni", "-F", str(sound), font, str(tune)])
+        commands.append([fluidsynth, "-ni", "-F", str(sound), font, str(tune)])
     if timidity := shutil.which("timidity"):
-        found.append([timidity, str(tune), "-Ow", "-o", str(sound)])
-    return found
+        commands.append([timidity, str(tune), "-Ow", "-o", str(sound)])
+    return commands
 
 
 def _show(axes: Axes, image: NDArray[np.uint8], steps: int) -> None:

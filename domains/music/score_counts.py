@@ -1,6 +1,6 @@
-"""The cheapest models of scores: how often each voice sings a pitch, alone or after the one before.
+"""Baseline models of scores: each voice's pitch frequencies, alone or given the previous pitch.
 
-What a network has learnt about harmony shows only beyond these, which know each voice by itself.
+They model each voice independently, so only improvements beyond them show learned harmony.
 Add-0.1 counts for single pitches; pairs are backed off to them with the weight of one count.
 """
 
@@ -29,17 +29,17 @@ def count(pieces: Chorales) -> Counts:
     voices, size = len(pieces.pieces[0]), len(PITCHES)
     alone, after = np.full((voices, size), _ADDED), np.zeros((voices, size, size))
     for roll in pieces.pieces:
-        at = roll.astype(np.int64) - PITCHES[0]
+        index = roll.astype(np.int64) - PITCHES[0]
         for voice in range(voices):
-            np.add.at(alone[voice], at[voice], 1)
-            np.add.at(after[voice], (at[voice, :-1], at[voice, 1:]), 1)
+            np.add.at(alone[voice], index[voice], 1)
+            np.add.at(after[voice], (index[voice, :-1], index[voice, 1:]), 1)
     alone /= alone.sum(1, keepdims=True)
     after = after + _BACKED_OFF * alone[:, None]
     return Counts(np.log(alone), np.log(after / after.sum(2, keepdims=True)))
 
 
 def frame_nll(counts: Counts, pieces: Chorales, pairs: bool) -> float:
-    """NLL in nats a frame, averaged over all frames of a split.
+    """NLL in nats per frame, averaged over all frames of a split.
 
     Args:
         counts: of the training split.
@@ -48,12 +48,12 @@ def frame_nll(counts: Counts, pieces: Chorales, pairs: bool) -> float:
     """
     total, frames = 0.0, 0
     for roll in pieces.pieces:
-        at = roll.astype(np.int64) - PITCHES[0]
-        voice = np.arange(len(at))[:, None]
+        index = roll.astype(np.int64) - PITCHES[0]
+        voice = np.arange(len(index))[:, None]
         if pairs:
-            total -= counts.alone[voice, at[:, :1]].sum()
-            total -= counts.after[voice, at[:, :-1], at[:, 1:]].sum()
+            total -= counts.alone[voice, index[:, :1]].sum()
+            total -= counts.after[voice, index[:, :-1], index[:, 1:]].sum()
         else:
-            total -= counts.alone[voice, at].sum()
+            total -= counts.alone[voice, index].sum()
         frames += roll.shape[1]
     return float(total / frames)

@@ -1,4 +1,4 @@
-"""A trained Coconet out of its run folder, as the conditionals that environments and samplers ask.
+"""A trained Coconet from its run folder, as conditionals for environments and samplers.
 
 Environments name it `model=coconet@RUN`, or by the run folder alone.
 """
@@ -42,8 +42,8 @@ def conditionals(folder: str, device: str = "cpu") -> Conditionals:
     """Log-probabilities (B, I, T, P) of a trained network."""
     net = network(folder, device)
 
-    def ask(pitches: Tensor, known: Tensor) -> Tensor:
+    def log_probs(pitches: Tensor, known: Tensor) -> Tensor:
         with torch.no_grad():
             return net.conditionals(pitches, known)
 
-    return ask
+    return log_probs

@@ -1,8 +1,8 @@
 """Choosing what to measure, in rounds: active learning over the objects of a construction.
 
-An oracle gives the reward of objects, a batch of them a round. What counts is the mean of the k
-best rewards known, and a round's reward is by how much it rises (E. Bengio 2022, algorithm 1 and
-section 5.4.3): returns of different first sets may be compared, and their sum is bounded.
+An oracle gives the rewards of a batch of objects per round. The criterion is the mean of the k best
+known rewards, and a round's reward is its increase (E. Bengio 2022, algorithm 1 and section
+5.4.3), so that returns from different initial sets are comparable and bounded.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from semigradient.errors import require
 from semigradient.validate import Count
 
 UNKNOWN = -1.0
-"""What is observed of an object that was not measured; rewards are positive."""
+"""Observation of an object that was not measured; rewards are positive."""
 
 
 @dataclass(frozen=True)
 class ActiveOptions(HyperGridOptions):
-    """What may be chosen of a campaign of measurement on a hyper-grid."""
+    """Options of a campaign of measurement on a hyper-grid."""
 
     dimensions: Count = 4
     """Coordinates, n."""
     initial: Count = 512
-    """Objects that are known at the beginning."""
+    """Objects known at the start."""
     queries: Count = 16
-    """Objects that are measured in a round."""
+    """Objects measured per round."""
     rounds: Count = 10
-    """Rounds of an episode."""
+    """Rounds per episode."""
     top_k: Count = 10
-    """Best rewards whose mean counts."""
+    """Number of best rewards in the mean."""
 
     def check(self) -> None:
         """The grid can be listed."""
@@ -58,7 +58,7 @@ class ActiveOptions(HyperGridOptions):
 _LISTED = 10**6
 
 
-class State(NamedTuple):
+class ActiveLearningState(NamedTuple):
     """Campaigns of measurement."""
 
     known: Tensor  # (B, X) bool: which objects were measured
@@ -66,17 +66,17 @@ class State(NamedTuple):
 
 
 class ActiveLearning:
-    """`semigradient/ActiveHyperGrid-v0`: measure a batch of objects, again and again.
+    """`semigradient/ActiveHyperGrid-v0`: measure batches of objects in rounds.
 
     ## Action space
-    `MultiDiscrete([X] * queries)`: the objects to be measured, by their place in `objects`.
-    Measuring one again tells nothing new.
+    `MultiDiscrete([X] * queries)`: the objects to be measured, as indices of `objects`.
+    Repeated measurements add no information.
 
     ## Observation space
     `Box(-1, max R, (X,), float32)`: rewards of the objects that were measured, -1 for the others.
 
     ## Rewards
-    By how much the mean of the `top_k` best known rewards rises.
+    The increase of the mean of the `top_k` best known rewards.
 
     ## Starting state
     `initial` objects, drawn without replacement, are known.
@@ -115,22 +115,24 @@ class ActiveLearning:
         self.single_observation_space = spaces.Box(UNKNOWN, highest, (count,), np.float32)
         self.single_action_space: spaces.Space = spaces.MultiDiscrete([count] * queries)
 
-    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
-        """`n` campaigns, each with a first set of its own."""
+    def reset(self, n: int, generator: torch.Generator | None = None) -> ActiveLearningState:
+        """`n` campaigns, each with its own initial set."""
         count = len(self.objects)
         draws = torch.rand((n, count), generator=generator, device=self.device)
         first = draws.argsort(1)[:, : self.initial]
         known = torch.zeros((n, count), dtype=torch.bool, device=self.device)
         rounds = torch.zeros(n, dtype=torch.int64, device=self.device)
-        return State(known.scatter(1, first, True), rounds)
+        return ActiveLearningState(known.scatter(1, first, True), rounds)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: ActiveLearningState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Measure objects (B, queries)."""
         known = state.known.scatter(1, actions, True)
         reward = self.top(known) - self.top(state.known)
         rounds = state.rounds + 1
         over = rounds >= self.rounds
-        return Step(State(known, rounds), reward, over, torch.zeros_like(over))
+        return Step(ActiveLearningState(known, rounds), reward, over, torch.zeros_like(over))
 
     def top(self, known: Tensor) -> Tensor:
         """Mean of the `top_k` best rewards known: (B, X) bool → (B,)."""
@@ -138,20 +140,20 @@ class ActiveLearning:
 
     def modes_known(self, known: Tensor) -> Tensor:
         """How many modes have a known object: (B, X) bool → (B,) int64."""
-        found = torch.zeros((len(known), self.rules.mode_count + 1), device=self.device)
-        found.index_add_(1, self.modes + 1, known.float())
-        return (found[:, 1:] > 0).sum(1)
+        counts = torch.zeros((len(known), self.rules.mode_count + 1), device=self.device)
+        counts.index_add_(1, self.modes + 1, known.float())
+        return (counts[:, 1:] > 0).sum(1)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: ActiveLearningState) -> Tensor:
         """(B, X) float32."""
         return self.values.where(state.known, UNKNOWN).float()
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: ActiveLearningState) -> dict[str, Tensor]:
         """Mean of the best rewards known, and modes known: (B,) each."""
         return {"top": self.top(state.known), "modes": self.modes_known(state.known)}
 
-    def render(self, state: State) -> list[np.ndarray]:
-        """What is known, as the construction's pictures of visits."""
+    def render(self, state: ActiveLearningState) -> list[np.ndarray]:
+        """Known objects, as the construction's pictures of visits."""
         frames = []
         for known in state.known:
             visits = torch.zeros(self.rules.size, dtype=torch.int64, device=self.device)

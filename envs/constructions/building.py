@@ -1,4 +1,4 @@
-"""Any construction as an environment: build an object, be rewarded for what it became."""
+"""Any construction as an environment: build an object, whose reward comes at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from semigradient.envs.constructions.construction import Construction
 from semigradient.envs.core import Step
 
 
-class State(NamedTuple):
+class BuildingState(NamedTuple):
     """Objects under construction."""
 
     number: Tensor  # (B,) int64: state of the construction
@@ -25,8 +25,8 @@ class Building:
     """`semigradient/HyperGrid-v0` and other constructions, as environments.
 
     ## Action space
-    `Discrete(A)`: the construction's actions, the last of which is stop. Illegal ones are told by
-    `action_mask`; taking one changes nothing but takes a step.
+    `Discrete(A)`: the construction's actions, the last of which is stop. `action_mask` marks the
+    legal ones; an illegal action only takes a step.
 
     ## Observation space
     `Box(0, 1, (D,), float32)`: the construction's features; for a hyper-grid every coordinate
@@ -64,14 +64,18 @@ class Building:
         n: int,
         generator: torch.Generator | None = None,
         state: int | list[int] | Tensor | None = None,
-    ) -> State:
-        """`n` empty objects, or the states that are named."""
+    ) -> BuildingState:
+        """`n` empty objects, or the given states."""
         start = self.rules.root if state is None else state
         number = torch.as_tensor(start, dtype=torch.int64, device=self.device).expand(n).clone()
-        return State(number, torch.zeros_like(number), torch.zeros_like(number, dtype=torch.bool))
+        return BuildingState(
+            number, torch.zeros_like(number), torch.zeros_like(number, dtype=torch.bool)
+        )
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
-        """Add something, or stop. Actions are (B,)."""
+    def step(
+        self, state: BuildingState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
+        """Add a piece, or stop. Actions are (B,)."""
         rules = self.rules
         allowed = rules.legal(state.number).gather(1, actions[:, None]).squeeze(1)
         stop = rules.actions - 1
@@ -82,13 +86,13 @@ class Building:
         over = stopped | rules.finished(number)
         reward = torch.where(over, rules.log_reward(number).exp(), 0.0)
         truncated = (steps >= self.max_steps) & ~over
-        return Step(State(number, steps, stopped), reward, over, truncated)
+        return Step(BuildingState(number, steps, stopped), reward, over, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: BuildingState) -> Tensor:
         """(B, D) float32."""
         return self.rules.features(state.number)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: BuildingState) -> dict[str, Tensor]:
         """Mask of legal actions (B, A), state and log-reward (B,)."""
         return {
             "action_mask": self.rules.legal(state.number),
@@ -96,6 +100,6 @@ class Building:
             "log_reward": self.rules.log_reward(state.number),
         }
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: BuildingState) -> list[np.ndarray]:
         """The construction's pictures."""
         return self.rules.pictures(state.number)

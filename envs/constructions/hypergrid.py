@@ -1,7 +1,7 @@
-"""Hyper-grids: the smallest domain of flow networks with all their difficulties.
+"""Hyper-grids: the standard small benchmark of flow networks.
 
-n coordinates start at 0; an action raises one of them, or stops. The reward of where one stops is
-high in 2^n places far from each other (Bengio 2022, section 5.4.1).
+n coordinates start at 0; an action raises one of them, or stops. The reward of the final cell is
+high in 2^n modes far from each other (Bengio 2022, section 5.4.1).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from semigradient.errors import require
 from semigradient.validate import Count, Natural, NonNegative, Positive, among, at_least
 
 Rule = Literal["edge", "exit_only"]
-_TABULATED = 2**25  # features of all cells up to which a table is worth its memory
+_TABULATED = 2**25  # largest number of features of all cells that is tabulated
 
 
 @dataclass(frozen=True)
 class HyperGridOptions(Options):
-    """What may be chosen of a hyper-grid."""
+    """Options of a hyper-grid."""
 
     dimensions: Count = 2
     """Coordinates, n."""
@@ -51,10 +51,10 @@ class HyperGridOptions(Options):
     r2: NonNegative = 2.0
     """Reward added in the modes."""
     reward_seed: Natural = 0
-    """Seed of the landscapes that are drawn (uniform, corrupted)."""
+    """Seed of the random landscapes (uniform, corrupted)."""
 
     def check(self) -> None:
-        """There are not too many cells to be numbered, and the landscape has a mode."""
+        """The number of cells fits into 62 bits, and the landscape has a mode."""
         size = self.height ** min(self.dimensions, 64)
         require(
             size < 2**62,
@@ -63,7 +63,7 @@ class HyperGridOptions(Options):
         check(self.reward, self.landscape())
 
     def landscape(self) -> Landscape:
-        """What decides the reward."""
+        """The parameters of the reward."""
         rewards = (self.r0, self.r1, self.r2, self.reward_seed)
         return Landscape(self.height, self.dimensions, *rewards)
 
@@ -108,7 +108,7 @@ class HyperGrid(Construction):
         longest = height - 2 if rule == "edge" else height - 1
         self.horizon = dimensions * longest + 1
         self.mode_count = mode_count(reward, self.land)
-        # Stop moves by nothing.
+        # Stop does not move.
         powers = [height**axis for axis in range(dimensions)] + [0]
         self._strides = torch.tensor(powers, device=self.device)
 
@@ -138,7 +138,7 @@ class HyperGrid(Construction):
         return torch.zeros_like(states, dtype=torch.bool)
 
     def parents(self, states: Tensor) -> Parents:
-        """Edge k raised coordinate k; under the edge rule a finished cell is nobody's parent."""
+        """Edge k raised coordinate k; under the edge rule a finished cell is no parent."""
         cells = self.cells(states)
         real = cells > 0
         if self.rule == "edge":
@@ -167,7 +167,7 @@ class HyperGrid(Construction):
     def move(self, states: Tensor, moves: Tensor) -> Tensor:
         """One coordinate down (moves below n) or up, clamped to the grid: (m,).
 
-        Under the edge rule what would leave the reachable cells stays put, too.
+        Under the edge rule moves to unreachable cells are cancelled too.
         """
         axis, up = moves % self.dimensions, moves >= self.dimensions
         step = torch.where(up, 1, -1)
@@ -179,5 +179,5 @@ class HyperGrid(Construction):
         return torch.where(allowed, states + step * self._strides[axis], states)
 
     def pictures(self, states: Tensor, visits: Tensor | None = None) -> list[np.ndarray]:
-        """Heat maps of log R, or of how often objects were met (S,), with each state's cell."""
+        """Heat maps of log R, or of visit counts (S,), with each state's cell."""
         return frames(self, states, visits)

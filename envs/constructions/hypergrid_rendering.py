@@ -11,11 +11,11 @@ from torch import Tensor
 
 _SIDE = 256
 _HERE = np.array([255, 60, 60], np.uint8)
-_SAMPLED = 4096  # cells behind each pixel of a projection that are looked at, at most
+_SAMPLED = 4096  # largest number of cells averaged per pixel of a projection
 
 
 class Grid(Protocol):
-    """What of a hyper-grid is drawn; see `envs.constructions.hypergrid.HyperGrid`."""
+    """The parts of a hyper-grid that are drawn; see `envs.constructions.hypergrid.HyperGrid`."""
 
     height: int
     dimensions: int
@@ -29,7 +29,7 @@ class Grid(Protocol):
 
 
 def frames(grid: Grid, states: Tensor, visits: Tensor | None) -> list[np.ndarray]:
-    """RGB frames (H', W', 3) uint8 of about 256 pixels, one a state.
+    """RGB frames (H', W', 3) uint8 of about 256 pixels, one per state.
 
     Two dimensions are shown as they are; of more, the first two, averaged over the others, and of
     one, a row. The colour is log R, or, with `visits` (H^n,), log (1 + visits).

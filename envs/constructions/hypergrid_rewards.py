@@ -4,7 +4,7 @@
 fixed data. The others are kinds of landscape that later work trains on (deceptive, sparse,
 compositional, irregular); their formulas are the ones written here.
 
-What compares a coordinate with a fraction of the grid does so in integers: for H = 6, 11, 16, …
+Coordinates are compared with fractions of the grid in integers: for H = 6, 11, 16, …
 the boundaries fall on cells, and rounding would put those on the wrong side.
 """
 
@@ -23,15 +23,15 @@ from semigradient.errors import require
 
 @dataclass(frozen=True)
 class Landscape:
-    """What decides a reward.
+    """Parameters of a reward.
 
     Attributes:
         height: H.
         dimensions: n.
         r0: reward everywhere.
-        r1: what is added on the wide plateaus.
-        r2: what is added in the modes.
-        seed: of the landscapes that are drawn.
+        r1: added on the wide plateaus.
+        r2: added in the modes.
+        seed: of the random landscapes.
     """
 
     height: int
@@ -108,8 +108,8 @@ def coprime(cells: Tensor, land: Landscape) -> Tensor:
     left, right = (one[:, :-1], other[:, :-1])
     if land.dimensions == 1:
         left, right = one, torch.full_like(one, land.height)
-    good = torch.gcd(left, right) == 1
-    return land.r0 + land.r1 * good.sum(1).double() + land.r2 * good.all(1).double()
+    is_coprime = torch.gcd(left, right) == 1
+    return land.r0 + land.r1 * is_coprime.sum(1).double() + land.r2 * is_coprime.all(1).double()
 
 
 def multiscale(cells: Tensor, land: Landscape) -> Tensor:
@@ -175,7 +175,7 @@ def mode_numbers(name: str, cells: Tensor, land: Landscape) -> Tensor:
 
 
 def mode_count(name: str, land: Landscape) -> int:
-    """How many modes `mode_numbers` tells apart."""
+    """Number of modes that `mode_numbers` distinguishes."""
     return 2**land.dimensions if name in (*_BANDED, "sparse") else 0
 
 

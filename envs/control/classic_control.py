@@ -175,7 +175,7 @@ def _picture(env_id: str, x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PendulumOptions(TimedOptions):
-    """What may be chosen of the pendulum."""
+    """Options of the pendulum."""
 
     dt: Positive = Pendulum.reference_dt
     """Seconds of one step."""
@@ -191,7 +191,7 @@ class PendulumOptions(TimedOptions):
 
 @dataclass(frozen=True)
 class CartPoleOptions(TimedOptions):
-    """What may be chosen of the cart-pole."""
+    """Options of the cart-pole."""
 
     dt: Positive = CartPole.reference_dt
     """Seconds of one step."""

@@ -98,7 +98,7 @@ class LinearQuadratic:
 
 
 class Hill:
-    """`semigradient/Hill-v0`: a slope that rewards at once and ends everything.
+    """`semigradient/Hill-v0`: a slope with immediate rewards that leads to termination.
 
     dx/dt = a on [-1, 1], but to the left of -0.25 the state slides down at speed 1 whatever the
     action. Reward density 1 for x < 0; terminated at x ≤ -1. A myopic agent goes over the edge.
@@ -136,7 +136,7 @@ class Hill:
 
 
 class Sine:
-    """`semigradient/Sine-v0`: the state is sin t whatever is done, and nothing is rewarded.
+    """`semigradient/Sine-v0`: the state is sin t for every action, and rewards are 0.
 
     The counter-example of theorem 5: learning rates proportional to dt^β with β < 1 blow up, with
     β > 1 nothing is learned. Actions: `Discrete(2)`. Observation: sin t. Begins at t = 0;
@@ -155,7 +155,7 @@ class Sine:
         return torch.zeros((n, 1), dtype=torch.float64, device=device)
 
     def flow(self, x: Tensor, action: Tensor, dt: float) -> Flow:
-        """Time goes by."""
+        """Advance the time."""
         nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         return Flow(x + dt, nothing, torch.zeros_like(nothing, dtype=torch.bool))
 
@@ -222,7 +222,7 @@ def _marker(position: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PusherOptions(TimedOptions):
-    """What may be chosen of the pusher."""
+    """Options of the pusher."""
 
     dt: Positive = Pusher.reference_dt
     """Seconds of one step."""
@@ -236,7 +236,7 @@ class PusherOptions(TimedOptions):
 
 @dataclass(frozen=True)
 class LQ1Options(TimedOptions):
-    """What may be chosen of the quadratic problem with free control."""
+    """Options of the quadratic problem with free control."""
 
     def make(self, device: str = "cpu") -> NearContinuous:
         """The core of `semigradient/LQ1-v0`."""
@@ -245,7 +245,7 @@ class LQ1Options(TimedOptions):
 
 @dataclass(frozen=True)
 class LQR1Options(TimedOptions):
-    """What may be chosen of the linear-quadratic problem."""
+    """Options of the linear-quadratic problem."""
 
     cost: NonNegative = 1.0
     """What the squared control costs per second."""
@@ -257,7 +257,7 @@ class LQR1Options(TimedOptions):
 
 @dataclass(frozen=True)
 class HillOptions(TimedOptions):
-    """What may be chosen of the hill."""
+    """Options of the hill."""
 
     actions: Actions = "discrete"
     """Speeds in [-1, 1] (continuous), or -1 and 1 (discrete)."""
@@ -269,7 +269,7 @@ class HillOptions(TimedOptions):
 
 @dataclass(frozen=True)
 class SineOptions(TimedOptions):
-    """What may be chosen of the sine."""
+    """Options of the sine."""
 
     def make(self, device: str = "cpu") -> NearContinuous:
         """The core of `semigradient/Sine-v0`."""

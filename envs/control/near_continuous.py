@@ -1,8 +1,8 @@
 """Environments that discretise one differential equation at any time step.
 
 `NearContinuous` is a core (see `envs.core`) over some `Physics`: it adds the clock, the time
-limit and the arguments that all of them share. Physics say how a state moves when an action is
-held for `dt` seconds, and what reward per second it earns meanwhile. C. Tallec, PhD thesis, 2019,
+limit and the arguments that all of them share. Physics define how a state moves when an action is
+held for `dt` seconds, and its reward per second. C. Tallec, PhD thesis, 2019,
 §8.2 and appendix A.
 """
 
@@ -27,7 +27,7 @@ Actions = Literal["continuous", "discrete"]
 
 @dataclass(frozen=True)
 class TimedOptions(Options):
-    """Seconds of near-continuous environments."""
+    """Time options of near-continuous environments."""
 
     dt: Positive = 0.1
     """Seconds of one step."""
@@ -35,7 +35,7 @@ class TimedOptions(Options):
     """Seconds after which an episode is cut off; 0: never."""
 
     def check(self) -> None:
-        """An episode has a step at least."""
+        """An episode has at least one step."""
         Clock(self.dt, self.dt, self.time_limit)
 
     def timed(self, physics: Physics, device: str) -> NearContinuous:
@@ -44,7 +44,7 @@ class TimedOptions(Options):
 
 
 class Flow(NamedTuple):
-    """Where `dt` seconds of an action lead."""
+    """Result of holding an action for `dt` seconds."""
 
     x: Tensor  # (B, d) float64
     density: Tensor  # (B,) float64: reward per second
@@ -57,7 +57,7 @@ class Physics(Protocol):
     Attributes:
         observation_space: of one environment.
         action_space: of one environment.
-        reference_dt: the step that it is usually run at.
+        reference_dt: its usual time step.
         settings: its own options, for the protocol.
     """
 
@@ -83,10 +83,10 @@ class Physics(Protocol):
         ...
 
 
-class State(NamedTuple):
+class PhysicalState(NamedTuple):
     """Running episodes."""
 
-    x: Tensor  # (B, d) float64: what the differential equation moves
+    x: Tensor  # (B, d) float64: state of the differential equation
     steps: Tensor  # (B,) int64: since the beginning of the episode
 
 
@@ -118,33 +118,35 @@ class NearContinuous:
         n: int,
         generator: torch.Generator | None = None,
         state: Any = None,
-    ) -> State:
+    ) -> PhysicalState:
         """Begin `n` episodes, in random states or in those given."""
         x = self.physics.start(n, generator, self.device)
         if state is not None:
             given = torch.as_tensor(state, dtype=x.dtype, device=self.device)
-            good = given.shape in (x.shape, x.shape[1:])
-            require(good, f"state of shape {tuple(given.shape)}: must be {tuple(x.shape[1:])}")
+            is_valid = given.shape in (x.shape, x.shape[1:])
+            require(is_valid, f"state of shape {tuple(given.shape)}: must be {tuple(x.shape[1:])}")
             x = given.expand_as(x).clone()
-        return State(x, torch.zeros(n, dtype=torch.int64, device=self.device))
+        return PhysicalState(x, torch.zeros(n, dtype=torch.int64, device=self.device))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: PhysicalState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Hold the actions for one time step."""
         x, density, terminated = self.physics.flow(state.x, actions, self.clock.dt)
         steps = state.steps + 1
         limit = self.clock.limit
         truncated = (steps >= limit) & ~terminated if limit else torch.zeros_like(terminated)
-        return Step(State(x, steps), density, terminated, truncated)
+        return Step(PhysicalState(x, steps), density, terminated, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: PhysicalState) -> Tensor:
         """(B, *observation) float32."""
         return self.physics.observe(state.x)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: PhysicalState) -> dict[str, Tensor]:
         """Seconds since the beginning."""
         return {"time": state.steps * self.clock.dt}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: PhysicalState) -> list[np.ndarray]:
         """RGB frames."""
         return [self.physics.frame(x) for x in state.x.cpu().numpy()]
 

@@ -2,7 +2,7 @@
 
     gymnasium.make("semigradient/TimeStep-v0", base="HalfCheetah-v5", dt=0.01)
 
-The simulator itself is refined, not the control alone. Where the step lives is found out:
+The simulator itself is refined, not only the control. The time step is one of:
 
 - MuJoCo: `model.opt.timestep`; the frame skip stays, so a step lasts `dt` seconds;
 - Box2D's walker: the module's constant FPS, replaced in this instance's methods only;
@@ -39,7 +39,7 @@ class TimeStep(gymnasium.Wrapper):
 
     Args:
         env: an environment without Gymnasium's own limit of steps.
-        dt: seconds of one step; None leaves it alone.
+        dt: seconds of one step; None keeps it.
         time_limit: seconds after which an episode is truncated; 0: never.
         impulse: whether rewards come per step and not per second.
     """
@@ -78,10 +78,10 @@ class TimeStep(gymnasium.Wrapper):
 class WalkerReward(gymnasium.Wrapper):
     """The walker's reward as a density, which in Gymnasium scales with the time step.
 
-    Gymnasium rewards progress per step and takes off the cost of torque once a step. As published,
-    progress is multiplied by FPS / 50 and the cost left alone; the penalty of -100 for a fall
-    stays too, so that what a learner makes of it fades like dt. `impulse_consistent` multiplies it
-    by 0.02 / dt: worth the same at every step.
+    Gymnasium rewards progress per step and subtracts the cost of torque once per step. As
+    published, progress is multiplied by FPS / 50 and the cost is unchanged; the penalty of -100
+    for a fall is unchanged too, so that its weight in the return vanishes like dt.
+    `impulse_consistent` multiplies it by 0.02 / dt, which gives it the same weight at every step.
     """
 
     def __init__(self, env: gymnasium.Env, fall_penalty: FallPenalty = "as_published") -> None:
@@ -105,7 +105,7 @@ _TORQUE_COST = 0.00035 * 80
 
 
 def time_step(env: gymnasium.Env) -> float:
-    """Seconds of one step; `UserError` where it cannot be told or set."""
+    """Seconds of one step; `UserError` where it cannot be read or set."""
     core = env.unwrapped
     if hasattr(core, "model") and hasattr(core, "frame_skip"):
         return float(core.model.opt.timestep * core.frame_skip)
@@ -147,12 +147,12 @@ def _module_of(core: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TimeStepOptions(Options):
-    """What may be chosen of an environment at a time step of one's own."""
+    """Options of an environment at a chosen time step."""
 
     base: str = ""
     """Gymnasium id of the environment, such as HalfCheetah-v5."""
     dt: Positive | None = None
-    """Seconds of one step; none leaves it as it is."""
+    """Seconds of one step; none keeps the original."""
     time_limit: NonNegative = 10.0
     """Seconds after which an episode is cut off; 0: never."""
     impulse: bool = False
@@ -162,8 +162,8 @@ class TimeStepOptions(Options):
 
     def check(self) -> None:
         """An environment is named."""
-        good = self.base.strip() != ""
-        require(good, f"base={self.base!r}: must be a Gymnasium id, such as HalfCheetah-v5")
+        is_valid = self.base.strip() != ""
+        require(is_valid, f"base={self.base!r}: must be a Gymnasium id, such as HalfCheetah-v5")
 
 
 def make(render_mode: str | None = None, **options: Any) -> gymnasium.Env:

@@ -1,4 +1,4 @@
-"""The coin game: two players on a torus, one coin, and what it costs to take the other's.
+"""The coin game: two players on a torus, one coin, and a penalty for whose coin is taken.
 
 Rules as in the implementation that T. Cooijmans' thesis (chapter 5, 5.A.2) says it follows exactly,
 that of S. Zhao et al. 2022 (POLA); observations are from each player's own view, which self-play
@@ -23,10 +23,10 @@ MOVES = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 Size = Annotated[int, within(3, 32)]
-"""Cells a side."""
+"""Cells per side."""
 
 
-class State(NamedTuple):
+class CoinGameState(NamedTuple):
     """Running games. Cells are numbered row by row, players 0 (red) and 1 (blue)."""
 
     cells: Tensor  # (B, 2) int64: where the players are
@@ -54,8 +54,8 @@ class CoinGame:
 
     ## Starting state
     Players on random cells, which may be the same, the coin on a random free cell, its colour by
-    a fair toss. A coin that was taken comes back in the other colour, on a cell drawn uniformly
-    from those that no player stands on after the move.
+    a fair toss. A taken coin reappears in the other colour, on a cell drawn uniformly from those
+    that no player stands on after the move.
 
     ## Episode end
     Truncated after `horizon` (50) steps.
@@ -71,7 +71,7 @@ class CoinGame:
     v0: first version.
     """
 
-    state_type: Any = State
+    state_type: Any = CoinGameState
     players = ("red", "blue")
 
     def __init__(
@@ -87,12 +87,14 @@ class CoinGame:
         ways = [(row + down) % size * size + (column + right) % size for down, right in MOVES]
         self._moves = torch.as_tensor(np.stack(ways, 1).ravel(), device=self.device)
 
-    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+    def reset(
+        self, n: int, generator: torch.Generator | None = None, **options: Any
+    ) -> CoinGameState:
         """`n` fresh games."""
         cells = torch.randint(self.count, (n, 2), generator=generator, device=self.device)
         owner = torch.randint(2, (n,), generator=generator, device=self.device)
         blank = torch.zeros_like(cells)
-        return State(
+        return CoinGameState(
             cells,
             self._free(cells, generator),
             owner,
@@ -103,28 +105,30 @@ class CoinGame:
 
     def step(
         self,
-        state: State,
+        state: CoinGameState,
         actions: Tensor,
         generator: torch.Generator | None = None,
-        luck: Tensor | None = None,
+        uniform: Tensor | None = None,
     ) -> Step:
-        """Both move (B, 2), then coins are paid and come back; rewards (B, 2).
+        """Both move (B, 2), coins are rewarded and replaced; rewards (B, 2).
 
-        `luck` (B,) in [0, 1), drawn if it is not given, decides where a taken coin comes back.
+        `uniform` (B,) in [0, 1), drawn if not given, decides where a taken coin reappears.
         """
         cells = self._moves.take(state.cells * len(MOVES) + actions)
         # By columns, because operations along an axis of two are slow.
         red, blue = ((column == state.coin).long() for column in cells.unbind(1))
         picked = torch.stack((red << state.owner, blue << 1 - state.owner), 1)
         reward = torch.stack((red - (picked[:, 1] & 2), blue - (picked[:, 0] & 2)), 1).double()
-        taken = red | blue
-        coin = torch.where(taken > 0, self._free(cells, generator, luck), state.coin)
+        is_taken = red | blue
+        coin = torch.where(is_taken > 0, self._free(cells, generator, uniform), state.coin)
         steps = state.steps + 1
         truncated = steps >= self.horizon
-        after = State(cells, coin, state.owner ^ taken, steps, picked, state.score + reward)
+        after = CoinGameState(
+            cells, coin, state.owner ^ is_taken, steps, picked, state.score + reward
+        )
         return Step(after, reward, torch.zeros_like(truncated), truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: CoinGameState) -> Tensor:
         """(B, 2, 4 · size²) float32, each from its player's own view."""
         (red, blue), n = state.cells.unbind(1), self.count
         mine = 2 * n + state.coin + n * state.owner  # its place among the channels of red
@@ -136,25 +140,25 @@ class CoinGame:
         obs.view(-1).index_fill_(0, ones.view(-1), 1.0)
         return obs
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: CoinGameState) -> dict[str, Tensor]:
         """Everything but the number of steps."""
         return {name: value for name, value in state._asdict().items() if name != "steps"}
 
-    def render(self, state: State) -> list[np.ndarray]:
-        """The board, and in words what just happened."""
+    def render(self, state: CoinGameState) -> list[np.ndarray]:
+        """The board, and a caption of the last step."""
         rows = zip(*(field.tolist() for field in state), strict=True)
         return [frame(self.size, self.horizon, *row) for row in rows]
 
     def _free(
-        self, cells: Tensor, generator: torch.Generator | None, luck: Tensor | None = None
+        self, cells: Tensor, generator: torch.Generator | None, uniform: Tensor | None = None
     ) -> Tensor:
         """A cell (B,) drawn uniformly from those where no player of (B, 2) is."""
         red, blue = cells.unbind(1)
         low, high = torch.minimum(red, blue), torch.maximum(red, blue)
         apart = (high != low).long()
         free = self.count - 1 - apart
-        if luck is None:
-            luck = torch.rand(len(cells), generator=generator, device=self.device)
-        cell = (luck * free).long()  # below `free`: a float32 in [0, 1) times at most 1023
+        if uniform is None:
+            uniform = torch.rand(len(cells), generator=generator, device=self.device)
+        cell = (uniform * free).long()  # below `free`: a float32 in [0, 1) times at most 1023
         cell += cell >= low
         return cell + (cell >= high) * apart

@@ -1,9 +1,9 @@
 """Scripted players of the coin game, and the exact values of games between them.
 
-Somebody without memory is a table of probabilities (cells, cells, cells, 2, 4): own cell, the
+A memoryless player is a table of probabilities (cells, cells, cells, 2, 4): own cell, the
 other's, the coin's, whether the coin is the other's, action. With such a table for the opponent
 the game is a decision process of 2 · size⁶ states, so expected returns and best responses follow
-from dynamic programming: what learned and searching players are held against.
+from dynamic programming: the reference for learned and searching players.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semigradient.envs.games.coin_game import MOVES, CoinGame, State
+from semigradient.envs.games.coin_game import MOVES, CoinGame, CoinGameState
 from semigradient.errors import require, unknown
 
 NAMES = ("always-cooperate", "always-cooperate-far", "always-defect", "random")
@@ -24,12 +24,12 @@ class Scripted:
 
     width = 0
 
-    def __init__(self, game: CoinGame, chances: Tensor) -> None:
-        self.game, self.chances = game, chances
-        self._cumulative = chances.flatten(0, 3).cumsum(1)[:, :-1].float().to(game.device)
+    def __init__(self, game: CoinGame, probabilities: Tensor) -> None:
+        self.game, self.probabilities = game, probabilities
+        self._cumulative = probabilities.flatten(0, 3).cumsum(1)[:, :-1].float().to(game.device)
 
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: CoinGameState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Draw from the table; there is no memory."""
         own, other = state.cells[:, seat], state.cells[:, 1 - seat]
@@ -48,14 +48,16 @@ def scripted(game: CoinGame, name: str) -> Scripted:
     """
     if name not in NAMES:
         unknown("opponent", name, NAMES)
-    chances = torch.full((game.count,) * 3 + (2, len(MOVES)), 1 / len(MOVES), dtype=torch.float64)
+    probabilities = torch.full(
+        (game.count,) * 3 + (2, len(MOVES)), 1 / len(MOVES), dtype=torch.float64
+    )
     if name != "random":
-        towards, away, far = (each[:, None] for each in _ways(game))
-        chances[..., 0, :] = towards
-        chances[..., 1, :] = {"defect": towards, "cooperate": away, "far": far}[
+        towards, away, far = (table[:, None] for table in _ways(game))
+        probabilities[..., 0, :] = towards
+        probabilities[..., 1, :] = {"defect": towards, "cooperate": away, "far": far}[
             name.removeprefix("always-").split("-")[-1]
         ]
-    return Scripted(game, chances)
+    return Scripted(game, probabilities)
 
 
 def _ways(game: CoinGame) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +80,7 @@ def _ways(game: CoinGame) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Answer(NamedTuple):
-    """What a game is worth from its random start."""
+    """Values of a game from its random start."""
 
     values: Tensor  # (2,) float64: expected returns of the two
     policy: Tensor | None  # (horizon, cells, cells, cells, 2) int64: best actions, or none
@@ -99,9 +101,11 @@ class Oracle:
             *(torch.arange(size) for size in self.shape)
         ).unbind(1)
         zeros = torch.zeros_like(torch.stack((own, other), 1))
-        every = State(torch.stack((own, other), 1), coin, owner, zeros[:, 0], zeros, zeros.double())
+        every = CoinGameState(
+            torch.stack((own, other), 1), coin, owner, zeros[:, 0], zeros, zeros.double()
+        )
         joint = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-        random = torch.Generator().manual_seed(0)  # decides only where coins come back
+        random = torch.Generator().manual_seed(0)  # decides only where coins reappear
         steps = [game.step(every, pair.expand(len(own), 2), random) for pair in joint]
         self.reward = torch.stack([step.reward for step in steps], 1)  # (S, 16, 2)
         self._taken = torch.stack([(step.state.picked > 0).any(1) for step in steps], 1)
@@ -111,26 +115,26 @@ class Oracle:
         self._kept = self._pair * 2 * game.count + same
         self._other_colour = 1 - owner[:, None]
         first, second = torch.cartesian_prod(*[torch.arange(game.count)] * 2).unbind(1)
-        at = torch.arange(game.count)
-        free = ((at != first[:, None]) & (at != second[:, None])).double()
+        cell = torch.arange(game.count)
+        free = ((cell != first[:, None]) & (cell != second[:, None])).double()
         self._free = free / free.sum(1, keepdim=True)  # (cells², cells)
 
     def pair(self, first: Scripted, second: Scripted, discount: float = 1.0) -> Answer:
         """Expected returns of two scripted players."""
-        chances = self._own(first)[:, :, None] * self._others(second)[:, None]
-        value = torch.zeros(len(chances), 2, dtype=torch.float64)
+        probabilities = self._own(first)[:, :, None] * self._others(second)[:, None]
+        value = torch.zeros(len(probabilities), 2, dtype=torch.float64)
         for _ in range(self.game.horizon):
-            value = (chances.flatten(1)[..., None] * self._ahead(value, discount)).sum(1)
+            value = (probabilities.flatten(1)[..., None] * self._ahead(value, discount)).sum(1)
         return Answer(self._start(value), None)
 
     def best_response(self, opponent: Scripted, discount: float = 1.0) -> Answer:
         """The first player's best response, and what both get."""
-        chances = self._others(opponent)[:, None, :, None]
-        value = torch.zeros(len(chances), 2, dtype=torch.float64)
+        probabilities = self._others(opponent)[:, None, :, None]
+        value = torch.zeros(len(probabilities), 2, dtype=torch.float64)
         policy = []
         for _ in range(self.game.horizon):
             ahead = self._ahead(value, discount).view(-1, 4, 4, 2)
-            expected = (chances * ahead).sum(2)
+            expected = (probabilities * ahead).sum(2)
             best = expected[..., 0].argmax(1)
             value = expected[torch.arange(len(best)), best]
             policy.append(best.view(self.shape))
@@ -158,8 +162,8 @@ class Oracle:
         return torch.einsum("pc,pcoi->i", self._free, by_coin) / (2 * self.game.count**2)
 
     def _own(self, player: Scripted) -> Tensor:
-        return player.chances.flatten(0, 3)
+        return player.probabilities.flatten(0, 3)
 
     def _others(self, player: Scripted) -> Tensor:
         """The same table, read by states as the first player sees them: (S, 4)."""
-        return player.chances.flip(3).transpose(0, 1).reshape(-1, len(MOVES))
+        return player.probabilities.flip(3).transpose(0, 1).reshape(-1, len(MOVES))

@@ -1,4 +1,4 @@
-"""A picture of a coin game that a person can follow."""
+"""Frames of the coin game for human viewers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def frame(
 ) -> np.ndarray:
     """RGB frame (336, 288, 3) uint8: players are squares, the coin is a disc in its owner's colour.
 
-    Arguments as in `envs.games.coin_game.State`, of one game.
+    Arguments as in `envs.games.coin_game.CoinGameState`, of one game.
     """
     from PIL import Image, ImageDraw
 
@@ -40,7 +40,7 @@ def frame(
     def box(cell: int, left: float, top: float, right: float, bottom: float) -> tuple[float, ...]:
         row, column = divmod(cell, size)
         corners = (column + left, row + top, column + right, row + bottom)
-        return tuple(side * each for each in corners)
+        return tuple(side * corner for corner in corners)
 
     draw.ellipse(box(coin, 0.3, 0.3, 0.7, 0.7), fill=_COLOURS[owner], outline=_TEXT, width=2)
     together = cells[0] == cells[1]

@@ -1,13 +1,13 @@
-"""Monte-Carlo tree search on the coin game: a best response to anybody who can be asked.
+"""Monte-Carlo tree search on the coin game: a best response to any opponent that can be simulated.
 
-At each of its moves the searcher plays imagined games on from the present one, with copies of the
-other's memory and with its actions drawn from its policy. Its own actions follow an open-loop tree
-(sequences of actions, whatever happens in between) by upper confidence bounds (Kocsis and
+At each move the searcher simulates games from the current state, with copies of the opponent's
+memory and actions drawn from the opponent's policy. Its own actions follow an open-loop tree
+(sequences of actions, independent of observations) by upper confidence bounds (Kocsis and
 Szepesvári 2006), and are uniform below the tree. Every sequence that is tried is played by a few
-games at once, and many games search side by side.
+games at once, and many games are searched in parallel.
 
 The thesis (T. Cooijmans 2023, section 5.5.2) says of its own only that it does 1,000 rollouts of
-the agent's policy in each state. Whatever is not said is decided here, and held against the best
+the agent's policy in each state. What it leaves open is decided here and compared with the best
 responses of `envs.games.coin_players.Oracle`.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from semigradient.envs.games.coin_game import MOVES, CoinGame, State
+from semigradient.envs.games.coin_game import MOVES, CoinGame, CoinGameState
 from semigradient.envs.games.two_player import Player
 from semigradient.errors import require
 
@@ -24,15 +24,15 @@ _WAYS = len(MOVES)
 
 
 class TreeSearch:
-    """A player that answers `other` as well as it can find out; its memory is the other's.
+    """A player that searches a best response to `other`; its memory is the opponent's.
 
     Args:
         game: the rules.
-        other: who sits on the other seat.
-        rollouts: imagined games at each move.
+        other: the opponent.
+        rollouts: simulated games per move.
         abreast: how many of them try one sequence of actions together.
         levels: depth of the tree.
-        steps: length of an imagined game.
+        steps: length of a simulated game.
         exploration: weight of the confidence bound, in units of reward.
     """
 
@@ -55,17 +55,17 @@ class TreeSearch:
         self._nodes = sum(_WAYS**level for level in range(levels + 1))
 
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: CoinGameState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """The action (B,) that was tried most, and the other's next memory."""
+        """The most visited action (B,), and the opponent's next memory."""
         random = generator if generator is not None else torch.Generator(self.game.device)
         visits = torch.zeros(len(memory), self._nodes, device=self.game.device)
         totals = torch.zeros_like(visits)
-        fork = State(*(field.repeat_interleave(self.abreast, 0) for field in state))
-        known = memory.repeat_interleave(self.abreast, 0)
+        fork = CoinGameState(*(field.repeat_interleave(self.abreast, 0) for field in state))
+        memories = memory.repeat_interleave(self.abreast, 0)
         left = self.game.horizon - int(state.steps.max())
         for _ in range(self.rounds):
-            path, rewards = self._imagine(visits, totals, fork, seat, known, left, random)
+            path, rewards = self._imagine(visits, totals, fork, seat, memories, left, random)
             to_go = rewards.flip(0).cumsum(0).flip(0)
             for level, node in enumerate(path):
                 visits.scatter_add_(1, node, torch.ones_like(node, dtype=visits.dtype))
@@ -77,7 +77,7 @@ class TreeSearch:
         self,
         visits: Tensor,
         totals: Tensor,
-        state: State,
+        state: CoinGameState,
         seat: int,
         memory: Tensor,
         left: int,
@@ -105,10 +105,10 @@ class TreeSearch:
     def _select(
         self, visits: Tensor, totals: Tensor, node: Tensor, random: torch.Generator
     ) -> Tensor:
-        """The child (B,) with the highest upper bound; those never tried come first, by lot."""
+        """The child (B,) with the highest upper bound; untried ones come first, in random order."""
         children = _WAYS * node + 1 + torch.arange(_WAYS, device=node.device)
         tried, total = visits.gather(1, children), totals.gather(1, children)
         log_all = tried.sum(1, keepdim=True).clamp(min=1).log()
         bound = total / tried + self.exploration * (log_all / tried).sqrt()
-        lot = torch.rand(bound.shape, generator=random, device=bound.device)
-        return torch.where(tried > 0, bound, 1e6 + lot).argmax(1)
+        uniform = torch.rand(bound.shape, generator=random, device=bound.device)
+        return torch.where(tried > 0, bound, 1e6 + uniform).argmax(1)

@@ -1,4 +1,4 @@
-"""`semigradient/CoinGame-v0`: the coin game against a fixed opponent, for one."""
+"""`semigradient/CoinGame-v0`: the coin game against a fixed opponent, for one player."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from semigradient.validate import Count
 
 @dataclass(frozen=True)
 class CoinGameOptions(Options):
-    """What may be chosen of the coin game."""
+    """Options of the coin game."""
 
     size: Size = 3
-    """Cells a side of the board."""
+    """Cells per side of the board."""
     horizon: Count = 50
-    """Steps of a game."""
+    """Steps per game."""
     opponent: str | Player = "always-defect"
     """Second player: always-cooperate, always-cooperate-far, always-defect or random."""
     seat: Literal[0, 1] = 0
@@ -34,9 +34,9 @@ class CoinGameOptions(Options):
     def make(self, device: str = "cpu") -> FixedOpponentEnv:
         """The core of `semigradient/CoinGame-v0`."""
         game, player = CoinGame(self.size, self.horizon, device), self.opponent
-        versus = FixedOpponentEnv(
+        env = FixedOpponentEnv(
             game, scripted(game, player) if isinstance(player, str) else player, self.seat
         )
         name = player if isinstance(player, str) else type(player).__name__
-        versus.protocol = {"opponent": name, **versus.protocol}
-        return versus
+        env.protocol = {"opponent": name, **env.protocol}
+        return env

@@ -1,7 +1,6 @@
-"""Iterated 2×2 matrix games to act in: `semigradient/IPD-v0` and its siblings.
+"""Iterated 2×2 matrix games as environments: `semigradient/IPD-v0` and its siblings.
 
-The exact values of what is played here, and the strategies by name, are in
-`envs.games.matrix_games`.
+Their exact values and the named strategies are in `envs.games.matrix_games`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from semigradient.errors import UserError
 from semigradient.validate import Natural, Share, at_least
 
 
-class State(NamedTuple):
+class IteratedGameState(NamedTuple):
     """Running games."""
 
     seen: Tensor  # (B,) int64: what the first player saw last, of start, AA, AB, BA, BB
@@ -63,7 +62,7 @@ class IteratedGame:
     v0: first version.
     """
 
-    state_type: Any = State
+    state_type: Any = IteratedGameState
     players = ("first", "second")
 
     def __init__(self, game: MatrixGame, device: str | torch.device = "cpu") -> None:
@@ -80,12 +79,16 @@ class IteratedGame:
         self._views = torch.stack((views, views[list(SEEN_BY_OTHER)]), 1).to(self.device)
         self._never = torch.zeros(1, dtype=torch.bool, device=self.device)
 
-    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+    def reset(
+        self, n: int, generator: torch.Generator | None = None, **options: Any
+    ) -> IteratedGameState:
         """`n` games before their first round."""
         nothing = torch.zeros(n, dtype=torch.int64, device=self.device)
-        return State(nothing, nothing.clone())
+        return IteratedGameState(nothing, nothing.clone())
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: IteratedGameState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """One round; actions (B, 2) of both players, rewards (B, 2)."""
         first, second = actions.unbind(1)
         joint = torch.add(second, first, alpha=2)
@@ -93,19 +96,23 @@ class IteratedGame:
         reward = self._rewards.index_select(0, joint)
         never = self._never.expand(count)
         if self.game.horizon:
-            return Step(State(joint + 1, rounds), reward, never, rounds >= self.game.horizon)
-        chance = torch.rand(count, generator=generator, device=self.device)
-        return Step(State(joint + 1, rounds), reward, chance >= self.game.discount, never)
+            return Step(
+                IteratedGameState(joint + 1, rounds), reward, never, rounds >= self.game.horizon
+            )
+        uniform = torch.rand(count, generator=generator, device=self.device)
+        return Step(
+            IteratedGameState(joint + 1, rounds), reward, uniform >= self.game.discount, never
+        )
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: IteratedGameState) -> Tensor:
         """(B, 2, 5) float32, one-hot, each from its player's own view."""
         return self._views.index_select(0, state.seen)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: IteratedGameState) -> dict[str, Tensor]:
         """Rounds played."""
         return {"rounds": state.rounds}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: IteratedGameState) -> list[np.ndarray]:
         """The 2×2 table, own action down and the other's across; the last outcome is lit."""
         frames = []
         for seen in state.seen.tolist():
@@ -132,7 +139,7 @@ class MemoryOne:
         self._plays_b = (both < 0.5).long() if self.certain else (1 - both).float()
 
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: IteratedGameState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Actions (B,) int64; there is no memory."""
         plays_b = self._plays_b[seat].index_select(0, state.seen)
@@ -158,7 +165,7 @@ def memory_one(
 ) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
     """Actions (B,) for one-hot observations (B, 5), by probabilities of A (5,).
 
-    Drawn by `generator`; without one, what is more probable.
+    Drawn by `generator`; without one, the more probable action.
     """
     chance = chance.detach().cpu().double()
 
@@ -172,13 +179,13 @@ def memory_one(
 
 @dataclass(frozen=True)
 class IteratedOptions(Options):
-    """What may be chosen of any iterated 2×2 game."""
+    """Options of any iterated 2×2 game."""
 
     opponent: Any = "tit-for-tat"
     """Second player: always-cooperate, always-defect, tit-for-tat, cynic-tit-for-tat, grim, pavlov,
     random, extortion, or five probabilities of A."""
     discount: Share = 0.96
-    """Probability that the game goes on after a round, below 1 without a horizon."""
+    """Probability that the game continues after a round, below 1 without a horizon."""
     horizon: Natural = 0
     """Rounds after which it is cut off; 0: it has no last round."""
 
@@ -208,14 +215,14 @@ class IteratedOptions(Options):
         name = self.opponent if isinstance(self.opponent, str) else str(list(self.opponent))
         if name == "extortion":
             name += f" (slope {self.surplus():g})"
-        versus = FixedOpponentEnv(core, MemoryOne(self.player(), core.device))
-        versus.protocol = {"opponent": name, **versus.protocol}
-        return versus
+        env = FixedOpponentEnv(core, MemoryOne(self.player(), core.device))
+        env.protocol = {"opponent": name, **env.protocol}
+        return env
 
 
 @dataclass(frozen=True)
 class DilemmaOptions(IteratedOptions):
-    """What may be chosen of the iterated Prisoner's Dilemma."""
+    """Options of the iterated Prisoner's Dilemma."""
 
     slope: Annotated[float, at_least(1)] = 3.0
     """How many times its opponent's surplus extortion keeps."""
@@ -227,21 +234,21 @@ class DilemmaOptions(IteratedOptions):
 
 @dataclass(frozen=True)
 class ChickenOptions(DilemmaOptions):
-    """What may be chosen of iterated Chicken."""
+    """Options of iterated Chicken."""
 
     payoffs: ClassVar[Any] = "chicken"
 
 
 @dataclass(frozen=True)
 class StagHuntOptions(DilemmaOptions):
-    """What may be chosen of the iterated stag hunt."""
+    """Options of the iterated stag hunt."""
 
     payoffs: ClassVar[Any] = "stag-hunt"
 
 
 @dataclass(frozen=True)
 class MatchingPenniesOptions(IteratedOptions):
-    """What may be chosen of iterated matching pennies; the learner wins where both are equal."""
+    """Options of iterated matching pennies; the learner wins where both are equal."""
 
     payoffs: ClassVar[Any] = "matching-pennies"
     opponent: Any = "random"
@@ -251,7 +258,7 @@ class MatchingPenniesOptions(IteratedOptions):
 
 @dataclass(frozen=True)
 class MatrixGameOptions(DilemmaOptions):
-    """What may be chosen of an iterated game with payoffs of one's own."""
+    """Options of an iterated game with custom payoffs."""
 
     payoff: Any = "prisoners-dilemma"
     """prisoners-dilemma, matching-pennies, chicken, stag-hunt, or numbers: 2 players × 4 joint

@@ -32,7 +32,7 @@ RADIUS = 8.0
 
 
 class LogisticGame:
-    """The game as `envs.games.differentiable.Game` has it, with one number a policy."""
+    """The game as `envs.games.differentiable.Game` has it, with one number per policy."""
 
     parameters = 1
     symmetric = True
@@ -61,7 +61,7 @@ class LogisticGame:
         return (new - old).square().sum(-1) / 2
 
 
-class State(NamedTuple):
+class LogisticState(NamedTuple):
     """Running pairs of policies."""
 
     x: Tensor  # (B, 2) float64
@@ -69,7 +69,7 @@ class State(NamedTuple):
 
 
 class LogisticMetaGame:
-    """`semigradient/LogisticGame-v0`: to learn is to act; each step changes both policies.
+    """`semigradient/LogisticGame-v0`: actions are policy updates; each step changes both policies.
 
     ## Action space
     `Box(-1, 1, (1,), float32)`: what is added to one's own policy.
@@ -93,7 +93,7 @@ class LogisticMetaGame:
     v0: first version.
     """
 
-    state_type: Any = State
+    state_type: Any = LogisticState
     players = ("first", "second")
 
     def __init__(self, horizon: int = 200, device: str | torch.device = "cpu") -> None:
@@ -102,33 +102,40 @@ class LogisticMetaGame:
         self.single_action_space: spaces.Space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.protocol: dict[str, Any] = {"horizon": horizon}
 
-    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
+    def reset(
+        self, n: int, generator: torch.Generator | None = None, **options: Any
+    ) -> LogisticState:
         """`n` pairs; `x`: (2,) or (n, 2) places them."""
         if "x" in options:
             x = torch.as_tensor(options["x"], dtype=torch.float64, device=self.device)
             x = x.expand(n, 2).clone()
         else:
             x = self.game.draw(n, generator or torch.Generator(self.device)).squeeze(-1)
-        return State(x, torch.zeros(n, dtype=torch.int64, device=self.device))
+        return LogisticState(x, torch.zeros(n, dtype=torch.int64, device=self.device))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: LogisticState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Both change their policies, by (B, 2, 1)."""
         x = state.x + actions.squeeze(-1).clamp(-1, 1).double()
         rounds = state.rounds + 1
         never = torch.zeros_like(rounds, dtype=torch.bool)
         return Step(
-            State(x, rounds), self.game.value(x.unsqueeze(-1)), never, rounds >= self.horizon
+            LogisticState(x, rounds),
+            self.game.value(x.unsqueeze(-1)),
+            never,
+            rounds >= self.horizon,
         )
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: LogisticState) -> Tensor:
         """(B, 2, 2) float32, each with its own policy first."""
         return torch.stack((state.x, state.x.flip(-1)), 1).float()
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: LogisticState) -> dict[str, Tensor]:
         """Updates made."""
         return {"rounds": state.rounds}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: LogisticState) -> list[np.ndarray]:
         """The plane [−10, 10]²: both players' returns as colours, and where the pair is."""
         axis = torch.linspace(-10, 10, 100, dtype=torch.float64)
         grid = torch.stack(torch.meshgrid(axis, axis.flip(0), indexing="xy"), -1)
@@ -153,7 +160,7 @@ class _Naive:
         self.game, self.lr = game, lr
 
     def act(
-        self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
+        self, state: LogisticState, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         gradient = simultaneous_gradient(self.game, state.x.unsqueeze(-1))[:, seat]
         return self.lr * gradient, memory
@@ -161,7 +168,7 @@ class _Naive:
 
 @dataclass(frozen=True)
 class LogisticOptions(Options):
-    """What may be chosen of the logistic game."""
+    """Options of the logistic game."""
 
     opponent: Literal["naive", "still"] = "naive"
     """Second player: follows its own gradient (naive), or never moves (still)."""
@@ -174,6 +181,6 @@ class LogisticOptions(Options):
         """The core of `semigradient/LogisticGame-v0`."""
         core = LogisticMetaGame(self.horizon, device)
         player = _Naive(core.game, self.lr if self.opponent == "naive" else 0.0)
-        versus = FixedOpponentEnv(core, player)
-        versus.protocol = {"opponent": self.opponent, **versus.protocol}
-        return versus
+        env = FixedOpponentEnv(core, player)
+        env.protocol = {"opponent": self.opponent, **env.protocol}
+        return env

@@ -6,13 +6,13 @@ A policy is five probabilities of A, by what its player saw:
     [start, AA, AB, BA, BB],  own action first.
 
 The discounted occupancy d of the four joint actions is the stationary distribution of the chain
-that goes on with probability γ and begins anew with 1 − γ. Press and Dyson (2012) write d as a
+that continues with probability γ and restarts with 1 − γ. Press and Dyson (2012) write d as a
 ratio of determinants: three columns of the chain's generator, or sums of them, are
 
     γ p q + (1 − γ) p₀ q₀ − [AA],   γ p + (1 − γ) p₀ − [own A],   γ q + (1 − γ) q₀ − [other's A],
 
-and d is proportional to the cofactors of what would be the fourth. That takes some forty
-multiplications a pair, no division but one, and derives to any order.
+and d is proportional to the cofactors of what would be the fourth. That takes about forty
+multiplications per pair and a single division, and is differentiable to any order.
 
 Source: T. Cooijmans, PhD thesis (2024), table 6.1 and section 6.5.2 (payoffs, policies, the
 normalised value); W. Press and F. Dyson, "Iterated Prisoner's Dilemma contains strategies that
@@ -100,8 +100,8 @@ def strategy(name: Any, payoff: Tensor, discount: float, slope: float = 3.0) -> 
         chosen = torch.as_tensor(name, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         chosen = torch.zeros(0)
-    good = chosen.shape == (5,) and bool(((chosen >= 0) & (chosen <= 1)).all())
-    require(good, f"opponent={name!r}: must be a name or five probabilities of A in [0, 1]")
+    is_valid = chosen.shape == (5,) and bool(((chosen >= 0) & (chosen <= 1)).all())
+    require(is_valid, f"opponent={name!r}: must be a name or five probabilities of A in [0, 1]")
     return chosen
 
 
@@ -124,10 +124,10 @@ def extortion(
     """
     require(slope >= 1, f"slope={slope}: must be ≥ 1")
     surplus = (payoff - payoff[:, 3:]).double()
-    wanted = surplus[0] - slope * surplus[1]
+    direction = surplus[0] - slope * surplus[1]
     own = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
     low, high = 0.0, float("inf")
-    for weight, base in zip(wanted.tolist(), own.tolist(), strict=True):
+    for weight, base in zip(direction.tolist(), own.tolist(), strict=True):
         if weight > 0:
             low, high = max(low, -base / weight), min(high, (discount - base) / weight)
         elif weight < 0:
@@ -141,7 +141,7 @@ def extortion(
             f"payoffs {payoff.tolist()}"
             + ("" if phi is None else f" with phi={phi} (accepted: [{low:.4g}, {high:.4g}])")
         )
-    rest = (own + chosen * wanted) / discount
+    rest = (own + chosen * direction) / discount
     return torch.cat((torch.zeros(1, dtype=torch.float64), rest)).clamp(0, 1)
 
 
@@ -174,11 +174,11 @@ def occupancy(p: Tensor, q: Tensor, discount: float) -> Tensor:
     return cofactors / cofactors.sum(0)
 
 
-def _column(chance: Tensor, discount: float, now: tuple[int, ...]) -> Tensor:
-    """Chance (4, …) of an event in the next round, or in the first after an end, less that now."""
-    indicator = torch.tensor(now, dtype=chance.dtype, device=chance.device)
-    going_on = discount * chance[1:] + (1 - discount) * chance[:1]
-    return going_on - indicator.view(4, *[1] * (chance.dim() - 1))
+def _column(probability: Tensor, discount: float, now: tuple[int, ...]) -> Tensor:
+    """Probability (4, …) of an event next (in round one after an end) minus its indicator now."""
+    indicator = torch.tensor(now, dtype=probability.dtype, device=probability.device)
+    next_round = discount * probability[1:] + (1 - discount) * probability[:1]
+    return next_round - indicator.view(4, *[1] * (probability.dim() - 1))
 
 
 def discounted_value(
@@ -193,8 +193,8 @@ def discounted_value(
         discount: γ in [0, 1); `UserError` otherwise.
         normalised: weigh rounds by (1 − γ) γᵗ rather than by γᵗ.
     """
-    good = 0 <= discount < 1
-    require(good, f"discount={discount}: must be in [0, 1) in a game that never ends")
+    is_valid = 0 <= discount < 1
+    require(is_valid, f"discount={discount}: must be in [0, 1) in a game that never ends")
     p, q = _states_first(p, q)
     value = occupancy(p, q, discount).movedim(0, -1) @ payoff.T.to(p)
     return value if normalised else value / (1 - discount)
@@ -232,7 +232,7 @@ class MatrixGame:
     Args:
         payoff: see `payoff_tensor`.
         discount: γ between rounds; in [0, 1) where there is no horizon.
-        horizon: rounds played; 0 plays for ever.
+        horizon: rounds played; 0: endless.
         normalised: divide values by the sum of the rounds' weights.
     """
 
@@ -245,12 +245,12 @@ class MatrixGame:
         horizon: int = 0,
         normalised: bool = True,
     ) -> None:
-        require(horizon >= 0, f"horizon={horizon}: must be ≥ 0 (0 plays for ever)")
+        require(horizon >= 0, f"horizon={horizon}: must be ≥ 0 (0: endless)")
         if horizon:
             require(0 <= discount <= 1, f"discount={discount}: must be in [0, 1]")
         else:
-            good = 0 <= discount < 1
-            require(good, f"discount={discount}: must be in [0, 1) in a game that never ends")
+            is_valid = 0 <= discount < 1
+            require(is_valid, f"discount={discount}: must be in [0, 1) in a game that never ends")
         self.payoff = payoff_tensor(payoff)
         self.discount, self.horizon, self.normalised = discount, horizon, normalised
         self.symmetric = bool((self.payoff[0] == self.payoff[1, [0, 2, 1, 3]]).all())

@@ -18,7 +18,7 @@ from semigradient.errors import UserError
 
 
 class Parallel(ParallelEnv):
-    """A batch of one game, for the two of them.
+    """A batch of one game, controlled by both players.
 
     Args:
         game: the rules.
@@ -55,7 +55,9 @@ class Parallel(ParallelEnv):
         """Both act; dicts by player of observation, reward, terminated, truncated, info."""
         if not self.agents:
             return {}, {}, {}, {}, {}
-        both = np.stack([checked(self.action_spaces[each], actions[each]) for each in self.agents])
+        both = np.stack(
+            [checked(self.action_spaces[agent], actions[agent]) for agent in self.agents]
+        )
         pair = torch.as_tensor(both[None], device=self.game.device)
         after = self.game.step(self.game_state, pair, self.generator)
         self.game_state = after.state
@@ -87,8 +89,8 @@ class Parallel(ParallelEnv):
 
     def _observe(self) -> dict[str, np.ndarray]:
         rows = self.game.observe(self.game_state)[0].cpu().numpy()
-        return {each: row.copy() for each, row in zip(self.agents, rows, strict=True)}
+        return {agent: row.copy() for agent, row in zip(self.agents, rows, strict=True)}
 
     def _infos(self) -> dict[str, dict[str, Any]]:
         info = {key: value[0].tolist() for key, value in self.game.info(self.game_state).items()}
-        return {each: dict(info) for each in self.agents}
+        return {agent: dict(info) for agent in self.agents}

@@ -1,9 +1,9 @@
-"""Games of two players: what a batched core of one is, and its single-player face.
+"""Games of two players: the protocol of their batched cores, and a single-player adapter.
 
-A game's core is like any other (`envs.core.Core`), only that actions and rewards are (B, 2) and
+A game's core is like any other (`envs.core.Core`), except that actions and rewards are (B, 2) and
 observations (B, 2, *observation), each from its player's own view. `envs.core.advance` steps it
-with autoreset; `envs.games.parallel` wears it as a PettingZoo environment. `FixedOpponentEnv` puts
-a fixed player on one seat: what is left is an environment for one, with all faces of those.
+with autoreset; `envs.games.parallel` wraps it as a PettingZoo environment. `FixedOpponentEnv` puts
+a fixed player on one seat: the result is a single-player core, for which all adapters work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TwoPlayer(Protocol):
         device: where its tensors live.
         single_observation_space: space of one player's observation.
         single_action_space: space of one player's action.
-        protocol: how scores are to be read.
+        protocol: how scores are to be interpreted.
     """
 
     state_type: Any
@@ -53,20 +53,20 @@ class TwoPlayer(Protocol):
         ...
 
     def info(self, state: State) -> dict[str, Tensor]:
-        """What may be known about the games besides: tensors (B, …)."""
+        """Further information about the games: tensors (B, …)."""
         ...
 
     def render(self, state: State) -> list[np.ndarray]:
-        """RGB frames (H, W, 3) uint8, one a game."""
+        """RGB frames (H, W, 3) uint8, one per game."""
         ...
 
 
 @runtime_checkable
 class Player(Protocol):
-    """Somebody who plays a game: scripted, searching or trained and frozen.
+    """A player of a game: scripted, searching or trained and frozen.
 
     Attributes:
-        width: numbers of memory that it carries through a game, which begin at 0.
+        width: size of the memory that it carries through a game, initially 0.
     """
 
     width: int
@@ -74,7 +74,7 @@ class Player(Protocol):
     def act(
         self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Actions (B, *action) and the next memory (B, width) of whoever sits on `seat`, 0 or 1."""
+        """Actions (B, *action) and the next memory (B, width) of the player on `seat`, 0 or 1."""
         ...
 
 
@@ -89,16 +89,16 @@ class FunctionPlayer:
     def act(
         self, state: State, seat: int, memory: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """What the function says to the seat's observation."""
+        """The function of the seat's observation."""
         return self.policy(self.game.observe(state)[:, seat]), memory
 
 
 class FixedOpponentEnv:
-    """A game against a fixed opponent, as an environment for one.
+    """A game against a fixed opponent, as an environment for one player.
 
     Args:
         game: the rules.
-        opponent: who sits on the other seat.
+        opponent: the player on the other seat.
         seat: 0 or 1, whose side the environment is for.
     """
 
@@ -143,4 +143,4 @@ class FixedOpponentEnv:
 
 
 def _state_type(fields: tuple[str, ...]) -> Any:
-    return namedtuple("VersusState", fields)
+    return namedtuple("FixedOpponentState", fields)

@@ -36,7 +36,7 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then three colour planes
 
 
 class Images(NamedTuple):
-    """Labelled images, read-only by convention: everyone shares the same memory."""
+    """Labelled images, read-only by convention: all users share the same memory."""
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
@@ -46,13 +46,13 @@ class Images(NamedTuple):
 def load(
     dataset: str, split: str = "train", folder: str = "", limit: int = 0, verify: bool = True
 ) -> Images:
-    """Images of one split; asking again gives the same memory.
+    """Images of one split; repeated calls return the same memory.
 
     Args:
         dataset: glyphs, small-glyphs, digits, svhn or cifar10.
         split: train or test; the two share no image.
         folder: where the published files of svhn and cifar10 are.
-        limit: only the first so many images; 0 takes all.
+        limit: number of images, the first ones; 0: all.
         verify: compare the files with their published MD5 sums.
 
     Raises:
@@ -65,10 +65,10 @@ def load(
         require(folder != "", f"dataset={dataset!r}: needs folder=… with its published files")
     elif folder:
         raise UserError(f"folder={folder!r}: dataset={dataset!r} needs none")
-    whole = _load(dataset, split, folder, verify)
-    count = len(whole.labels)
+    data = _load(dataset, split, folder, verify)
+    count = len(data.labels)
     require(0 <= limit <= count, f"limit={limit}: {dataset} has {count} {split} images")
-    return Images(whole.images[: limit or None], whole.labels[: limit or None])
+    return Images(data.images[: limit or None], data.labels[: limit or None])
 
 
 @lru_cache(maxsize=2)
@@ -93,7 +93,7 @@ def _glyphs(split: str, size: int = 32) -> Arrays:
 def _digits(split: str) -> Arrays:
     """scikit-learn's 1797 digits of 8×8, each pixel four by four; the last 500 are for testing.
 
-    They stand in the order of their writers, so most writers of one split are not in the other.
+    They are in the order of their writers, so most writers of one split are not in the other.
     """
     try:
         from sklearn.datasets import load_digits
@@ -135,8 +135,8 @@ def _cifar10(folder: Path, split: str, verify: bool) -> Arrays:
         place = inner if inner.is_dir() else folder
         parts = [_checked(place / name, verify).read_bytes() for name in names]
     for name, part in zip(names, parts, strict=True):
-        good = len(part) > 0 and len(part) % _CIFAR_RECORD == 0
-        require(good, f"{name} in {str(folder)!r}: {len(part)} bytes are no CIFAR-10 records")
+        is_valid = len(part) > 0 and len(part) % _CIFAR_RECORD == 0
+        require(is_valid, f"{name} in {str(folder)!r}: {len(part)} bytes are no CIFAR-10 records")
     records = np.frombuffer(b"".join(parts), np.uint8).reshape(-1, _CIFAR_RECORD)
     labels = records[:, 0]
     require(bool((labels < 10).all()), f"{str(folder)!r}: labels beyond 9 are not CIFAR-10's")
@@ -157,13 +157,13 @@ def _checked(path: Path, verify: bool) -> Path:
     """The path of a file that is there and, where its sum is published, unchanged."""
     require(path.is_file(), f"{str(path)!r}: no such file; it must be downloaded by hand")
     if verify and path.name in _MD5:
-        found = hashlib.md5(usedforsecurity=False)
+        digest = hashlib.md5(usedforsecurity=False)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
-                found.update(block)
+                digest.update(block)
         require(
-            found.hexdigest() == _MD5[path.name],
-            f"{str(path)!r}: MD5 is {found.hexdigest()}, published is {_MD5[path.name]} "
+            digest.hexdigest() == _MD5[path.name],
+            f"{str(path)!r}: MD5 is {digest.hexdigest()}, published is {_MD5[path.name]} "
             "(verify=false reads it all the same)",
         )
     return path
@@ -190,7 +190,7 @@ class ImageOptions(Options):
     folder: str = ""
     """Folder with the published files of svhn or cifar10."""
     limit: Natural = 0
-    """Take only the first so many images of the split; 0 takes all."""
+    """Number of images, the first of the split; 0: all."""
     verify: bool = True
     """Compare files with their published MD5 sums."""
 

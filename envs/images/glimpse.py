@@ -2,7 +2,7 @@
 
 An image classification data set becomes an episodic, deterministic, partially observed decision
 process, so that reinforcement and supervised learning can be compared on the same training and
-test images. What would be a random seed elsewhere is the index of an image here.
+test images. The index of an image takes the place of a random seed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _STAY = 4  # a fifth column of the table of moves
 
 @dataclass(frozen=True)
 class GlimpseOptions(ImageOptions):
-    """What may be chosen of a glimpse environment."""
+    """Options of a glimpse environment."""
 
     window: Natural = 0
-    """Pixels a side, an even number; 0 takes a quarter of the image's height (8 of 32)."""
+    """Pixels per side, an even number; 0: a quarter of the image's height (8 of 32)."""
     max_steps: Count = 20
     """Steps after which an episode is cut off."""
     correct_reward: float = 1.0
     """Reward of the right guess."""
     step_penalty: float = 0.1
-    """What everything else costs."""
+    """Penalty of everything else."""
     action_mode: ActionMode = "factored"
     """Guess and move in every step (factored), or one of them (flat)."""
 
@@ -53,8 +53,8 @@ class GlimpseOptions(ImageOptions):
         return core
 
 
-class State(NamedTuple):
-    """Running episodes; nothing but `image` and the cells visited decides what is shown."""
+class GlimpseState(NamedTuple):
+    """Running episodes; only `image` and the visited cells decide the observation."""
 
     image: Tensor  # (B,) int64: which one
     cell: Tensor  # (B,) int64: where the window is, among all reachable places
@@ -71,8 +71,8 @@ class Glimpse:
     the class and a move of the window. With `"flat"` `Discrete(14)`: a step is a guess (0 to 9,
     the window stays) or a move (10 to 13, no guess). The moves are up, down, left and right by
     the window's width; the window's centre stays inside the image, and the part of the window
-    that is outside is cut off. The published description allows both readings; its network, with
-    10 + 4 outputs, serves either.
+    that is outside is cut off. The published description allows both interpretations; its network,
+    with 10 + 4 outputs, serves either.
 
     ## Observation space
     `Box(0, 255, (1 + C, H, W), uint8)`: first the current window (255 inside, 0 outside), then
@@ -95,9 +95,9 @@ class Glimpse:
     column of the window's centre), `visible_fraction` of the image.
 
     ## Arguments
-    Those of `GlimpseOptions`. Directly: images (N, C, H, W) uint8, labels (N,) int64, options (of
-    which those of the data are not looked at) and `pool` (P,), the indices that episodes are drawn
-    from (default: all).
+    Those of `GlimpseOptions`. Directly: images (N, C, H, W) uint8, labels (N,) int64, options
+    (those of the data are ignored) and `pool` (P,), the indices that episodes are drawn from
+    (default: all).
 
     ## Version history
     v0: first version.
@@ -148,17 +148,17 @@ class Glimpse:
         n: int,
         generator: torch.Generator | None = None,
         index: int | list[int] | Tensor | None = None,
-    ) -> State:
+    ) -> GlimpseState:
         """Begin `n` episodes, on random images of the pool or on those that `index` names."""
         if index is None:
             draw = torch.randint(len(self.pool), (n,), generator=generator, device=self.device)
             image = self.pool[draw]
         else:
             image = torch.as_tensor(index, dtype=torch.int64, device=self.device).expand(n).clone()
-            good = bool(((image >= 0) & (image < len(self.labels))).all())
-            require(good, f"index={index}: must be in [0, {len(self.labels)})")
+            is_valid = bool(((image >= 0) & (image < len(self.labels))).all())
+            require(is_valid, f"index={index}: must be in [0, {len(self.labels)})")
         cell = torch.full((n,), self._start, device=self.device)
-        return State(
+        return GlimpseState(
             image,
             cell,
             self._windows.index_select(0, cell),
@@ -166,7 +166,9 @@ class Glimpse:
             torch.full_like(cell, -1),
         )
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: GlimpseState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Guess, then move, then reveal. Actions are (B, 2) when factored, (B,) when flat."""
         guess, move = self._read(actions)
         correct = guess == self.labels[state.image]
@@ -175,9 +177,11 @@ class Glimpse:
         revealed = state.revealed | self._windows.index_select(0, cell)
         reward = self._rewards[correct.long()]
         truncated = (steps >= self.max_steps) & ~correct
-        return Step(State(state.image, cell, revealed, steps, guess), reward, correct, truncated)
+        return Step(
+            GlimpseState(state.image, cell, revealed, steps, guess), reward, correct, truncated
+        )
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: GlimpseState) -> Tensor:
         """(B, 1 + C, H, W) uint8."""
         # One copy of whole rows, with room for the window, then masks in place.
         obs = self._canvases.index_select(0, state.image)
@@ -185,7 +189,7 @@ class Glimpse:
         obs[:, 0] = self._windows.index_select(0, state.cell)
         return obs.view(-1, *self.single_observation_space.shape)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: GlimpseState) -> dict[str, Tensor]:
         """Index, label, correct, position (B, 2) and visible fraction."""
         label = self.labels[state.image]
         # As a signed byte 255 is -1, which sums quickly.
@@ -198,7 +202,7 @@ class Glimpse:
             "visible_fraction": seen / (self.height * self.width),
         }
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: GlimpseState) -> list[np.ndarray]:
         """Each episode: what has been revealed, the window's outline, the guess in words."""
         from semigradient.envs.images.glimpse_rendering import frame
 
@@ -250,12 +254,14 @@ def _with_window_channel(images: Tensor) -> Tensor:
 
 def _places(size: int, window: int) -> list[int]:
     """Centres that moves by `window`, clipped to the image, reach from the middle of an axis."""
-    found, new = set[int](), {size // 2}
+    reached, new = set[int](), {size // 2}
     while new:
-        found |= new
-        steps = {min(max(at + move, 0), size - 1) for at in new for move in (-window, window)}
-        new = steps - found
-    return sorted(found)
+        reached |= new
+        steps = {
+            min(max(centre + move, 0), size - 1) for centre in new for move in (-window, window)
+        }
+        new = steps - reached
+    return sorted(reached)
 
 
 def _seen(places: list[int], size: int, window: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A picture of a glimpse episode that a person understands."""
+"""Frames of a glimpse episode for human viewers."""
 
 from __future__ import annotations
 

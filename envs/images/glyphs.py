@@ -38,7 +38,7 @@ def glyphs(count: int, size: int = 32, channels: int = 3, seed: int = 0) -> tupl
 
     Args:
         count: images.
-        size: pixels a side.
+        size: pixels per side.
         channels: 3 for colour, 1 for grey.
         seed: root of the randomness.
 

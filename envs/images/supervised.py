@@ -19,17 +19,17 @@ from semigradient.envs.images import tables
 from semigradient.envs.images.datasets import ImageOptions
 from semigradient.envs.images.tables import TableOptions
 
-_LIMIT = 100.0  # targets have unit variance; a prediction beyond this is no better for it
+_LIMIT = 100.0  # targets have unit variance; predictions beyond this gain nothing
 
 
-class State(NamedTuple):
-    """Which example is asked for."""
+class ExampleState(NamedTuple):
+    """Indices of the examples."""
 
     example: Tensor  # (B,) int64
 
 
 class Supervised:
-    """`semigradient/Classification-v0` and `semigradient/Regression-v0`: one example an episode.
+    """`semigradient/Classification-v0` and `semigradient/Regression-v0`: one example per episode.
 
     ## Action space
     Classification: `Discrete(10)`, the class. Regression: `Box(-100, 100, (O,), float32)`, the
@@ -87,15 +87,17 @@ class Supervised:
         n: int,
         generator: torch.Generator | None = None,
         index: int | list[int] | Tensor | None = None,
-    ) -> State:
+    ) -> ExampleState:
         """`n` random examples, or those that `index` names."""
         if index is None:
             count = len(self.inputs)
-            return State(torch.randint(count, (n,), generator=generator, device=self.device))
+            return ExampleState(torch.randint(count, (n,), generator=generator, device=self.device))
         chosen = torch.as_tensor(index, dtype=torch.int64, device=self.device)
-        return State(chosen.expand(n).clone())
+        return ExampleState(chosen.expand(n).clone())
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: ExampleState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Compare with the truth; every episode ends."""
         target = self.targets.index_select(0, state.example)
         if self.classification:
@@ -105,15 +107,15 @@ class Supervised:
         over = torch.ones_like(state.example, dtype=torch.bool)
         return Step(state, reward, over, ~over)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: ExampleState) -> Tensor:
         """(B, …): the examples."""
         return self.inputs.index_select(0, state.example)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: ExampleState) -> dict[str, Tensor]:
         """Index (B,)."""
         return {"index": state.example}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: ExampleState) -> list[np.ndarray]:
         """Images as frames (H, W, 3); rows of a table as grey bars."""
         pixels = self.observe(state)
         if not self.classification:

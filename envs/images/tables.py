@@ -1,6 +1,6 @@
-"""Tables of numbers to be regressed, split by row and scaled; nothing is downloaded.
+"""Regression tables, split by row and scaled; nothing is downloaded.
 
-`waves` is drawn, `diabetes` comes with scikit-learn; the inverse dynamics of the SARCOS arm
+`waves` is generated, `diabetes` comes with scikit-learn; the inverse dynamics of the SARCOS arm
 (Vijayakumar & Schaal 2000) and California housing (Pace & Barry 1997) are read from a folder that
 the user names.
 """
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class TableOptions(Options):
-    """Which table is regressed."""
+    """Options of a regression table."""
 
     dataset: Annotated[str, among(TABLES)] = "waves"
     """Table: drawn (waves), scikit-learn's (diabetes), or read from a folder (sarcos,
@@ -44,7 +44,7 @@ class TableOptions(Options):
     folder: str = ""
     """Folder with sarcos_inv.mat and sarcos_inv_test.mat, or with cal_housing.data."""
     limit: Natural = 0
-    """Take only the first so many rows of the split; 0 takes all."""
+    """Number of rows, the first of the split; 0: all."""
 
 
 @lru_cache(maxsize=8)
@@ -55,7 +55,7 @@ def load(dataset: str, split: str = "train", folder: str = "", limit: int = 0) -
         dataset: waves, diabetes, sarcos or california.
         split: train or test; the two share no row.
         folder: where sarcos_inv.mat and sarcos_inv_test.mat, or cal_housing.data, are.
-        limit: only the first so many rows; 0 takes all.
+        limit: number of rows, the first ones; 0: all.
 
     Raises:
         UserError: unknown names; files absent or of another format.
@@ -118,7 +118,7 @@ def _diabetes() -> np.ndarray:
 
 
 def _california(path: Path) -> np.ndarray:
-    """StatLib's file: eight numbers about a block of houses, then their median value."""
+    """StatLib's file: eight features of a block of houses, then their median value."""
     require(path.is_file(), f"{str(path)!r}: no such file; it must be downloaded by hand")
     try:
         rows = np.loadtxt(path, delimiter=",", ndmin=2)
@@ -139,6 +139,6 @@ def _sarcos(path: Path, name: str) -> np.ndarray:
         rows = loadmat(path, variable_names=(name,))[name]
     except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as problem:
         raise UserError(f"{path}: not a file of SARCOS: {problem}") from None
-    good = rows.ndim == 2 and rows.shape[1] == 21 + _TORQUES
-    require(good, f"{path}: shape {rows.shape}; SARCOS has 28 columns")
+    is_valid = rows.ndim == 2 and rows.shape[1] == 21 + _TORQUES
+    require(is_valid, f"{path}: shape {rows.shape}; SARCOS has 28 columns")
     return rows.astype(np.float64)

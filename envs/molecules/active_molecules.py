@@ -1,9 +1,9 @@
 """`semigradient/ActiveMolecule-v0`: which molecules to measure next, in rounds.
 
-An oracle scores a batch of molecules a round. What counts is the mean of the k best scores known,
-and a round's reward is by how much it rises (E. Bengio, PhD thesis, algorithm 1, section 5.4.3,
-with docking as the oracle). `envs.constructions.active_learning` is the same where objects can be
-listed.
+An oracle scores a batch of molecules per round. The criterion is the mean of the k best known
+scores, and a round's reward is its increase (E. Bengio, PhD thesis, algorithm 1, section 5.4.3,
+with docking as the oracle). `envs.constructions.active_learning` is the same for objects that can
+be enumerated.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from semigradient.errors import require
 from semigradient.validate import Count, within
 
 UNKNOWN, HIGHEST = -1.0, 10.0
-"""What is observed where nothing was measured, and the best score there is."""
+"""Observation without a measurement, and the highest score."""
 
 
 @dataclass(frozen=True)
 class ActiveOptions(ScoredOptions):
-    """What may be chosen of a campaign of measurement on molecules."""
+    """Options of a campaign of measurement on molecules."""
 
     reward: str | Batch = "dock_like"
     """Score: qed, sa, qed_sa, plogp, mw_window, dock_like, proxy, proxy_x_WT, fitted, vina, or
@@ -43,19 +43,19 @@ class ActiveOptions(ScoredOptions):
     max_blocks: Annotated[int, within(2, 20)] = 6
     """Most blocks of a molecule."""
     initial: Count = 2000
-    """Molecules that are known at the beginning."""
+    """Molecules known at the start."""
     queries: Count = 200
-    """Molecules that are measured in a round."""
+    """Molecules measured per round."""
     rounds: Count = 9
-    """Rounds of an episode."""
+    """Rounds per episode."""
     top_k: Count = 10
-    """Best scores whose mean counts."""
+    """Number of best scores in the mean."""
 
     def check(self) -> None:
-        """Enough first molecules."""
+        """There are enough initial molecules."""
         super().check()
-        good = self.initial >= self.top_k
-        require(good, f"initial={self.initial}: must be ≥ top_k={self.top_k}")
+        is_valid = self.initial >= self.top_k
+        require(is_valid, f"initial={self.initial}: must be ≥ top_k={self.top_k}")
 
     def make(self, device: str = "cpu") -> ActiveMolecules:
         """The core of `semigradient/ActiveMolecule-v0`."""
@@ -65,7 +65,7 @@ class ActiveOptions(ScoredOptions):
         return ActiveMolecules(rules, self, protocol)
 
 
-class State(NamedTuple):
+class ActiveMoleculesState(NamedTuple):
     """Campaigns of measurement; rows of C molecules in the order of measurement, then free ones."""
 
     key: Tensor  # (B, C) int64: a digest of the SMILES, 0 for none
@@ -76,13 +76,13 @@ class State(NamedTuple):
 
 
 class ActiveMolecules:
-    """Measure a batch of molecules, again and again.
+    """Measure batches of molecules in rounds.
 
     ## Action space
     `MultiDiscrete([A] * (queries · N))`: for each molecule that is to be measured up to N actions
-    of `semigradient/Molecule-v0`, which build it. What follows its end is ignored, as is a stop
-    that comes too early; a stem that is not there is counted on from the first one again.
-    Measuring a molecule again tells nothing new, nor does one with less than `min_blocks` blocks.
+    of `semigradient/Molecule-v0`, which build it. Actions after its end are ignored, as are early
+    stops; stem numbers wrap around. Repeated measurements and molecules with fewer than
+    `min_blocks` blocks add no information.
 
     ## Observation space
     `Box(-1, 10, (top_k + queries,), float32)`: the `top_k` best scores known, best first, and those
@@ -90,7 +90,7 @@ class ActiveMolecules:
     project's own scores keep.
 
     ## Rewards
-    By how much the mean of the `top_k` best scores rises.
+    The increase of the mean of the `top_k` best scores.
 
     ## Starting state
     `initial` different molecules, built by uniformly random legal actions, are known.
@@ -120,11 +120,11 @@ class ActiveMolecules:
             np.full(queries * self.length, rules.actions)
         )
 
-    def reset(self, n: int, generator: torch.Generator | None = None) -> State:
-        """`n` campaigns, each with first molecules of its own."""
+    def reset(self, n: int, generator: torch.Generator | None = None) -> ActiveMoleculesState:
+        """`n` campaigns, each with its own initial molecules."""
         capacity = self.initial + self.rounds * self.queries
         blank = np.stack(block_trees.empty(1, self.length), 1).astype(np.int16)
-        state = State(
+        state = ActiveMoleculesState(
             torch.zeros((n, capacity), dtype=torch.int64),
             torch.full((n, capacity), -torch.inf, dtype=torch.float64),
             torch.from_numpy(blank).expand(n, capacity, -1, -1).clone(),
@@ -134,9 +134,11 @@ class ActiveMolecules:
         for row in range(n):
             trees, smiles = self._first(generator)
             self._note(state, row, trees, smiles)
-        return State(*(each.to(self.device) for each in state))
+        return ActiveMoleculesState(*(field.to(self.device) for field in state))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: ActiveMoleculesState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Build and measure; actions are (B, queries · N)."""
         flat = actions.cpu().numpy().reshape(-1, self.length)
         trees = self.build(flat)
@@ -144,9 +146,9 @@ class ActiveMolecules:
             state, [trees.select(rows) for rows in np.split(np.arange(len(flat)), len(actions))]
         )
 
-    def measure(self, state: State, molecules: Sequence[Trees]) -> Step:
+    def measure(self, state: ActiveMoleculesState, molecules: Sequence[Trees]) -> Step:
         """Score at most `queries` molecules in each campaign: canonical trees, one `Trees` each."""
-        after = State(*(each.cpu().clone() for each in state))
+        after = ActiveMoleculesState(*(field.cpu().clone() for field in state))
         after.last.fill_(UNKNOWN)
         for row, trees in enumerate(molecules):
             kept = (trees.size >= self.rules.min_blocks).nonzero()[0][: self.queries]
@@ -155,79 +157,83 @@ class ActiveMolecules:
             after.last[row, torch.from_numpy(kept)] = scores
         rounds = after.rounds.add_(1)
         over = (rounds >= self.rounds).to(self.device)
-        after = State(*(each.to(self.device) for each in after))
+        after = ActiveMoleculesState(*(field.to(self.device) for field in after))
         return Step(after, self.top(after) - self.top(state), over, torch.zeros_like(over))
 
     def build(self, actions: Ints) -> Trees:
         """Canonical trees of action sequences (M, N)."""
         rules, trees = self.rules, block_trees.empty(len(actions), self.length)
-        going = np.ones(len(actions), bool)
+        active = np.ones(len(actions), bool)
         for column in actions.T:
-            taken = rules.wrapped(trees, column)
-            stop = taken == rules.actions - 1
-            going &= ~(stop & (trees.size >= rules.min_blocks)) & ~rules.complete(trees)
-            rows = (going & ~stop).nonzero()[0]
-            trees = rules.grown(trees, rows, taken[rows])
+            chosen = rules.wrapped(trees, column)
+            stop = chosen == rules.actions - 1
+            active &= ~(stop & (trees.size >= rules.min_blocks)) & ~rules.complete(trees)
+            rows = (active & ~stop).nonzero()[0]
+            trees = rules.grown(trees, rows, chosen[rows])
         return trees
 
-    def smiles(self, state: State, row: int = 0) -> list[str]:
+    def smiles(self, state: ActiveMoleculesState, row: int = 0) -> list[str]:
         """Canonical SMILES of the molecules known to a campaign, in the order of measurement."""
-        known = state.trees[row][state.key[row] != 0].cpu().numpy().astype(np.int64)
-        return self.rules.smiles_of(Trees(*known.transpose(1, 0, 2)))
+        trees = state.trees[row][state.key[row] != 0].cpu().numpy().astype(np.int64)
+        return self.rules.smiles_of(Trees(*trees.transpose(1, 0, 2)))
 
-    def top(self, state: State) -> Tensor:
+    def top(self, state: ActiveMoleculesState) -> Tensor:
         """Mean of the `top_k` best scores known: (B,)."""
         return state.score.topk(self.top_k, 1).values.mean(1)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: ActiveMoleculesState) -> Tensor:
         """(B, top_k + queries) float32."""
         shown = torch.cat([state.score.topk(self.top_k, 1).values, state.last], 1)
         return shown.clamp(UNKNOWN, HIGHEST).float()
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: ActiveMoleculesState) -> dict[str, Tensor]:
         """Mean of the best scores known, and how many molecules are known: (B,) each."""
         return {"top": self.top(state), "known": (state.key != 0).sum(1)}
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: ActiveMoleculesState) -> list[np.ndarray]:
         """Depictions (256, 256, 3) of the best molecule known."""
         best = state.score.argmax(1)
-        found = state.trees[torch.arange(len(best)), best].cpu().numpy().astype(np.int64)
-        return [draw(each) for each in self.rules.molecules(Trees(*found.transpose(1, 0, 2)))]
+        trees = state.trees[torch.arange(len(best)), best].cpu().numpy().astype(np.int64)
+        return [
+            draw(molecule) for molecule in self.rules.molecules(Trees(*trees.transpose(1, 0, 2)))
+        ]
 
     def _first(self, generator: torch.Generator | None) -> tuple[Trees, list[str]]:
         """`initial` different random molecules."""
-        found: dict[str, Trees] = {}
-        while len(found) < self.initial:
-            trees = self._random(min(1024, 2 * (self.initial - len(found)) + 8), generator)
-            each = (trees.select(np.array([row])) for row in range(len(trees.kind)))
-            found.update(zip(self.rules.smiles_of(trees), each, strict=True))
-        names = list(found)[: self.initial]
-        columns = zip(*(found[name] for name in names), strict=True)
+        by_smiles: dict[str, Trees] = {}
+        while len(by_smiles) < self.initial:
+            trees = self._random(min(1024, 2 * (self.initial - len(by_smiles)) + 8), generator)
+            single = (trees.select(np.array([row])) for row in range(len(trees.kind)))
+            by_smiles.update(zip(self.rules.smiles_of(trees), single, strict=True))
+        names = list(by_smiles)[: self.initial]
+        columns = zip(*(by_smiles[name] for name in names), strict=True)
         return Trees(*(np.concatenate(column) for column in columns)), names
 
     def _random(self, count: int, generator: torch.Generator | None) -> Trees:
         """Molecules of the uniform policy."""
         rules, trees = self.rules, block_trees.empty(count, self.length)
-        going = np.ones(count, bool)
+        active = np.ones(count, bool)
         for _ in range(self.length):
             legal = rules.legal_in(trees)
             drawn = torch.rand(legal.shape, generator=generator, device=self.device).cpu().numpy()
-            taken = np.where(legal, drawn, -1).argmax(1)
-            going &= (taken != rules.actions - 1) & ~rules.complete(trees)
-            rows = going.nonzero()[0]
-            trees = rules.grown(trees, rows, taken[rows])
+            chosen = np.where(legal, drawn, -1).argmax(1)
+            active &= (chosen != rules.actions - 1) & ~rules.complete(trees)
+            rows = active.nonzero()[0]
+            trees = rules.grown(trees, rows, chosen[rows])
         return trees
 
-    def _note(self, state: State, row: int, trees: Trees, smiles: list[str]) -> Tensor:
-        """Score molecules and note the new ones; scores (M,)."""
+    def _note(
+        self, state: ActiveMoleculesState, row: int, trees: Trees, smiles: list[str]
+    ) -> Tensor:
+        """Score molecules and record the new ones; scores (M,)."""
         scores = self.rules.scores_of(smiles)
-        known = set(state.key[row].tolist()) - {0}
-        end = len(known)
+        keys = set(state.key[row].tolist()) - {0}
+        end = len(keys)
         packed = np.stack(trees, 1).astype(np.int16)
         for index, name in enumerate(smiles):
             key = _digest(name)
-            if key not in known:
-                known.add(key)
+            if key not in keys:
+                keys.add(key)
                 state.key[row, end], state.score[row, end] = key, scores[index]
                 state.trees[row, end] = torch.from_numpy(packed[index])
                 end += 1

@@ -1,13 +1,13 @@
-"""A vocabulary of blocks as tables of numbers: what attaches where, and which atoms are alike.
+"""A vocabulary of blocks as tables of numbers: what attaches where, and which atoms are equivalent.
 
-Molecules are trees of blocks (`envs.molecules.block_trees`), and questions about them are asked of
-thousands at a time. So everything that depends on a block's own chemistry is found out once, here.
+Molecules are trees of blocks (`envs.molecules.block_trees`), which are processed in
+batches of thousands. Everything that depends on a block's own chemistry is computed once, here.
 
 A *kind* is a block with its attachment points: atoms, each with a capacity. Entries of a vocabulary
 that differ only in which of the points makes the bond are of one kind, and so are entries that a
 symmetry of the block carries into each other. The attachment points of a kind are its *slots*, and
-its *group* is how symmetries of the block permute them: two atoms of a benzene ring are alike, two
-pairs of atoms need not be.
+its *group* is how symmetries of the block permute them: two atoms of a benzene ring are equivalent,
+two pairs of atoms need not be.
 
 Needs RDKit, for the symmetries.
 """
@@ -40,7 +40,7 @@ class Tables:
         block: (K,) block of a kind.
         atom: (K, S) atom of a slot, -1 for none.
         capacity: (K, S) how many bonds a slot takes.
-        group: (K, G, S) where symmetry g moves slot s; the identity fills up.
+        group: (K, G, S) where symmetry g moves slot s; padded with the identity.
         types: number of (block, atom) pairs that are slots.
         type: (K, S) which of them a slot is.
         kind: (E,) of an entry.
@@ -52,29 +52,29 @@ class Tables:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.assembler, self.entries = Assembler(entries), list(entries)
         self.blocks = list(dict.fromkeys(entry.smiles for entry in entries))
-        self._symmetries = [symmetries(self.assembler.blank(each)) for each in self.blocks]
+        self._symmetries = [symmetries(self.assembler.blank(block)) for block in self.blocks]
         kinds: list[tuple[int, Counter[int]]] = []
-        found = [self._kind_of(entry, kinds) for entry in entries]
+        kind_and_atom = [self._kind_of(entry, kinds) for entry in entries]
         slots = [sorted(points) for _, points in kinds]
-        width = max(len(each) for each in slots)
+        width = max(len(row) for row in slots)
         self.block = np.array([block for block, _ in kinds])
-        self.atom = _table([[*each] + [-1] * (width - len(each)) for each in slots])
-        points = [[each[a] for a in own] for own, (_, each) in zip(slots, kinds, strict=True)]
-        self.capacity = _table([[*each] + [0] * (width - len(each)) for each in points])
-        groups = [self._group(*each) for each in kinds]
+        self.atom = _table([[*row] + [-1] * (width - len(row)) for row in slots])
+        points = [[times[a] for a in own] for own, (_, times) in zip(slots, kinds, strict=True)]
+        self.capacity = _table([[*row] + [0] * (width - len(row)) for row in points])
+        groups = [self._group(*kind) for kind in kinds]
         order = max(map(len, groups))
         self.group = np.array(
             [[_extended(g, width) for g in _filled(group, order)] for group in groups]
         )
         owned = [[(block, a) for a in own] for own, (block, _) in zip(slots, kinds, strict=True)]
-        pairs = sorted({pair for each in owned for pair in each})
+        pairs = sorted({pair for row in owned for pair in row})
         self.types = len(pairs)
         number = {pair: index for index, pair in enumerate(pairs)}
         self.type = _table(
-            [[number[pair] for pair in each] + [0] * (width - len(each)) for each in owned]
+            [[number[pair] for pair in row] + [0] * (width - len(row)) for row in owned]
         )
-        self.kind = np.array([kind for kind, _ in found])
-        self.bond = np.array([slots[kind].index(atom) for kind, atom in found])
+        self.kind = np.array([kind for kind, _ in kind_and_atom])
+        self.bond = np.array([slots[kind].index(atom) for kind, atom in kind_and_atom])
         self.first, self.attached = self._inverse(groups, width)
 
     def most_stems(self, blocks: int) -> int:
@@ -85,11 +85,11 @@ class Tables:
     def _kind_of(self, entry: Entry, kinds: list[tuple[int, Counter[int]]]) -> tuple[int, int]:
         """Number of an entry's kind, which is added if it is new, and the atom it is bonded by."""
         block, points = self.blocks.index(entry.smiles), Counter((entry.bond, *entry.stems))
-        for number, (other, known) in enumerate(kinds):
+        for number, (other, other_points) in enumerate(kinds):
             if other != block:
                 continue
             for move in self._symmetries[block]:
-                if Counter({move[atom]: times for atom, times in points.items()}) == known:
+                if Counter({move[atom]: times for atom, times in points.items()}) == other_points:
                     return number, move[entry.bond]
         kinds.append((block, points))
         return len(kinds) - 1, entry.bond

@@ -50,7 +50,7 @@ class Trees(NamedTuple):
 
     def select(self, rows: Ints) -> Trees:
         """Some of the trees."""
-        return Trees(*(each[rows] for each in self))
+        return Trees(*(field[rows] for field in self))
 
 
 class Canonical(NamedTuple):
@@ -110,18 +110,18 @@ def stems(tables: Tables, trees: Trees, most: int) -> Stems:
 
 
 def attach(tables: Tables, trees: Trees, block: Ints, slot: Ints, entry: Ints) -> Trees:
-    """One more block each: entry (M,) at a slot of a block (M,); both ignored for the first one.
+    """Attach a block to each tree: entry (M,) at a slot of a block (M,), ignored for first blocks.
 
     No tree may be full.
     """
     size = trees.size
     rows, later = np.arange(len(size)), size > 0
-    found = Trees(*(each.copy() for each in trees))
-    found.kind[rows, size] = tables.kind[entry]
+    grown = Trees(*(field.copy() for field in trees))
+    grown.kind[rows, size] = tables.kind[entry]
     bond = tables.bond[entry]
-    for each, value in zip(found[1:], (block, slot, bond), strict=True):
-        each[rows, size] = value * later
-    return found
+    for field, value in zip(grown[1:], (block, slot, bond), strict=True):
+        field[rows, size] = value * later
+    return grown
 
 
 def without(trees: Trees, block: Ints) -> Trees:
@@ -131,15 +131,15 @@ def without(trees: Trees, block: Ints) -> Trees:
     source = column + (column >= block[:, None])
     rows = np.arange(len(block))[:, None]
     kind, parent, host, own = (
-        np.pad(each, ((0, 0), (0, 1)), constant_values=-1 if index == 0 else 0)[rows, source]
-        for index, each in enumerate(trees)
+        np.pad(field, ((0, 0), (0, 1)), constant_values=-1 if index == 0 else 0)[rows, source]
+        for index, field in enumerate(trees)
     )
     there = (kind >= 0) & (column > 0)
     return Trees(kind, (parent - (parent > block[:, None])) * there, host * there, own * there)
 
 
 def mix(x: Codes) -> Codes:
-    """A bijection of 64-bit numbers without visible pattern; 0 stays 0."""
+    """A pseudo-random bijection of 64-bit numbers; 0 maps to 0."""
     x = (x ^ (x >> _BITS[0])) * _FIRST
     x = (x ^ (x >> _BITS[1])) * _SECOND
     return x ^ (x >> _BITS[0])
@@ -148,12 +148,12 @@ def mix(x: Codes) -> Codes:
 class _Sides:
     """Codes of M trees from all sides.
 
-    What hangs on the slots of a block is a number each, and the block as a whole is their sum with
-    weights by where a symmetry puts the slot. Exchanging what hangs on one slot changes the sum by
-    a difference, so that the code towards any side is cheap.
+    Each slot of a block holds one number for the subtrees attached to it; the code of a block is
+    their sum, weighted by where a symmetry puts the slot. Replacing one slot's number changes the
+    sum by a difference, so that the code towards any side is cheap.
 
     Attributes:
-        hung: (M, N, S) sum of the codes of what hangs on a slot.
+        hung: (M, N, S) sum of the codes of the subtrees attached to a slot.
         mixed: (M, N, S) the same, mixed.
         weight: (M, N, G, S).
         total: (M, N, G) the weighted sums.
@@ -178,7 +178,7 @@ class _Sides:
             self._pass_down(v)
 
     def _pass_up(self, v: int) -> None:
-        """Close block v, behind which all is known, and hang it on its parent."""
+        """Add the code of block v, whose subtrees are complete, to its parent's slot."""
         trees, rows = self.trees, self._rows
         self.mixed[:, v] = mix(self.hung[:, v])
         self.total[:, v] = np.einsum("mgs,ms->mg", self.weight[:, v], self.mixed[:, v])
@@ -189,7 +189,7 @@ class _Sides:
             self.hung[rows, trees.parent[:, v], trees.host[:, v]] += code
 
     def _pass_down(self, v: int) -> None:
-        """Tell block v what the rest looks like, and hang that on it."""
+        """Add the code of the rest of the tree to the slot of block v."""
         trees, rows = self.trees, self._rows
         above = (rows, trees.parent[:, v], trees.host[:, v])
         code = self._towards(above, self.up[:, v]) * self.there[:, v]
@@ -202,7 +202,7 @@ class _Sides:
         self.hung[at], self.mixed[at] = after, mixed
 
     def _towards(self, at: tuple[Ints, Ints, Ints], without: Codes | None) -> Codes:
-        """Code (M,) of blocks seen through their slots, without what hangs there itself."""
+        """Code (M,) of blocks seen through their slots, without the subtrees attached there."""
         rows, block, slot = at
         after = self.hung[at] + _OPEN
         if without is not None:
@@ -223,7 +223,7 @@ class _Sides:
 
 
 def canonical(tables: Tables, trees: Trees) -> Canonical:
-    """The one tree that stands for all that are the same state."""
+    """The canonical representatives of trees."""
     sides, size = _Sides(tables, trees), trees.size
     m, n = trees.kind.shape
     rows, columns = np.arange(m), np.arange(n)
@@ -251,18 +251,18 @@ def canonical(tables: Tables, trees: Trees) -> Canonical:
 
 
 def _rooted_at(trees: Trees, sides: _Sides, root: Ints) -> tuple[Trees, Codes]:
-    """The same trees hung up at another block, and the code of what is on each parent's side."""
-    parent, host, own = (each.copy() for each in trees[1:])
+    """The same trees rooted at another block, and the code of each parent's side."""
+    parent, host, own = (field.copy() for field in trees[1:])
     behind, now = sides.down.copy(), root.copy()
     above = (trees.parent, trees.host, trees.own)
     rows = np.arange(len(root))
     while True:
-        # The bond between `now` and the block above it is turned around.
+        # Reverse the bond between `now` and the block above it.
         rows = rows[now[rows] != 0]
         if not len(rows):
             break
         child = now[rows]
-        block, its_slot, child_slot = (each[rows, child] for each in above)
+        block, its_slot, child_slot = (field[rows, child] for field in above)
         parent[rows, block], own[rows, block] = child, its_slot
         host[rows, block], behind[rows, block] = child_slot, sides.up[rows, child]
         now[rows] = block

@@ -2,7 +2,7 @@
 
 72 blocks, mined from ZINC by the junction-tree procedure, and where each may be attached: 105
 entries. The data are those that the paper's repository publishes (bengioe/gflownet,
-`mols/data/blocks_PDB_105.json`, MIT licence), in a form of their own: SMILES, then one bracket an
+`mols/data/blocks_PDB_105.json`, MIT licence), in a compact form: SMILES, then one bracket per
 entry. The first number of a bracket is the atom by which the block is attached, the others are the
 stems it brings; an atom that is named several times takes several attachments.
 """
@@ -56,9 +56,9 @@ class Entry(NamedTuple):
 
 
 def read(text: str = PUBLISHED) -> list[Entry]:
-    """Entries of a vocabulary; `UserError` for a word that is not SMILES and brackets."""
+    """Entries of a vocabulary; `UserError` for words other than SMILES and brackets."""
     entries = []
-    for word in filter(None, (each.strip() for each in text.replace("\n", " ").split(";"))):
+    for word in filter(None, map(str.strip, text.replace("\n", " ").split(";"))):
         match = re.fullmatch(r"(\S+?)((?:\[\d+(?:,\d+)*\]\|)*\[\d+(?:,\d+)*\])", word)
         require(match is not None, f"vocabulary word {word!r}: accepted are words like 'CC[0,1]'")
         assert match is not None
@@ -80,8 +80,8 @@ def load(vocabulary: str) -> list[Entry]:
     if "[" in vocabulary:
         return read(vocabulary)
     path = Path(vocabulary)
-    known = f"accepted are {', '.join(VOCABULARIES)}, entries like 'CC[0,1]; O[0]', or a file"
-    require(path.is_file(), f"vocabulary {vocabulary!r}: no such file; {known}")
+    accepted = f"accepted are {', '.join(VOCABULARIES)}, entries like 'CC[0,1]; O[0]', or a file"
+    require(path.is_file(), f"vocabulary {vocabulary!r}: no such file; {accepted}")
     try:
         text = path.read_text()
         if path.suffix != ".json":
@@ -93,13 +93,15 @@ def load(vocabulary: str) -> list[Entry]:
         raise UserError(f"vocabulary file {vocabulary!r}: {problem}") from None
     except (OSError, ValueError, TypeError, LookupError) as problem:
         what = f"{type(problem).__name__}: {problem}"
-        raise UserError(f"vocabulary file {vocabulary!r}: {what}; {known}") from None
+        raise UserError(f"vocabulary file {vocabulary!r}: {what}; {accepted}") from None
     require(len(entries) > 0, f"vocabulary file {vocabulary!r}: has no entry")
-    sound = all(
+    is_valid = all(
         isinstance(e.smiles, str) and all(isinstance(a, int) for a in (e.bond, *e.stems))
         for e in entries
     )
-    require(sound, f"vocabulary file {vocabulary!r}: block_smi must be text, block_r atom numbers")
+    require(
+        is_valid, f"vocabulary file {vocabulary!r}: block_smi must be text, block_r atom numbers"
+    )
     return entries
 
 

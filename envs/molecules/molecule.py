@@ -25,10 +25,10 @@ Masks = Literal["info", "observation", "none"]
 
 @dataclass(frozen=True)
 class MoleculeOptions(ScoredOptions):
-    """What may be chosen of molecules that are built block by block."""
+    """Options of molecules that are built block by block."""
 
     lowest: Positive = 0.01
-    """Scores below this one, R_min, count as much."""
+    """Lower bound of the scores, R_min."""
     scale: Positive = 8.0
     """Score whose reward is 1, T."""
     exponent: Positive = 1.0
@@ -36,7 +36,7 @@ class MoleculeOptions(ScoredOptions):
     observation: Observation = "flat"
     """Numbers (flat), or a dictionary of blocks, bonds and stems (graph)."""
     masks: Masks = "info"
-    """Where legal actions are told: in the infos, in the observation, or nowhere."""
+    """Where masks of legal actions are given: in the infos, in the observation, or nowhere."""
 
     def make(self, device: str = "cpu") -> MoleculeBuilding:
         """The core of `semigradient/Molecule-v0`."""
@@ -46,8 +46,8 @@ class MoleculeOptions(ScoredOptions):
         return MoleculeBuilding(rules, protocol, self.observation, self.masks)
 
 
-class State(NamedTuple):
-    """Molecules under construction: canonical trees, and how it stands with the episode."""
+class MoleculeState(NamedTuple):
+    """Molecules under construction: canonical trees, and the progress of the episode."""
 
     kind: Tensor  # (B, N) int64, and so on: see `envs.molecules.block_trees.Trees`
     parent: Tensor
@@ -59,7 +59,7 @@ class State(NamedTuple):
     @property
     def trees(self) -> Trees:
         """The molecules."""
-        return Trees(*(each.cpu().numpy() for each in self[:4]))
+        return Trees(*(field.cpu().numpy() for field in self[:4]))
 
 
 class MoleculeBuilding:
@@ -69,22 +69,22 @@ class MoleculeBuilding:
     `Discrete(1 + P·E)` for E entries of the vocabulary and at most P open stems (3151 for the
     published vocabulary and eight blocks): `stem·E + entry` attaches, the last one stops. The first
     block is attached to stem 0 of nothing. Stopping is legal from `min_blocks` on. An illegal
-    action changes nothing but takes a step. Without masks (`masks="none"`) a stem that is not there
-    is counted on from the first one again, so that learners that know no masks can build, too.
+    action only takes a step. Without masks (`masks="none"`) stem numbers wrap around, so that
+    learners without masks can build, too.
 
     ## Observation space
     `observation="flat"`: `Box` of 4 N + 2 P numbers, see `BlockMolecules.features_of`. "graph":
     `Dict` of `blocks` (N,) block numbers from 1, 0 for none; `bonds` (N, 3) of each block's bond:
     its parent and the types of the two atoms, -1 for none; `stems` (P, 2) of each open stem: its
-    block and the type of its atom, -1 for none. Both are canonical: however a molecule was built,
-    it is shown in the same way. With `masks="observation"` a `Dict` with `action_mask` besides.
+    block and the type of its atom, -1 for none. Both are canonical: independent of how a
+    molecule was built. With `masks="observation"` a `Dict` that includes `action_mask`.
 
     ## Rewards
     R = (max(R_min, score) / T)^β of the molecule when it is complete, 0 before; scores are those of
     `envs.molecules.rewards`, from 0 to 10.
 
     ## Starting state
-    Nothing.
+    The empty molecule.
 
     ## Episode end
     Terminated by stop, at `max_blocks` blocks, or when no stem is open. Truncated after twice as
@@ -116,24 +116,28 @@ class MoleculeBuilding:
         self.single_observation_space = cast(spaces.Box, self._space())
         self.max_steps = 2 * rules.horizon
 
-    def reset(self, n: int, generator: torch.Generator | None = None, **options: Any) -> State:
-        """`n` times nothing; there are no options."""
+    def reset(
+        self, n: int, generator: torch.Generator | None = None, **options: Any
+    ) -> MoleculeState:
+        """`n` empty molecules; there are no options."""
         steps = torch.zeros(n, dtype=torch.int64, device=self.device)
         return self._state(block_trees.empty(n, self.rules.max_blocks), steps, steps > 0)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: MoleculeState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Attach a block, or stop. Actions are (B,)."""
         rules, trees = self.rules, state.trees
-        taken = actions.cpu().numpy()
+        chosen = actions.cpu().numpy()
         if self.masks == "none":
-            taken = rules.wrapped(trees, taken)
-        allowed = rules.legal_in(trees)[np.arange(len(taken)), taken]
-        stop = taken == rules.actions - 1
+            chosen = rules.wrapped(trees, chosen)
+        allowed = rules.legal_in(trees)[np.arange(len(chosen)), chosen]
+        stop = chosen == rules.actions - 1
         rows = (allowed & ~stop).nonzero()[0]
-        trees = rules.grown(trees, rows, taken[rows])
+        trees = rules.grown(trees, rows, chosen[rows])
         stopped = allowed & stop
         over, steps = stopped | rules.complete(trees), state.steps + 1
-        reward = np.zeros(len(taken))
+        reward = np.zeros(len(chosen))
         if over.any():
             smiles = rules.smiles_of(trees.select(over.nonzero()[0]))
             reward[over] = np.exp(rules.log_reward_of(rules.scores_of(smiles)))
@@ -142,26 +146,26 @@ class MoleculeBuilding:
         after = self._state(trees, steps, self._tensor(stopped))
         return Step(after, self._tensor(reward), ended, truncated)
 
-    def observe(self, state: State) -> Any:
+    def observe(self, state: MoleculeState) -> Any:
         """(B, D) float32, or a dictionary of tensors."""
         flat = self._tensor(self.rules.features_of(state.trees))
-        found: Any = flat if self.observation == "flat" else self.graph(flat)
+        observation: Any = flat if self.observation == "flat" else self.graph(flat)
         if self.masks != "observation":
-            return found
+            return observation
         mask = self._tensor(self.rules.legal_in(state.trees)).to(torch.int8)
-        parts = found if isinstance(found, dict) else {"observation": found}
+        parts = observation if isinstance(observation, dict) else {"observation": observation}
         return {**parts, "action_mask": mask}
 
-    def info(self, state: State) -> dict[str, Tensor]:
-        """Number of blocks (B,) and, where wanted, the mask of legal actions (B, A)."""
-        found = {"blocks": (state.kind >= 0).sum(1)}
+    def info(self, state: MoleculeState) -> dict[str, Tensor]:
+        """Number of blocks (B,) and, with `masks="info"`, the mask of legal actions (B, A)."""
+        info = {"blocks": (state.kind >= 0).sum(1)}
         if self.masks == "info":
-            found["action_mask"] = self._tensor(self.rules.legal_in(state.trees))
-        return found
+            info["action_mask"] = self._tensor(self.rules.legal_in(state.trees))
+        return info
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: MoleculeState) -> list[np.ndarray]:
         """Depictions (256, 256, 3) with open stems marked."""
-        return [draw(each) for each in self.rules.molecules(state.trees)]
+        return [draw(molecule) for molecule in self.rules.molecules(state.trees)]
 
     def graph(self, flat: Tensor) -> dict[str, Tensor]:
         """`blocks` (B, N), `bonds` (B, N, 3) and `stems` (B, P, 2) int64 of flat observations."""
@@ -171,9 +175,9 @@ class MoleculeBuilding:
         stems = torch.where((kind > 0)[..., None], torch.stack([on, kind - 1], 2), -1)
         return {"blocks": block, "bonds": bonds, "stems": stems}
 
-    def _state(self, trees: Trees, steps: Tensor, stopped: Tensor) -> State:
-        kind, parent, host, own = (self._tensor(each) for each in trees)
-        return State(kind, parent, host, own, steps, stopped)
+    def _state(self, trees: Trees, steps: Tensor, stopped: Tensor) -> MoleculeState:
+        kind, parent, host, own = (self._tensor(array) for array in trees)
+        return MoleculeState(kind, parent, host, own, steps, stopped)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -198,7 +202,7 @@ class MoleculeBuilding:
 
 
 class MoleculeEnv(CoreEnv):
-    """One molecule at a time, with what may be asked about it besides."""
+    """One molecule at a time, with queries about it."""
 
     core: MoleculeBuilding
 

@@ -1,17 +1,17 @@
-"""What molecules are worth: scores from 0 to 10 that need nothing but RDKit.
+"""Scores of molecules from 0 to 10 that need only RDKit.
 
 `qed` is the quantitative estimate of drug-likeness (Bickerton et al. 2012), `sa` the synthetic
-accessibility of Ertl and Schuffenhauer 2009 turned around, `qed_sa` the geometric mean of both,
+accessibility of Ertl and Schuffenhauer 2009 inverted, `qed_sa` the geometric mean of both,
 `plogp` the octanol-water partition coefficient less what rings and synthesis cost, `mw_window` one
 up to 300 dalton that falls to nothing at 1000.
 
 `dock_like` is synthetic and *no binding affinity*: a hump over the number of heavy atoms, shaped
 like the mean of a docking proxy on random molecules, and a random weight for every structural
-feature. It stands in where a landscape like that of docking is wanted and no target is at hand.
+feature. It serves experiments that need a landscape like that of docking without a target.
 
-Scores are asked for in batches, by canonical SMILES, and remembered; several processes, of this
-machine or of a Ray cluster, can share a batch. Any function from a list of SMILES to scores can
-take their place.
+Scores are computed in batches, by canonical SMILES, and cached; several processes, of this machine
+or of a Ray cluster, can share a batch. Any function from a list of SMILES to scores can replace
+them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from semigradient.validate import first_line
 
 Scores = NDArray[np.float64]
 Batch = Callable[[list[str]], Any]
-"""From canonical SMILES to as many scores."""
+"""From canonical SMILES to one score each."""
 
 _HUMP = (
     (0, 5, 7.5, 12, 17, 22, 32, 50, 60, 70, 90),
@@ -86,7 +86,7 @@ def dock_like(mol: Any, seed: int = 0) -> float:
     size = float(np.interp(mol.GetNumHeavyAtoms(), *_HUMP))
     on = list(GetMorganGenerator(radius=2, fpSize=_BITS).GetFingerprint(mol).GetOnBits())
     rough = _ROUGHNESS * float(_weights(seed)[on].sum()) / math.sqrt(max(1, len(on)))
-    # What is too small or too large for the pocket gains nothing by its features.
+    # Features add nothing to molecules too small or too large for the pocket.
     return min(10.0, max(0.0, size + rough * min(1.0, size / 2)))
 
 
@@ -115,9 +115,8 @@ class Scorer:
     """Scores of molecules by canonical SMILES; each is computed once.
 
     Args:
-        reward: a name in `SCORES` or `registry.REWARDS`, "module:function" like those, or a
-        function from a
-            list of SMILES to scores.
+        reward: a name in `SCORES` or `registry.REWARDS`, "module:function" like
+            those, or a function from a list of SMILES to scores.
         seed: of rewards with a random part.
         file: what makers get, such as trained parameters.
         workers: processes that compute; 0: this one. They serve rewards by name only, and each
@@ -144,7 +143,7 @@ class Scorer:
         require(workers > 0 or engine == "local", f"engine={engine!r}: needs workers ≥ 1")
         require(not ray_address or engine == "ray", f"ray_address={ray_address!r}: is for ray")
         self.reward, self.workers, self.calls = reward, workers, 0
-        self._known: dict[str, float] = {}
+        self._scores: dict[str, float] = {}
         self._pool: Pool | None = None
         self._batch: Batch
         if callable(reward):
@@ -159,27 +158,27 @@ class Scorer:
             self._batch = partial(score_made, reward, file, _changed(file)) if workers else made
         self._open = partial(POOLS.load(engine), workers, ray_address)
         if engine != "local":
-            self._pool = self._open()  # a cluster that is not there is named before training
+            self._pool = self._open()  # a missing cluster fails before training
 
     def __call__(self, smiles: Sequence[str]) -> Scores:
         """Scores (m,); `UserError` where one is not a finite number."""
-        missing = list(dict.fromkeys(each for each in smiles if each not in self._known))
+        missing = list(dict.fromkeys(name for name in smiles if name not in self._scores))
         if missing:
-            found = np.asarray(self._computed(missing), dtype=np.float64).reshape(-1)
+            scores = np.asarray(self._computed(missing), dtype=np.float64).reshape(-1)
             require(
-                len(found) == len(missing),
-                f"reward {self.reward!r}: gave {len(found)} scores for {len(missing)} molecules",
+                len(scores) == len(missing),
+                f"reward {self.reward!r}: gave {len(scores)} scores for {len(missing)} molecules",
             )
-            for text, value in zip(missing, found.tolist(), strict=True):
+            for text, value in zip(missing, scores.tolist(), strict=True):
                 require(math.isfinite(value), f"reward {self.reward!r}: {value} for {text}")
-            self._known.update(zip(missing, found.tolist(), strict=True))
+            self._scores.update(zip(missing, scores.tolist(), strict=True))
             self.calls += len(missing)
-        return np.array([self._known[each] for each in smiles])
+        return np.array([self._scores[name] for name in smiles])
 
     @property
-    def known(self) -> Mapping[str, float]:
-        """Scores of all molecules asked for so far, by SMILES, in the order of asking."""
-        return self._known
+    def scored(self) -> Mapping[str, float]:
+        """Scores of all molecules so far, by SMILES, in the order of the first request."""
+        return self._scores
 
     def close(self) -> None:
         """End the processes."""
@@ -201,11 +200,11 @@ def score_all(reward: str, seed: int, smiles: list[str]) -> Scores:
     """Scores (m,) of a key of `SCORES`."""
     chem, score = chemistry(), SCORES[reward]
     extra = {"seed": seed} if reward == "dock_like" else {}
-    return np.array([score(chem.MolFromSmiles(each), **extra) for each in smiles])
+    return np.array([score(chem.MolFromSmiles(name), **extra) for name in smiles])
 
 
 def score_made(reward: str, file: str, changed: int, smiles: list[str]) -> Any:
-    """Scores (m,) by what a maker makes; a process makes it once while the file is the same."""
+    """Scores (m,) by a maker's function; each process makes it once per version of the file."""
     return _kept(reward, file, changed)(smiles)
 
 
@@ -215,7 +214,7 @@ def _kept(reward: str, file: str, _stamp: int) -> Batch:
 
 
 def _changed(file: str) -> int:
-    """When a file was written last; 0 for none."""
+    """Modification time of a file; 0 for none."""
     return os.stat(file).st_mtime_ns if file and os.path.exists(file) else 0
 
 
@@ -251,7 +250,7 @@ def _accessibility(mol: Any) -> float:
 
 @cache
 def _sascorer() -> Any:
-    """The scorer that RDKit carries among its contributions."""
+    """The scorer among RDKit's contributions."""
     import importlib.util
     from pathlib import Path
 

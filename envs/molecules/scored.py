@@ -16,7 +16,7 @@ from semigradient.validate import Natural, within
 
 @dataclass(frozen=True)
 class ScoredOptions(Options):
-    """Blocks that molecules are made of, and what molecules are worth."""
+    """The blocks of molecules, and their score."""
 
     reward: str | Batch = "qed"
     """Score: qed, sa, qed_sa, plogp, mw_window, dock_like, proxy, proxy_x_WT, fitted, vina, or
@@ -39,12 +39,12 @@ class ScoredOptions(Options):
     """Ray cluster, HOST:PORT; empty: one on this machine."""
 
     def check(self) -> None:
-        """Fewest and most blocks fit."""
-        good = self.min_blocks <= self.max_blocks
-        require(good, f"min_blocks={self.min_blocks}: must be in [1, {self.max_blocks}]")
+        """The numbers of blocks are consistent."""
+        is_valid = self.min_blocks <= self.max_blocks
+        require(is_valid, f"min_blocks={self.min_blocks}: must be in [1, {self.max_blocks}]")
 
     def scorer(self) -> Scorer:
-        """What molecules are worth."""
+        """The score of molecules."""
         where = (self.workers, self.engine, self.ray_address)
         return Scorer(self.reward, self.reward_seed, self.reward_file, *where)
 
@@ -57,7 +57,7 @@ class ScoredOptions(Options):
         return BlockMolecules(tables, scores, fewest, most, lowest, scale, exponent, device=device)
 
     def protocol(self, rules: BlockMolecules) -> dict[str, Any]:
-        """What a reader of scores must know."""
+        """The settings that scores depend on."""
         name, vocabulary = self.reward, self.vocabulary
         return {
             "reward": name if isinstance(name, str) else getattr(name, "__name__", "function"),

@@ -1,4 +1,4 @@
-"""Molecules built of blocks, and two families of them that are small enough to be known exactly.
+"""Molecules built of blocks, and two families small enough for exact solutions.
 
 A block is attached to an open stem, an atom that still takes blocks, by a single bond; the used
 stem disappears and the block's own stems open. Nothing is ever removed, so the constructions form
@@ -55,7 +55,7 @@ def chemistry() -> Any:
 
 
 class Assembler:
-    """Puts molecules together from the entries of a vocabulary."""
+    """Assembles molecules from the entries of a vocabulary."""
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.chem = chemistry()
@@ -90,27 +90,27 @@ class Assembler:
         """
         if not parts:
             return EMPTY
-        whole, starts = self.chem.RWMol(), []
+        joined, starts = self.chem.RWMol(), []
         for part in parts:
-            starts.append(whole.GetNumAtoms())
-            whole.InsertMol(part)
+            starts.append(joined.GetNumAtoms())
+            joined.InsertMol(part)
         for one, atom, other, guest in bonds:
-            self._bond(whole, starts[one] + atom, starts[other] + guest)
-        self.chem.SanitizeMol(whole)
+            self._bond(joined, starts[one] + atom, starts[other] + guest)
+        self.chem.SanitizeMol(joined)
         places = tuple(starts[block] + atom for block, atom in stems)
-        return Molecule(whole.GetMol(), places, len(parts))
+        return Molecule(joined.GetMol(), places, len(parts))
 
     def _bond(self, mol: Any, host: int, guest: int) -> None:
         """A single bond between two atoms."""
         mol.AddBond(host, guest, self.chem.BondType.SINGLE)
         for index in (host, guest):
             atom = mol.GetAtomWithIdx(index)
-            # A hydrogen that is written down gives way to the bond.
+            # An explicit hydrogen is replaced by the bond.
             if atom.GetNumExplicitHs() > 0:
                 atom.SetNumExplicitHs(atom.GetNumExplicitHs() - 1)
 
     def key(self, molecule: Molecule) -> tuple[str, int]:
-        """What tells states apart: canonical SMILES in which open stems are marked, and size."""
+        """Identity of a state: canonical SMILES with marked open stems, and size."""
         if molecule.mol is None:
             return "", 0
         marked = self.chem.Mol(molecule.mol)
@@ -194,7 +194,7 @@ class ToyMolecules(Table):
 
     def __init__(self, assembler: Assembler, max_blocks: int, device: str = "cpu") -> None:
         self.molecules, child = enumerate_all(assembler, max_blocks)
-        self.smiles = [assembler.smiles(each) for each in self.molecules]
+        self.smiles = [assembler.smiles(molecule) for molecule in self.molecules]
         score = {s: qed(m) for s, m in zip(self.smiles, self.molecules, strict=True) if s}
         # The empty molecule is no object; its reward only serves as a reference of 1.
         log_reward = torch.tensor([math.log(score[s]) if s else 0.0 for s in self.smiles])
@@ -227,7 +227,7 @@ def draw(molecule: Molecule, side: int = 256) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ToyMoleculesOptions(Options):
-    """What may be chosen of molecules that can all be listed."""
+    """Options of molecules that can be enumerated."""
 
     vocabulary: str = "chains"
     """Blocks: chains, rings, or entries such as "CC[0,1]; O[0]"."""

@@ -1,7 +1,7 @@
-"""Composing as one goes: a chorale from left to right, with little of the past in sight.
+"""Sequential composition: a chorale from left to right, with few past notes observed.
 
-The stream is partially observed on purpose, so that credit and memory are long: recurrent agents
-have to carry what was written. The decision process is this project's.
+The stream is partially observed on purpose, so that credit assignment and memory are long:
+recurrent agents have to remember the notes written. The decision process is this project's.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _MAJOR, _MINOR = (0, 4, 7), (0, 3, 7)
 
 @dataclass(frozen=True)
 class ChronoOptions(ExcerptOptions):
-    """What may be chosen of writing an excerpt in the order of time."""
+    """Options of writing an excerpt in the order of time."""
 
     reward: Reward = "rules"
     """Reward: the rules of harmony, the model's log p, or 1 for the real note (imitation)."""
     task: Task = "scratch"
     """What is given: nothing, or the soprano (harmonize)."""
     memory: Literal[1, 4] = 4
-    """Notes in sight."""
+    """Observed past notes."""
     cadence: float = 0.0
     """Bonus for a last frame that is the triad on the soprano's last note."""
 
@@ -47,7 +47,7 @@ class ChronoOptions(ExcerptOptions):
         return ChoraleChrono(self.setting(device), self)
 
 
-class State(NamedTuple):
+class ChronoState(NamedTuple):
     """Running episodes."""
 
     pitches: Tensor  # (B, I, T) int64: pitch numbers, -1 where nothing is written
@@ -59,7 +59,7 @@ class State(NamedTuple):
 
 
 class ChoraleChrono:
-    """`semigradient/ChoraleChrono-v0`: frame by frame, soprano to bass, one note a step.
+    """`semigradient/ChoraleChrono-v0`: frame by frame, soprano to bass, one note per step.
 
     ## Action space
     `Discrete(P)`: the pitch of the next note, within the voice's range.
@@ -67,15 +67,15 @@ class ChoraleChrono:
     ## Observation space
     `Box(0, 1, (D,), float32)`, one-hots side by side: the `memory` (4, or 1) notes before this one
     in the order of writing, the latest first; the place in a bar of four quarters; the voice that
-    is next; when harmonizing, the soprano's note now and in the next frame. Nothing is a row of
-    zeros.
+    is next; when harmonizing, the soprano's note now and in the next frame. Missing notes are rows
+    of zeros.
 
     ## Rewards
     `rules`: the change of the potential of `envs.music.chorale_rules`. `model`: log p of the note
     given all that was written (when harmonizing, and the whole soprano). `imitation`: 1 for the
     real note, 0 otherwise, and the real note is what is written. An illegal action changes nothing
-    and costs 10. Besides, `cadence` for a last frame that is the major or minor triad on the pitch
-    class of the soprano's last note, complete.
+    and costs 10. In addition, `cadence` for a last frame that is the complete major or minor triad
+    on the pitch class of the soprano's last note.
 
     ## Starting state
     An empty roll, or one that has the soprano of a roll of the corpus (`task="harmonize"`).
@@ -105,8 +105,8 @@ class ChoraleChrono:
         self.setting, self.device = setting, setting.device
         self.reward, self.task, self.memory, self.cadence = reward, task, memory, options.cadence
         self.first = 1 if task == "harmonize" else 0
-        self.notes_a_frame = setting.voices - self.first
-        self.notes = self.notes_a_frame * setting.frames
+        self.notes_per_frame = setting.voices - self.first
+        self.notes = self.notes_per_frame * setting.frames
         self.bar = 4 * self.rules.beat
         width = memory * setting.pitches + self.bar + setting.voices
         width += 2 * setting.pitches * self.first
@@ -125,16 +125,18 @@ class ChoraleChrono:
         generator: torch.Generator | None = None,
         piece: int | list[int] | Tensor | None = None,
         offset: int | list[int] | Tensor | None = None,
-    ) -> State:
-        """`n` episodes on rolls of the corpus, at random unless they are named."""
+    ) -> ChronoState:
+        """`n` episodes on rolls of the corpus, random unless given."""
         where = (numbers(piece, n, self.device), numbers(offset, n, self.device))
         truth = self.setting.corpus.draw(n, generator, *where)
         pitches = torch.full_like(truth, -1)
         pitches[:, : self.first] = truth[:, : self.first]
         count = torch.zeros(n, dtype=torch.int64, device=self.device)
-        return State(pitches, truth, count, count, count.double(), self.rules.count(pitches))
+        return ChronoState(pitches, truth, count, count, count.double(), self.rules.count(pitches))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: ChronoState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Write the next note. Actions are (B,)."""
         setting, rows = self.setting, torch.arange(len(state.steps), device=self.device)
         voice, time = self._place(state)
@@ -152,7 +154,7 @@ class ChoraleChrono:
         written, steps = state.written + legal.long(), state.steps + 1
         terminated = written == self.notes
         truncated = (steps >= 4 * self.notes) & ~terminated
-        after = State(
+        after = ChronoState(
             pitches, state.truth, written, steps, state.log_p + log_p, state.events + gained
         )
         paid = {
@@ -164,7 +166,7 @@ class ChoraleChrono:
             paid = paid + self.cadence * (terminated & self._closes(pitches))
         return Step(after, paid.where(legal, ILLEGAL), terminated, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: ChronoState) -> Tensor:
         """(B, D) float32."""
         setting = self.setting
         voice, time = self._place(state)
@@ -184,8 +186,8 @@ class ChoraleChrono:
             parts.append(self._one_hot(soprano.where(inside, -1)))
         return torch.cat([part.float() for part in parts], 1)
 
-    def info(self, state: State) -> dict[str, Tensor]:
-        """Legal pitches, the roll, what it has brought."""
+    def info(self, state: ChronoState) -> dict[str, Tensor]:
+        """Legal pitches, the roll, and its log p and events."""
         return {
             "action_mask": self.setting.singable[self._place(state)[0]],
             "pianoroll": self.setting.notes(state.pitches),
@@ -193,22 +195,22 @@ class ChoraleChrono:
             "rules": state.events,
         }
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: ChronoState) -> list[np.ndarray]:
         """Pictures (4P, 8T, 3)."""
         return self.setting.pictures(state.pitches)
 
-    def text(self, state: State) -> list[str]:
-        """The same in letters."""
+    def text(self, state: ChronoState) -> list[str]:
+        """The same as text."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: ChronoState, path: Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file."""
         self.setting.export_midi(state.pitches[index], path)
 
-    def _place(self, state: State) -> tuple[Tensor, Tensor]:
+    def _place(self, state: ChronoState) -> tuple[Tensor, Tensor]:
         """Voice and frame (B,) of the next note, those of the last one when all is written."""
-        at = state.written.clamp(max=self.notes - 1)
-        return self.first + at % self.notes_a_frame, at // self.notes_a_frame
+        index = state.written.clamp(max=self.notes - 1)
+        return self.first + index % self.notes_per_frame, index // self.notes_per_frame
 
     def _one_hot(self, pitches: Tensor) -> Tensor:
         """(B, n P) of pitch numbers (B, n), zeros for -1."""

@@ -1,7 +1,7 @@
-"""Completing chorales in one go, so that one loop trains and scores what learns to.
+"""Completing chorales in a single step, as an environment for the common training loop.
 
-Of a piece by Bach some notes are shown, as the task says; the action is a guess of all others at
-once. The mean return is the share of hidden notes that are guessed as Bach wrote them.
+Some notes of a piece by Bach are shown, by task; the action is a joint guess of all others. The
+mean return is the share of hidden notes that are guessed correctly.
 
 Source: T. Cooijmans, PhD thesis, section 3.3 (the data and the masks); the score by return is ours.
 """
@@ -26,14 +26,14 @@ from semigradient.validate import Count, Share, at_least
 
 @dataclass(frozen=True)
 class CompletionOptions(Options):
-    """What may be chosen of completing a chorale in one go."""
+    """Options of completing a chorale in a single step."""
 
     split: Literal["train", "valid", "test"] = "train"
     """Part of the chorales."""
     source: str = "music21"
     """Chorales: music21's, an .npz file, or a folder of MusicXML and MIDI files."""
     grid: Literal[1, 2, 4] = 1
-    """Sixteenths in a step."""
+    """Sixteenths per step."""
     steps: Annotated[int, at_least(4)] = 128
     """Steps of a crop, T."""
     task: str = "orderless"
@@ -41,10 +41,10 @@ class CompletionOptions(Options):
     rate: Share = 0.5
     """Probability of each note to be shown by inpaint."""
     align: Count = 1
-    """Crops begin at multiples of so many steps."""
+    """Crops begin at multiples of this many steps."""
 
     def check(self) -> None:
-        """The task is one."""
+        """The task exists."""
         chorale_tasks.known(self.task, 1, len(VOICES), self.steps, None, self.rate)
 
     def make(self, device: str = "cpu") -> Completion:
@@ -54,8 +54,8 @@ class CompletionOptions(Options):
         return core
 
 
-class State(NamedTuple):
-    """A crop, and what of it is shown."""
+class CompletionState(NamedTuple):
+    """Crops, and which of their notes are shown."""
 
     pitches: Tensor  # (B, I, T) int64, indices
     known: Tensor  # (B, I, T) bool
@@ -65,8 +65,8 @@ class Completion:
     """`semigradient/Chorales-v0`: hidden notes of a chorale, guessed all at once.
 
     ## Action space
-    `MultiDiscrete` (4, T) of 46: the pitch of every note, MIDI 36 to 81; soprano to bass. What it
-    says of known notes is not looked at.
+    `MultiDiscrete` (4, T) of 46: the pitch of every note, MIDI 36 to 81; soprano to bass. Guesses
+    of known notes are ignored.
 
     ## Observation space
     `Box(0, 46, (4, T), uint8)`: pitch indices, 46 where a note is hidden.
@@ -75,7 +75,7 @@ class Completion:
     The share of hidden notes guessed right; 1 if none is hidden.
 
     ## Starting state
-    A random crop of a random piece, with notes hidden as the task says.
+    A random crop of a random piece, with notes hidden by task.
     `options={"task": …, "rate": …}` chooses another task.
 
     ## Episode end
@@ -105,7 +105,7 @@ class Completion:
         self.single_observation_space = spaces.Box(0, len(PITCHES), shape, np.uint8)
         self.single_action_space = spaces.MultiDiscrete(np.full(shape, len(PITCHES)))
         self.protocol: dict[str, Any] = {"task": self.task, "steps": steps, "grid": pieces.grid}
-        chorales.crops(pieces, 1, steps, torch.Generator())  # is any piece that long?
+        chorales.crops(pieces, 1, steps, torch.Generator())  # raises if no piece is that long
 
     def reset(
         self,
@@ -113,18 +113,20 @@ class Completion:
         generator: torch.Generator | None = None,
         task: str | None = None,
         rate: float | None = None,
-    ) -> State:
+    ) -> CompletionState:
         """`n` random crops under the task."""
-        # Pieces lie in the processor's memory, and are drawn there.
+        # Pieces are in the CPU's memory and are drawn there.
         seed = torch.randint(2**62, (), generator=generator, device=self.device)
         source = torch.Generator().manual_seed(int(seed))
         pitches = chorales.crops(self.pieces, n, self.steps, source, self.align)
         chosen = self.task if task is None else task
         share = self.rate if rate is None else rate
         known = chorale_tasks.known(chosen, n, len(VOICES), self.steps, source, share)
-        return State(pitches.to(self.device), known.to(self.device))
+        return CompletionState(pitches.to(self.device), known.to(self.device))
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: CompletionState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Compare with Bach; every episode ends."""
         hidden = ~state.known
         right = ((actions == state.pitches) & hidden).flatten(1).sum(1)
@@ -133,15 +135,15 @@ class Completion:
         over = torch.ones_like(count, dtype=torch.bool)
         return Step(state, reward, over, ~over)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: CompletionState) -> Tensor:
         """(B, I, T) uint8: pitch indices, the number of pitches where a note is hidden."""
         return torch.where(state.known, state.pitches, len(PITCHES)).to(torch.uint8)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: CompletionState) -> dict[str, Tensor]:
         """What is shown (B, I, T)."""
         return {"known": state.known.clone()}
 
-    def render(self, state: State) -> list[np.ndarray]:
-        """Piano rolls (4P, 8T, 3), a colour each voice; what is hidden is grey."""
+    def render(self, state: CompletionState) -> list[np.ndarray]:
+        """Piano rolls (4P, 8T, 3), one colour per voice; hidden notes are grey."""
         shown = torch.where(state.known, state.pitches, -1)
-        return [picture(each, len(PITCHES)) for each in shown]
+        return [picture(roll, len(PITCHES)) for roll in shown]

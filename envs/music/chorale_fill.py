@@ -1,8 +1,8 @@
 """Writing a chorale note by note: the orderless autoregressive model as a decision process.
 
-What is known of a roll grows by one note a step until nothing is missing. Rewarded with
-log p(note | what is known) of a model, the return is the log-probability of the roll in the order
-that was chosen; with an entropy bonus of temperature 1 on the choice of cell and pitch the optimal
+The known part of a roll grows by one note per step until it is complete. With the reward
+log p(note | known notes) of a model, the return is the log-probability of the roll in the chosen
+order; with an entropy bonus of temperature 1 on the choice of cell and pitch the optimal
 policy is ancestral sampling in random order, π(i, t, p) = p(x_it = p | x_C) / |¬C|, and the value
 of a state is log(|¬C|!), for any model whose conditionals are normalised.
 
@@ -43,7 +43,7 @@ Actions = Literal["flat", "multidiscrete"]
 
 @dataclass(frozen=True)
 class WritingOptions(Options):
-    """What may be chosen of writing a roll note by note."""
+    """Options of writing a roll note by note."""
 
     reward: Reward = "nade"
     """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone
@@ -58,14 +58,14 @@ class WritingOptions(Options):
     """One number, or voice, frame and pitch (multidiscrete)."""
 
     def check(self) -> None:
-        """Only who chooses the cell can name it."""
-        good = self.order == "free" or self.actions == "flat"
-        require(good, f"actions={self.actions!r}: is for order='free'")
+        """Only agents that choose the cell can name it."""
+        is_valid = self.order == "free" or self.actions == "flat"
+        require(is_valid, f"actions={self.actions!r}: is for order='free'")
 
 
 @dataclass(frozen=True)
 class ToyChoraleOptions(WritingOptions):
-    """What may be chosen of two voices, three frames and pitches; the model is the exact joint."""
+    """Options of two voices, three frames and pitches; the model is the exact joint."""
 
     def make(self, device: str = "cpu") -> ChoraleFill:
         """The core of `semigradient/ToyChorale-v0`."""
@@ -74,7 +74,7 @@ class ToyChoraleOptions(WritingOptions):
 
 @dataclass(frozen=True)
 class FillOptions(WritingOptions, ExcerptOptions):
-    """What may be chosen of writing an excerpt of a chorale."""
+    """Options of writing an excerpt of a chorale."""
 
     reward: Reward = "rules"
     """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone
@@ -92,7 +92,7 @@ class FillOptions(WritingOptions, ExcerptOptions):
         return ChoraleFill(self.setting(device), self, self.mix)
 
 
-class State(NamedTuple):
+class FillState(NamedTuple):
     """Running episodes."""
 
     pitches: Tensor  # (B, I, T) int64: pitch numbers, -1 where nothing is known
@@ -109,7 +109,7 @@ class ChoraleFill:
     ## Action space
     With `order="free"` `Discrete(I T P)`: a = (i T + t) P + p writes pitch number p in voice i at
     frame t; with `actions="multidiscrete"` `MultiDiscrete([I, T, P])`. With the other orders the
-    environment says which cell is next and the action is a pitch, `Discrete(P)`: `random` draws the
+    environment chooses the next cell and the action is a pitch, `Discrete(P)`: `random` draws the
     cell uniformly among the unknown ones, `chrono` takes frame by frame, soprano to bass,
     `chrono-bass` soprano, bass, alto, tenor. An action is legal if its cell is unknown and its
     pitch within the voice's range.
@@ -120,7 +120,7 @@ class ChoraleFill:
     with ones at the cell that is next. Soprano first.
 
     ## Rewards
-    `nade`: log p(note | what is known) of the model. `rules`: the change of the potential of
+    `nade`: log p(note | known notes) of the model. `rules`: the change of the potential of
     `envs.music.chorale_rules`. `mixed`: `mix` nade / D + (1 - `mix`) rules / (T / 100).
     `terminal`: at the end minus the framewise negative log-likelihood of the roll under the model
     (one random ordering), 0 before; `terminal-rules`: at the end the potential. An illegal action
@@ -128,7 +128,7 @@ class ChoraleFill:
 
     ## Starting state
     A roll of the corpus of which the task's cells are known. `options`: `piece` and `offset`
-    (numbers, one or one an episode), `task`, `context_rate`.
+    (numbers, one for all or one per episode), `task`, `context_rate`.
 
     ## Episode end
     Terminated when all cells are known; truncated after 4 I T steps, which only illegal actions
@@ -175,8 +175,8 @@ class ChoraleFill:
         offset: int | list[int] | Tensor | None = None,
         task: str | None = None,
         context_rate: float | None = None,
-    ) -> State:
-        """`n` rolls of the corpus with some cells known; everything random unless it is named."""
+    ) -> FillState:
+        """`n` rolls of the corpus with some cells known; random unless given."""
         setting = self.setting
         rate = self.rate if context_rate is None else context_rate
         task = self.task if task is None else task
@@ -192,9 +192,11 @@ class ChoraleFill:
         else:
             events = setting.rules.count(pitches)
         cell = self._next_cell(pitches, generator)
-        return State(pitches, cell, missing, count, count.double(), events)
+        return FillState(pitches, cell, missing, count, count.double(), events)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: FillState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Write a note. Actions are (B,), or (B, 3) if they are voice, frame and pitch."""
         setting = self.setting
         cell, pitch = self._read(state, actions)
@@ -212,7 +214,7 @@ class ChoraleFill:
         log_p = log_p.where(legal, 0.0)
         terminated = missing == 0
         truncated = (steps >= self.max_steps) & ~terminated
-        after = State(
+        after = FillState(
             pitches,
             self._next_cell(pitches, generator, state.cell, legal),
             missing,
@@ -223,7 +225,7 @@ class ChoraleFill:
         reward = self._reward(after, log_p, gained, terminated, generator)
         return Step(after, reward.where(legal, ILLEGAL), terminated, truncated)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: FillState) -> Tensor:
         """(B, 2I or 3I, T, P) float32: every row along the pitches is one of a few patterns."""
         setting, known = self.setting, state.pitches >= 0
         kinds = [state.pitches + 1, known + setting.pitches + 1]
@@ -231,20 +233,20 @@ class ChoraleFill:
             here = torch.arange(setting.cells, device=self.device) == state.cell[:, None]
             kinds.append(here.view_as(known) + setting.pitches + 1)
         rows = torch.cat(kinds, 1)
-        found = self._patterns.index_select(0, rows.flatten())
-        return found.view(*rows.shape, setting.pitches)
+        channels = self._patterns.index_select(0, rows.flatten())
+        return channels.view(*rows.shape, setting.pitches)
 
-    def info(self, state: State) -> dict[str, Tensor]:
-        """Legal actions, the roll, what it has brought."""
-        found = {
+    def info(self, state: FillState) -> dict[str, Tensor]:
+        """Legal actions, the roll, and its log p and events."""
+        info = {
             "action_mask": self.legal(state),
             "pianoroll": self.setting.notes(state.pitches),
             "missing": state.missing,
             "log_p": state.log_p,
         }
-        return found | ({"rules": state.events} if self.setting.rules else {})
+        return info | ({"rules": state.events} if self.setting.rules else {})
 
-    def legal(self, state: State) -> Tensor:
+    def legal(self, state: FillState) -> Tensor:
         """(B, A) bool; for MultiDiscrete what is legal with some choice of the others."""
         setting, unknown = self.setting, state.pitches < 0
         if self.order != "free":
@@ -257,15 +259,15 @@ class ChoraleFill:
         rows = torch.where(unknown, voice, setting.voices).flatten()
         return self._singable_or_nothing.index_select(0, rows).view(len(unknown), -1)
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: FillState) -> list[np.ndarray]:
         """Pictures (4P, 8T, 3)."""
         return self.setting.pictures(state.pitches)
 
-    def text(self, state: State) -> list[str]:
-        """The same in letters."""
+    def text(self, state: FillState) -> list[str]:
+        """The same as text."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: FillState, path: Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file; unknown cells are rests."""
         self.setting.export_midi(state.pitches[index], path)
 
@@ -290,7 +292,7 @@ class ChoraleFill:
         times = torch.arange(frames, device=device)
         self._chrono = (order * frames + times[:, None]).flatten()
 
-    def _read(self, state: State, actions: Tensor) -> tuple[Tensor, Tensor]:
+    def _read(self, state: FillState, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Cells and pitches (B,) of actions."""
         actions, setting = actions.to(torch.int64), self.setting
         if self.order != "free":
@@ -313,8 +315,8 @@ class ChoraleFill:
             return torch.full_like(pitches[:, 0, 0], -1)
         if self.order == "random":
             shape, device = unknown.shape, self.device
-            luck = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
-            cell = luck.where(unknown, -1.0).argmax(1)
+            uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+            cell = uniform.where(unknown, -1.0).argmax(1)
         else:
             cell = self._chrono[unknown[:, self._chrono].long().argmax(1)]
         return cell if now is None or moved is None else cell.where(moved, now)
@@ -325,7 +327,7 @@ class ChoraleFill:
 
     def _reward(
         self,
-        after: State,
+        after: FillState,
         log_p: Tensor,
         gained: Tensor,
         over: Tensor,

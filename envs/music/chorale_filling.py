@@ -1,7 +1,7 @@
-"""Filling the gaps of rolls from the conditionals of a model, and how likely a roll is by frames.
+"""Filling the gaps of rolls from a model's conditionals, and the framewise likelihood of rolls.
 
 Pure functions of a model (`envs.music.chorale_setting.Conditionals`) for the environments whose
-transitions or rewards ask it.
+transitions or rewards use it.
 
 Source: T. Cooijmans, PhD thesis, chapter 3, algorithm 1 and sections 3.4.1, 3.4.2.
 """
@@ -25,9 +25,9 @@ def draw(
     temperature: float = 1.0,
     shared: bool = False,
 ) -> Tensor:
-    """Samples (B, …) int64 of categorical laws (B, …, P), their powers 1/temperature renormalised.
+    """Samples (B, …) int64 of categorical distributions (B, …, P), tempered by 1/temperature.
 
-    With `shared` luck is one for all B.
+    With `shared` all B use the same random numbers.
     """
     shape = (1, *log_p.shape[1:]) if shared else log_p.shape
     uniform = torch.rand(shape, generator=generator, device=log_p.device, dtype=torch.float64)
@@ -45,14 +45,14 @@ def fill(
 ) -> Tensor:
     """Complete rolls (B, I, T) whose `known` cells (B, I, T) are kept.
 
-    `independent` draws all others at once from their own conditionals, `argmax` takes the likeliest
-    pitches, `ancestral` writes them one by one in random order.
+    `independent` draws all others at once from their own conditionals, `argmax` takes the most
+    probable pitches, `ancestral` draws them one by one in random order.
     """
     if how == "ancestral":
         return _one_by_one(model, pitches, known, temperature, generator)
     log_p = model(pitches.where(known, 0), known)
-    found = log_p.argmax(-1) if how == "argmax" else draw(log_p, generator, temperature)
-    return pitches.where(known, found)
+    filled = log_p.argmax(-1) if how == "argmax" else draw(log_p, generator, temperature)
+    return pitches.where(known, filled)
 
 
 def framewise_log_likelihood(
@@ -62,18 +62,20 @@ def framewise_log_likelihood(
     chronological: bool = False,
     shared: bool = False,
 ) -> Tensor:
-    """Log-likelihood in nats a frame (B,) float64 of complete rolls, in one random ordering.
+    """Log-likelihood in nats per frame (B,) float64 of complete rolls, in one random ordering.
 
     Frames are revealed one after another, the voices of a frame in random order. The model reads
-    its own samples within a frame and the truth of the frames before. With `shared` luck is one for
-    all rolls, so that differences between rolls are theirs.
+    its own samples within a frame and the truth of the frames before. With `shared` all
+    rolls use common random numbers, so that differences between rolls are not due to chance.
     """
     rows, voices, frames = rolls.shape
-    lots = (2, 1 if shared else rows, voices, frames)
-    luck = torch.rand(lots, generator=generator, device=rolls.device, dtype=torch.float64)
-    luck = luck.expand(-1, rows, -1, -1)
-    times = luck[0, :, 0].argsort(1) if not chronological else torch.arange(frames).expand(rows, -1)
-    times, order = times.to(rolls.device), luck[1].argsort(1)
+    shape = (2, 1 if shared else rows, voices, frames)
+    uniform = torch.rand(shape, generator=generator, device=rolls.device, dtype=torch.float64)
+    uniform = uniform.expand(-1, rows, -1, -1)
+    times = (
+        uniform[0, :, 0].argsort(1) if not chronological else torch.arange(frames).expand(rows, -1)
+    )
+    times, order = times.to(rolls.device), uniform[1].argsort(1)
     known = torch.zeros_like(rolls, dtype=torch.bool)
     total = torch.zeros(rows, dtype=torch.float64, device=rolls.device)
     row = torch.arange(rows, device=rolls.device)
@@ -97,13 +99,13 @@ def _one_by_one(
     roll, known = pitches.where(known, 0), known.clone()
     cells = known[0].numel()
     shape = (len(roll), cells)
-    luck = torch.rand(shape, generator=generator, device=roll.device, dtype=torch.float64)
-    order = luck.where(~known.flatten(1), math.inf).argsort(1)
+    uniform = torch.rand(shape, generator=generator, device=roll.device, dtype=torch.float64)
+    order = uniform.where(~known.flatten(1), math.inf).argsort(1)
     row = torch.arange(len(roll), device=roll.device)
     for cell in order[:, : int((~known).flatten(1).sum(1).max())].unbind(1):
         voice, time = cell // known.shape[2], cell % known.shape[2]
-        found = draw(model(roll, known)[row, voice, time], generator, temperature)
+        drawn = draw(model(roll, known)[row, voice, time], generator, temperature)
         fresh = ~known[row, voice, time]
-        roll[row, voice, time] = found.where(fresh, roll[row, voice, time])
+        roll[row, voice, time] = drawn.where(fresh, roll[row, voice, time])
         known[row, voice, time] = True
     return roll

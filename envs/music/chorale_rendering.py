@@ -1,4 +1,4 @@
-"""Rolls as letters and as pictures."""
+"""Rolls as text and as pictures."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rewriting a chorale: erase some of it and let a model fill the gap, over and over.
+"""Rewriting a chorale: repeatedly erase a part and let a model fill the gap.
 
-Blocked Gibbs sampling as a decision process: what is erased is the action, the filling is the
-environment's only chance, and the reward is by how much the score of the roll went up. An annealed
+Blocked Gibbs sampling as a decision process: the action erases cells, the filling is the
+environment's only randomness, and the reward is the increase of the roll's score. An annealed
 schedule of erasure rates is one policy among others.
 
 Source: T. Cooijmans, PhD thesis, section 3.4.2 (the samplers); the decision process is this
@@ -45,18 +45,18 @@ LENGTHS = 5
 
 @dataclass(frozen=True)
 class RewriteOptions(ExcerptOptions):
-    """What may be chosen of rewriting an excerpt."""
+    """Options of rewriting an excerpt."""
 
     model: str | Conditionals = ""
     """Conditionals: a run folder of a Coconet, module:function@argument, none, or toy: two voices,
-    three frames and pitches, with the exact ones (of the excerpt nothing else is then chosen)."""
+    three frames and pitches, with the exact ones (other options of the excerpt do not apply)."""
     actions: Action = "block"
     """What is erased: a block, cells (mask), each cell with a probability (schedule); or note: a
     block gets a pitch."""
     score: Score = "masked"
-    """What is to rise: mean log p of hidden cells, the framewise likelihood, or the rules'."""
+    """Score to raise: mean log p of hidden cells, the framewise likelihood, or the rules'."""
     refill: Fill = "independent"
-    """How what was erased is filled."""
+    """How erased cells are filled."""
     temperature: Positive = 1.0
     """Temperature of the filling."""
     task: str = "scratch"
@@ -67,14 +67,14 @@ class RewriteOptions(ExcerptOptions):
     corrupt: Annotated[float, within(-1, 1)] = -1.0
     """Share of a real excerpt that is replaced at the beginning; below 0 begin with a filling."""
     steps: Natural = 0
-    """Steps of an episode, N; 0 takes as many as there are cells."""
+    """Steps per episode, N; 0: the number of cells."""
     masks: Count = 8
     """Contexts of the masked score, K."""
     cost: NonNegative = 0.0
-    """What an erased cell costs."""
+    """Cost per erased cell."""
 
     def check(self) -> None:
-        """The toy has one excerpt alone, and the task is one."""
+        """The toy has a single excerpt, and the task exists."""
         voices = toy_joint().voices if self.model == "toy" else VOICES
         if self.model == "toy":
             for name in ("frames", "grid", "split", "source", "align"):
@@ -89,19 +89,19 @@ class RewriteOptions(ExcerptOptions):
         return ChoraleRewrite(setting, self)
 
 
-class State(NamedTuple):
+class RewriteState(NamedTuple):
     """Running episodes; rolls are always complete."""
 
     pitches: Tensor  # (B, I, T) int64
     given: Tensor  # (B, I, T) bool: never erased
-    known: Tensor  # (B, K, I, T) bool: the contexts that the masked score is taken in
+    known: Tensor  # (B, K, I, T) bool: contexts of the masked score
     score: Tensor  # (B,) float64
     steps: Tensor  # (B,) int64
     erased: Tensor  # (B,) int64: cells erased in the last step
 
 
 class ChoraleRewrite:
-    """`semigradient/ChoraleRewrite-v0`: erase, and see it filled again.
+    """`semigradient/ChoraleRewrite-v0`: erase cells, which a model refills.
 
     ## Action space
     What is erased, never the given cells. `actions="block"` `MultiDiscrete([I + 1, T, 5])`: a voice
@@ -116,7 +116,7 @@ class ChoraleRewrite:
 
     ## Rewards
     S(x') - S(x) - `cost` × erased cells, so a return telescopes. `score="masked"`: S is the mean,
-    over K contexts that are drawn for an episode and then stay, of the mean log p of the hidden
+    over K contexts that are drawn once per episode, of the mean log p of the hidden
     cells. `frame`: the framewise log-likelihood in one ordering, the same for all. `rules`: the
     potential of `envs.music.chorale_rules` by 100 frames.
 
@@ -185,8 +185,8 @@ class ChoraleRewrite:
         offset: int | list[int] | Tensor | None = None,
         task: str | None = None,
         context_rate: float | None = None,
-    ) -> State:
-        """`n` complete rolls; everything random unless it is named."""
+    ) -> RewriteState:
+        """`n` complete rolls; random unless given."""
         setting, device = self.setting, self.device
         rate = self.rate if context_rate is None else context_rate
         task = self.task if task is None else task
@@ -198,17 +198,19 @@ class ChoraleRewrite:
             model = setting.need_model("reset")
             roll = fill(model, roll, given, "independent", self.temperature, generator)
         else:
-            luck = torch.rand(roll.shape, generator=generator, device=device)
+            uniform = torch.rand(roll.shape, generator=generator, device=device)
             weights = setting.singable.float()
             noise = torch.multinomial(weights, n * setting.frames, True, generator=generator)
             noise = noise.view(setting.voices, n, setting.frames).movedim(1, 0)
-            roll = noise.where(~given & (luck < self.corrupt), roll)
+            roll = noise.where(~given & (uniform < self.corrupt), roll)
         shape = (n * self.masks, setting.voices, setting.frames)
         known = chorale_tasks.orderless(*shape, generator).to(device).view(n, -1, *shape[1:])
         count = torch.zeros(n, dtype=torch.int64, device=device)
-        return State(roll, given, known, self.score_of(roll, known), count, count)
+        return RewriteState(roll, given, known, self.score_of(roll, known), count, count)
 
-    def step(self, state: State, actions: Tensor, generator: torch.Generator | None = None) -> Step:
+    def step(
+        self, state: RewriteState, actions: Tensor, generator: torch.Generator | None = None
+    ) -> Step:
         """Erase and fill. Actions are (B, …) as the action space has them."""
         erased = self._erased(state, actions, generator) & ~state.given
         legal = torch.ones(len(erased), dtype=torch.bool, device=self.device)
@@ -226,7 +228,7 @@ class ChoraleRewrite:
         reward = (score - state.score - self.cost * count).where(legal, ILLEGAL)
         steps = state.steps + 1
         truncated = steps >= self.horizon
-        after = State(pitches, state.given, state.known, score, steps, count)
+        after = RewriteState(pitches, state.given, state.known, score, steps, count)
         return Step(after, reward, torch.zeros_like(truncated), truncated)
 
     def score_of(self, pitches: Tensor, known: Tensor) -> Tensor:
@@ -246,7 +248,7 @@ class ChoraleRewrite:
         mean = log_p.double().flatten(1).where(hidden, 0.0).sum(1) / hidden.sum(1)
         return mean.view(len(pitches), self.masks).mean(1)
 
-    def observe(self, state: State) -> Tensor:
+    def observe(self, state: RewriteState) -> Tensor:
         """(B, 2I + 1, T, P) float32."""
         setting = self.setting
         shape = (len(state.pitches), -1, setting.frames, setting.pitches)
@@ -255,36 +257,38 @@ class ChoraleRewrite:
         done = (state.steps / self.horizon).float()[:, None, None, None].expand_as(notes[:, :1])
         return torch.cat([notes, given, done], 1).view(shape)
 
-    def info(self, state: State) -> dict[str, Tensor]:
+    def info(self, state: RewriteState) -> dict[str, Tensor]:
         """The roll and its score."""
         setting = self.setting
-        found = {
+        info = {
             "pianoroll": setting.notes(state.pitches),
             "score": state.score,
             "erased": state.erased,
         }
-        return found | ({"rules": setting.rules.count(state.pitches)} if setting.rules else {})
+        return info | ({"rules": setting.rules.count(state.pitches)} if setting.rules else {})
 
-    def render(self, state: State) -> list[np.ndarray]:
+    def render(self, state: RewriteState) -> list[np.ndarray]:
         """Pictures (4P, 8T, 3)."""
         return self.setting.pictures(state.pitches)
 
-    def text(self, state: State) -> list[str]:
-        """The same in letters."""
+    def text(self, state: RewriteState) -> list[str]:
+        """The same as text."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: State, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: RewriteState, path: Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file."""
         self.setting.export_midi(state.pitches[index], path)
 
-    def _erased(self, state: State, actions: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _erased(
+        self, state: RewriteState, actions: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """Cells (B, I, T) bool that an action names."""
         shape, setting = state.pitches.shape, self.setting
         if self.actions == "mask":
             return actions.view(shape) > 0
         if self.actions == "schedule":
-            luck = torch.rand(shape, generator=generator, device=self.device)
-            return luck < actions[:, :, None].float()
+            uniform = torch.rand(shape, generator=generator, device=self.device)
+            return uniform < actions[:, :, None].float()
         voice, start, length = (column[:, None] for column in actions.unbind(1)[:3])
         times = torch.arange(setting.frames, device=self.device)
         inside = (times >= start) & (times < start + 2**length)

@@ -1,9 +1,9 @@
-"""What textbooks of four-part harmony ask for, as counts of local events on batches of rolls.
+"""Textbook rules of four-part harmony, as counts of local events on batches of rolls.
 
 Every event looks at a few cells (a frame, two neighbouring frames, a run of frames) and is counted
 only where all of them are known. So the score is a potential: writing a note adds the events that
-it completes, and nothing else changes. Weights were fixed by how often the events happen in
-Bach's chorales and in imitations of them; see docs/music_environments.md.
+it completes, and nothing else changes. Weights were chosen by the frequencies of the events
+in Bach's chorales and in imitations of them; see docs/music_environments.md.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Rules:
     """
 
     def __init__(self, beat: int = 4, device: str | torch.device = "cpu") -> None:
-        require(beat in (1, 2, 4), f"beat={beat}: accepted are 1, 2, 4 frames a quarter note")
+        require(beat in (1, 2, 4), f"beat={beat}: accepted are 1, 2, 4 frames per quarter note")
         self.beat, self.longest = beat, 2 * beat
         self.device = torch.device(device)
         self.weights = torch.tensor(WEIGHTS, dtype=torch.float64, device=self.device)
@@ -93,7 +93,7 @@ class Rules:
         leap, awkward = leaps(pitches)
         counts = (chordal, beat & ~chordal, crossing, wide, fifths, octaves, leap, awkward)
         held = self._held(pitches, complete)
-        return torch.stack([each.flatten(1).sum(1) for each in (*counts, held)], 1)
+        return torch.stack([event.flatten(1).sum(1) for event in (*counts, held)], 1)
 
     def completed(self, pitches: Tensor, voice: Tensor, time: Tensor) -> Tensor:
         """Events (B, E) that the cell (voice, time), written last, takes part in.
@@ -118,7 +118,7 @@ class Rules:
         fifths, octaves = parallels(own[:, None], others, self._above[voice][:, :, None])
         leap, awkward = leaps(own)
         counts = (crossing, wide, fifths, octaves, leap, awkward)
-        summed = [each.flatten(1).sum(1) for each in counts]
+        summed = [event.flatten(1).sum(1) for event in counts]
         return torch.stack([chordal.long(), (beat & ~chordal).long(), *summed, self._run(near)], 1)
 
     def _around(self, pitches: Tensor, time: Tensor) -> Tensor:
@@ -173,10 +173,10 @@ def leaps(pitches: Tensor) -> tuple[Tensor, Tensor]:
 
 def _chordal_sets() -> Tensor:
     """Which of the 4096 sets of pitch classes lie within one of `CHORDS`: bool."""
-    found = torch.zeros(4096, dtype=torch.bool)
+    is_chordal = torch.zeros(4096, dtype=torch.bool)
     sets = torch.arange(4096)
     for chord in CHORDS:
         for root in range(12):
-            whole = sum(1 << (root + step) % 12 for step in chord)
-            found |= (sets & ~whole) == 0
-    return found
+            chord_set = sum(1 << (root + step) % 12 for step in chord)
+            is_chordal |= (sets & ~chord_set) == 0
+    return is_chordal

@@ -1,6 +1,6 @@
-"""What the environments of four-part writing share: whose notes, which rolls, which conditionals.
+"""Common ground of the environments of four-part writing: corpus, rolls, conditionals.
 
-A roll is (I, T): I voices, soprano first, T frames, one of P pitches in every cell. The world is
+A roll is (I, T): I voices, soprano first, T frames, one of P pitches in every cell. The corpus is
 Bach's chorales, read by `envs.music.chorales`, or the exact joint of `envs.music.toy_chorale`. A
 model is any function that gives log-probabilities (B, I, T, P) of every cell given the cells that
 are known.
@@ -27,7 +27,7 @@ from semigradient.validate import at_least, first_line
 
 Conditionals = Callable[[Tensor, Tensor], Tensor]
 """Log-probabilities (B, I, T, P) of pitch indices (B, I, T) int64 and what is known (B, I, T) bool.
-What stands at unknown places is not looked at. Likelihoods and samplers take any such callable."""
+Pitches at unknown cells are ignored. Likelihoods and samplers take any such callable."""
 
 ILLEGAL = -10.0
 """Reward of an action that changes nothing because it is not allowed."""
@@ -39,12 +39,12 @@ RANGES = ((57, 81), (52, 74), (46, 69), (36, 66))
 
 @dataclass(frozen=True)
 class ExcerptOptions(Options):
-    """Which excerpts of chorales an environment is about, and who judges them."""
+    """The excerpts of chorales in an environment, and the model that scores them."""
 
     frames: Annotated[int, at_least(2)] = 32
     """Frames of an excerpt, T."""
     grid: Literal[1, 2, 4] = 1
-    """Sixteenths in a frame."""
+    """Sixteenths per frame."""
     split: Literal["train", "valid", "test"] = "train"
     """Part of the chorales."""
     source: str = "music21"
@@ -58,14 +58,14 @@ class ExcerptOptions(Options):
         """Excerpts of what `envs.music.chorales.load` finds."""
         from semigradient.envs.music import chorales
 
-        model = conditionals_of(self.model, device)  # a mistake here is cheap, pieces are not
+        model = conditionals_of(self.model, device)  # checked first: loading pieces is slow
         pieces = chorales.load(self.split, self.grid, self.source).pieces
         beat = 4 // self.grid
         return chorale_setting(pieces, self.frames, beat, self.align, model, device)
 
 
 class Corpus(Protocol):
-    """Where complete rolls come from."""
+    """A source of complete rolls."""
 
     def draw(
         self,
@@ -74,13 +74,13 @@ class Corpus(Protocol):
         piece: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> Tensor:
-        """Rolls (n, I, T) int64 of pitch numbers in [0, P), at random or those that are named."""
+        """Rolls (n, I, T) int64 of pitch numbers in [0, P), random or the given ones."""
         ...
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The world of an environment.
+    """Corpus, rules and model of an environment.
 
     Attributes:
         corpus: complete rolls.
@@ -118,13 +118,13 @@ class Setting:
         return [picture(roll, self.pitches) for roll in pitches]
 
     def texts(self, pitches: Tensor) -> list[str]:
-        """Rolls (B, I, T) in letters."""
+        """Rolls (B, I, T) as text."""
         from semigradient.envs.music.chorale_rendering import text
 
         return [text(roll, self.pitches) for roll in pitches]
 
     def export_midi(self, pitches: Tensor, path: Path) -> None:
-        """Write one roll (I, T) as a MIDI file, one track a voice."""
+        """Write one roll (I, T) as a MIDI file, one track per voice."""
         from semigradient.envs.music import midi
 
         grid = 4 // self.rules.beat if self.rules else 4
@@ -149,7 +149,7 @@ class Excerpts:
     Args:
         pieces: (I, L) arrays of MIDI pitches each; those with L < T are left out.
         frames: T.
-        stride: crops begin at multiples of so many frames.
+        stride: crops begin at multiples of this many frames.
         device: where the tensors live.
     """
 
@@ -176,19 +176,19 @@ class Excerpts:
         piece: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> Tensor:
-        """Pieces uniformly, then places in them uniformly: (n, I, T)."""
-        luck = torch.rand(2, n, generator=generator, device=self.device, dtype=torch.float64)
+        """Pieces drawn uniformly, then offsets in them uniformly: (n, I, T)."""
+        uniform = torch.rand(2, n, generator=generator, device=self.device, dtype=torch.float64)
         count, longest = len(self.starts), len(self._frames)
         if piece is None:
-            piece = (luck[0] * count).long()
-        good = bool(((piece >= 0) & (piece < count)).all())
-        require(good, f"piece={piece.tolist()}: must be in [0, {count})")
+            piece = (uniform[0] * count).long()
+        is_valid = bool(((piece >= 0) & (piece < count)).all())
+        require(is_valid, f"piece={piece.tolist()}: must be in [0, {count})")
         if offset is None:
-            offset = (luck[1] * self.choices[piece]).long() * self.stride
-        good = bool(((offset >= 0) & (offset + longest <= self.lengths[piece])).all())
-        require(good, f"offset={offset.tolist()}: {longest} frames must fit into the piece")
-        at = (self.starts[piece] + offset)[:, None] + self._frames
-        return self.notes[:, at].movedim(1, 0)
+            offset = (uniform[1] * self.choices[piece]).long() * self.stride
+        is_valid = bool(((offset >= 0) & (offset + longest <= self.lengths[piece])).all())
+        require(is_valid, f"offset={offset.tolist()}: {longest} frames must fit into the piece")
+        columns = (self.starts[piece] + offset)[:, None] + self._frames
+        return self.notes[:, columns].movedim(1, 0)
 
 
 class _Toy:
@@ -242,15 +242,15 @@ def chorale_setting(
     ranges = torch.tensor(RANGES, device=where)
     singable = (pitch >= ranges[:, :1]) & (pitch <= ranges[:, 1:])
     count = HIGH - LOW + 1
-    found = conditionals_of(model, device)
-    return Setting(corpus, 4, frames, count, LOW, singable, Rules(beat, where), found, where)
+    conditionals = conditionals_of(model, device)
+    return Setting(corpus, 4, frames, count, LOW, singable, Rules(beat, where), conditionals, where)
 
 
 def conditionals_of(model: str | Conditionals | None, device: str) -> Conditionals | None:
     """The model itself, or what "module:function@argument" makes with (argument, device).
 
-    A network lives above the environments, so they know it by the name of its maker only, as
-    `envs.core` knows cores. A folder is the run of a Coconet.
+    Networks are in higher layers, so environments name only the maker, as `envs.core` names cores.
+    A folder is the run of a Coconet.
     """
     if not isinstance(model, str):
         return model
@@ -275,26 +275,26 @@ def conditionals_of(model: str | Conditionals | None, device: str) -> Conditiona
 def contexts(
     task: str, n: int, setting: Setting, generator: torch.Generator | None, rate: float
 ) -> Tensor:
-    """What is given at the beginning: (n, I, T) bool, with something left to write in every row.
+    """Given cells at the start: (n, I, T) bool, with at least one cell to write in every row.
 
-    Where the law of a task gives everything, one cell drawn uniformly is taken away.
+    Where a task gives all cells, one cell drawn uniformly is hidden.
     """
     shape = (n, setting.voices, setting.frames)
     given = known(task, *shape, generator, rate).to(setting.device)
     flat = given.flatten(1)
     cell = torch.randint(setting.cells, (n,), generator=generator, device=setting.device)
-    taken = torch.arange(setting.cells, device=setting.device) == cell[:, None]
-    return (flat & ~(flat.all(1, keepdim=True) & taken)).view(shape)
+    hidden = torch.arange(setting.cells, device=setting.device) == cell[:, None]
+    return (flat & ~(flat.all(1, keepdim=True) & hidden)).view(shape)
 
 
 def check_task(task: str, rate: float, voices: int) -> None:
-    """`UserError` for what is no task."""
+    """Raise `UserError` for an unknown task."""
     known(task, 1, voices, 4, rate=rate)
     require(0 <= rate <= 1, f"context_rate={rate}: must be in [0, 1]")
 
 
 def numbers(given: int | list[int] | Tensor | None, n: int, device: torch.device) -> Tensor | None:
-    """What one names, once an episode: (n,) int64."""
+    """Given numbers, one per episode: (n,) int64."""
     if given is None:
         return None
     return torch.as_tensor(given, dtype=torch.int64, device=device).expand(n)

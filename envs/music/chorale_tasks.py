@@ -1,7 +1,7 @@
-"""What of a score is given: the tasks of completing music, as sets C of known notes.
+"""Tasks of completing music: sets C of known notes.
 
-`orderless` is the law that orderless NADE is trained under: the number of unknown notes is uniform
-on 1 … D, and which they are is uniform given the number.
+`orderless` is the training distribution of orderless NADE: the number of unknown notes is uniform
+on 1 … D, and the set of them is uniform given the number.
 
 Source: T. Cooijmans, PhD thesis, sections 3.3 (its |C| ~ U(1, D) would allow nothing unknown, which
 the terms D - d + 1 beside it exclude) and 3.5.
@@ -39,8 +39,8 @@ def known(
     """
     name, colon, which = task.partition(":")
     if name == "voice" and colon:
-        good = which.isdigit() and int(which) < voices
-        require(good, f"task={task!r}: accepted are voice:0 to voice:{voices - 1}")
+        is_valid = which.isdigit() and int(which) < voices
+        require(is_valid, f"task={task!r}: accepted are voice:0 to voice:{voices - 1}")
         return _all_but(int(which), batch, voices, steps, generator)
     if task not in TASKS:
         unknown("task", task, (*TASKS, "voice:0"))
@@ -49,7 +49,7 @@ def known(
 
 
 def orderless(batch: int, voices: int, steps: int, generator: Generator = None) -> Tensor:
-    """The training law: (B, I, T) bool, with 1 … D notes unknown, each number equally often."""
+    """The training distribution: (B, I, T) bool, with 1 … D notes unknown, uniformly."""
     device, cells = _device(generator), voices * steps
     hidden = torch.randint(1, cells + 1, (batch, 1), generator=generator, device=device)
     scores = torch.rand(batch, cells, generator=generator, device=device, dtype=torch.float64)

@@ -1,10 +1,10 @@
-"""Four-voice chorales as piano rolls: Bach's, from music21's corpus, or scores of the user's own.
+"""Four-voice chorales as piano rolls: Bach's, from music21's corpus, or the user's own scores.
 
 Every voice sounds exactly one pitch at every step of a grid of sixteenths, eighths or quarters;
 a held note and a repeated one are the same. Coarser grids take every second or fourth sixteenth.
 
-The MusicXML files that come with the package music21 are read as they lie there: the package is
-found, not imported, and nothing is downloaded. Of its 410 pieces by Bach 365 have four parts. They
+The MusicXML files in the package music21 are read directly: the package is located, not imported,
+and nothing is downloaded. Of its 410 pieces by Bach 365 have four parts. They
 are cleaned so: steps where all voices rest are deleted, the few other rests are filled with the
 voice's pitch before, and the later one of each pair of near-duplicates is left out. The split
 follows Boulanger-Lewandowski's of 2012 (229/76/77 pieces) where a piece has its counterpart there:
@@ -46,7 +46,7 @@ PITCHES = range(36, 82)
 VOICES = ("soprano", "alto", "tenor", "bass")
 SPLITS = ("train", "valid", "test")
 GRIDS = {1: "sixteenths", 2: "eighths", 4: "quarters"}
-"""Sixteenths in a step of each grid."""
+"""Sixteenths per step of each grid."""
 
 _VERSION = 1  # of the reader and its cleaning: another one makes cached files stale
 
@@ -74,14 +74,14 @@ _REPEATED = {  # near-duplicates: the piece left out, and the one it repeats
 
 @dataclass(frozen=True)
 class Chorales:
-    """Chorales of one split, read-only by convention: everyone shares the same memory."""
+    """Chorales of one split, read-only by convention: all users share the same memory."""
 
     pieces: tuple[Roll, ...]
     """MIDI pitches (4, T) int8, soprano to bass; every entry sounds."""
     names: tuple[str, ...]
     """BWV numbers, or names of files."""
     grid: int = 1
-    """Sixteenths in a step."""
+    """Sixteenths per step."""
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -89,11 +89,11 @@ class Chorales:
 
 @lru_cache(maxsize=16)
 def load(split: str = "train", grid: int = 1, source: str = "music21") -> Chorales:
-    """Chorales of one split; asking again gives the same memory.
+    """Chorales of one split; repeated calls return the same memory.
 
     Args:
         split: train, valid or test.
-        grid: sixteenths in a step: 1, 2 or 4.
+        grid: sixteenths per step: 1, 2 or 4.
         source: music21; the path of a file like `Jsb16thSeparated.npz`; or a folder with the
             subfolders train, valid and test of MusicXML and MIDI files.
 
@@ -102,7 +102,7 @@ def load(split: str = "train", grid: int = 1, source: str = "music21") -> Choral
             those that cannot be read are left out with a warning that names file and bar.
     """
     require(split in SPLITS, f"split={split!r}: accepted are {', '.join(SPLITS)}")
-    require(grid in GRIDS, f"grid={grid!r}: accepted are 1, 2, 4 sixteenths in a step")
+    require(grid in GRIDS, f"grid={grid!r}: accepted are 1, 2, 4 sixteenths per step")
     if source == "music21":
         pieces = [(name, roll) for name, roll in corpus().items() if split_of(name) == split]
     elif Path(source).expanduser().is_dir():
@@ -127,7 +127,7 @@ def crops(
     Pieces are drawn uniformly among those that are long enough, then offsets uniformly.
 
     Args:
-        chorales: where from.
+        chorales: the pieces.
         batch: B.
         length: T.
         generator: source of randomness.
@@ -169,14 +169,14 @@ def corpus() -> dict[str, Roll]:
     for name, content in files.items():
         digest.update(f"{name} {len(content)} ".encode() + content)
     path = cache_folder() / f"chorales-{digest.hexdigest()[:16]}.npz"
-    found = _cached(path)
-    if found is None:
-        found = {}
+    pieces = _cached(path)
+    if pieces is None:
+        pieces = {}
         for name, content in files.items():
             with contextlib.suppress(musicxml.PartsError):
-                found[_bwv(name)] = clean(musicxml.read(Path(name), content), name)
-        _keep(path, found)
-    return {name: roll for name, roll in found.items() if name not in _REPEATED}
+                pieces[_bwv(name)] = clean(musicxml.read(Path(name), content), name)
+        _keep(path, pieces)
+    return {name: roll for name, roll in pieces.items() if name not in _REPEATED}
 
 
 def read_score(path: Path) -> Roll:
@@ -189,8 +189,8 @@ def read_score(path: Path) -> Roll:
     if suffix in midi.SUFFIXES:
         roll = midi.read(path, pitches=PITCHES)
     else:
-        known = (*musicxml.SUFFIXES, *midi.SUFFIXES)
-        require(suffix in known, f"{str(path)!r}: accepted are files {', '.join(known)}")
+        suffixes = (*musicxml.SUFFIXES, *midi.SUFFIXES)
+        require(suffix in suffixes, f"{str(path)!r}: accepted are files {', '.join(suffixes)}")
         roll = musicxml.read(path, pitches=PITCHES)
     return clean(roll, repr(str(path)))
 
@@ -213,7 +213,7 @@ def clean(roll: Roll, where: str = "a score") -> Roll:
 
 
 def cache_folder() -> Path:
-    """Where what is slow to compute is kept: $SEMIGRADIENT_CACHE, else the user's cache folder."""
+    """Folder of cached results: $SEMIGRADIENT_CACHE, else the user's cache folder."""
     if chosen := os.environ.get("SEMIGRADIENT_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -265,21 +265,21 @@ def _listed(folder: Path) -> Iterable[Path]:
 
 
 def _folder(folder: Path) -> dict[str, Roll]:
-    """All scores of a folder that can be read; of the others, what is wrong with the first."""
-    known = (*musicxml.SUFFIXES, *midi.SUFFIXES)
-    paths = [path for path in _listed(folder) if path.suffix.lower() in known]
-    require(len(paths) > 0, f"{str(folder)!r}: no scores there; accepted are {', '.join(known)}")
-    found, problems = {}, []
+    """All readable scores of a folder; raises the first error if none is readable."""
+    suffixes = (*musicxml.SUFFIXES, *midi.SUFFIXES)
+    paths = [path for path in _listed(folder) if path.suffix.lower() in suffixes]
+    require(len(paths) > 0, f"{str(folder)!r}: no scores there; accepted are {', '.join(suffixes)}")
+    scores, problems = {}, []
     for path in paths:
         try:
-            found[path.stem] = read_score(path)
+            scores[path.stem] = read_score(path)
         except UserError as problem:
             problems.append(str(problem))
-    if not found:
+    if not scores:
         raise UserError(problems[0])
     for message in problems:
         warnings.warn(f"left out: {message}", stacklevel=2)
-    return found
+    return scores
 
 
 def _cached(path: Path) -> dict[str, Roll] | None:
@@ -292,11 +292,11 @@ def _cached(path: Path) -> dict[str, Roll] | None:
     return {str(name): roll for name, roll in zip(names, rolls, strict=True)}
 
 
-def _keep(path: Path, found: dict[str, Roll]) -> None:
-    """Write for the next time, whole or not at all; a cache that cannot be written is none."""
-    rolls = list(found.values())
+def _keep(path: Path, pieces: dict[str, Roll]) -> None:
+    """Write the cache atomically; failures to write are ignored."""
+    rolls = list(pieces.values())
     ends = np.cumsum([roll.shape[1] for roll in rolls])
-    columns, names = np.concatenate(rolls, axis=1), np.array(list(found))
+    columns, names = np.concatenate(rolls, axis=1), np.array(list(pieces))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
@@ -307,7 +307,7 @@ def _keep(path: Path, found: dict[str, Roll]) -> None:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads arrays of arrays, and refuses whatever else a pickle may name."""
+    """Unpickles arrays of arrays only, and refuses everything else."""
 
     _known = frozenset({"_reconstruct", "ndarray", "dtype", "scalar"})
 

@@ -1,8 +1,8 @@
-"""Standard MIDI files (format 0 and 1), read and written: one track a voice, one note at a time.
+"""Standard MIDI files (format 0 and 1), read and written: one track per voice, one note at a time.
 
 Written are what the published code of Coconet writes: equal consecutive pitches as one note, 60
-quarters a minute, velocity 100. Read is any file whose tracks with notes (or channels, in format
-0) are voices; tempo and expression are passed over.
+quarters per minute, velocity 100. Read is any file whose tracks with notes (or channels, in format
+0) are voices; tempo and expression are ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from semigradient.errors import UserError, require
 
 SUFFIXES = (".mid", ".midi")
 
-_TICKS = 480  # of a quarter
+_TICKS = 480  # per quarter
 _NAMES = ("Soprano", "Alto", "Tenor", "Bass")
 
 
@@ -28,10 +28,10 @@ def write(path: Path, roll: NDArray[np.int8], grid: int = 1, tempo: float = 60.0
     """Write voices as a format-1 file, one track each after one with the tempo.
 
     Args:
-        path: of the file, which is replaced whole or not at all.
+        path: of the file, which is replaced atomically.
         roll: MIDI pitches (I, T); negative where a voice rests.
-        grid: sixteenths in a step.
-        tempo: quarters a minute.
+        grid: sixteenths per step.
+        tempo: quarters per minute.
     """
     require(tempo > 0, f"tempo={tempo:g}: must be > 0")
     head = _meta(0x51, round(60e6 / tempo).to_bytes(3, "big")) + _meta(0x58, bytes((4, 2, 24, 8)))
@@ -103,7 +103,7 @@ def _meta(kind: int, data: bytes) -> bytes:
 
 
 def _variable(number: int) -> bytes:
-    """Seven bits a byte, the highest first; all bytes but the last have their eighth bit set."""
+    """Seven bits per byte, the highest first; all bytes but the last have their eighth bit set."""
     digits = [number & 0x7F]
     while number := number >> 7:
         digits.append(number & 0x7F | 0x80)

@@ -1,8 +1,8 @@
-"""Scores in MusicXML as voices on a grid of sixteenths: only what that takes, and nothing drawn.
+"""Scores in MusicXML as voices on a grid of sixteenths; layout is ignored.
 
 Reads the partwise form, compressed (`.mxl`) or not: pitch, duration, rests, backup and forward,
 changes of divisions, transposing instruments. Grace notes and cues last no time and are left out.
-A tied note is one that goes on; so, on this grid, is a repeated one.
+A tied note is one note; so, on this grid, is a repeated one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Note(NamedTuple):
 
 
 class PartsError(UserError):
-    """A score has another number of parts than was asked for."""
+    """A score has a different number of parts than expected."""
 
 
 def read(
@@ -63,10 +63,10 @@ def read(
     return rolls(_bars(parts, repr(str(path)), pitches), repr(str(path)))
 
 
-def check_parts(path: Path, found: int, count: int) -> None:
-    """Raise `PartsError` unless a score has as many parts as were asked for."""
-    if found != count:
-        raise PartsError(f"{str(path)!r}: has {found} parts; accepted are {count}")
+def check_parts(path: Path, parts: int, count: int) -> None:
+    """Raise `PartsError` unless a score has `count` parts."""
+    if parts != count:
+        raise PartsError(f"{str(path)!r}: has {parts} parts; accepted are {count}")
 
 
 def check_pitch(pitch: int, accepted: range, where: str) -> None:
@@ -83,14 +83,14 @@ def rolls(parts: list[list[Note]], where: str) -> NDArray[np.int8]:
     """
     placed = [[_steps(note) for note in notes] for notes in parts]
     length = max((end for notes in placed for _, end in notes), default=0)
-    found = np.full((len(parts), length), SILENT, dtype=np.int8)
+    grid = np.full((len(parts), length), SILENT, dtype=np.int8)
     for number, (notes, places) in enumerate(zip(parts, placed, strict=True)):
         for note, (start, end) in zip(notes, places, strict=True):
-            free = (found[number, start:end] == SILENT).all()
+            free = (grid[number, start:end] == SILENT).all()
             at = f"{where}, part {number + 1}, quarter {note.onset + 1:g}"
             require(bool(free), f"{at}: two notes in one voice")
-            found[number, start:end] = note.pitch
-    return found
+            grid[number, start:end] = note.pitch
+    return grid
 
 
 def _steps(note: Note) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""A chorale small enough to know everything about: two voices, three frames, three pitches.
+"""A chorale small enough for exact solutions: two voices, three frames, three pitches.
 
-All 729 rolls have a probability, so every conditional, entropy, optimal value and stationary law
-that a model of chorales is asked for is a finite sum. Wherever a learned model of chorales fits,
-`ToyJoint.conditionals` does, too:
+All 729 rolls have a probability, so every conditional, entropy, optimal value and stationary
+distribution is a finite sum. `ToyJoint.conditionals` fits wherever a learned model of chorales
+does:
 
     p(x) ∝ exp(Σ_t h(x_0t - x_1t) + Σ_it g(x_it - x_i,t+1))
 
@@ -26,7 +26,7 @@ _UNKNOWN = PITCHES  # as a digit of a context's number
 class ToyJoint:
     """The exact joint distribution; cells are numbered voice by voice, i·T + t.
 
-    A context is what is known of a roll: every cell holds one of P pitches, or nothing.
+    A context is the known part of a roll: every cell holds one of P pitches, or nothing.
 
     Attributes:
         rolls: (729, 2, 3) int64, in lexicographic order.
@@ -53,7 +53,7 @@ class ToyJoint:
         return (digits * self._powers).sum(-1)
 
     def index(self, rolls: Tensor) -> Tensor:
-        """Where complete rolls (…, 2, 3) stand in `rolls`: (…,)."""
+        """Indices of complete rolls (…, 2, 3) in `rolls`: (…,)."""
         powers = PITCHES ** torch.arange(CELLS - 1, -1, -1, device=self.device)
         return (rolls.flatten(-2) * powers).sum(-1)
 
@@ -61,7 +61,7 @@ class ToyJoint:
         """Log-probabilities (B, 2, 3, 3) of every cell given the others that are known.
 
         Args:
-            pitches: (B, 2, 3) int64; only what is known is looked at.
+            pitches: (B, 2, 3) int64; unknown cells are ignored.
             known: (B, 2, 3) bool.
         """
         number = self.number(pitches, known)
@@ -77,7 +77,7 @@ class ToyJoint:
         return -float((self.log_p.exp() * self.log_p).sum())
 
     def _conditionals_of_all_contexts(self, flat: Tensor) -> Tensor:
-        """(4^6, 6, 3) float64: sum the joint over what a context leaves open."""
+        """(4^6, 6, 3) float64: sums of the joint over the unknown cells of each context."""
         p = self.log_p.exp().view([PITCHES] * CELLS)
         for axis in range(CELLS):  # a fourth entry along every axis: anything
             p = torch.cat([p, p.sum(axis, keepdim=True)], axis)
@@ -105,5 +105,5 @@ def log_weight(rolls: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4)
 def toy_joint(device: str = "cpu") -> ToyJoint:
-    """The one joint of a device."""
+    """The joint on a device, shared."""
     return ToyJoint(device)

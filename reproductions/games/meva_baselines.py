@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from semigradient.agents.games.m_fos import MFOS
 from semigradient.agents.games.m_maml import MMAML
 from semigradient.domains.games import rules
-from semigradient.domains.games.tournament import Contestant, contest, follower
+from semigradient.domains.games.head_to_head import Contestant, contest, follower
 from semigradient.envs.games.differentiable import Game
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.games.meva_tables import UPDATES

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from semigradient.agents.games.meva import MeVa
-from semigradient.domains.games import rules, tournament
+from semigradient.domains.games import head_to_head, rules
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.build import build
@@ -78,7 +78,7 @@ def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array
     def work() -> dict[str, Any]:
         game = build(_command(table, "naive", 1)).game  # type: ignore[attr-defined]
         players = _follower(table, first), _follower(table, second)
-        found = tournament.returns(game, players, pairs, UPDATES)
+        found = head_to_head.returns(game, players, pairs, UPDATES)
         error = found.std(0) / math.sqrt(pairs)
         return {"mean": found.mean(0).numpy(), "error": error.numpy()}
 
@@ -86,8 +86,8 @@ def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array
     return found["mean"], found["error"]
 
 
-def _follower(table: Table, name: str) -> tournament.Contestant:
-    return tournament.follower(rules.rule(name, table.alpha), table.alpha)
+def _follower(table: Table, name: str) -> head_to_head.Contestant:
+    return head_to_head.follower(rules.rule(name, table.alpha), table.alpha)
 
 
 def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:

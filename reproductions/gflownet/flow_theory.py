@@ -93,7 +93,7 @@ def bias_errors(table: Table) -> tuple[float, float]:
     reward = table.log_reward(torch.arange(table.size))
     blind = table.reach(soft_optimum(table, reward))[1]
     share = log_share_of_parents(table)
-    told = table.reach(soft_optimum(table, reward, on_the_way=share))[1]
+    told = table.reach(soft_optimum(table, reward, step_reward=share))[1]
     gaps = (blind - table.path_biased(), told - table.distribution())
     return float(gaps[0].abs().sum()), float(gaps[1].abs().sum())
 

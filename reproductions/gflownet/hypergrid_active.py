@@ -35,7 +35,7 @@ from semigradient.agents.ppo import PPO
 from semigradient.domains.flows.estimates import policy_table
 from semigradient.domains.molecules.gaussian_process import GaussianProcess
 from semigradient.envs.adapters import CoreVector
-from semigradient.envs.constructions.active_learning import ActiveLearning, State
+from semigradient.envs.constructions.active_learning import ActiveLearning, ActiveLearningState
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.hypergrid import HyperGrid, HyperGridOptions
 from semigradient.experiments.curves import COLOURS
@@ -75,7 +75,7 @@ def campaign(rounds: int) -> ActiveLearning:
     return ActiveLearning(HyperGridOptions(4, 8, r0=0.1).rules(), {}, 512, 16, rounds, 10)
 
 
-def first_set(core: ActiveLearning, seed: int) -> State:
+def first_set(core: ActiveLearning, seed: int) -> ActiveLearningState:
     """A first set with `MODES_KNOWN` modes."""
     generator = torch.Generator().manual_seed(1000 + seed)
     while True:

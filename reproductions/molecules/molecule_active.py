@@ -32,7 +32,11 @@ from semigradient.domains.flows.trajectories import forward, uniform, uniform_dr
 from semigradient.domains.molecules.atoms import atom_graphs
 from semigradient.domains.molecules.molecule_sets import Fitting, fit, predict
 from semigradient.envs.adapters import CoreVector
-from semigradient.envs.molecules.active_molecules import ActiveMolecules, ActiveOptions, State
+from semigradient.envs.molecules.active_molecules import (
+    ActiveMolecules,
+    ActiveMoleculesState,
+    ActiveOptions,
+)
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.envs.molecules.block_trees import Trees
 from semigradient.envs.molecules.molecule import MoleculeOptions
@@ -202,13 +206,13 @@ def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
     }
 
 
-def best(state: State) -> list[float]:
+def best(state: ActiveMoleculesState) -> list[float]:
     """Means of the 10 and the 100 best scores known."""
     known = state.score[0].sort(descending=True).values
     return [float(known[known.isfinite()][:k].mean()) for k in (10, 100)]
 
 
-def likeness(core: ActiveMolecules, state: State) -> float:
+def likeness(core: ActiveMolecules, state: ActiveMoleculesState) -> float:
     """Similarity of the 100 best molecules known."""
     smiles, order = core.smiles(state), state.score[0].argsort(descending=True)
     return similarity([smiles[row] for row in order[: min(100, len(smiles))].tolist()])

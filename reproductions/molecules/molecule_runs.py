@@ -56,7 +56,7 @@ class Search:
         while score.calls < self.calls and agent.progress.steps < 20 * self.calls:
             agent.iterate()
             agent.progress.pop_episodes()
-        return list(score.known.items())[: self.calls]
+        return list(score.scored.items())[: self.calls]
 
     def results(self, seed: int) -> dict[str, Array]:
         """What `summary` says of a run."""

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from semigradient.envs.music.chorale_fill import State
+from semigradient.envs.music.chorale_fill import FillState
 from semigradient.envs.music.toy_chorale import CELLS, FRAMES, PITCHES, VOICES, toy_joint
 
 SIZE = PITCHES**CELLS
@@ -25,14 +25,14 @@ def all_contexts() -> tuple[Tensor, Tensor]:
     return digits.where(known, 0), known
 
 
-def states() -> State:
+def states() -> FillState:
     """All contexts as states of `semigradient/ToyChorale-v0`."""
     pitches, known = all_contexts()
     missing = (~known).flatten(1).sum(1)
     nothing = torch.zeros_like(missing)
     events = pitches.new_zeros(len(pitches), 0)
     cell = torch.full_like(missing, -1)
-    return State(pitches.where(known, -1), cell, missing, nothing, nothing.double(), events)
+    return FillState(pitches.where(known, -1), cell, missing, nothing, nothing.double(), events)
 
 
 def children(rows: Tensor, cell: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from semigradient import agents, envs, optim
 from semigradient.agents.games.brs import BRS
 from semigradient.agents.games.detective import ACTIONS, BRSNetworks, Questions
-from semigradient.envs.games.coin_game import CoinGame, State
+from semigradient.envs.games.coin_game import CoinGame, CoinGameState
 from semigradient.errors import UserError
 from semigradient.nets.recurrent import Recurrent
 from semigradient.training.agent import AgentContext
@@ -73,7 +73,7 @@ def test_the_recurrent_network_is_torch_s_own_for_every_vector() -> None:
 def exact_answers(
     net: BRSNetworks,
     weights: list[Tensor],
-    state: State,
+    state: CoinGameState,
     memory: Tensor,
     left: int,
     first: bool = True,
@@ -89,12 +89,12 @@ def exact_answers(
         total = torch.zeros((), dtype=torch.float64)
         for ours in range(ACTIONS):
             pair = torch.tensor([[ours, theirs]])
-            probe = game.step(state, pair, luck=torch.zeros(1))
+            probe = game.step(state, pair, uniform=torch.zeros(1))
             places = 1
             if bool((probe.state.picked > 0).any()):
                 places = game.count - len(set(probe.state.cells[0].tolist()))
             for place in range(places):
-                step = game.step(state, pair, luck=torch.full((1,), (place + 0.5) / places))
+                step = game.step(state, pair, uniform=torch.full((1,), (place + 0.5) / places))
                 below = exact_answers(net, weights, step.state, after, left - 1, False)
                 value = step.reward[0, 1] + net.questions.discount * below
                 total = total + probabilities[ours] * value / places
@@ -115,14 +115,16 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
         direction = torch.randn(vector.shape, generator=random) * 0.1
         # Red is one step above the coin, blue one to its left: everything happens at once.
         cells, coin, zero = torch.tensor([[1, 3]]), torch.tensor([4]), torch.zeros(1).long()
-        state = State(cells, coin, zero + 1, zero, torch.zeros(1, 2).long(), torch.zeros(1, 2))
+        state = CoinGameState(
+            cells, coin, zero + 1, zero, torch.zeros(1, 2).long(), torch.zeros(1, 2)
+        )
         memory = torch.randn(1, 1, 4, generator=random)
         along = torch.zeros((), requires_grad=True)
         weights = net.agent.weights((vector + along * direction)[None])
         exact = exact_answers(net, weights, state, memory, steps)
         slope = torch.stack([torch.autograd.grad(e, along, retain_graph=True)[0] for e in exact])
         copies = 200
-        many = State(*(field.repeat_interleave(copies, 0) for field in state))
+        many = CoinGameState(*(field.repeat_interleave(copies, 0) for field in state))
         estimates = net.answers(weights, many, memory.expand(1, copies, 4), random)
         assert estimates.shape == (copies, 4)
         error = estimates.std(0) / copies**0.5

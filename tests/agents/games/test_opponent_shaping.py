@@ -13,8 +13,8 @@ from semigradient.agents.games import lola_dice, tree_search
 from semigradient.agents.games.m_fos import MFOS, log_density
 from semigradient.agents.games.m_maml import MMAML, lifetime_return
 from semigradient.agents.ppo import policy_loss
+from semigradient.domains.games.head_to_head import contest, follower
 from semigradient.domains.games.rules import learn, rule
-from semigradient.domains.games.tournament import contest, follower
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError
 from semigradient.reproductions.games import meva_baselines

@@ -11,8 +11,8 @@ import torch
 from semigradient.agents.games import tournament
 from semigradient.agents.games.meva import MeVa
 from semigradient.commands import train
+from semigradient.domains.games.head_to_head import Contestant, contest, follower
 from semigradient.domains.games.rules import rule
-from semigradient.domains.games.tournament import Contestant, contest, follower
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError
 from semigradient.training.build import build

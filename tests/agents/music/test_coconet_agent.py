@@ -182,7 +182,7 @@ def test_pieces_are_written_and_keep_what_is_given(
     arguments += ["--task", "harmonize", "--score", str(tune), "--gibbs-steps", "3"]
     assert music_command.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "nats a frame" in printed
+    assert "nats per frame" in printed
     report = json.loads((run / "music.json").read_text())
     names = [Path(piece).name for piece in report["pieces"]]
     assert {"tune-harmonize-0.mid", "tune-harmonize-1.png", "tune-harmonize-0-strip.png"} <= {

@@ -13,7 +13,7 @@ import torch
 from semigradient import envs
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.core import advance
-from semigradient.envs.games.coin_game import CoinGame, State
+from semigradient.envs.games.coin_game import CoinGame, CoinGameState
 from semigradient.envs.games.coin_players import NAMES, Oracle, scripted
 from semigradient.envs.games.two_player import FunctionPlayer
 from semigradient.errors import UserError
@@ -24,11 +24,13 @@ RIGHT, LEFT, DOWN, UP = range(4)
 
 def situation(
     red: tuple[int, int], blue: tuple[int, int], coin: tuple[int, int], owner: int, size: int = 3
-) -> State:
+) -> CoinGameState:
     cell = [row * size + column for row, column in (red, blue, coin)]
     one = torch.zeros(1, dtype=torch.int64)
     pair = torch.zeros(1, 2, dtype=torch.int64)
-    return State(torch.tensor([cell[:2]]), one + cell[2], one + owner, one, pair, pair.double())
+    return CoinGameState(
+        torch.tensor([cell[:2]]), one + cell[2], one + owner, one, pair, pair.double()
+    )
 
 
 # Rules
@@ -112,7 +114,7 @@ def test_coins_come_back_uniformly_where_nobody_stands() -> None:
     random = torch.Generator().manual_seed(2)
     for other, free in (((2, 2), 7), ((0, 1), 8)):  # apart, and on the coin together
         state = situation((0, 0), (other[0], (other[1] + 2) % 3), (0, 1), 0)
-        many = State(*(field.expand(count, *field.shape[1:]) for field in state))
+        many = CoinGameState(*(field.expand(count, *field.shape[1:]) for field in state))
         actions = torch.tensor([[RIGHT, RIGHT]]).expand(count, 2)
         after = game.step(many, actions, random).state
         found = torch.bincount(after.coin, minlength=9)

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from semigradient import envs
 from semigradient.envs.adapters import CoreEnv, CoreVector
 from semigradient.envs.core import advance
-from semigradient.envs.images.glimpse import Glimpse, GlimpseOptions, State
+from semigradient.envs.images.glimpse import Glimpse, GlimpseOptions, GlimpseState
 from semigradient.envs.images.supervised import Supervised
 from semigradient.errors import UserError
 
@@ -130,7 +130,7 @@ def test_rules_never_write_into_what_they_are_given() -> None:
     core, random = world(max_steps=3), torch.Generator().manual_seed(1)
     state = core.reset(50, random)
     for _ in range(8):
-        before = State(*(field.clone() for field in state))
+        before = GlimpseState(*(field.clone() for field in state))
         obs = core.observe(state)
         kept = obs.clone()
         actions = torch.stack([torch.randint(10, (50,)), torch.randint(4, (50,))], 1)

@@ -11,7 +11,7 @@ import torch
 
 from semigradient import reproductions
 from semigradient.agents.games.meva import MeVa
-from semigradient.domains.games import tournament
+from semigradient.domains.games import head_to_head
 from semigradient.domains.games.rules import rule
 from semigradient.reproductions import report
 from semigradient.reproductions.games import (
@@ -112,13 +112,13 @@ def test_published_cells() -> None:
 
 def test_head_to_head_from_the_same_starts() -> None:
     game = meva_tables.build(meva_tables._command(meva_ipd.TABLE, "naive", 1)).game  # type: ignore[attr-defined]
-    naive, lola = (tournament.follower(rule(name, 25.0), 25.0) for name in ("naive", "lola"))
-    before = tournament.returns(game, (naive, lola), 2000, updates=0)
-    torch.testing.assert_close(before, tournament.returns(game, (lola, lola), 2000, 0))
+    naive, lola = (head_to_head.follower(rule(name, 25.0), 25.0) for name in ("naive", "lola"))
+    before = head_to_head.returns(game, (naive, lola), 2000, updates=0)
+    torch.testing.assert_close(before, head_to_head.returns(game, (lola, lola), 2000, 0))
     assert before.shape == (2000, 2)
     players = {"naive": naive, "lola": lola}
-    found = tournament.table(game, players, pairs=64, updates=20)
-    after = tournament.returns(game, (naive, lola), 64, updates=20).mean(0).tolist()
+    found = head_to_head.table(game, players, pairs=64, updates=20)
+    after = head_to_head.returns(game, (naive, lola), 64, updates=20).mean(0).tolist()
     assert [found["naive", "lola"], found["lola", "naive"]] == after
 
 

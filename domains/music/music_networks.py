@@ -1,4 +1,4 @@
-"""Coconet as the network of agents that act on scores."""
+"""Coconet as the network of agents on scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semigradient.training.agent import AgentContext
 def actor_critic(setup: AgentContext, config: NetworkConfig) -> ScoreActorCritic:
     """Policy and value: `torso_width` channels, `torso_depth` layers beyond six.
 
-    With `torso_weights`, the folder of a Coconet's run, its layers and sizes are taken instead.
+    With `torso_weights`, the folder of a Coconet's run, its layers and sizes are used instead.
 
     Raises:
         UserError: the spaces are those of other environments, or the folder cannot be read.

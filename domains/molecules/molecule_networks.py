@@ -13,7 +13,7 @@ def actor_critic(setup: AgentContext, config: NetworkConfig) -> BlockActorCritic
     """Policy and value over trees of blocks: `torso_width` wide, `torso_depth` convolutions.
 
     Raises:
-        UserError: something else is built, or weights are named.
+        UserError: the environment builds no molecules, or weights are given.
     """
     molecules = blocks_of(setup)
     if molecules is None:

@@ -1,7 +1,7 @@
-"""What learners in physical time share: their settings, acting with noise, and replay.
+"""Common parts of learners in physical time: hyperparameters, acting with noise, and replay.
 
 Environments have a clock (`envs.clock`) and rewards per second. A learner in physical time takes
-the discount γ^dt, rewards r·h, learning rates coefficient·h and averages that forget at rate h,
+the discount γ^dt, rewards r·h, learning rates coefficient·h and averages that decay at rate h,
 where h = dt ("scaled", what Deep Advantage Updating needs) or a constant h = `reference_step`
 ("unscaled", as if the step had never changed). C. Tallec, PhD thesis, 2019, chapter 8 and
 appendix A.
@@ -30,7 +30,7 @@ from semigradient.training.replay import Batch, Replay
 from semigradient.training.stepping import EnvStepper
 
 Time = Literal["scaled", "unscaled"]
-_BUFFER_STEP = 0.01  # at which buffer_scaling="physical" keeps buffer_size as it is
+_BUFFER_STEP = 0.01  # at which buffer_scaling="physical" leaves buffer_size unchanged
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PhysicalConfig:
     time: Time = "scaled"
     """Rewards and rates times dt (scaled), or times reference_step (unscaled)."""
     reference_step: float = 0.01
-    """Seconds that unscaled learners believe a step to last (the published code has 0.02)."""
+    """Seconds per step that unscaled learners assume (the published code has 0.02)."""
     lr_policy: float = 0.02
     """Learning rate of the policy, per second; 0: that of the critic, as in the published code."""
     exploration: Kind = "ou"
@@ -66,7 +66,7 @@ class PhysicalConfig:
     buffer_size: int = 1_000_000
     """Transitions in the replay memory."""
     buffer_scaling: Literal["fixed", "physical"] = "fixed"
-    """A memory of as many transitions at every dt, or (times 0.01 / dt) of as many seconds."""
+    """Constant number of transitions at every dt, or (times 0.01 / dt) of seconds."""
     truncation_as_terminal: bool = False
     """Count a time limit as an end, as the published code does."""
     normalise_observations: bool = False
@@ -92,8 +92,8 @@ class PhysicalConfig:
         )
         require(min(self.hidden, default=0) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
         accepted = ", ".join(ACTIVATIONS)
-        good = self.activation in ACTIVATIONS
-        require(good, f"activation={self.activation!r}: accepted are {accepted}")
+        is_valid = self.activation in ACTIVATIONS
+        require(is_valid, f"activation={self.activation!r}: accepted are {accepted}")
         self.noise()
 
     def noise(self) -> NoiseConfig:
@@ -116,14 +116,14 @@ def scale(time: Time, dt: float, gamma: float, reference_step: float) -> Scale:
 
 
 class Explorer:
-    """Acts in B environments with noise, remembers, and draws minibatches.
+    """Acts in B environments with noise, stores transitions, and draws minibatches.
 
     Policies and action values are functions of observations that are normalised here, as tensors
     on the device. Continuous actions are in [-1, 1], the environment's box mapped onto it.
 
     Args:
         setup: environments with a clock, device and seed.
-        config: how to act and what to remember.
+        config: of acting and the replay memory.
     """
 
     STATE = ("stepper", "memory", "noise", "sampling", "normaliser")
@@ -156,7 +156,7 @@ class Explorer:
 
     @property
     def warm(self) -> bool:
-        """Whether enough has been seen to learn."""
+        """Whether the warm-up is over."""
         return self.stepper.steps > self.config.warm_up * self.setup.envs.num_envs
 
     @torch.no_grad()
@@ -207,12 +207,12 @@ class Explorer:
 
         @torch.no_grad()
         def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            found = outputs(self.observe(obs))
+            values = outputs(self.observe(obs))
             if deterministic:
-                return self.actions.to_env(self.actions.greedy(found))
+                return self.actions.to_env(self.actions.greedy(values))
             if not noise:
                 noise.append(self._make_noise(len(obs), self.noise.dt, stream=3))
-            return self.actions.to_env(self.actions.explored(found, noise[0]))
+            return self.actions.to_env(self.actions.explored(values, noise[0]))
 
         return act
 
@@ -235,12 +235,12 @@ class Explorer:
 
 
 class ActionMap:
-    """Between an action space and what is learned on: [-1, 1]^K, or indices.
+    """Map between an action space and the learner's actions: [-1, 1]^K, or indices.
 
     Attributes:
         discrete: whether actions are indices.
         outputs: K, dimensions or number of actions.
-        learned: space of the actions that are remembered.
+        learned: space of the stored actions.
     """
 
     def __init__(self, space: spaces.Space) -> None:

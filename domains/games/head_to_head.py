@@ -1,6 +1,6 @@
-"""Head-to-head: what two learners do to each other from random starts.
+"""Head-to-head games of two learners from random starts.
 
-`python -m semigradient.agents.games.tournament` is the command, which also knows trained learners.
+`python -m semigradient.agents.games.tournament` is the command, which also takes trained learners.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from semigradient.domains.games.rules import Rule
 from semigradient.envs.games.differentiable import Game
 
 _CHUNK = 1024
-"""Pairs learned at a time: their derivatives stay in the processor's cache."""
+"""Pairs per batch: their derivatives fit into the CPU's cache."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Somebody who plays a game of learning: whatever changes its own policy by both.
+    """A player of a meta-game: a function that updates its own policy given both policies.
 
     Attributes:
-        change: the next own policy (B, n), of the game, both policies (B, 2, n) and one's seat.
-        start: the first own policy (B, n), of what the game has drawn for it (B, n).
+        change: the next own policy (B, n), given the game, both policies (B, 2, n) and the seat.
+        start: the initial own policy (B, n), given the one that the game has drawn (B, n).
     """
 
     change: Callable[[Game, Tensor, int], Tensor]
@@ -32,12 +32,12 @@ class Contestant:
 
 
 def follower(chosen: Rule, lr: float) -> Contestant:
-    """A contestant who takes steps of size `lr` by a learning rule."""
+    """A contestant that takes steps of size `lr` by a learning rule."""
     return Contestant(lambda game, x, player: x[..., player, :] + lr * chosen(game, x, player))
 
 
 def contest(game: Game, players: tuple[Contestant, Contestant], x: Tensor, updates: int) -> Tensor:
-    """Policies (B, 2, n) after so many simultaneous updates from x (B, 2, n)."""
+    """Policies (B, 2, n) after `updates` simultaneous updates from x (B, 2, n)."""
     x = torch.stack([player.start(x[..., i, :]) for i, player in enumerate(players)], -2)
     for _ in range(updates):
         x = torch.stack([player.change(game, x, i) for i, player in enumerate(players)], -2)
@@ -51,12 +51,12 @@ def returns(
     updates: int,
     seed: int = 0,
 ) -> Tensor:
-    """Final returns (pairs, 2) of contestants for whom the game draws starts.
+    """Final returns (pairs, 2) of contestants from starts drawn by the game.
 
     Args:
         game: the game.
         players: the first and the second.
-        pairs: how many pairs learn.
+        pairs: number of pairs.
         updates: simultaneous updates.
         seed: of the drawn policies, which do not depend on the players.
     """
@@ -70,11 +70,11 @@ def table(
     game: Game, players: Mapping[str, Contestant], pairs: int, updates: int, seed: int = 0
 ) -> dict[tuple[str, str], float]:
     """Mean final returns of each player (first name) against each other (second name)."""
-    found, names = {}, list(players)
+    means, names = {}, list(players)
     for index, first in enumerate(names):
         for second in names[index:]:
             chosen = players[first], players[second]
             ours, theirs = returns(game, chosen, pairs, updates, seed).mean(0).tolist()
-            found[second, first] = theirs
-            found[first, second] = ours
-    return found
+            means[second, first] = theirs
+            means[first, second] = ours
+    return means
