@@ -104,7 +104,7 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
 
 def report(comparison: Comparison) -> int:
     """Write the report; 1 if it lists runs that are not done."""
-    from semigradient.experiments.report import write_report
+    from semigradient.experiments.comparison_report import write_report
 
     failed = sum(outcome.status != "done" for outcome in write_report(comparison))
     print(f"{comparison.out / 'report.md'}: {failed} runs are not done")

@@ -53,7 +53,7 @@ def q_value(call: Callable[..., Tensor], sample: Samples) -> Tensor:
     return call(sample["obs"]).gather(0, sample["action"])
 
 
-class Learner:
+class TimedLearner:
     """A network of its own and everything that one step needs."""
 
     def __init__(self, name: str, options: dict[str, Any], batch: int, device: str) -> None:
@@ -120,7 +120,7 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def measure(learners: dict[str, Learner], rounds: int, device: str) -> dict[str, Times]:
+def measure(learners: dict[str, TimedLearner], rounds: int, device: str) -> dict[str, Times]:
     """Let all learners take turns; the first two rounds warm up and do not count."""
     times = {name: Times() for name in learners}
     for index in range(rounds + 2):
@@ -136,7 +136,7 @@ def measure(learners: dict[str, Learner], rounds: int, device: str) -> dict[str,
     return times
 
 
-def rows(times: dict[str, Times], learners: dict[str, Learner]) -> list[dict[str, Any]]:
+def rows(times: dict[str, Times], learners: dict[str, TimedLearner]) -> list[dict[str, Any]]:
     """One row per optimizer, in milliseconds and ratios to Adam."""
     result = []
     for name, taken in times.items():
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     process.prepare(options.threads)
     cases = dict.fromkeys(["adam", *options.cases])
-    learners = {c: Learner(*CASES[c], options.batch, options.device) for c in cases}
+    learners = {c: TimedLearner(*CASES[c], options.batch, options.device) for c in cases}
     table = rows(measure(learners, options.rounds, options.device), learners)
     if options.json:
         print(json.dumps(table))

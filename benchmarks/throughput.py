@@ -76,7 +76,7 @@ CASES = {
 }
 
 
-class Clock(BaseCallback):
+class StopAfter(BaseCallback):
     """Ends `learn` after some seconds, between two of its cycles, and counts whole cycles only."""
 
     def __init__(self, seconds: float) -> None:
@@ -107,7 +107,7 @@ def run_ours(agent: Agent, seconds: float) -> float:
 
 def run_theirs(model: Any, seconds: float) -> float:
     """Train SB3's for `seconds`: environment steps per second."""
-    clock = Clock(seconds)
+    clock = StopAfter(seconds)
     model.learn(_FOREVER, callback=clock, reset_num_timesteps=False)
     return clock.steps / clock.elapsed
 

@@ -32,7 +32,7 @@ from semigradient import agents as agent_registry
 from semigradient import envs as environments
 from semigradient import optim as optimizers
 from semigradient.errors import UserError, require, unknown
-from semigradient.experiments.engines import Job, last_words
+from semigradient.experiments.engines import CommandJob, last_words
 from semigradient.training import trust
 from semigradient.training.config_files import read_config
 
@@ -175,9 +175,9 @@ class Run:
         """Whether nothing is left to do."""
         return self.finished and bool(self.evaluation)
 
-    def job(self, commands: Commands) -> Job:
+    def job(self, commands: Commands) -> CommandJob:
         """What an engine runs for it."""
-        return Job(self.cell.name, partial(self.remaining, commands), self.log)
+        return CommandJob(self.cell.name, partial(self.remaining, commands), self.log)
 
     def remaining(self, commands: Commands) -> Iterator[Sequence[str]]:
         """The commands that it still needs, decided when each one's turn comes."""
@@ -311,7 +311,7 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What came of a run."""
 
     cell: Cell
@@ -330,7 +330,7 @@ SCORE_COLUMNS = ("mean", "median", "iqm", "normalised", "normalised_kind")
 RESULT_COLUMNS = (*CELL_COLUMNS, "steps", *SCORE_COLUMNS, "seconds", "run")
 
 
-def outcome(comparison: Comparison, run: Run) -> Outcome:
+def outcome(comparison: Comparison, run: Run) -> RunOutcome:
     """Read what is in the folder of a run."""
     from semigradient.experiments.statistics import normalised
 
@@ -342,17 +342,17 @@ def outcome(comparison: Comparison, run: Run) -> Outcome:
             status = "not evaluated"
         # Of a run that was cut off, the summary may be that of an earlier attempt.
         message = summary.get("message") if status == "failed" else last_words(run.log)
-        return Outcome(run.cell, method, status, str(message or ""), {})
+        return RunOutcome(run.cell, method, status, str(message or ""), {})
     scores = run.evaluation
     value, kind = normalised(run.cell.env, float(scores["mean"]))
     row = asdict(run.cell) | {key: scores.get(key) for key in ("mean", "median", "iqm")}
     row |= {"steps": summary.get("steps"), "seconds": summary.get("seconds")}
     row |= {"normalised": value, "normalised_kind": kind}
     row["run"] = str(run.folder.relative_to(comparison.out))
-    return Outcome(run.cell, method, "done", "", row)
+    return RunOutcome(run.cell, method, "done", "", row)
 
 
-def outcomes(comparison: Comparison) -> list[Outcome]:
+def outcomes(comparison: Comparison) -> list[RunOutcome]:
     """What came of every run."""
     return [outcome(comparison, run) for run in comparison.runs()]
 

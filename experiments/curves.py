@@ -144,7 +144,7 @@ def draw_curves(
 
 
 def draw_profiles(
-    panels: Mapping[str, Mapping[str, statistics.Profile]],
+    panels: Mapping[str, Mapping[str, statistics.PerformanceProfile]],
     thresholds: Mapping[str, Array],
     path: Path,
 ) -> None:

@@ -1,11 +1,11 @@
-"""Running many commands: on the cores of this machine, or elsewhere (`experiments/ray_engine.py`).
+"""Run many commands: on the cores of this machine, or on Ray (`experiments/ray_engine.py`).
 
-Nothing here knows what the commands do. A `Job` is a sequence of commands, asked for one at a
-time, so that each can depend on what the one before left on disk: this is how a job that was
-cut off goes on where it stopped, whether it is this machine or a Ray worker that died.
+The engines know nothing of what the commands do. A `CommandJob` is a sequence of commands,
+generated one at a time, so that each can depend on what the previous one left on disk: this is how
+an interrupted job continues, whether this machine or a Ray worker died.
 
-Two processes never work on one job: the log file of a job is locked for as long as anything
-that writes to it lives, and a command whose parent is killed is told to stop (on Linux).
+Two processes never work on one job: the log file of a job is locked as long as any process that
+writes to it lives, and a command whose parent is killed receives SIGTERM (on Linux).
 POSIX only; on a cluster, every node must see the working folder and the logs at the same path.
 """
 
@@ -56,7 +56,7 @@ except OSError as error:
 
 
 @dataclass(frozen=True)
-class Job:
+class CommandJob:
     """Commands that belong together.
 
     `commands` is called once an attempt, and its result advanced only after the command
@@ -113,7 +113,7 @@ class Engine:
 class Attempt:
     """One pass through the commands of a job; `poll` moves it on and never blocks."""
 
-    def __init__(self, job: Job, engine: Engine) -> None:
+    def __init__(self, job: CommandJob, engine: Engine) -> None:
         self.job, self.engine = job, engine
         self.commands: Iterator[Sequence[str]] | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -237,7 +237,7 @@ def stop(attempts: Iterable[Attempt], interruptions: Interruptions) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def run_local(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
+def run_local(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
     """Run jobs as processes of this machine; yield each result as it comes.
 
     SIGINT or SIGTERM is passed on as one SIGINT; `KeyboardInterrupt` follows when all commands
@@ -261,7 +261,7 @@ def run_local(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
         raise KeyboardInterrupt
 
 
-def run_all(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
+def run_all(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
     """Run jobs on an engine and yield their results as they finish."""
     results: Iterator[Result] = RUNNERS.load(engine.name)(jobs, engine)
     return results

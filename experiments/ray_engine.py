@@ -20,9 +20,9 @@ from semigradient.experiments.engines import (
     INTERRUPTED,
     POLL_SECONDS,
     Attempt,
+    CommandJob,
     Engine,
     Interruptions,
-    Job,
     Result,
     stop,
 )
@@ -30,12 +30,12 @@ from semigradient.experiments.engines import (
 GRACE_SECONDS = 120.0
 
 
-def run_ray(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
+def run_ray(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
     """Run each job as a Ray task, again after the death of its worker; yield results."""
     ray, ours = _connect(engine)
     task = _task(ray, _attempt_in_worker, engine)
     waiting = deque(jobs)
-    pending: dict[Any, Job] = {}
+    pending: dict[Any, CommandJob] = {}
     with Interruptions() as interruptions:
         try:
             while (waiting or pending) and not interruptions.count:
@@ -144,7 +144,7 @@ def _check_resources(ray: ModuleType, engine: Engine) -> None:
             raise UserError(f"{flag} {wanted:g}: this machine has {total.get(key, 0):g}")
 
 
-def _attempt_in_worker(job: Job, engine: Engine) -> Result:
+def _attempt_in_worker(job: CommandJob, engine: Engine) -> Result:
     """The body of a Ray task."""
     attempt = Attempt(job, engine)
     try:
@@ -156,7 +156,7 @@ def _attempt_in_worker(job: Job, engine: Engine) -> Result:
     return result
 
 
-def _fetch(ray: ModuleType, reference: Any, job: Job) -> Result:
+def _fetch(ray: ModuleType, reference: Any, job: CommandJob) -> Result:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

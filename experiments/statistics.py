@@ -52,7 +52,7 @@ class Welch(NamedTuple):
     p: float
 
 
-class Profile(NamedTuple):
+class PerformanceProfile(NamedTuple):
     """A performance profile: one entry per threshold in each array."""
 
     fraction: Array
@@ -90,7 +90,7 @@ def performance_profile(
     rng: np.random.Generator,
     resamples: int = 2000,
     confidence: float = 0.95,
-) -> Profile:
+) -> PerformanceProfile:
     """Fraction of runs scoring above each threshold, averaged over tasks, with its band.
 
         F(tau) = mean over tasks of mean over runs of 1[score > tau]
@@ -110,7 +110,7 @@ def performance_profile(
         resampled += _weights(len(runs), rng, resamples) @ above
     fraction, resampled = fraction / len(tasks), resampled / len(tasks)
     low, high = np.quantile(resampled, tails(confidence), axis=0)
-    return Profile(fraction, low, high)
+    return PerformanceProfile(fraction, low, high)
 
 
 def probability_of_improvement(

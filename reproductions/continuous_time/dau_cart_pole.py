@@ -14,7 +14,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Deep Advantage Updating and Q-learning on CartPole across time steps: figure 8.2"
 SEEDS = {"quick": 2, "full": 5}
-FULL = dau_curves.Plan(
+FULL = dau_curves.CurvesPlan(
     "semigradient/CartPole-v0",
     (0.01, 0.005, 0.002, 0.001, 0.0005),
     dau_curves.DISCRETE,

@@ -45,7 +45,7 @@ _SOURCE = "thesis, figure 8.2"
 
 
 @dataclass(frozen=True)
-class Plan:
+class CurvesPlan:
     """Which runs are made.
 
     Attributes:
@@ -91,7 +91,7 @@ class Plan:
         return np.linspace(0, self.seconds, self.evaluations + 1)[1:]
 
 
-def learn(plan: Plan, label: str, dt: float, seed: int) -> dict[str, Array]:
+def learn(plan: CurvesPlan, label: str, dt: float, seed: int) -> dict[str, Array]:
     """Train once: `curve` (evaluations,), and `value` and `policy` (portraits, 50, 50)."""
     agent: Any = build(parse(plan.command(label, dt, seed)).command)
     curve: list[float] = []
@@ -163,7 +163,7 @@ def portrait_agreement(runs: dict[Key, list[dict[str, Array]]], label: str) -> f
     return float(np.mean(pairs)) if pairs else 0.0
 
 
-def claims(plan: Plan, runs: dict[Key, list[dict[str, Array]]]) -> list[Row]:
+def claims(plan: CurvesPlan, runs: dict[Key, list[dict[str, Array]]]) -> list[Row]:
     """The published statements beside what the runs say."""
     rows = [_level(plan, runs["dau", dt], dt) for dt in plan.steps]
     ours = robustness(runs, "dau")
@@ -236,7 +236,7 @@ def claims(plan: Plan, runs: dict[Key, list[dict[str, Array]]]) -> list[Row]:
     return rows
 
 
-def reproduce(job: Job, plan: Plan) -> Report:
+def reproduce(job: Job, plan: CurvesPlan) -> Report:
     """Make every run that is not there yet and set them beside the published claims."""
     runs: dict[Key, list[dict[str, Array]]] = {}
     for seed in range(job.seeds):
@@ -258,7 +258,7 @@ def reproduce(job: Job, plan: Plan) -> Report:
     return Report(claims(plan, runs), lambda figure: draw(figure, plan, runs), (12.0, tall))
 
 
-def draw(figure: Figure, plan: Plan, runs: dict[Key, list[dict[str, Array]]]) -> None:
+def draw(figure: Figure, plan: CurvesPlan, runs: dict[Key, list[dict[str, Array]]]) -> None:
     """Curves against physical time above; below, the first seed's last portraits, a column a dt."""
     labels = [label for label, _ in plan.learners]
     above: Any = figure
@@ -278,7 +278,7 @@ def draw(figure: Figure, plan: Plan, runs: dict[Key, list[dict[str, Array]]]) ->
 
 
 def _draw_portraits(
-    figure: Any, plan: Plan, labels: list[str], runs: dict[Key, list[dict[str, Array]]]
+    figure: Any, plan: CurvesPlan, labels: list[str], runs: dict[Key, list[dict[str, Array]]]
 ) -> None:
     grid = figure.subplots(2 * len(labels), len(plan.steps), squeeze=False)
     for row, label in enumerate(labels):
@@ -288,7 +288,7 @@ def _draw_portraits(
             portrait.draw(grid[2 * row][column], grid[2 * row + 1][column], f"{label}, dt = {dt:g}")
 
 
-def _level(plan: Plan, runs: list[dict[str, Array]], dt: float) -> Row:
+def _level(plan: CurvesPlan, runs: list[dict[str, Array]], dt: float) -> Row:
     values = np.array([score(run) for run in runs])
     mean = float(values.mean())
     return Row(
@@ -305,7 +305,7 @@ def _level(plan: Plan, runs: list[dict[str, Array]], dt: float) -> Row:
 
 
 def _row(
-    plan: Plan,
+    plan: CurvesPlan,
     quantity: str,
     published: str,
     value: float,

@@ -51,7 +51,7 @@ _GRID = np.concatenate([np.linspace(-2, -0.2, 10), np.linspace(0.2, 2, 10)])
 
 
 @dataclass(frozen=True)
-class Plan:
+class PusherPlan:
     """One set of hyperparameters for every time step.
 
     Attributes:
@@ -76,8 +76,8 @@ class Plan:
         return [*words.split(), "--env-options", f"dt={dt}", "time_limit=2", f"actions={actions}"]
 
 
-QUICK = Plan(30.0, 10)
-FULL = Plan(50.0, 50)
+QUICK = PusherPlan(30.0, 10)
+FULL = PusherPlan(50.0, 50)
 RUNS = (("dau", "discrete"), ("dqn", "discrete"), ("dau", "continuous"))
 
 
@@ -100,7 +100,7 @@ def outward(advantages: Array, xs: Array) -> Array:
     return np.where(xs > 0, advantages[::-1], advantages)
 
 
-def learn(plan: Plan, name: str, actions: str, dt: float, seed: int) -> dict[str, Array]:
+def learn(plan: PusherPlan, name: str, actions: str, dt: float, seed: int) -> dict[str, Array]:
     """Train once.
 
     Returns:

@@ -13,7 +13,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Deep Advantage Updating and DDPG on BipedalWalker across time steps: figure 8.2"
 SEEDS = {"quick": 2, "full": 5}
-FULL = dau_curves.Plan(
+FULL = dau_curves.CurvesPlan(
     "semigradient/BipedalWalker-v0",
     (0.01, 0.005, 0.002, 0.001),
     dau_curves.CONTINUOUS,

@@ -43,7 +43,7 @@ MODEL_PAIRS = {"quick": 256, "full": 2048}
 
 
 @dataclass(frozen=True)
-class Table:
+class HeadToHeadTable:
     """One published table.
 
     Attributes:
@@ -70,7 +70,7 @@ QUICK = ["--width", "64", "--blocks", "0", "--quantiles", "16", "--batch-size", 
 """Published: twice the width, a residual block, four times the quantiles, twice the pairs."""
 
 
-def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array]:
+def exact(job: Job, table: HeadToHeadTable, first: str, second: str) -> tuple[Array, Array]:
     """Mean returns (2,) of two learners without models, and their standard errors (2,)."""
     pairs = PAIRS[job.scale]
     identity = (table.env, table.alpha, first, second, pairs, UPDATES)
@@ -86,11 +86,11 @@ def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array
     return found["mean"], found["error"]
 
 
-def _follower(table: Table, name: str) -> tournament.Contestant:
+def _follower(table: HeadToHeadTable, name: str) -> tournament.Contestant:
     return tournament.follower(rules.rule(name, table.alpha), table.alpha)
 
 
-def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
+def learned(job: Job, table: HeadToHeadTable, opponent: str) -> dict[str, Array]:
     """Mean returns (models, 2) of trained models against `opponent`, and the course of training."""
     loops = 1001 if job.full else table.loops[opponent]
     pairs = MODEL_PAIRS[job.scale]
@@ -115,7 +115,7 @@ def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
     return job.cell(f"meva-{opponent}", identity, work)
 
 
-def command(job: Job, table: Table, opponent: str) -> Any:
+def command(job: Job, table: HeadToHeadTable, opponent: str) -> Any:
     """What trains the models, as `train.py` reads it."""
     return _command(table, opponent, job.seeds, *([] if job.full else QUICK))
 
@@ -127,7 +127,7 @@ def evaluate(agent: MeVa, pairs: int) -> Array:
     return agent.game.value(agent.learn_policies(x, UPDATES)).mean(1).cpu().numpy()
 
 
-def reproduce(job: Job, table: Table) -> Report:
+def reproduce(job: Job, table: HeadToHeadTable) -> Report:
     """Every cell of the table but those of M-FOS."""
     rows = []
     for first, second in (("naive", "naive"), ("naive", "lola"), ("lola", "lola")):
@@ -159,13 +159,13 @@ def reproduce(job: Job, table: Table) -> Report:
     return Report(rows, draw)
 
 
-def _command(table: Table, opponent: str, models: int, *flags: str) -> Any:
+def _command(table: HeadToHeadTable, opponent: str, models: int, *flags: str) -> Any:
     """As `train.py` reads it."""
     words = ["--agent", "meva", "--env", table.env, "--opponent", opponent]
     return parse([*words, "--models", str(models), "--threads", "1", *flags]).command
 
 
-def _exact_row(table: Table, first: str, second: str, value: float, error: float) -> Row:
+def _exact_row(table: HeadToHeadTable, first: str, second: str, value: float, error: float) -> Row:
     published, _ = table.cells[first, second]
     allowed = 0.05 if first == second else table.off_diagonal
     # The published number is a mean over random starts too.
@@ -182,7 +182,7 @@ def _exact_row(table: Table, first: str, second: str, value: float, error: float
     )
 
 
-def _learned_row(table: Table, first: str, second: str, returns: Array) -> Row:
+def _learned_row(table: HeadToHeadTable, first: str, second: str, returns: Array) -> Row:
     published, error = table.cells[first, second]
     allowed = max(0.06, 3 * error)
     value = float(returns.mean())

@@ -30,7 +30,7 @@ CURVE = ("steps", "objects", "tv", "l1", "log_z_error", "modes", "empirical_l1")
 
 
 @dataclass(frozen=True)
-class Run:
+class FlowRun:
     """One setting of a learner.
 
     Attributes:
@@ -64,7 +64,7 @@ class Run:
         return dict(zip(CURVE, np.array(rows, dtype=float).T, strict=True))
 
 
-def curves(job: Job, name: str, run: Run) -> dict[str, Array]:
+def curves(job: Job, name: str, run: FlowRun) -> dict[str, Array]:
     """The curves of all seeds, (seeds, points) each; what is finished is not run again."""
 
     def one(seed: int) -> dict[str, Array]:
@@ -180,7 +180,7 @@ def relative(found: Mapping[str, Array], log_z: float) -> Array:
     return final(found, "log_z_error") / abs(log_z)
 
 
-def log_partition(run: Run) -> float:
+def log_partition(run: FlowRun) -> float:
     """The true log Z of a run's construction."""
     agent = run.agent(0)
     assert agent.table is not None, "the construction cannot be enumerated"

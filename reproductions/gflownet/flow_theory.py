@@ -27,7 +27,7 @@ from semigradient.domains.flows.tabular import log_share_of_parents, soft_optimu
 from semigradient.envs.constructions.construction import Table, tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.envs.molecules.toy import ToyMoleculesOptions
-from semigradient.reproductions.gflownet.flow_runs import Array, Run, exact_row, worst_row
+from semigradient.reproductions.gflownet.flow_runs import Array, FlowRun, exact_row, worst_row
 from semigradient.reproductions.report import Job, Report, Row
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ GRIDS = {
 }
 TREES = 100
 _COUNTS = ("exact", "counting of paths")
-_BIASED = Run(
+_BIASED = FlowRun(
     "semigradient/HyperGrid-v0",
     ("dimensions=2", "r0=0.1"),
     ("--loss", "tb", "--backward", "tree", "--schedule", "linear", "--optim.lr", "3e-3"),

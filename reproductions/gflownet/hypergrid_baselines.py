@@ -57,7 +57,7 @@ FLAGS: Mapping[str, str] = {
 _SOURCE = "figure 5.2"
 
 
-class Recorder(CoreVector):
+class CountingVector(CoreVector):
     """The vector environment of a construction, which counts the objects that come out."""
 
     def __init__(self, command: Command) -> None:
@@ -98,7 +98,7 @@ def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, Sample
 def recorded(command: Command) -> tuple[Any, SampleCounts, Table]:
     """The same for an agent that steps environments."""
     run = command.run
-    envs = Recorder(command)
+    envs = CountingVector(command)
     setup = AgentContext(
         envs,
         torch.device("cpu"),

@@ -21,7 +21,7 @@ from semigradient.envs.constructions.construction import tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import (
-    Run,
+    FlowRun,
     curves,
     draw_curves,
     exact_row,
@@ -54,14 +54,14 @@ def settings(dimensions: int, full: bool) -> list[tuple[str, float]]:
     return [(rule, r0) for rule in ("edge", "exit_only") for r0 in (0.1, 0.01)]
 
 
-def grid_run(loss: str, dimensions: int, rule: str, r0: float, full: bool) -> Run:
+def grid_run(loss: str, dimensions: int, rule: str, r0: float, full: bool) -> FlowRun:
     """The training of one loss on one grid."""
     batch, rate, edges = RECIPES[dimensions]
     if loss == "fm" and dimensions == 4:
         rate = "3e-3"  # at 1e-2 some runs lose modes for good where R0 = 0.01
     flags = ("--loss", loss, "--batch-size", str(batch), "--optim.lr", rate, "--schedule", "linear")
     options = (f"dimensions={dimensions}", f"rule={rule}", f"r0={r0}")
-    return Run("semigradient/HyperGrid-v0", options, flags, edges * (4 if full else 1))
+    return FlowRun("semigradient/HyperGrid-v0", options, flags, edges * (4 if full else 1))
 
 
 RECIPES = {2: (64, "3e-3", 120_000), 4: (16, "1e-2", 200_000)}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from semigradient.experiments.curves import COLOURS
-from semigradient.reproductions.gflownet.flow_runs import Array, Run
+from semigradient.reproductions.gflownet.flow_runs import Array, FlowRun
 from semigradient.reproductions.report import Job, Report, Row
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ FULL: Mapping[str, str] = {
 residual, so that the priority is the residual to the power 0.6."""
 
 
-def setting(flags: str) -> Run:
+def setting(flags: str) -> FlowRun:
     """A run of flow matching with these flags."""
     common = "--loss fm --optim.lr 1e-3 --batch-size 16"
     words = common.split()
@@ -68,7 +68,7 @@ def setting(flags: str) -> Run:
         # Another optimizer's rate has to follow its name.
         words = ["--loss", "fm", "--batch-size", "16"]
     options = ("dimensions=4", "height=8", "r0=0.1")
-    return Run("semigradient/HyperGrid-v0", options, (*words, *flags.split()), 10**9)
+    return FlowRun("semigradient/HyperGrid-v0", options, (*words, *flags.split()), 10**9)
 
 
 def train(flags: str, seed: int, updates: int) -> dict[str, Array]:

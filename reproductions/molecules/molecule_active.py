@@ -58,7 +58,7 @@ _SOURCE = "section 5.4.3"
 
 
 @dataclass(frozen=True)
-class Scale:
+class CampaignScale:
     """How large everything is.
 
     Attributes:
@@ -86,12 +86,12 @@ class Scale:
     fitting: Fitting
 
 
-QUICK = Scale(
+QUICK = CampaignScale(
     (("vocabulary", "small"), ("max_blocks", 4)),
     *(150, 60, 3, 40, 3_000, 32, 3, (32, 4)),
     Fitting(150, lr=1e-3, evaluate_every=30, batch_size=32),
 )
-FULL = Scale(
+FULL = CampaignScale(
     (("max_blocks", 6),),
     *(2_000, 3_000, 9, 200, 100_000, 256, 10, (64, 12)),
     Fitting(20_000, weight_decay=1e-6),
@@ -104,7 +104,7 @@ def graphs_of(smiles: list[str]) -> list[Any]:
     return [atom_graphs([chem.MolFromSmiles(each)]) for each in smiles]
 
 
-def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Scale) -> Any:
+def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: CampaignScale) -> Any:
     """A generator for a reward."""
     graph = f"--graph-width {scale.width} --graph-steps {scale.graph_steps}"
     flags = {
@@ -162,7 +162,7 @@ def random_molecules(rules: BlockMolecules, known: set[str], count: int, seed: i
     return list(found)[:count]
 
 
-def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
+def learn(method: str, seed: int, scale: CampaignScale, file: str) -> dict[str, Array]:
     """Means of the best 10 and 100 after each round, and similarity of the best 100."""
     options: dict[str, Any] = {
         **dict(scale.options),

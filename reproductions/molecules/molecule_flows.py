@@ -48,7 +48,7 @@ _LAST, _TESTED = 2000, 256
 
 
 @dataclass(frozen=True)
-class Setting:
+class FlowSetting:
     """One training.
 
     Attributes:
@@ -107,7 +107,7 @@ def summary(rules: BlockMolecules, last: Tensor, found: TopMolecules) -> dict[st
     }
 
 
-def by_chance(setting: Setting, seed: int) -> dict[str, Array]:
+def by_chance(setting: FlowSetting, seed: int) -> dict[str, Array]:
     """As many random molecules."""
     rules = setting.agent(seed).rules
     assert isinstance(rules, BlockMolecules)
@@ -126,19 +126,19 @@ def log_leaf_inflow(agent: GFlowNet, objects: Tensor) -> Tensor:
     return torch.where(rules.finished(objects), at.log_inflow(objects), stop).double()
 
 
-def settings(job: Job) -> dict[int, Setting]:
+def settings(job: Job) -> dict[int, FlowSetting]:
     """What is trained, by β."""
     if job.full:
         reward: tuple[str, ...] = ("reward=dock_like",)
         if job.folder:
             reward = ("reward=proxy", f"reward_file={job.folder}/best_params.pkl.gz")
         return {
-            beta: Setting(beta, "--loss fm", reward, 100_000, (7.0, 8.0)) for beta in (1, 4, 10)
+            beta: FlowSetting(beta, "--loss fm", reward, 100_000, (7.0, 8.0)) for beta in (1, 4, 10)
         }
     options = ("vocabulary=small", "max_blocks=5", "reward=dock_like")
     flags = "--loss fm --batch-size 16 --graph-width 64 --graph-steps 4 --bidirectional"
     lengths = {1: 6_000, 4: 6_000, 8: 16_000}
-    return {beta: Setting(beta, flags, options, count) for beta, count in lengths.items()}
+    return {beta: FlowSetting(beta, flags, options, count) for beta, count in lengths.items()}
 
 
 def reproduce(job: Job) -> Report:

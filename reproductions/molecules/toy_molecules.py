@@ -19,7 +19,7 @@ from semigradient.envs.molecules.toy import ToyMolecules, ToyMoleculesOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import (
     Array,
-    Run,
+    FlowRun,
     curves,
     draw_curves,
     exact_row,
@@ -41,7 +41,7 @@ LOSSES = ("fm", "db", "tb")
 _CLAIM = ("≤ 0.02", "acceptance limit")
 
 
-def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> Run:
+def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> FlowRun:
     """A run on one of the toys."""
     common = (
         "--loss",
@@ -54,7 +54,7 @@ def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> Run:
         "--schedule",
         "linear",
     )
-    return Run(
+    return FlowRun(
         "semigradient/ToyMolecules-v0",
         (f"vocabulary={vocabulary}",),
         (*common, "--optim.lr", "3e-3", *flags),

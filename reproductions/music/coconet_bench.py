@@ -39,7 +39,7 @@ _SAMPLES_AT_ONCE = 25
 
 
 @dataclass(frozen=True)
-class Plan:
+class CoconetPlan:
     """One resolution at one scale.
 
     Attributes:
@@ -75,7 +75,7 @@ class Models:
     recurrent: FrameNade
 
 
-def train(job: Job, plan: Plan, seed: int) -> Models:
+def train(job: Job, plan: CoconetPlan, seed: int) -> Models:
     """Train both networks, or take them from the job's folder if they are there."""
     agent = _agent(plan, seed)
 
@@ -98,7 +98,7 @@ def train(job: Job, plan: Plan, seed: int) -> Models:
     return Models(agent, loss, _recurrent(job, plan, seed))
 
 
-def _recurrent(job: Job, plan: Plan, seed: int) -> FrameNade:
+def _recurrent(job: Job, plan: CoconetPlan, seed: int) -> FrameNade:
     """The recurrent network with the weights that did best on the split valid."""
     updates, width = plan.recurrent
     torch.manual_seed(seed)
@@ -117,7 +117,7 @@ def _tensors(arrays: dict[str, Array]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
 
-def table_1(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]:
+def table_1(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str, Array]:
     """NLL in nats a frame of each test piece's beginning, (pieces,) by model and order."""
     agent, network = models.agent, models.recurrent
     pieces = beginnings(plan)
@@ -153,7 +153,7 @@ def table_1(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]
     return job.cell(f"table-1-{plan.grid}-{seed}", (plan, seed), work)
 
 
-def table_2(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]:
+def table_2(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str, Array]:
     """NLL of scores that the model writes, (runs,) by scheme; `… curve` (places, runs) over steps.
 
     With a rate of 0 nothing of a step's score is left for the next: every step is a first one.
@@ -179,7 +179,7 @@ def table_2(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]
     return found
 
 
-def strip(job: Job, plan: Plan, seed: int, models: Models, rows: int = 5) -> list[Frame]:
+def strip(job: Job, plan: CoconetPlan, seed: int, models: Models, rows: int = 5) -> list[Frame]:
     """Figure 3.1: a score rewritten from the first fill on, at a few steps."""
 
     def work() -> dict[str, Any]:
@@ -198,7 +198,7 @@ def strip(job: Job, plan: Plan, seed: int, models: Models, rows: int = 5) -> lis
     ]
 
 
-def beginnings(plan: Plan) -> Chorales:
+def beginnings(plan: CoconetPlan) -> Chorales:
     """The first T steps of the first test pieces that are so long."""
     test = chorales.load("test", plan.grid)
     long = [at for at, roll in enumerate(test.pieces) if roll.shape[1] >= plan.steps][: plan.pieces]
@@ -216,7 +216,7 @@ def places(sweeps: int) -> list[int]:
     return sorted(found)
 
 
-def _agent(plan: Plan, seed: int) -> Coconet:
+def _agent(plan: CoconetPlan, seed: int) -> Coconet:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments = ["--agent", "coconet-small" if plan.steps < 32 else "coconet"]
     arguments += ["--env", "semigradient/Chorales-v0", "--seed", str(seed), "--device", device]
@@ -227,7 +227,9 @@ def _agent(plan: Plan, seed: int) -> Coconet:
     return agent
 
 
-def _fit_recurrent(network: FrameNade, plan: Plan, updates: int, seed: int) -> dict[str, Tensor]:
+def _fit_recurrent(
+    network: FrameNade, plan: CoconetPlan, updates: int, seed: int
+) -> dict[str, Tensor]:
     """Adam on crops; the weights of the best validation, one every fiftieth update."""
     pieces, source = chorales.load("train", plan.grid), generator(seed, 6)
     valid = chorales.crops(chorales.load("valid", plan.grid), 64, plan.steps, generator(0, 4))
@@ -253,7 +255,7 @@ def _recurrent_loss(network: FrameNade, pitches: Tensor) -> Tensor:
 
 
 def _chain(
-    conditionals: Conditionals, plan: Plan, name: str, count: int, source: torch.Generator
+    conditionals: Conditionals, plan: CoconetPlan, name: str, count: int, source: torch.Generator
 ) -> Iterator[Rewrite]:
     blank = torch.zeros(count, len(VOICES), plan.length, dtype=torch.int64)
     nothing = torch.zeros_like(blank, dtype=torch.bool)

@@ -22,7 +22,12 @@ from semigradient.domains.music.piano_rolls import film_strip
 from semigradient.experiments.curves import COLOURS
 from semigradient.nets.coconet import Coconet
 from semigradient.reproductions.music import coconet_bench as bench
-from semigradient.reproductions.music.coconet_bench import INDEPENDENT, Plan, averaged, pooled
+from semigradient.reproductions.music.coconet_bench import (
+    INDEPENDENT,
+    CoconetPlan,
+    averaged,
+    pooled,
+)
 from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.training.summary import bootstrap_interval
 
@@ -33,9 +38,9 @@ if TYPE_CHECKING:
 TITLE = "Coconet: orderings and Gibbs sampling, thesis tables 3.1 and 3.2, figures 3.1 and 3.2"
 SEEDS = {"quick": 2, "full": 2}
 
-QUICK = (Plan(4, 16, ("--steps", "48000"), 12, 16, 50, 20, (0.0, 0.5), (600, 64)),)
+QUICK = (CoconetPlan(4, 16, ("--steps", "48000"), 12, 16, 50, 20, (0.0, 0.5), (600, 64)),)
 FULL = tuple(
-    Plan(grid, 128 // grid, (), 70, 32, 100, 100, (0.0, 0.05, 0.1, 0.25, 0.5), (10_000, 256))
+    CoconetPlan(grid, 128 // grid, (), 70, 32, 100, 100, (0.0, 0.05, 0.1, 0.25, 0.5), (10_000, 256))
     for grid in (4, 2, 1)
 )
 _GRIDS = {4: "quarters", 2: "eighths", 1: "sixteenths"}
@@ -87,7 +92,7 @@ def _parameters() -> Row:
 
 
 def _rows_1(
-    plan: Plan, parts: list[dict[str, Array]], losses: list[float], full: bool
+    plan: CoconetPlan, parts: list[dict[str, Array]], losses: list[float], full: bool
 ) -> list[Row]:
     values = {name: averaged(parts, name) for name in parts[0]}
     grid = _GRIDS[plan.grid]
@@ -158,7 +163,7 @@ def _finer(first: dict[int, list[dict[str, Array]]]) -> list[Row]:
     return found
 
 
-def _rows_2(plan: Plan, parts: list[dict[str, Array]]) -> list[Row]:
+def _rows_2(plan: CoconetPlan, parts: list[dict[str, Array]]) -> list[Row]:
     values = {name: pooled(parts, name) for name in [INDEPENDENT, *map(str, plan.rates)]}
     source = "table 3.2"
     published = {"0.0": 1.09, "0.05": 1.08, "0.1": 0.97, "0.25": 0.80, "0.5": 0.74}
@@ -254,7 +259,7 @@ def _draw_1(axes: Axes, first: dict[int, list[dict[str, Array]]]) -> None:
     axes.set_title("Test chorales (table 3.1)", fontsize=9)
 
 
-def _draw_2(axes: Axes, plan: Plan, parts: list[dict[str, Array]]) -> None:
+def _draw_2(axes: Axes, plan: CoconetPlan, parts: list[dict[str, Array]]) -> None:
     steps = np.array(bench.places(plan.sweeps))
     for index, name in enumerate([INDEPENDENT, *map(str, plan.rates)]):
         curve = pooled(parts, f"{name} curve")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.td import control_buffers
 from semigradient.reproductions.td.mountain_car_iid import BETAS_OF_GRID, METHODS, RATES, STEPS
-from semigradient.reproductions.td.policy_evaluation import Setting
+from semigradient.reproductions.td.policy_evaluation import EvaluationSetting
 from semigradient.reproductions.td.pooled import NAMES, curves, lower, pool, train, untrained
-from semigradient.reproductions.td.problems import Batch, Buffer
+from semigradient.reproductions.td.problems import Buffer, TransitionBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def reproduce(job: Job) -> Report:
         worst = untrained(problem)
         for method in METHODS:
             cells = [
-                Setting(problem, (h,) * 3, METHODS[method], beta, size, RATES, STEPS)
+                EvaluationSetting(problem, (h,) * 3, METHODS[method], beta, size, RATES, STEPS)
                 for h in hidden
                 for beta in BETAS_OF_GRID
                 for size in sizes
@@ -75,7 +75,7 @@ def load(job: Job, name: str) -> Buffer:
         lambda: control_buffers.answers(name, ANSWERS),
     )
     names = ("inputs", "reward", "discount", "next_inputs")
-    transitions = Batch(*(torch.from_numpy(stored[k]).float()[None] for k in names))
+    transitions = TransitionBatch(*(torch.from_numpy(stored[k]).float()[None] for k in names))
     answer = tuple(torch.from_numpy(right[k]).float() for k in ("inputs", "values"))
     return Buffer(f"{name}, {steps} steps", transitions, (answer[0], answer[1]))
 

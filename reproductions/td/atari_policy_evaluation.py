@@ -42,7 +42,7 @@ from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td.pooled import lower
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, record
-from semigradient.reproductions.td.replayed import Learner, OneStep
+from semigradient.reproductions.td.replayed import OneStep, ReplayedLearner
 from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ TEST_SEED = 1_000
 
 
 @dataclass(frozen=True)
-class Plan:
+class AtariPlan:
     """The size of the runs.
 
     Attributes:
@@ -95,28 +95,28 @@ def methods(factor: float) -> dict[str, OptimizerConfig]:
     }
 
 
-QUICK = Plan(1000, 300, 40, 10, 20, 0, methods(10))
-FULL = Plan(100_000, 10_000, 500_000, 2500, 2500, 64, methods(1))
+QUICK = AtariPlan(1000, 300, 40, 10, 20, 0, methods(10))
+FULL = AtariPlan(100_000, 10_000, 500_000, 2500, 2500, 64, methods(1))
 
 
 @dataclass(frozen=True)
-class Episodes:
+class TrainTestEpisodes:
     """What is learned from, and what is tested on."""
 
     train: Recorded
     test: Recorded
 
 
-def episodes(plan: Plan, seed: int, player: Expert | None) -> Episodes:
+def episodes(plan: AtariPlan, seed: int, player: Expert | None) -> TrainTestEpisodes:
     """Record the expert, or its stand-in."""
     if player is not None:
         test = player.record(plan.test, seed + TEST_SEED, gamma=GAMMA)
-        return Episodes(player.record(plan.steps, seed, gamma=GAMMA), test)
+        return TrainTestEpisodes(player.record(plan.steps, seed, gamma=GAMMA), test)
     train, test = (
         at_random(steps, number)
         for steps, number in ((plan.steps, seed), (plan.test, seed + TEST_SEED))
     )
-    return Episodes(train, test)
+    return TrainTestEpisodes(train, test)
 
 
 def at_random(steps: int, seed: int, env: str = STAND_IN) -> Recorded:
@@ -131,7 +131,7 @@ def at_random(steps: int, seed: int, env: str = STAND_IN) -> Recorded:
     return found
 
 
-def network(plan: Plan, recorded: Recorded, seed: int) -> nn.Module:
+def network(plan: AtariPlan, recorded: Recorded, seed: int) -> nn.Module:
     """The untrained network of action values."""
     channels = recorded.observation.shape[0]
     with torch.random.fork_rng(devices=[]):
@@ -143,7 +143,7 @@ def network(plan: Plan, recorded: Recorded, seed: int) -> nn.Module:
     return made.to(recorded.action.device)
 
 
-def measure(of: Episodes, method: str, plan: Plan, seed: int) -> dict[str, Array]:
+def measure(of: TrainTestEpisodes, method: str, plan: AtariPlan, seed: int) -> dict[str, Array]:
     """Train with one method; `error` (T,) to the test returns, before learning and at intervals.
 
     `spread` is the error of predicting the mean of the test returns. A run that diverged counts as
@@ -152,7 +152,7 @@ def measure(of: Episodes, method: str, plan: Plan, seed: int) -> dict[str, Array
     frozen = method == "frozen"
     targets = OneStep(every=plan.renewed if frozen else 0, sarsa=True)
     made_network = network(plan, of.train, seed)
-    made = Learner(made_network, of.train, targets, plan.optimizers[method], seed)
+    made = ReplayedLearner(made_network, of.train, targets, plan.optimizers[method], seed)
     returns = of.test.returns()
     errors = [_error(made, of.test)]
     for update in range(1, plan.updates + 1):
@@ -164,7 +164,7 @@ def measure(of: Episodes, method: str, plan: Plan, seed: int) -> dict[str, Array
     return {"error": bounded, "spread": np.array([returns.double().var(unbiased=False).item()])}
 
 
-def _error(learner: Learner, test: Recorded) -> float:
+def _error(learner: ReplayedLearner, test: Recorded) -> float:
     """Mean squared error of Q(s, a) to the returns."""
     values = test.evaluate(learner.network).gather(1, test.action[:, None])[:, 0]
     return (values - test.returns()).double().square().mean().item()
@@ -203,7 +203,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _of_seed(
-    job: Job, plan: Plan, player: Expert | None, seed: int
+    job: Job, plan: AtariPlan, player: Expert | None, seed: int
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield the methods of one seed, which learn from the same episodes."""
     of = functools.lru_cache(1)(lambda: episodes(plan, seed, player))

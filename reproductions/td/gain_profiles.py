@@ -42,7 +42,13 @@ from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td import mountain_car
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, mountain_car_record
 from semigradient.reproductions.td.recorded import mountain_car_values as exact_values
-from semigradient.reproductions.td.replayed import Learner, Table, nearby_gain, network, q_learning
+from semigradient.reproductions.td.replayed import (
+    ReplayedLearner,
+    TargetTable,
+    nearby_gain,
+    network,
+    q_learning,
+)
 from semigradient.training.agent import generator
 from semigradient.training.build import build
 from semigradient.training.cli import parse
@@ -69,7 +75,7 @@ CONSTANT = 2.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class GainPlan:
     """The size of the runs.
 
     Attributes:
@@ -91,7 +97,7 @@ class Plan:
     optimizers: Mapping[str, OptimizerConfig]
 
 
-QUICK = Plan(
+QUICK = GainPlan(
     3000,
     1000,
     20,
@@ -106,7 +112,7 @@ QUICK = Plan(
     },
 )
 _DECAY = 1e-4
-FULL = Plan(
+FULL = GainPlan(
     500_000,
     500_000,
     1000,
@@ -130,7 +136,7 @@ _CONTROL_FULL = "--loss mse --max-grad-norm 0 --clip-rewards --buffer-size 50000
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExpertRecord:
     """Recorded episodes, and what the expert says of them.
 
     Attributes:
@@ -144,7 +150,7 @@ class Subject:
     one_step: Tensor
 
 
-def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
+def subject(plan: GainPlan, seed: int, player: Expert | None) -> ExpertRecord:
     """Record the expert, or the policy on Mountain Car where there is none."""
     if player is None:
         recorded = mountain_car_record(plan.steps, seed)
@@ -155,23 +161,25 @@ def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
         there = recorded.evaluate(player.network, successors=True)
     values = here.gather(1, recorded.action[:, None])[:, 0]
     one_step = td_target(recorded.reward, recorded.discount, max_q_bootstrap(there))
-    return Subject(recorded, values, one_step)
+    return ExpertRecord(recorded, values, one_step)
 
 
-def learner(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) -> Learner:
+def learner(
+    of: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int
+) -> ReplayedLearner:
     """A learner of one objective with one optimizer."""
     recorded = of.recorded
-    tables: dict[str, Table] = {
-        "reg": Table(lambda _: of.values),
-        "td*": Table(lambda _: of.one_step),
-        "mc": Table(lambda _: recorded.returns()),
-        "batch": Table(q_learning(recorded), plan.renewed),
+    tables: dict[str, TargetTable] = {
+        "reg": TargetTable(lambda _: of.values),
+        "td*": TargetTable(lambda _: of.one_step),
+        "mc": TargetTable(lambda _: recorded.returns()),
+        "batch": TargetTable(q_learning(recorded), plan.renewed),
     }
     made = network(recorded, seed)
-    return Learner(made, recorded, tables[objective], plan.optimizers[optimizer], seed)
+    return ReplayedLearner(made, recorded, tables[objective], plan.optimizers[optimizer], seed)
 
 
-def profile(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) -> Array:
+def profile(of: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int) -> Array:
     """Mean gain by distance in time at each measurement, (M, 61)."""
     made = learner(of, objective, plan, optimizer, seed)
     measured = None if objective == "batch" else of.one_step
@@ -187,7 +195,7 @@ def profile(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) 
     return torch.stack(curves).cpu().numpy()
 
 
-def instants(plan: Plan, seed: int) -> set[int]:
+def instants(plan: GainPlan, seed: int) -> set[int]:
     """Which updates are measured: a random one of each `every`.
 
     At even intervals too many of them would be the first ones after the frozen network was renewed,
@@ -198,7 +206,9 @@ def instants(plan: Plan, seed: int) -> set[int]:
     return set((starts + rng.integers(plan.every, size=len(starts))).tolist())
 
 
-def control(plan: Plan, optimizer: str, seed: int, env: str = mountain_car.ID) -> dict[str, Array]:
+def control(
+    plan: GainPlan, optimizer: str, seed: int, env: str = mountain_car.ID
+) -> dict[str, Array]:
     """Learn to act: the gain at each measurement (M, 61), and the last layer's singular values."""
     agent: Any = _agent(plan, optimizer, seed, env)
     # At most one update every four steps; before the first, there may be hardly any experience.
@@ -218,7 +228,7 @@ def control(plan: Plan, optimizer: str, seed: int, env: str = mountain_car.ID) -
     return {"gain": torch.stack(curves).numpy(), "singular": values.cpu().numpy()}
 
 
-def _agent(plan: Plan, optimizer: str, seed: int, env: str) -> Any:
+def _agent(plan: GainPlan, optimizer: str, seed: int, env: str) -> Any:
     """DQN as `train.py` makes it, with the optimizer of the plan."""
     words = ["--agent", "dqn", "--env", env, "--optim", optimizer, "--seed", str(seed)]
     words += ["--steps", str(plan.control), "--threads", "1"]
@@ -279,7 +289,7 @@ def reproduce(job: Job) -> Report:
 
 def trained(
     job: Job,
-    plan: Plan,
+    plan: GainPlan,
     player: Expert | None,
     objectives: tuple[str, ...],
     optimizers: tuple[str, ...],
@@ -294,7 +304,7 @@ def trained(
 
 def _of_seed(
     job: Job,
-    plan: Plan,
+    plan: GainPlan,
     player: Expert | None,
     objectives: tuple[str, ...],
     optimizers: tuple[str, ...],

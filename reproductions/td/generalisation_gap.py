@@ -51,7 +51,7 @@ _IMAGES = 1000  # most images that a performance is measured on
 
 
 @dataclass(frozen=True)
-class Plan:
+class GapPlan:
     """Which runs are made.
 
     Attributes:
@@ -75,7 +75,7 @@ _QUICK_DQN = (
     "--steps 6000 --num-envs 2 --train-every 2 --batch-size 64 --learning-starts 500 "
     "--buffer-size 6000 --optim.lr 1e-3"
 )
-QUICK = Plan(
+QUICK = GapPlan(
     "small-glyphs",
     (20, 100, 500),
     (4, 8),
@@ -84,11 +84,11 @@ QUICK = Plan(
 )
 
 
-def full_plan(folder: str) -> Plan:
+def full_plan(folder: str) -> GapPlan:
     """The published runs, on the images whose files are in `folder`."""
     require(folder != "", "generalisation-gap at full scale: needs --folder with SVHN or CIFAR-10")
     svhn = (Path(folder).expanduser() / "train_32x32.mat").exists()
-    return Plan(
+    return GapPlan(
         "svhn" if svhn else "cifar10",
         (20, 100, 250, 500, 1000, 5000, 10000, 50000),
         (8, 16, 32) if svhn else (16, 32, 64),
@@ -103,7 +103,7 @@ def full_plan(folder: str) -> Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class GapRun:
     """One trained learner: its setting, ρ̄, and performance on training and unseen images."""
 
     learner: str
@@ -199,7 +199,7 @@ def measure(
     seed: int,
     flags: Iterable[str],
     folder: str = "",
-) -> Run:
+) -> GapRun:
     """Train one learner and measure its interference and its gap."""
     agent, options = train(learner, dataset, size, width, depth, seed, flags, folder)
     unseen = {**options, "split": "test", "limit": 0}
@@ -217,7 +217,7 @@ def measure(
     device = agent.setup.device
     rho = interference(network, (chosen.float() / 255).to(device), mean=learner == "reinforce")
     count = sum(p.numel() for p in network.parameters())
-    return Run(learner, size, width, depth, seed, count, rho, scores, test)
+    return GapRun(learner, size, width, depth, seed, count, rho, scores, test)
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
@@ -235,7 +235,7 @@ def interval(x: ArrayLike, y: ArrayLike, resamples: int = 2000) -> tuple[float, 
     return float(low), float(high)
 
 
-def claims(runs: Sequence[Run]) -> list[Row]:
+def claims(runs: Sequence[GapRun]) -> list[Row]:
     """The published statements beside what the runs say."""
     rows = []
     for learner in dict.fromkeys(run.learner for run in runs):
@@ -269,7 +269,7 @@ _AGREES: dict[str, Callable[[float], bool]] = {
 }
 
 
-def _columns(runs: Sequence[Run]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _columns(runs: Sequence[GapRun]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Log ρ̄ and gap (n,) of runs."""
     return np.array([run.log_interference for run in runs]), np.array([run.gap for run in runs])
 
@@ -299,7 +299,9 @@ def reproduce(job: Job) -> Report:
     return Report(claims(runs), draw)
 
 
-def _run(job: Job, plan: Plan, learner: str, size: int, width: int, depth: int, seed: int) -> Run:
+def _run(
+    job: Job, plan: GapPlan, learner: str, size: int, width: int, depth: int, seed: int
+) -> GapRun:
     """The run of one setting, made unless it is there."""
     setting = (learner, plan.dataset, size, width, depth, seed, plan.learners[learner])
 
@@ -318,4 +320,4 @@ def _run(job: Job, plan: Plan, learner: str, size: int, width: int, depth: int, 
         for row in found["scores"]
     )
     count, rho = found["numbers"].tolist()
-    return Run(learner, size, width, depth, seed, int(count), rho, train_, test)
+    return GapRun(learner, size, width, depth, seed, int(count), rho, train_, test)

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from semigradient.reproductions.td.networks import Stack
-from semigradient.reproductions.td.problems import Batch
+from semigradient.reproductions.td.problems import TransitionBatch
+from semigradient.reproductions.td.stacked_networks import Stack
 
 
 def window(beta: float) -> int:
@@ -22,7 +22,7 @@ def window(beta: float) -> int:
 class History:
     """A ring of the last `slots` minibatches of E members, and what they were met with."""
 
-    def __init__(self, slots: int, batch: Batch, **extras: Tensor) -> None:
+    def __init__(self, slots: int, batch: TransitionBatch, **extras: Tensor) -> None:
         """Make room for minibatches like `batch` (E, m, ...), and extras (E, ...) with each."""
         parts = {**batch._asdict(), **extras}
         self._rings = {
@@ -33,7 +33,7 @@ class History:
         self._made = torch.full((slots,), -1)
         self.slots, self.time = slots, 0
 
-    def push(self, batch: Batch, **extras: Tensor) -> None:
+    def push(self, batch: TransitionBatch, **extras: Tensor) -> None:
         """Put in one minibatch, in place of the oldest."""
         slot = self.time % self.slots
         for name, part in {**batch._asdict(), **extras}.items():
@@ -42,10 +42,10 @@ class History:
         self._made[slot] = self.time
         self.time += 1
 
-    def joined(self) -> Batch:
+    def joined(self) -> TransitionBatch:
         """All minibatches as one, (E, slots m, ...), in no order; empty slots are zero."""
         names = ("inputs", "reward", "discount", "next_inputs")
-        return Batch(*(self._rings[name].flatten(1, 2) for name in names))
+        return TransitionBatch(*(self._rings[name].flatten(1, 2) for name in names))
 
     def weight(self, beta: float) -> Tensor:
         """(1 - beta) beta^age of each minibatch, (slots,); 0 for an empty slot."""
@@ -72,7 +72,7 @@ class History:
         total, count = theta.new_zeros(len(theta)), theta.new_zeros(len(theta))
         names = ("inputs", "reward", "discount", "next_inputs")
         for slot in (self._made >= 0).nonzero().flatten().tolist():
-            batch = Batch(*(self._rings[name][:, slot] for name in names))
+            batch = TransitionBatch(*(self._rings[name][:, slot] for name in names))
             old = self._rings["theta"][:, slot]
             gradient, a, b = per_sample(stack, old, batch)
             if correct:
@@ -86,7 +86,9 @@ class History:
         return total / count
 
 
-def per_sample(stack: Stack, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def per_sample(
+    stack: Stack, theta: Tensor, batch: TransitionBatch
+) -> tuple[Tensor, Tensor, Tensor]:
     """Semi-gradients delta b, and the rows a and b of their derivative a b^T; (E, m, n) each."""
     values, given = stack.forward(theta, _both(batch))
     here, there = values.chunk(2, dim=1)
@@ -97,7 +99,11 @@ def per_sample(stack: Stack, theta: Tensor, batch: Batch) -> tuple[Tensor, Tenso
 
 
 def semi_gradient(
-    stack: Stack, theta: Tensor, batch: Batch, weight: Tensor | float, target: Tensor | None
+    stack: Stack,
+    theta: Tensor,
+    batch: TransitionBatch,
+    weight: Tensor | float,
+    target: Tensor | None,
 ) -> Tensor:
     """sum_i weight_i delta_i grad V(s_i), (E, n); next values by `target`, or `theta` if None."""
     if target is None:
@@ -112,6 +118,6 @@ def semi_gradient(
     return stack.summed(theta, given, error * weight)
 
 
-def _both(batch: Batch) -> Tensor:
+def _both(batch: TransitionBatch) -> Tensor:
     """States and next states, (E, 2 m, d)."""
     return torch.cat([batch.inputs, batch.next_inputs], dim=1)

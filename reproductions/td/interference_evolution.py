@@ -32,7 +32,7 @@ from semigradient.optim.configs import AdamConfig, OptimizerConfig, SGDConfig
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td import replayed
-from semigradient.reproductions.td.gain_profiles import Subject
+from semigradient.reproductions.td.gain_profiles import ExpertRecord
 from semigradient.reproductions.td.recorded import (
     Expert,
     Recorded,
@@ -40,7 +40,7 @@ from semigradient.reproductions.td.recorded import (
     mountain_car_record,
     mountain_car_values,
 )
-from semigradient.reproductions.td.replayed import Learner, OneStep, Table, Targets
+from semigradient.reproductions.td.replayed import OneStep, ReplayedLearner, Targets, TargetTable
 from semigradient.training.agent import generator
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ PARTS = ("r1", "r2", "r3")
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvolutionPlan:
     """The size of the runs.
 
     Attributes:
@@ -77,8 +77,8 @@ class Plan:
     optimizer: OptimizerConfig
 
 
-QUICK = Plan(3000, 600, 30, 8, 100, SGDConfig(lr=1e-2))
-FULL = Plan(500_000, 100_000, 1000, 32, 10_000, AdamConfig(lr=1e-4, weight_decay=1e-4))
+QUICK = EvolutionPlan(3000, 600, 30, 8, 100, SGDConfig(lr=1e-2))
+FULL = EvolutionPlan(500_000, 100_000, 1000, 32, 10_000, AdamConfig(lr=1e-4, weight_decay=1e-4))
 
 
 def network(recorded: Recorded, seed: int, frames: bool) -> nn.Module:
@@ -90,10 +90,10 @@ def network(recorded: Recorded, seed: int, frames: bool) -> nn.Module:
         return mlp((2, 16, 16, 1), "leaky_relu")
 
 
-def targets(case: str, plan: Plan, values: Tensor) -> Targets:
+def targets(case: str, plan: EvolutionPlan, values: Tensor) -> Targets:
     """What one case regresses to; `values` (T,) are the expert's."""
     if case == "reg":
-        return Table(lambda _: values)
+        return TargetTable(lambda _: values)
     return {
         "dqn": OneStep(every=plan.renewed),
         "ddqn": OneStep(rate=0.01),
@@ -102,7 +102,7 @@ def targets(case: str, plan: Plan, values: Tensor) -> Targets:
 
 
 def measure(
-    of: Subject, case: str, plan: Plan, seed: int, frames: bool = False
+    of: ExpertRecord, case: str, plan: EvolutionPlan, seed: int, frames: bool = False
 ) -> dict[str, Array]:
     """Train one network, and measure before every so many updates.
 
@@ -110,7 +110,7 @@ def measure(
     that of the negative ones; `positive` (M, 3), which share of pairs is positive; and `negative`
     (M, 3), which share of the sum of absolute values is of negative pairs.
     """
-    made = Learner(
+    made = ReplayedLearner(
         network(of.recorded, seed, frames),
         of.recorded,
         targets(case, plan, of.values),
@@ -139,7 +139,7 @@ def _mean(clamped: Tensor) -> Tensor:
     return clamped.sum(1) / (clamped != 0).sum(1).clamp(min=1)
 
 
-def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
+def subject(plan: EvolutionPlan, seed: int, player: Expert | None) -> ExpertRecord:
     """Recorded episodes with the expert's values: of states on Mountain Car, of actions else."""
     if player is None:
         recorded = mountain_car_record(plan.steps, seed)
@@ -147,7 +147,7 @@ def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
     else:
         recorded = player.record(plan.steps, seed)
         values = recorded.evaluate(player.network).gather(1, recorded.action[:, None])[:, 0]
-    return Subject(recorded, values, values)
+    return ExpertRecord(recorded, values, values)
 
 
 Runs = dict[str, list[dict[str, Array]]]
@@ -179,7 +179,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _of_seed(
-    job: Job, plan: Plan, player: Expert | None, seed: int
+    job: Job, plan: EvolutionPlan, player: Expert | None, seed: int
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield the cases of one seed, which learn from the same episodes."""
     recorded = functools.lru_cache(1)(lambda: subject(plan, seed, player))

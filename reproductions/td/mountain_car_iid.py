@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.td.policy_evaluation import METHODS, Setting
+from semigradient.reproductions.td.policy_evaluation import METHODS, EvaluationSetting
 from semigradient.reproductions.td.pooled import (
     NAMES,
     curves,
@@ -99,9 +99,11 @@ def reproduce(job: Job) -> Report:
     return Report(rows, draw, inches=(17.0, 3.6))
 
 
-def setting(method: str, hidden: int, beta: float, size: int, lrs: tuple[float, ...]) -> Setting:
+def setting(
+    method: str, hidden: int, beta: float, size: int, lrs: tuple[float, ...]
+) -> EvaluationSetting:
     """One cell: three hidden layers, 5000 steps."""
-    return Setting(MountainCar(), (hidden,) * 3, METHODS[method], beta, size, lrs, STEPS)
+    return EvaluationSetting(MountainCar(), (hidden,) * 3, METHODS[method], beta, size, lrs, STEPS)
 
 
 def _grid(job: Job, method: str, worst: float) -> list[Array]:

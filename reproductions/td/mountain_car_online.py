@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.td.policy_evaluation import METHODS, Setting
+from semigradient.reproductions.td.policy_evaluation import METHODS, EvaluationSetting
 from semigradient.reproductions.td.pooled import (
     NAMES,
     alike,
@@ -60,10 +60,10 @@ def rates(beta: float, full: bool) -> dict[str, tuple[float, ...]]:
     return readings
 
 
-def setting(method: str, beta: float, full: bool) -> Setting:
+def setting(method: str, beta: float, full: bool) -> EvaluationSetting:
     """One cell: three hidden layers, all readings of the learning rates at once, none twice."""
     every = {rate for reading in rates(beta, full).values() for rate in reading}
-    return Setting(
+    return EvaluationSetting(
         MountainCar(online=True),
         (16 if full else 8,) * 3,
         METHODS[method],

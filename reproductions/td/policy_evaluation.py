@@ -28,8 +28,8 @@ from torch import Tensor
 
 from semigradient.reproductions.td import updates
 from semigradient.reproductions.td.history import History, per_sample, semi_gradient, window
-from semigradient.reproductions.td.networks import Stack
-from semigradient.reproductions.td.problems import Batch, Problem
+from semigradient.reproductions.td.problems import Problem, TransitionBatch
+from semigradient.reproductions.td.stacked_networks import Stack
 from semigradient.reproductions.td.updates import Averages, Correction
 
 Array = NDArray[np.float64]
@@ -80,7 +80,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSetting:
     """One cell of a published grid: everything that decides its numbers but the seeds."""
 
     problem: Problem
@@ -100,11 +100,11 @@ class Setting:
     minibatches."""
 
 
-class Learner:
+class StackLearner:
     """The networks of one setting: A learning rates times S seeds, E = A S members."""
 
     def __init__(
-        self, setting: Setting, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+        self, setting: EvaluationSetting, seeds: Sequence[int], dtype: torch.dtype = torch.float32
     ) -> None:
         self.setting = setting
         self.stack = Stack((setting.problem.width, *setting.hidden, 1))
@@ -118,7 +118,7 @@ class Learner:
         self.history: History | None = None
         self.time = 0
 
-    def of_members(self, batch: Batch) -> Batch:
+    def of_members(self, batch: TransitionBatch) -> TransitionBatch:
         """The minibatches of S seeds for every learning rate, (E, m, ...)."""
         rates = len(self.setting.lrs)
 
@@ -127,9 +127,9 @@ class Learner:
 
         truth = None if batch.truth is None else expanded(batch.truth)
         inputs, reward, discount, next_inputs = (expanded(part) for part in batch[:4])
-        return Batch(inputs, reward, discount, next_inputs, truth)
+        return TransitionBatch(inputs, reward, discount, next_inputs, truth)
 
-    def remember(self, batch: Batch) -> None:
+    def remember(self, batch: TransitionBatch) -> None:
         """Keep the minibatch (E, m, ...), if anybody is going to look back at it."""
         setting, extras = self.setting, {}
         if "drift" in setting.measure:
@@ -144,7 +144,7 @@ class Learner:
             self.history = History(slots, batch, **extras)
         self.history.push(batch, **extras)
 
-    def learn(self, batch: Batch) -> None:
+    def learn(self, batch: TransitionBatch) -> None:
         """Take one step on a minibatch (E, m, ...) that has been remembered."""
         setting, kind = self.setting, self.setting.method.kind
         scale = setting.loss_scale / setting.size
@@ -159,7 +159,7 @@ class Learner:
             updates.momentum(self.averages, self.theta, gradient, self.lr, setting.beta)
         self.time += 1
 
-    def _corrected(self, batch: Batch, scale: float) -> None:
+    def _corrected(self, batch: TransitionBatch, scale: float) -> None:
         gradients, a, b = per_sample(self.stack, self.theta, batch)
         assert self.correction is not None
         updates.corrected(
@@ -183,7 +183,10 @@ class Learner:
         share = self._share(2 * past.inputs.shape[1])
         for start in range(0, len(self.theta), share):
             part = slice(start, start + share)
-            theta, few = self.theta[part], Batch(*(p[part] for p in past if p is not None))
+            theta, few = (
+                self.theta[part],
+                TransitionBatch(*(p[part] for p in past if p is not None)),
+            )
             parts.append(semi_gradient(self.stack, theta, few, weight, None))
         return torch.cat(parts)
 
@@ -202,14 +205,14 @@ class Learner:
 
 
 @torch.no_grad()
-def run(setting: Setting, seeds: Sequence[int]) -> dict[str, Array]:
+def run(setting: EvaluationSetting, seeds: Sequence[int]) -> dict[str, Array]:
     """Train and measure; `step` (T,), and (A, S, T) each for `error` and what else was asked.
 
     `visited` is the mean squared error at the states of the minibatches since the measurement
     before, predicted before learning from them; there where the problem's stream knows the truth.
     A member that diverged has error infinity from then on.
     """
-    learner = Learner(setting, seeds)
+    learner = StackLearner(setting, seeds)
     found: dict[str, list[Tensor]] = {}
     visited: list[Tensor] = []
     for batch in itertools.islice(setting.problem.batches(seeds, setting.size), setting.steps):
@@ -229,7 +232,7 @@ def run(setting: Setting, seeds: Sequence[int]) -> dict[str, Array]:
     return {"step": steps, **arrays}
 
 
-def _measure(learner: Learner, visited: list[Tensor]) -> dict[str, Tensor]:
+def _measure(learner: StackLearner, visited: list[Tensor]) -> dict[str, Tensor]:
     """One measurement of every member, (E,) each."""
     found = {"error": learner.errors()}
     if visited:

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from semigradient.experiments.curves import COLOURS
 from semigradient.experiments.statistics import welch
 from semigradient.reproductions.report import Job, Row
-from semigradient.reproductions.td.policy_evaluation import Setting, run
+from semigradient.reproductions.td.policy_evaluation import EvaluationSetting, run
 from semigradient.reproductions.td.problems import Problem
 from semigradient.training.summary import bootstrap_interval
 
@@ -43,7 +43,9 @@ NAMES = {
 }
 
 
-def train(job: Job, method: str, cell: Setting, worst: float, key: str = "error") -> Array:
+def train(
+    job: Job, method: str, cell: EvaluationSetting, worst: float, key: str = "error"
+) -> Array:
     """Measurements (A, S, T) of one setting, trained unless that has been done already.
 
     `method` names the part on the screen and in the folder; `worst` bounds the losses.

@@ -23,7 +23,7 @@ BLOCK = 250
 """Steps whose random numbers are drawn in one call."""
 
 
-class Batch(NamedTuple):
+class TransitionBatch(NamedTuple):
     """One minibatch of m transitions for each of S seeds."""
 
     inputs: Tensor
@@ -45,7 +45,7 @@ class Problem(Protocol):
     def width(self) -> int:
         """The size d of an input."""
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
         """Yield minibatches without end, the same for the same seed."""
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class MountainCar:
         """Position and velocity, or features."""
         return self.grid.width if self.grid else 2
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
         """Yield minibatches; online they have one transition."""
         if self.online and size != 1:
             raise ValueError(f"an online stream has one transition a step, not {size}")
@@ -106,7 +106,9 @@ class MountainCar:
             following, arrived = mountain_car.step(states)
             reward = torch.full(arrived.shape, mountain_car.REWARD)
             discount = mountain_car.GAMMA * (~arrived).float()
-            yield Batch(self._seen(states), reward, discount, self._seen(following), truth)
+            yield TransitionBatch(
+                self._seen(states), reward, discount, self._seen(following), truth
+            )
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
         """4096 uniform states."""
@@ -168,12 +170,12 @@ class Sines:
             + 0.32 * torch.sin(38 * x - 0.1)
         )
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
         """Yield minibatches of points with their target as reward and nothing to follow."""
         inputs, targets = self.evaluation()
         for index in _indices(seeds, size, len(inputs)):
             x = inputs[index]
-            yield Batch(x, targets[index], torch.zeros(x.shape[:2]), x)
+            yield TransitionBatch(x, targets[index], torch.zeros(x.shape[:2]), x)
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
         """The points themselves, as in the published figure: a training error."""
@@ -201,7 +203,7 @@ class Buffer:
 
     name: str
     """Tells two buffers apart, in `repr`."""
-    transitions: Batch = field(repr=False)
+    transitions: TransitionBatch = field(repr=False)
     """The buffer, as one batch with S = 1, m its size."""
     answer: tuple[Tensor, Tensor] = field(repr=False)
     """Inputs (N, d) and right values (N,)."""
@@ -211,12 +213,12 @@ class Buffer:
         """That of the buffer's inputs."""
         return self.transitions.inputs.shape[-1]
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
         """Yield minibatches."""
         stored = [part[0] for part in self.transitions[:4]]
         for index in _indices(seeds, size, len(stored[1])):
             inputs, reward, discount, following = (part[index] for part in stored)
-            yield Batch(inputs, reward, discount, following)
+            yield TransitionBatch(inputs, reward, discount, following)
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
         """The answer."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.td.policy_evaluation import FULL, MOMENTUM, Setting
+from semigradient.reproductions.td.policy_evaluation import FULL, MOMENTUM, EvaluationSetting
 from semigradient.reproductions.td.pooled import lower, paired, train, untrained
 from semigradient.reproductions.td.problems import Grid, MountainCar
 from semigradient.training.summary import bootstrap_interval
@@ -70,11 +70,13 @@ def reproduce(job: Job) -> Report:
 def _train(job: Job, method: str, grid: Grid) -> tuple[Array, Array]:
     """Final error and mean drift, (A, S) each; neither above that of predicting zero."""
     problem = MountainCar(grid=grid)
-    cell = Setting(problem, (), METHODS[method], BETA, SIZE, RATES, STEPS, measure=("drift",))
+    cell = EvaluationSetting(
+        problem, (), METHODS[method], BETA, SIZE, RATES, STEPS, measure=("drift",)
+    )
     return _error_and_drift(job, f"{method}-grid{grid.side}-v{grid.variance:g}", cell)
 
 
-def _error_and_drift(job: Job, name: str, cell: Setting) -> tuple[Array, Array]:
+def _error_and_drift(job: Job, name: str, cell: EvaluationSetting) -> tuple[Array, Array]:
     worst = untrained(MountainCar())
     error = train(job, name, cell, worst)[..., -1]
     return error, train(job, name, cell, worst, key="drift").mean(-1)
@@ -83,7 +85,7 @@ def _error_and_drift(job: Job, name: str, cell: Setting) -> tuple[Array, Array]:
 def _train_mlp(job: Job) -> Array:
     """Mean drift (S,) of a perceptron under momentum."""
     hidden = 16 if job.full else 8
-    cell = Setting(
+    cell = EvaluationSetting(
         MountainCar(), (hidden,) * 3, MOMENTUM, BETA, SIZE, (0.1,), STEPS, measure=("drift",)
     )
     return _error_and_drift(job, "momentum", cell)[1][0]

@@ -18,7 +18,7 @@ from semigradient.reproductions.td.policy_evaluation import (
     FULL_HALF,
     MOMENTUM,
     ORACLE,
-    Setting,
+    EvaluationSetting,
 )
 from semigradient.reproductions.td.pooled import alike, curves, different, pool, train, untrained
 from semigradient.reproductions.td.problems import Sines
@@ -36,11 +36,11 @@ STEPS = 5000
 SOURCE = "figure 4.1, section 4.3.1"
 
 
-def settings(method: str, full: bool) -> list[Setting]:
+def settings(method: str, full: bool) -> list[EvaluationSetting]:
     """The published grid, or its smallest width and one size of minibatch."""
     hidden, sizes = ((8, 16, 32), (4, 16, 64)) if full else ((8,), (4,))
     return [
-        Setting(Sines(), (h,) * 3, METHODS[method], beta, size, _rates(beta), STEPS)
+        EvaluationSetting(Sines(), (h,) * 3, METHODS[method], beta, size, _rates(beta), STEPS)
         for h in hidden
         for beta in (0.9, 0.99)
         for size in sizes

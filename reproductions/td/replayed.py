@@ -58,7 +58,7 @@ class Targets(Protocol):
         ...
 
 
-class Table:
+class TargetTable:
     """Targets (T,) of all steps, made by `make(network)`: once, or anew every so many updates."""
 
     moving = sarsa = False
@@ -138,7 +138,7 @@ def q_learning(recorded: Recorded) -> Callable[[nn.Module], Tensor]:
     return make
 
 
-class Learner:
+class ReplayedLearner:
     """Minibatches of recorded steps, drawn uniformly, and one optimizer step on each.
 
     A network with one output learns V, one with more Q; its seed decides the minibatches.
@@ -248,7 +248,7 @@ class Learner:
 
 
 def nearby_gain(
-    learner: Learner, index: Tensor, table: Tensor | None = None
+    learner: ReplayedLearner, index: Tensor, table: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Learn from the steps `index` (m,), and the gain at steps around them.
 

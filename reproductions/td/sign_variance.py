@@ -48,7 +48,7 @@ MEASUREMENTS = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class SignVariancePlan:
     """Which runs are made.
 
     Attributes:
@@ -72,7 +72,7 @@ _QUICK_FLAGS = (
     "--preset none --num-envs 4 --loss mse --learning-starts 200 --buffer-size 2400 "
     "--train-every 4 --target-update-every 400 --epsilon-fraction 0.3 --epsilon-end 0.05"
 )
-QUICK = Plan(
+QUICK = SignVariancePlan(
     "CartPole-v1",
     2400,
     (3e-5, 1e-3, 5e-3),
@@ -80,7 +80,7 @@ QUICK = Plan(
     2,
     tuple(_QUICK_FLAGS.split()),
 )
-FULL = Plan(
+FULL = SignVariancePlan(
     "ALE/MsPacman-v5",
     10_000_000,
     (1e-6, 1e-5, 1e-4, 1e-3),
@@ -91,7 +91,7 @@ FULL = Plan(
 
 
 @dataclass(frozen=True)
-class Run:
+class SignVarianceRun:
     """One learner after learning.
 
     Attributes:
@@ -116,7 +116,7 @@ class Run:
         return float(np.log(max(self.interference, 1e-12)))
 
 
-def measure(plan: Plan, rate: float, width: int, seed: int) -> dict[str, Array]:
+def measure(plan: SignVariancePlan, rate: float, width: int, seed: int) -> dict[str, Array]:
     """Train one learner; `found`: sign variance, ρ̄ and reward."""
     words = ["--agent", "dqn", "--env", plan.env, "--seed", str(seed), "--steps", str(plan.steps)]
     words += ["--optim", "adam", "--optim.lr", str(rate), "--threads", "1", *plan.flags]
@@ -153,7 +153,7 @@ def reproduce(job: Job) -> Report:
         name = f"lr{rate:g}-h{width}-s{seed}"
         work = functools.partial(measure, plan, rate, width, seed)
         cell = job.cell(name, (plan, rate, width, seed), work)
-        runs.append(Run(rate, width, seed, *cell["found"].tolist()))
+        runs.append(SignVarianceRun(rate, width, seed, *cell["found"].tolist()))
 
     def draw(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True)
@@ -169,7 +169,7 @@ def reproduce(job: Job) -> Report:
     return Report(claims(runs), draw, inches=(6.0, 6.0))
 
 
-def claims(runs: Sequence[Run]) -> list[Row]:
+def claims(runs: Sequence[SignVarianceRun]) -> list[Row]:
     """The published statements beside what the runs say."""
     variance = np.array([run.sign_variance for run in runs])
     rho = np.array([run.log_interference for run in runs])

@@ -21,7 +21,7 @@ from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td import gain_profiles, mountain_car, td_lambda
-from semigradient.reproductions.td.gain_profiles import Plan, control, subject
+from semigradient.reproductions.td.gain_profiles import GainPlan, control, subject
 from semigradient.reproductions.td.recorded import Expert, expert
 from semigradient.reproductions.td.td_lambda import of_lambda, rising
 from semigradient.training.summary import bootstrap_interval
@@ -39,7 +39,7 @@ CUTOFF = 200
 """Where the published singular values drop dramatically, of 512."""
 
 
-def plan(full: bool) -> Plan:
+def plan(full: bool) -> GainPlan:
     """Q-learning of as many updates to act as to evaluate: 100 000 at the full scale."""
     if not full:
         return gain_profiles.QUICK
@@ -93,7 +93,9 @@ def reproduce(job: Job) -> Report:
     return Report(rows, draw)
 
 
-def _values(job: Job, plan: Plan, player: Expert | None, kind: str, name: str, seed: int) -> Array:
+def _values(
+    job: Job, plan: GainPlan, player: Expert | None, kind: str, name: str, seed: int
+) -> Array:
     """The singular values after Q-learning of one kind, trained unless they are there."""
     where = player.env if player else mountain_car.ID
 

@@ -32,7 +32,7 @@ from semigradient.reproductions.td import gain_profiles, replayed
 from semigradient.reproductions.td.gain_profiles import NEAR, OFFSETS, instants, near
 from semigradient.reproductions.td.generalisation_gap import pearson
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, mountain_car_record
-from semigradient.reproductions.td.replayed import Learner, Table, nearby_gain
+from semigradient.reproductions.td.replayed import ReplayedLearner, TargetTable, nearby_gain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,11 +47,11 @@ WINDOWS = 16
 
 
 @dataclass(frozen=True)
-class Plan:
+class LambdaPlan:
     """The size of the runs; as in `gain_profiles`, of Q-learning too."""
 
     lambdas: tuple[float, ...]
-    runs: gain_profiles.Plan
+    runs: gain_profiles.GainPlan
 
     @property
     def optimizer(self) -> AdamConfig:
@@ -61,8 +61,8 @@ class Plan:
         return found
 
 
-QUICK = Plan((0.0, 0.5, 0.9, 0.99, 1.0), gain_profiles.QUICK)
-FULL = Plan((0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0), gain_profiles.FULL)
+QUICK = LambdaPlan((0.0, 0.5, 0.9, 0.99, 1.0), gain_profiles.QUICK)
+FULL = LambdaPlan((0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0), gain_profiles.FULL)
 
 
 def targets(recorded: Recorded, lambda_: float) -> Callable[[nn.Module], Tensor]:
@@ -75,15 +75,15 @@ def targets(recorded: Recorded, lambda_: float) -> Callable[[nn.Module], Tensor]
     return make
 
 
-def train(recorded: Recorded, plan: Plan, lambda_: float, seed: int) -> dict[str, Array]:
+def train(recorded: Recorded, plan: LambdaPlan, lambda_: float, seed: int) -> dict[str, Array]:
     """Train one network of state values.
 
     Returns `gain` (M, 61) at each measurement, `cosine` (M', 61), NaN at the distances that are
     not measured, and at the end the `singular` values of the last hidden layer.
     """
-    runs, table = plan.runs, Table(targets(recorded, lambda_), plan.runs.renewed)
+    runs, table = plan.runs, TargetTable(targets(recorded, lambda_), plan.runs.renewed)
     network = replayed.network(recorded, seed, outputs=1)
-    made = Learner(network, recorded, table, plan.optimizer, seed)
+    made = ReplayedLearner(network, recorded, table, plan.optimizer, seed)
     gains, cosines = [], []
     late = {runs.updates - 1 - k * runs.updates // (2 * STIFFNESS) for k in range(STIFFNESS)}
     chosen = instants(runs, seed)
@@ -111,7 +111,7 @@ Runs = dict[float, list[dict[str, Array]]]
 """What `train` gives for each seed, by λ."""
 
 
-def trained(job: Job, plan: Plan, player: Expert | None) -> Runs:
+def trained(job: Job, plan: LambdaPlan, player: Expert | None) -> Runs:
     """All runs, made unless they are there."""
     runs: Runs = {}
     for seed in range(job.seeds):
@@ -121,7 +121,7 @@ def trained(job: Job, plan: Plan, player: Expert | None) -> Runs:
 
 
 def _of_seed(
-    job: Job, plan: Plan, player: Expert | None, seed: int
+    job: Job, plan: LambdaPlan, player: Expert | None, seed: int
 ) -> Iterator[tuple[float, dict[str, Array]]]:
     """Yield the runs of one seed, which learn from the same episodes."""
     steps = plan.runs.steps
@@ -137,7 +137,7 @@ def _of_seed(
 
 
 def _train(
-    recorded: Callable[[], Recorded], plan: Plan, lambda_: float, seed: int
+    recorded: Callable[[], Recorded], plan: LambdaPlan, lambda_: float, seed: int
 ) -> dict[str, Array]:
     return train(recorded(), plan, lambda_, seed)
 

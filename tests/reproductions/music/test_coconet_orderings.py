@@ -11,10 +11,10 @@ import pytest
 
 from semigradient import reproduce
 from semigradient.reproductions.music import coconet_bench, coconet_orderings
-from semigradient.reproductions.music.coconet_bench import Plan
+from semigradient.reproductions.music.coconet_bench import CoconetPlan
 from semigradient.reproductions.report import Job, Row
 
-TINY = Plan(
+TINY = CoconetPlan(
     grid=4,
     steps=8,
     flags=("--steps", "96", "--channels", "6", "--layers", "4", "--statistics-passes", "1"),

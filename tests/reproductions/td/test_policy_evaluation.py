@@ -17,19 +17,19 @@ from semigradient.optim.momentum import Momentum
 from semigradient.optim.temporal_difference import TemporalDifference, per_sample_gradients
 from semigradient.reproductions.td import mountain_car, updates
 from semigradient.reproductions.td.history import History, per_sample, semi_gradient, window
-from semigradient.reproductions.td.networks import Stack
 from semigradient.reproductions.td.policy_evaluation import (
     DIAGONAL,
     FULL,
     FULL_HALF,
     MOMENTUM,
     ORACLE,
-    Learner,
+    EvaluationSetting,
     Method,
-    Setting,
+    StackLearner,
     run,
 )
-from semigradient.reproductions.td.problems import Batch, Grid, MountainCar, Sines
+from semigradient.reproductions.td.problems import Grid, MountainCar, Sines, TransitionBatch
+from semigradient.reproductions.td.stacked_networks import Stack
 from semigradient.reproductions.td.updates import Averages, Correction
 
 SIZES = (2, 5, 4, 1)
@@ -53,13 +53,13 @@ def random_batch(members, size, width=2, seed=0):
     source = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=source, dtype=torch.float64)  # noqa: E731
     discount = 0.95 * (torch.rand(members, size, generator=source) > 0.2).double()
-    return Batch(
+    return TransitionBatch(
         draw(members, size, width), draw(members, size), discount, draw(members, size, width)
     )
 
 
 def setting(method, **changes):
-    plain = Setting(MountainCar(), (5, 4), method, 0.9, 4, (0.1, 0.02), 60, every=20)
+    plain = EvaluationSetting(MountainCar(), (5, 4), method, 0.9, 4, (0.1, 0.02), 60, every=20)
     return replace(plain, **changes)
 
 
@@ -110,7 +110,7 @@ def test_published_parameter_counts(hidden, count):
 def test_members_equal_the_optimizers(size, kind):
     """50 steps of two members, each beside the same network under the real optimizer."""
     method = {"momentum": MOMENTUM, "full": FULL, "diagonal": DIAGONAL}[kind]
-    learner = Learner(setting(method, size=size), range(2), torch.float64)
+    learner = StackLearner(setting(method, size=size), range(2), torch.float64)
     ordinary = networks(learner.theta)
     optimizers = []
     for network, lr in zip(ordinary, learner.lr.flatten().tolist(), strict=True):
@@ -167,7 +167,9 @@ def recursion(theta, batches, lr, beta, mask):
 @pytest.mark.parametrize("layers", [(0, 0), (0, 1), (1, 3), (0, 3)])
 def test_blocks_of_layers_equal_a_plain_loop(layers, diagonal):
     method = Method("corrected", layers, diagonal)
-    learner = Learner(setting(method, lrs=(0.1,), loss_scale=1.0, size=3), range(1), torch.float64)
+    learner = StackLearner(
+        setting(method, lrs=(0.1,), loss_scale=1.0, size=3), range(1), torch.float64
+    )
     batches = [random_batch(1, 3, seed=t) for t in range(20)]
     ends = [0, *(part.stop for part in learner.stack.layers)]
     mask = torch.eye(learner.stack.count, dtype=torch.float64) * diagonal
@@ -218,7 +220,7 @@ def test_the_window_keeps_the_weight_it_should(beta, mass):
 
 def test_the_oracle_equals_a_loop_over_the_window():
     beta, size = 0.8, 3
-    learner = Learner(setting(ORACLE, beta=beta, size=size), range(2), torch.float64)
+    learner = StackLearner(setting(ORACLE, beta=beta, size=size), range(2), torch.float64)
     past = []
     for batch in itertools.islice(learner.setting.problem.batches(range(2), size), 25):
         members = learner.of_members(batch)
@@ -311,7 +313,7 @@ def test_rows_are_those_of_the_optimizers():
 
 
 def test_frozen_targets_equal_a_plain_loop():
-    learner = Learner(setting(Method("frozen", renewed_every=7)), range(1), torch.float64)
+    learner = StackLearner(setting(Method("frozen", renewed_every=7)), range(1), torch.float64)
     ordinary, copies = networks(learner.theta), networks(learner.theta)
     optimizers = [
         Momentum(network.parameters(), lr, 0.9)

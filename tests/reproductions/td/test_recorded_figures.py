@@ -15,8 +15,8 @@ from semigradient.reproductions.td import (
     atari_policy_evaluation,
     gain_profiles,
     interference_evolution,
+    loss_sensitivity,
     recorded,
-    sensitivity,
     sign_variance,
     singular_values,
     td_lambda,
@@ -157,7 +157,9 @@ def sign_runs(sign=1):
             reward = 100 - 80 * sign * v * v
             rho = float(np.exp(sign * 5 * v + 0.1 * RNG.normal()))
             shown = v if sign > 0 else 1 - v
-            made.append(sign_variance.Run(rate, width, seed, shown, rho * (1 + shown), reward))
+            made.append(
+                sign_variance.SignVarianceRun(rate, width, seed, shown, rho * (1 + shown), reward)
+            )
     return made
 
 
@@ -187,9 +189,12 @@ def sensitivities(sign=1):
     np.fill_diagonal(sharp, 1)
     tables = (spread, sharp) if sign > 0 else (1 / sharp, 1 / spread)
     runs = {}
-    for labels in sensitivity.LABELS:
+    for labels in loss_sensitivity.LABELS:
         for inputs, each, table in zip(
-            sensitivity.INPUTS, (real, random), tables if sign > 0 else tables[::-1], strict=True
+            loss_sensitivity.INPUTS,
+            (real, random),
+            tables if sign > 0 else tables[::-1],
+            strict=True,
         ):
             noisy = [np.tile(each, (4, 1)) * (1 + 0.001 * RNG.random((4, 10))) for _ in range(3)]
             runs[labels, inputs] = [{"each": one, "table": table} for one in noisy]
@@ -197,29 +202,29 @@ def sensitivities(sign=1):
 
 
 def test_published_sensitivities_agree_and_reversed_ones_do_not():
-    found = sensitivity.claims(sensitivities())
+    found = loss_sensitivity.claims(sensitivities())
     assert all(agreeing(found))
-    assert not any(agreeing(sensitivity.claims(sensitivities(-1)))[:6])
+    assert not any(agreeing(loss_sensitivity.claims(sensitivities(-1)))[:6])
 
 
 def test_gini_coefficients_of_running_means():
     each = np.array([[1.0, 2, 3, 4], [1, 2, 3, 4]])
-    assert sensitivity.running_gini(each).tolist() == pytest.approx([0.25, 0.25])
+    assert loss_sensitivity.running_gini(each).tolist() == pytest.approx([0.25, 0.25])
     later = np.array([[1.0, 0], [0, 1]])
-    assert sensitivity.running_gini(later).tolist() == pytest.approx([0.5, 0.0])
+    assert loss_sensitivity.running_gini(later).tolist() == pytest.approx([0.5, 0.0])
 
 
 def test_sensitivity_is_what_retraining_with_another_input_changes():
-    plan = sensitivity.Plan(6, 12, 1, lr=0.1)
-    found = sensitivity.measure(plan, "own", "real", 0)["each"][0]
-    data = sensitivity.dataset(plan, "own", "real", 0)
+    plan = loss_sensitivity.SensitivityPlan(6, 12, 1, lr=0.1)
+    found = loss_sensitivity.measure(plan, "own", "real", 0)["each"][0]
+    data = loss_sensitivity.dataset(plan, "own", "real", 0)
     data = {"x": data["x"].double(), "y": data["y"]}
     order = torch.randint(6, (12,), generator=torch.Generator().manual_seed(2))
     last = order[11]
 
     def loss_after(x):
         torch.manual_seed(0)
-        network = sensitivity.mlp((49, 16, 16, 6), "tanh").double()
+        network = loss_sensitivity.mlp((49, 16, 16, 6), "tanh").double()
         optimizer = torch.optim.SGD(network.parameters(), 0.1)
         for index in order[:11]:
             optimizer.zero_grad()
@@ -258,7 +263,7 @@ def write_mnist(folder, count, compressed):
 @pytest.mark.parametrize("compressed", [True, False])
 def test_digits_are_read_from_published_files_and_averaged_down(tmp_path, compressed):
     images, labels = write_mnist(tmp_path, 5, compressed)
-    found = sensitivity.mnist(str(tmp_path), 5, 0)
+    found = loss_sensitivity.mnist(str(tmp_path), 5, 0)
     order = np.random.default_rng(0).choice(5, 5, replace=False)
     assert found["y"].tolist() == labels[order].tolist()
     corner = images[order[0], 2:4, 4:6].mean() / 255
@@ -267,15 +272,15 @@ def test_digits_are_read_from_published_files_and_averaged_down(tmp_path, compre
 
 def test_folders_without_digits_are_errors(tmp_path):
     with pytest.raises(UserError, match="needs --folder"):
-        sensitivity.full_plan("")
+        loss_sensitivity.full_plan("")
     with pytest.raises(UserError, match="has no train-images"):
-        sensitivity.mnist(str(tmp_path), 5, 0)
+        loss_sensitivity.mnist(str(tmp_path), 5, 0)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"something else")
     with pytest.raises(UserError, match="is not a file of MNIST"):
-        sensitivity.mnist(str(tmp_path), 5, 0)
+        loss_sensitivity.mnist(str(tmp_path), 5, 0)
     write_mnist(tmp_path, 5, False)
     with pytest.raises(UserError, match="needs 6 digits"):
-        sensitivity.mnist(str(tmp_path), 6, 0)
+        loss_sensitivity.mnist(str(tmp_path), 6, 0)
 
 
 def test_published_errors_on_frames_agree_and_reversed_ones_do_not():
@@ -314,7 +319,7 @@ TINY = dataclasses.replace(
 
 def test_tiny_passes_through_the_figures_of_recorded_episodes(tmp_path, monkeypatch):
     monkeypatch.setattr(gain_profiles, "QUICK", TINY)
-    monkeypatch.setattr(td_lambda, "QUICK", td_lambda.Plan((0.0, 1.0), TINY))
+    monkeypatch.setattr(td_lambda, "QUICK", td_lambda.LambdaPlan((0.0, 1.0), TINY))
     plan = dataclasses.replace(interference_evolution.QUICK, steps=40, updates=4, every=2, side=3)
     monkeypatch.setattr(interference_evolution, "QUICK", plan)
     modules = (gain_profiles, td_lambda, singular_values, interference_evolution)
@@ -323,11 +328,11 @@ def test_tiny_passes_through_the_figures_of_recorded_episodes(tmp_path, monkeypa
 
 
 def test_tiny_passes_through_sensitivity_and_sign_variance(tmp_path, monkeypatch):
-    monkeypatch.setattr(sensitivity, "QUICK", sensitivity.Plan(12, 8, 2))
+    monkeypatch.setattr(loss_sensitivity, "QUICK", loss_sensitivity.SensitivityPlan(12, 8, 2))
     tiny = dataclasses.replace(sign_variance.QUICK, steps=300, rates=(1e-4, 1e-3), widths=(4,))
     monkeypatch.setattr(sign_variance, "QUICK", tiny)
     monkeypatch.setattr(sign_variance, "SAMPLES", 8)
-    for count, module in zip((7, 3), (sensitivity, sign_variance), strict=True):
+    for count, module in zip((7, 3), (loss_sensitivity, sign_variance), strict=True):
         assert len(finished(module, tmp_path / module.__name__)) == count
 
 
@@ -354,7 +359,7 @@ def test_a_tiny_pass_through_policy_evaluation_from_frames(tmp_path, monkeypatch
 
 
 def test_the_error_on_test_episodes_is_that_of_the_recorded_actions():
-    of = atari_policy_evaluation.Episodes(frames((5, 7), 0)[0], frames((6,), 1)[0])
+    of = atari_policy_evaluation.TrainTestEpisodes(frames((5, 7), 0)[0], frames((6,), 1)[0])
     plan = dataclasses.replace(atari_policy_evaluation.QUICK, updates=0)
     found = atari_policy_evaluation.measure(of, "adam", plan, seed=3)
     network = atari_policy_evaluation.network(plan, of.train, 3)

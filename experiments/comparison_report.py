@@ -21,7 +21,7 @@ from semigradient.experiments.comparison import (
     CELL_COLUMNS,
     RESULT_COLUMNS,
     Comparison,
-    Outcome,
+    RunOutcome,
     outcomes,
     read_json,
     write_csv,
@@ -49,7 +49,7 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _write_curves(comparison: Comparison, done: Sequence[Outcome]) -> str:
+def _write_curves(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
     """`curves.csv` and, where there is something to see, `curves.png`."""
     rows: list[dict[str, Any]] = []
     panels: dict[str, dict[str, Band]] = {}
@@ -80,7 +80,7 @@ Scores = dict[str, dict[str, list[float]]]  # method → environment → one sco
 
 
 def _by_kind(
-    comparison: Comparison, done: Sequence[Outcome]
+    comparison: Comparison, done: Sequence[RunOutcome]
 ) -> dict[str, tuple[list[str], Scores]]:
     """Normalised scores of each kind and their environments; raw ones do not mix."""
     found: dict[str, tuple[list[str], Scores]] = {}
@@ -95,9 +95,9 @@ def _by_kind(
     return found
 
 
-def _write_profiles(comparison: Comparison, done: Sequence[Outcome]) -> str:
+def _write_profiles(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
     """`profile.png`, of the methods that have runs of every environment of a kind."""
-    panels: dict[str, dict[str, statistics.Profile]] = {}
+    panels: dict[str, dict[str, statistics.PerformanceProfile]] = {}
     thresholds: dict[str, Array] = {}
     for kind, (envs, scores) in _by_kind(comparison, done).items():
         values = [score for tasks in scores.values() for runs in tasks.values() for score in runs]
@@ -118,7 +118,7 @@ def _write_profiles(comparison: Comparison, done: Sequence[Outcome]) -> str:
     return path.name
 
 
-def _heading(comparison: Comparison, found: Sequence[Outcome]) -> str:
+def _heading(comparison: Comparison, found: Sequence[RunOutcome]) -> str:
     done = sum(outcome.status == "done" for outcome in found)
     seeds = len({outcome.cell.seed for outcome in found})
     commands = [f"- {entry['date']}: `{entry['command']}`" for entry in comparison.history]
@@ -136,7 +136,7 @@ def _heading(comparison: Comparison, found: Sequence[Outcome]) -> str:
     )
 
 
-def _environment_sections(comparison: Comparison, done: Sequence[Outcome]) -> Iterable[str]:
+def _environment_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> Iterable[str]:
     header = ["method", "runs", "mean", "IQM", "median", "normalised", "minutes a run"]
     for env in comparison.envs():
         rows = []
@@ -163,7 +163,7 @@ def _environment_sections(comparison: Comparison, done: Sequence[Outcome]) -> It
         yield f"## {env}\n\n{_table(header, rows)}"
 
 
-def _aggregate_sections(comparison: Comparison, done: Sequence[Outcome]) -> Iterable[str]:
+def _aggregate_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> Iterable[str]:
     for kind, (envs, scores) in _by_kind(comparison, done).items():
         rows = []
         for method in comparison.methods():
@@ -189,7 +189,7 @@ def _aggregate_sections(comparison: Comparison, done: Sequence[Outcome]) -> Iter
         yield f"## All environments: {kind} scores\n\nOver {', '.join(envs)}.\n\n{table}"
 
 
-def _improvement_section(comparison: Comparison, done: Sequence[Outcome]) -> str:
+def _improvement_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
     """How likely a run of each method beats one of the first."""
     first, *others = comparison.methods()
     envs = comparison.envs()
@@ -212,7 +212,7 @@ def _improvement_section(comparison: Comparison, done: Sequence[Outcome]) -> str
     return f"## Probability of improvement over {first}\n\n{_table(header, rows)}"
 
 
-def _protocol_section(comparison: Comparison, done: Sequence[Outcome]) -> str:
+def _protocol_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
     """The protocol cards of the runs; several values in one place mean that runs differ."""
     found: dict[str, dict[str, dict[str, None]]] = {}  # field → environment → values, in order
     for outcome in done:
@@ -230,7 +230,7 @@ def _protocol_section(comparison: Comparison, done: Sequence[Outcome]) -> str:
     return f"## Protocol\n\n{_table(['', *envs], rows)}"
 
 
-def _failure_section(comparison: Comparison, found: Sequence[Outcome]) -> str:
+def _failure_section(comparison: Comparison, found: Sequence[RunOutcome]) -> str:
     rows = [
         [f"[{name}](logs/{name}.log)", outcome.status, outcome.message]
         for outcome in found
@@ -266,7 +266,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in clean)
 
 
-def write_report(comparison: Comparison) -> list[Outcome]:
+def write_report(comparison: Comparison) -> list[RunOutcome]:
     """Rebuild every table, figure and the report of a comparison from its run folders."""
     found = outcomes(comparison)
     done = [outcome for outcome in found if outcome.status == "done"]

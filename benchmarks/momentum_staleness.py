@@ -1,7 +1,7 @@
 """How much of momentum's staleness each form of the correction removes.
 
-    python -m semigradient.benchmarks.staleness --seeds 10          # on Mountain Car
-    python -m semigradient.benchmarks.staleness --images --seeds 3  # images, windowed oracle
+    python -m semigradient.benchmarks.momentum_staleness --seeds 10  # on Mountain Car
+    python -m semigradient.benchmarks.momentum_staleness --images    # images, windowed oracle
 
 All forms are observers of one and the same run, plain momentum's, so that they face the same
 minibatches and the same displacements: mu - eta of each is compared with the recomputed mu* at

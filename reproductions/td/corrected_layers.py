@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report
-from semigradient.reproductions.td.policy_evaluation import MOMENTUM, Method, Setting
+from semigradient.reproductions.td.policy_evaluation import MOMENTUM, EvaluationSetting, Method
 from semigradient.reproductions.td.pooled import lower, train, untrained
 from semigradient.reproductions.td.problems import MountainCar
 from semigradient.training.summary import bootstrap_interval
@@ -81,5 +81,5 @@ def _partial(end: str, count: int, diagonal: bool) -> Method:
 def _train(job: Job, name: str, method: Method) -> Array:
     """Final losses (S,)."""
     width = 16 if job.full else 8
-    cell = Setting(MountainCar(), (width,) * (LAYERS - 1), method, 0.9, 16, (0.1,), STEPS)
+    cell = EvaluationSetting(MountainCar(), (width,) * (LAYERS - 1), method, 0.9, 16, (0.1,), STEPS)
     return train(job, name, cell, untrained(MountainCar()))[0, :, -1]

@@ -1,6 +1,6 @@
 """Time of a training iteration of `gflownet`, beside torchgfn, and how well both have learned.
 
-    python -m semigradient.benchmarks.gflownet --peer VENV/bin/python --dimensions 2 4 --loss tb fm
+    python -m semigradient.benchmarks.gflownet_speed --peer VENV/bin/python --loss tb fm
 
 The peer runs in a Python of its own (`pip install torchgfn "numpy<2"`). Both learners live for the
 whole measurement and take turns of a few iterations: same grid (exit_only, the peer's rule), same
@@ -156,14 +156,16 @@ def main(argv: list[str]) -> int:
                 rows.append(compare(loss, dimensions, chosen))
                 print(report(rows[-1]), flush=True)
     except UserError as problem:
-        fail(problem, "semigradient.benchmarks.gflownet")
+        fail(problem, "semigradient.benchmarks.gflownet_speed")
     if chosen.out:
         Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="semigradient.benchmarks.gflownet", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="semigradient.benchmarks.gflownet_speed", description=__doc__
+    )
     parser.add_argument("--peer", default="", help="a Python with torchgfn; default: ours alone")
     parser.add_argument("--loss", nargs="+", default=["tb", "fm"], choices=("tb", "fm"))
     parser.add_argument("--dimensions", nargs="+", type=int, default=[2, 4])

@@ -53,7 +53,7 @@ _MAGIC = {"images": (b"\x00\x00\x08\x03", 16), "labels": (b"\x00\x00\x08\x01", 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class SensitivityPlan:
     """The size of the runs.
 
     Attributes:
@@ -71,13 +71,13 @@ class Plan:
     folder: str = ""
 
 
-QUICK = Plan(200, 800, 8)
+QUICK = SensitivityPlan(200, 800, 8)
 
 
-def full_plan(folder: str) -> Plan:
+def full_plan(folder: str) -> SensitivityPlan:
     """The published runs, on MNIST from `folder`."""
     require(folder != "", "sensitivity at full scale: needs --folder with MNIST's training files")
-    return Plan(1000, 100_000, 50, folder=folder)
+    return SensitivityPlan(1000, 100_000, 50, folder=folder)
 
 
 def prototypes(count: int, seed: int, pixels: int = 49, spread: float = 0.25) -> Samples:
@@ -112,7 +112,7 @@ def _idx(folder: Path, name: str, kind: str) -> NDArray[np.uint8]:
     raise UserError(f"--folder {str(folder)!r}: has no {name} or {name}.gz")
 
 
-def dataset(plan: Plan, labels: str, inputs: str, seed: int) -> Samples:
+def dataset(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> Samples:
     """The examples of one case."""
     if plan.folder:
         real = mnist(plan.folder, plan.examples, seed)
@@ -126,7 +126,7 @@ def dataset(plan: Plan, labels: str, inputs: str, seed: int) -> Samples:
     return {"x": x, "y": y if labels == "classes" else torch.arange(len(y))}
 
 
-def measure(plan: Plan, labels: str, inputs: str, seed: int) -> dict[str, Array]:
+def measure(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> dict[str, Array]:
     """Train one classifier, 16 tanh units twice.
 
     Returns `each` (K, N): sensitivity of the loss at each instant to each example;
