@@ -102,11 +102,11 @@ class Registry(Generic[E]):
 @cache
 def installed(group: str) -> dict[str, dict[str, str]]:
     """What installed packages bring to a group: by name the locations, and the package of each."""
-    found: dict[str, dict[str, str]] = {}
+    locations: dict[str, dict[str, str]] = {}
     for point in metadata.entry_points(group=group):
         package = point.dist.name if point.dist is not None else "?"
-        found.setdefault(point.name, {})[f"{point.module}:{point.attr}"] = package
-    return found
+        locations.setdefault(point.name, {})[f"{point.module}:{point.attr}"] = package
+    return locations
 
 
 def brought() -> dict[str, list[str]]:

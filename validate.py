@@ -56,8 +56,8 @@ class Range:
         """`UserError` for a number outside, infinite, or none."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        good = above and below and not math.isinf(value)
-        require(good, f"{name}={shown(value)}: must be {self}")
+        inside = above and below and not math.isinf(value)
+        require(inside, f"{name}={shown(value)}: must be {self}")
 
     def __str__(self) -> str:
         if self.high == math.inf:
@@ -150,8 +150,8 @@ def conform(name: str, value: Any, hint: Any) -> Any:
         return _one_of_several(name, value, arguments)
     if origin is Literal:
         choices = ", ".join(map(str, arguments))
-        good = any(type(value) is type(each) and value == each for each in arguments)
-        require(good, f"{name}={shown(value)}: accepted are {choices}")
+        matches = any(type(value) is type(choice) and value == choice for choice in arguments)
+        require(matches, f"{name}={shown(value)}: accepted are {choices}")
         return value
     if origin is tuple:
         return _tuple(name, value, arguments[0])
@@ -162,7 +162,7 @@ def accepted(hint: Any) -> str:
     """What an annotation accepts, in words; empty where its type says everything."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return ", ".join(str(each) for each in arguments[1:] if hasattr(each, "check"))
+        return ", ".join(str(rule) for rule in arguments[1:] if hasattr(rule, "check"))
     if origin is Literal:
         return ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
@@ -202,11 +202,11 @@ def paragraph(name: str, text: str) -> list[str]:
 
 def documentation(cls: type) -> dict[str, str]:
     """The string under each field of a dataclass, those of its bases included, on one line each."""
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _strings_under_fields(cast(type, base))
-    return found
+            docs |= _strings_under_fields(cast(type, base))
+    return docs
 
 
 def hints_of(cls: type) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _tuple(name: str, value: Any, item: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         _refuse(name, value, "a list")
     try:
-        return tuple(conform(name, each, item) for each in value)
+        return tuple(conform(name, element, item) for element in value)
     except UserError:
         kind = getattr(item, "__name__", str(item))
         raise UserError(f"{name}={shown(list(value))}: must be a list of {kind}") from None
@@ -315,10 +315,10 @@ def _strings_under_fields(cls: type) -> dict[str, str]:
     except (OSError, TypeError):  # made at run time
         return {}
     body = tree.body[0].body  # type: ignore[attr-defined]
-    found = {}
+    docs = {}
     for field, below in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             text = below.value if isinstance(below, ast.Expr) else None
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                found[field.target.id] = " ".join(text.value.split())
-    return found
+                docs[field.target.id] = " ".join(text.value.split())
+    return docs

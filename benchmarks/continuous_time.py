@@ -127,14 +127,14 @@ def main(argv: list[str]) -> int:
         learners = {name: learner(envs, flags, chosen.device) for name, envs in peers.items()}
     except UserError as problem:
         fail(problem, "semigradient.benchmarks.continuous_time")
-    found = measure(learners, chosen.phases)
-    print(f"{'':14s}" + "".join(f"{key:>13s}" for key in next(iter(found.values()))))
-    for name, row in found.items():
+    times = measure(learners, chosen.phases)
+    print(f"{'':14s}" + "".join(f"{key:>13s}" for key in next(iter(times.values()))))
+    for name, row in times.items():
         print(f"{name:14s}" + "".join(f"{1e3 * value:10.1f} ms" for value in row.values()))
-    ratios = [found["core"][key] / found["SyncVectorEnv"][key] for key in ("wall", "cpu")]
+    ratios = [times["core"][key] / times["SyncVectorEnv"][key] for key in ("wall", "cpu")]
     print(f"core / SyncVectorEnv: wall {ratios[0]:.2f}, CPU {ratios[1]:.2f}")
     if chosen.out:
-        Path(chosen.out).write_text(json.dumps(found, indent=1) + "\n")
+        Path(chosen.out).write_text(json.dumps(times, indent=1) + "\n")
     return 0
 
 

@@ -84,11 +84,11 @@ def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict
     vector = CoreVector(envs.OURS[env_id], batch, device=device, **options)
     vector.action_space.seed(0)
     actions = vector.action_space.sample()
-    found = {"core": core_face(vector.core, actions), "vector": vector_face(vector, actions)}
+    steps = {"core": core_face(vector.core, actions), "vector": vector_face(vector, actions)}
     if isinstance(vector.core, FixedOpponentEnv):
         game: Any = vector.core.game
         joint = torch.randint(int(game.single_action_space.n), (batch, 2), device=device)
-        found["game"] = core_face(game, joint)
+        steps["game"] = core_face(game, joint)
     if batch <= _SYNC_LIMIT:
         singles = gymnasium.make_vec(
             env_id,
@@ -97,8 +97,8 @@ def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict
             vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
             **options,
         )
-        found["SyncVectorEnv"] = vector_face(singles, actions)
-    return found
+        steps["SyncVectorEnv"] = vector_face(singles, actions)
+    return steps
 
 
 def peer(python: str, batch: int, seconds: float) -> dict[str, float]:
@@ -107,8 +107,8 @@ def peer(python: str, batch: int, seconds: float) -> dict[str, float]:
     command = [python, str(script), "--batch", str(batch), "--seconds", str(seconds)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     require(run.returncode == 0, f"--peer {python}: {run.stderr.strip()[-300:]}")
-    found = json.loads(run.stdout.splitlines()[-1])
-    return {key: found[key] for key in ("per_second", "per_cpu_second")}
+    rates = json.loads(run.stdout.splitlines()[-1])
+    return {key: rates[key] for key in ("per_second", "per_cpu_second")}
 
 
 def main(argv: list[str]) -> int:
@@ -122,13 +122,13 @@ def main(argv: list[str]) -> int:
         require(chosen.env in envs.OURS, f"--env {chosen.env}: accepted are {', '.join(envs.OURS)}")
         options = RunConfig(env_options=tuple(chosen.env_options)).environment()
         for batch in chosen.batch:
-            found = {
+            speeds = {
                 name: measure(step, batch, chosen.seconds)
                 for name, step in faces(chosen.env, batch, chosen.device, options).items()
             }
             if chosen.peer:
-                found["jaxmarl"] = peer(chosen.peer, batch, chosen.seconds)
-            for name, speed in found.items():
+                speeds["jaxmarl"] = peer(chosen.peer, batch, chosen.seconds)
+            for name, speed in speeds.items():
                 row: dict[str, Any] = {"batch": batch, "face": name, **speed}
                 rows.append(row)
                 rates = f"{row['per_second']:10.0f} {row['per_cpu_second']:15.0f}"

@@ -110,7 +110,7 @@ def compare(loss: str, dimensions: int, chosen: argparse.Namespace) -> dict[str,
         for name, learner in learners.items():
             spent = learner.run(chosen.turn)
             if turn > 0:  # the first one warms up
-                times[name].append([1000 * each / chosen.turn for each in spent])
+                times[name].append([1000 * seconds / chosen.turn for seconds in spent])
     row: dict[str, Any] = {"loss": loss, "dimensions": dimensions, "height": chosen.height}
     row |= {"batch": chosen.batch, "threads": chosen.threads, "updates": updates}
     for name, learner in learners.items():

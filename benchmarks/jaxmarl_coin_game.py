@@ -39,7 +39,7 @@ def main() -> None:
         keys = jax.random.split(draw, chosen.batch)
         obs, state, rewards, _, _ = jax.vmap(env.step)(keys, state, actions)
         # Everything a learner reads is used, so that nothing is optimised away.
-        seen = sum(jnp.sum(each) for each in (*obs.values(), *rewards.values()))
+        seen = sum(jnp.sum(array) for array in (*obs.values(), *rewards.values()))
         return (key, state), seen
 
     @jax.jit

@@ -139,15 +139,15 @@ def measure(learners: dict[str, TimedLearner], rounds: int, device: str) -> dict
 def rows(times: dict[str, Times], learners: dict[str, TimedLearner]) -> list[dict[str, Any]]:
     """One row per optimizer, in milliseconds and ratios to Adam."""
     result = []
-    for name, taken in times.items():
-        ratios = [a / b for a, b in zip(taken.whole, times["adam"].whole, strict=True)]
+    for name, seconds in times.items():
+        ratios = [a / b for a, b in zip(seconds.whole, times["adam"].whole, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         parameters = sum(p.numel() for p in learners[name].network.parameters())
         result.append(
             {
                 "optimizer": name,
-                "step_ms": 1e3 * statistics.median(taken.whole),
-                "optimizer_ms": 1e3 * statistics.median(taken.own),
+                "step_ms": 1e3 * statistics.median(seconds.whole),
+                "optimizer_ms": 1e3 * statistics.median(seconds.own),
                 "ratio": middle,
                 "quartiles": (low, high),
                 "kept_per_parameter": learners[name].kept() / parameters,

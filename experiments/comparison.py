@@ -118,10 +118,10 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
             unknown("optimizer", name, [DEFAULT_OPTIMIZER, *optimizers.names()])
         for agent in agents:
             agent_registry.check_optimizer(agent, name)
-        known = list(inspect.signature(optimizers.config_class(name)).parameters)
+        accepted = list(inspect.signature(optimizers.config_class(name)).parameters)
         for key in options:
-            if key.replace("-", "_") not in known:
-                unknown(f"option of {name}", key, known)
+            if key.replace("-", "_") not in accepted:
+                unknown(f"option of {name}", key, accepted)
     for env in envs:
         environments.check_id(env)
 
@@ -167,8 +167,8 @@ class Run:
     @property
     def evaluation(self) -> dict[str, Any]:
         """The scores of the trained run; empty as long as there are none of enough episodes."""
-        found = read_json(self.folder / "evaluation.json")
-        return found if found.get("episodes") == self.episodes else {}
+        scores = read_json(self.folder / "evaluation.json")
+        return scores if scores.get("episodes") == self.episodes else {}
 
     @property
     def done(self) -> bool:
@@ -217,13 +217,13 @@ class Run:
             config = tomllib.loads(path.read_text())
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path} is damaged: {error}") from error
-        found = {key: config.get(key) for key in ("agent", "env", "optim")}
-        found["seed"] = config.get("run", {}).get("seed")
-        for key, value in found.items():
-            wanted = getattr(self.cell, key)
-            wanted = read_optimizer(wanted)[0] if key == "optim" else wanted
-            if value not in (None, wanted) and wanted != DEFAULT_OPTIMIZER:
-                raise UserError(f"{self.folder} holds a run with {key} {value!r}, not {wanted!r}")
+        stored = {key: config.get(key) for key in ("agent", "env", "optim")}
+        stored["seed"] = config.get("run", {}).get("seed")
+        for key, value in stored.items():
+            expected = getattr(self.cell, key)
+            expected = read_optimizer(expected)[0] if key == "optim" else expected
+            if value not in (None, expected) and expected != DEFAULT_OPTIMIZER:
+                raise UserError(f"{self.folder} holds a run with {key} {value!r}, not {expected!r}")
 
 
 @dataclass(frozen=True)
@@ -369,9 +369,9 @@ def machine() -> dict[str, str]:
     """Commit, versions and hardware of this process, for the report."""
     from semigradient.training.run import provenance
 
-    found = provenance()
-    hardware = found["hardware"]
-    words = {"commit": found["commit"], **found["versions"]}
+    origin = provenance()
+    hardware = origin["hardware"]
+    words = {"commit": origin["commit"], **origin["versions"]}
     words |= {"CPU": f"{hardware['cpu']}, {hardware['cores']} cores", "GPU": hardware["gpu"]}
     return {key: str(value) for key, value in words.items() if value is not None}
 

@@ -83,16 +83,16 @@ def _by_kind(
     comparison: Comparison, done: Sequence[RunOutcome]
 ) -> dict[str, tuple[list[str], Scores]]:
     """Normalised scores of each kind and their environments; raw ones do not mix."""
-    found: dict[str, tuple[list[str], Scores]] = {}
+    by_kind: dict[str, tuple[list[str], Scores]] = {}
     for env in comparison.envs():
         for outcome in (one for one in done if one.cell.env == env):
             if (kind := outcome.row["normalised_kind"]) != "raw":
-                envs, scores = found.setdefault(kind, ([], {}))
+                envs, scores = by_kind.setdefault(kind, ([], {}))
                 if env not in envs:
                     envs.append(env)
                 runs = scores.setdefault(outcome.method, {}).setdefault(env, [])
                 runs.append(outcome.row["normalised"])
-    return found
+    return by_kind
 
 
 def _write_profiles(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
@@ -103,12 +103,14 @@ def _write_profiles(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
         values = [score for tasks in scores.values() for runs in tasks.values() for score in runs]
         margin = 0.05 * max(1e-6, max(values) - min(values))
         levels = np.linspace(min(0.0, *values) - margin, max(1.0, *values) + margin, 201)
-        whole = {m: scores[m] for m in comparison.methods() if len(scores.get(m, ())) == len(envs)}
-        if whole:
+        complete = {
+            m: scores[m] for m in comparison.methods() if len(scores.get(m, ())) == len(envs)
+        }
+        if complete:
             thresholds[kind] = levels
             panels[kind] = {
                 method: statistics.performance_profile(tasks, levels, np.random.default_rng(0))
-                for method, tasks in whole.items()
+                for method, tasks in complete.items()
             }
     path = comparison.out / "profile.png"
     path.unlink(missing_ok=True)
@@ -118,16 +120,16 @@ def _write_profiles(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
     return path.name
 
 
-def _heading(comparison: Comparison, found: Sequence[RunOutcome]) -> str:
-    done = sum(outcome.status == "done" for outcome in found)
-    seeds = len({outcome.cell.seed for outcome in found})
+def _heading(comparison: Comparison, outcomes: Sequence[RunOutcome]) -> str:
+    done = sum(outcome.status == "done" for outcome in outcomes)
+    seeds = len({outcome.cell.seed for outcome in outcomes})
     commands = [f"- {entry['date']}: `{entry['command']}`" for entry in comparison.history]
     machine = comparison.history[-1]["machine"] if comparison.history else {}
     return "\n\n".join(
         [
             f"# Comparison {comparison.out.name}",
             f"{len(comparison.methods())} methods × {len(comparison.envs())} environments × "
-            f"{seeds} seeds: {done} of {len(found)} runs done, each scored over "
+            f"{seeds} seeds: {done} of {len(outcomes)} runs done, each scored over "
             f"{comparison.episodes} episodes.",
             "\n".join(["Made by", "", *commands]),
             "\n".join(["on", "", *(f"- {key}: {value}" for key, value in machine.items())]),
@@ -214,26 +216,26 @@ def _improvement_section(comparison: Comparison, done: Sequence[RunOutcome]) -> 
 
 def _protocol_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
     """The protocol cards of the runs; several values in one place mean that runs differ."""
-    found: dict[str, dict[str, dict[str, None]]] = {}  # field → environment → values, in order
+    fields: dict[str, dict[str, dict[str, None]]] = {}  # field → environment → values, in order
     for outcome in done:
         card = read_json(comparison.out / outcome.row["run"] / "provenance.json").get("protocol")
         for name, value in (card or {}).items():
             text = value if isinstance(value, str) else json.dumps(value)
-            found.setdefault(name, {}).setdefault(outcome.cell.env, {})[text] = None
-    if not found:
+            fields.setdefault(name, {}).setdefault(outcome.cell.env, {})[text] = None
+    if not fields:
         return ""
-    envs = [env for env in comparison.envs() if any(env in values for values in found.values())]
+    envs = [env for env in comparison.envs() if any(env in values for values in fields.values())]
     rows = [
         [name, *(" / ".join(values.get(env, {"–": None})) for env in envs)]
-        for name, values in found.items()
+        for name, values in fields.items()
     ]
     return f"## Protocol\n\n{_table(['', *envs], rows)}"
 
 
-def _failure_section(comparison: Comparison, found: Sequence[RunOutcome]) -> str:
+def _failure_section(comparison: Comparison, outcomes: Sequence[RunOutcome]) -> str:
     rows = [
         [f"[{name}](logs/{name}.log)", outcome.status, outcome.message]
-        for outcome in found
+        for outcome in outcomes
         if outcome.status != "done" and (name := outcome.cell.name)
     ]
     text = _table(["run", "status", "last message"], rows) if rows else "None."
@@ -268,23 +270,23 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_report(comparison: Comparison) -> list[RunOutcome]:
     """Rebuild every table, figure and the report of a comparison from its run folders."""
-    found = outcomes(comparison)
-    done = [outcome for outcome in found if outcome.status == "done"]
+    all_outcomes = outcomes(comparison)
+    done = [outcome for outcome in all_outcomes if outcome.status == "done"]
     write_csv(comparison.out / "results.csv", RESULT_COLUMNS, [outcome.row for outcome in done])
     figures = {
         "Learning curves": _write_curves(comparison, done),
         "Performance profiles": _write_profiles(comparison, done),
     }
     sections = [
-        _heading(comparison, found),
+        _heading(comparison, all_outcomes),
         *_environment_sections(comparison, done),
         *_aggregate_sections(comparison, done),
         _improvement_section(comparison, done),
         *(f"## {title}\n\n![{title}]({name})" for title, name in figures.items() if name),
         _protocol_section(comparison, done),
-        _failure_section(comparison, found),
+        _failure_section(comparison, all_outcomes),
         NOTES,
     ]
     text = "\n\n".join(section for section in sections if section)
     (comparison.out / "report.md").write_text(text + "\n")
-    return found
+    return all_outcomes

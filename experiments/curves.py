@@ -57,13 +57,13 @@ def choose_key(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 def read_curve(lines: Sequence[Mapping[str, Any]], key: str) -> Curve:
     """The values of one key; of a step that was logged twice the later line counts."""
-    found = {
+    values = {
         float(line["step"]): float(line[key])
         for line in lines
         if line.get(key) is not None and np.isfinite(line[key])
     }
-    steps = sorted(found)
-    return Curve(np.array(steps), np.array([found[step] for step in steps]))
+    steps = sorted(values)
+    return Curve(np.array(steps), np.array([values[step] for step in steps]))
 
 
 def common_grid(curves: Sequence[Curve], points: int = GRID_POINTS) -> Array:

@@ -227,11 +227,11 @@ class Interruptions:
 def stop(attempts: Iterable[Attempt], interruptions: Interruptions) -> None:
     """Interrupt, wait until all have saved what they want to save; kill if told once more."""
     remaining = list(attempts)
-    told = interruptions.count
+    received = interruptions.count
     for attempt in remaining:
         attempt.signal(signal.SIGINT)
     while remaining := [attempt for attempt in remaining if attempt.poll() is None]:
-        if interruptions.count > max(told, 1):
+        if interruptions.count > max(received, 1):
             for attempt in remaining:
                 attempt.signal(signal.SIGKILL)
         time.sleep(POLL_SECONDS)

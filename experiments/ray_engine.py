@@ -64,10 +64,10 @@ class Tasks:
         task = _task(self._ray, _apply, self.engine)
         references = [task.remote(function, part) for part in parts]
         try:
-            found: list[Any] = self._ray.get(references)
+            results: list[Any] = self._ray.get(references)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        return found
+        return results
 
     def shutdown(self, *, cancel_futures: bool = True) -> None:
         """Leave the cluster; tasks that still run are forgotten."""
@@ -135,13 +135,13 @@ def _check_reachable(address: str) -> None:
 def _check_resources(ray: ModuleType, engine: Engine) -> None:
     """Refuse what this machine can never give; a cluster elsewhere may grow on demand."""
     total = ray.cluster_resources()
-    for flag, key, wanted in (
+    for flag, key, requested in (
         ("--cpus-per-run", "CPU", engine.cpus_per_run),
         ("--gpus-per-run", "GPU", engine.gpus_per_run),
     ):
-        if wanted > total.get(key, 0):
+        if requested > total.get(key, 0):
             ray.shutdown()
-            raise UserError(f"{flag} {wanted:g}: this machine has {total.get(key, 0):g}")
+            raise UserError(f"{flag} {requested:g}: this machine has {total.get(key, 0):g}")
 
 
 def _attempt_in_worker(job: CommandJob, engine: Engine) -> Result:

@@ -1,8 +1,8 @@
 """Published figures and tables by name.
 
-A reproduction is a module with three things: `TITLE` (a line that says what is reproduced),
-`SEEDS` (how many, by scale) and `reproduce(job) -> Report`. `reproduce.py` does the rest. Nothing
-here imports the modules: a list of names is no reason to load torch.
+A reproduction is a module with `TITLE` (one line that names what is reproduced), `SEEDS` (number
+of seeds by scale) and `reproduce(job) -> Report`; `reproduce.py` does the rest. The modules are
+imported on demand, so that listing the names does not load torch.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ REPRODUCTIONS = Registry("reproduction", Entry, _OURS)
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One published figure or table, or a few that belong together."""
+    """One published figure or table, or several related ones."""
 
     name: str
     title: str
     """What is reproduced, and where it was published."""
     seeds: Mapping[str, int]
-    """Seeds at each scale."""
+    """Number of seeds per scale."""
     reproduce: Callable[[Job], Report]
 
 

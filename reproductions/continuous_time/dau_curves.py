@@ -95,7 +95,7 @@ def learn(plan: CurvesPlan, label: str, dt: float, seed: int) -> dict[str, Array
     """Train once: `curve` (evaluations,), and `value` and `policy` (portraits, 50, 50)."""
     agent: Any = build(parse(plan.command(label, dt, seed)).command)
     curve: list[float] = []
-    taken: list[Portrait] = []
+    portraits: list[Portrait] = []
     for mark in sorted({*plan.marks, *plan.portraits}):
         while agent.progress.steps < round(mark / dt) * _ENVS:
             agent.iterate()
@@ -104,11 +104,13 @@ def learn(plan: CurvesPlan, label: str, dt: float, seed: int) -> dict[str, Array
             returns = evaluate(agent.policy(True), envs, 64).returns
             curve.append(returns.mean() * clock_of(envs).return_scale)
         if mark in plan.portraits:
-            taken.append(pendulum_portrait(agent))
-    found = {"curve": np.array(curve)}
-    if taken:
-        found |= {name: np.array([getattr(p, name) for p in taken]) for name in ("value", "policy")}
-    return found
+            portraits.append(pendulum_portrait(agent))
+    measured = {"curve": np.array(curve)}
+    if portraits:
+        measured |= {
+            name: np.array([getattr(p, name) for p in portraits]) for name in ("value", "policy")
+        }
+    return measured
 
 
 def score(run: dict[str, Array]) -> float:
@@ -136,8 +138,8 @@ def robustness(runs: dict[Key, list[dict[str, Array]]], label: str) -> Robustnes
     """Of one learner, over the time steps it was run at."""
     curves = np.array(
         [
-            np.mean([run["curve"] for run in each], 0)
-            for (name, _), each in runs.items()
+            np.mean([run["curve"] for run in seeds], 0)
+            for (name, _), seeds in runs.items()
             if name == label
         ]
     )
@@ -149,8 +151,8 @@ def robustness(runs: dict[Key, list[dict[str, Array]]], label: str) -> Robustnes
 def portrait_agreement(runs: dict[Key, list[dict[str, Array]]], label: str) -> float:
     """Mean correlation of the last portraits of the policy between every two time steps."""
     last = [
-        np.array([run["policy"][-1].ravel() for run in each])
-        for (name, _), each in runs.items()
+        np.array([run["policy"][-1].ravel() for run in seeds])
+        for (name, _), seeds in runs.items()
         if name == label
     ]
     # Of seed k at one step with seed k at another.
@@ -164,17 +166,17 @@ def portrait_agreement(runs: dict[Key, list[dict[str, Array]]], label: str) -> f
 
 
 def claims(plan: CurvesPlan, runs: dict[Key, list[dict[str, Array]]]) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     rows = [_level(plan, runs["dau", dt], dt) for dt in plan.steps]
     ours = robustness(runs, "dau")
-    wanted = f"< {plan.spread:g}"
+    tolerance = f"< {plan.spread:g}"
     rows.append(
         _row(
             plan,
             "dau: spread of the mean over dt",
             "curves coincide",
             ours.spread,
-            wanted,
+            tolerance,
             ours.spread < plan.spread,
         )
     )
@@ -237,12 +239,12 @@ def claims(plan: CurvesPlan, runs: dict[Key, list[dict[str, Array]]]) -> list[Ro
 
 
 def reproduce(job: Job, plan: CurvesPlan) -> Report:
-    """Make every run that is not there yet and set them beside the published claims."""
+    """Run whatever is not cached and compare it with the published claims."""
     runs: dict[Key, list[dict[str, Array]]] = {}
     for seed in range(job.seeds):
         for label, _ in plan.learners:
             for dt in plan.steps:
-                found = job.cell(
+                run = job.cell(
                     f"{label.replace(' ', '-')}-dt{dt:g}-s{seed}",
                     (
                         plan.command(label, dt, seed),
@@ -253,7 +255,7 @@ def reproduce(job: Job, plan: CurvesPlan) -> Report:
                     ),
                     partial(learn, plan, label, dt, seed),
                 )
-                runs.setdefault((label, dt), []).append(found)
+                runs.setdefault((label, dt), []).append(run)
     tall = 9.0 if plan.portraits else 4.0
     return Report(claims(plan, runs), lambda figure: draw(figure, plan, runs), (12.0, tall))
 

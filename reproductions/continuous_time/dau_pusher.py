@@ -88,10 +88,10 @@ def ranking(agent: Any, name: str, actions: str, xs: Array) -> Array:
         with torch.no_grad():
             q = agent.network(torch.from_numpy(obs)).double().numpy().T
         return q - q.max(0)
-    chosen: list[Any] = [np.full(len(xs), index) for index in range(3)]
+    candidates: list[Any] = [np.full(len(xs), index) for index in range(3)]
     if actions == "continuous":
-        chosen = [np.full((len(xs), 1), a, np.float32) for a in (-1, 0, 1)]
-    return np.stack([agent.advantages(obs, each) for each in chosen]).astype(float)
+        candidates = [np.full((len(xs), 1), a, np.float32) for a in (-1, 0, 1)]
+    return np.stack([agent.advantages(obs, action) for action in candidates]).astype(float)
 
 
 def outward(advantages: Array, xs: Array) -> Array:
@@ -119,10 +119,10 @@ def learn(plan: PusherPlan, name: str, actions: str, dt: float, seed: int) -> di
         agent.iterate()
         if agent.progress.steps >= due:
             due += period
-            found = outward(ranking(agent, name, actions, sides), sides)
-            curve.append(per_second * (found - found[:1])[1:].mean(1))
-    found = outward(ranking(agent, name, actions, _GRID), _GRID)
-    ordered = (found[0] > found[1]) & (found[1] > found[2])
+            advantages = outward(ranking(agent, name, actions, sides), sides)
+            curve.append(per_second * (advantages - advantages[:1])[1:].mean(1))
+    advantages = outward(ranking(agent, name, actions, _GRID), _GRID)
+    ordered = (advantages[0] > advantages[1]) & (advantages[1] > advantages[2])
     policy = agent.policy(True)(_GRID.astype(np.float32)[:, None], None)
     chosen = policy[:, 0] if actions == "continuous" else policy - 1
     toward = (chosen * np.sign(_GRID)).mean()
@@ -135,8 +135,8 @@ def closed_forms() -> list[Row]:
     rows, worst, gaps = [], 0.0, {}
     for dt, published in TABLE.items():
         value, advantage = lq_values(s, a, 1, GAMMA, dt)
-        found = np.array([value.item(), *advantage.tolist()])
-        worst = max(worst, float(np.abs(found - published).max()))
+        values = np.array([value.item(), *advantage.tolist()])
+        worst = max(worst, float(np.abs(values - published).max()))
         if dt:
             gaps[dt] = dt * float(advantage[0] - advantage[2])
     rows.append(_exact("LQ1: V(1), A(1, ·) of five time steps, largest difference", worst, 6e-6))
@@ -177,17 +177,17 @@ def learned(runs: dict[tuple[str, str, float], list[dict[str, Array]]]) -> list[
     """What was learned on the pusher beside the limits."""
     _, stay = pusher_values(torch.tensor(1.0), GAMMA)
     rows = []
-    for (name, actions, dt), found in runs.items():
+    for (name, actions, dt), seeds in runs.items():
         where = f"{name}, {actions}, dt = {dt:g}"
         if name == "dqn":
             if dt == min(STEPS):
-                rows.append(_share(f"{where}: share of states ranked right", found, "ranked", 0.5))
+                rows.append(_share(f"{where}: share of states ranked right", seeds, "ranked", 0.5))
             continue
-        late = np.array([run["curve"][-len(run["curve"]) // 4 :].mean(0) for run in found])
+        late = np.array([run["curve"][-len(run["curve"]) // 4 :].mean(0) for run in seeds])
         for column, action, limit in ((0, "stay", stay.item()), (1, "away", 2 * stay.item())):
             values = late[:, column]
             mean = float(values.mean())
-            good = abs(mean / limit - 1) < 0.1
+            agrees = abs(mean / limit - 1) < 0.1
             rows.append(
                 Row(
                     f"{where}: A(1, {action})",
@@ -197,15 +197,15 @@ def learned(runs: dict[tuple[str, str, float], list[dict[str, Array]]]) -> list[
                     float(values.min()),
                     float(values.max()),
                     "within 10 %",
-                    good,
+                    agrees,
                 )
             )
-        rows.append(_share(f"{where}: greedy policy toward 0", found, "greedy", 0.9))
+        rows.append(_share(f"{where}: greedy policy toward 0", seeds, "greedy", 0.9))
     return rows
 
 
-def _share(quantity: str, found: Sequence[dict[str, Array]], key: str, bound: float) -> Row:
-    values = np.array([float(run[key]) for run in found])
+def _share(quantity: str, runs: Sequence[dict[str, Array]], key: str, bound: float) -> Row:
+    values = np.array([float(run[key]) for run in runs])
     mean = float(values.mean())
     above = key == "greedy"
     agrees = mean >= bound if above else mean <= bound
@@ -231,12 +231,12 @@ def reproduce(job: Job) -> Report:
         for dt in STEPS:
             key = (name, actions, dt)
             for seed in range(job.seeds):
-                found = job.cell(
+                measured = job.cell(
                     f"{name}-{actions}-dt{dt:g}-s{seed}",
                     (plan, plan.flags(*key, seed)),
                     partial(learn, plan, name, actions, dt, seed),
                 )
-                runs.setdefault(key, []).append(found)
+                runs.setdefault(key, []).append(measured)
 
     def draw(figure: Figure) -> None:
         _, stay = pusher_values(torch.tensor(1.0), GAMMA)

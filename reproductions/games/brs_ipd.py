@@ -58,27 +58,27 @@ def train(
     make_optimizer = partial(optim.make, make_config(lr=rate))
     learner = Learner(chosen, seeds, make_optimizer=make_optimizer)
     every = max(1, updates // _POINTS)
-    at, chances = [0], [learner.logits().detach().sigmoid().numpy()]
+    at, probabilities = [0], [learner.logits().detach().sigmoid().numpy()]
     for update in range(1, updates + 1):
         learner.iterate()
         if update % every == 0 or update == updates:
             at.append(update)
-            chances.append(learner.logits().detach().sigmoid().numpy())
-    return {"updates": np.array(at, float), "chances": np.array(chances)}
+            probabilities.append(learner.logits().detach().sigmoid().numpy())
+    return {"updates": np.array(at, float), "probabilities": np.array(probabilities)}
 
 
 def reproduce(job: Job) -> Report:
     """Train both variants and set their policies beside the published ones."""
-    found, rows = {}, []
+    runs, rows = {}, []
     for variant in PUBLISHED:
         setting = *config(variant, job.full), job.seeds
-        found[variant] = job.cell(variant.lower(), setting, partial(train, *setting))
-        rows += claims(variant, found[variant]["chances"][-1])
+        runs[variant] = job.cell(variant.lower(), setting, partial(train, *setting))
+        rows += claims(variant, runs[variant]["probabilities"][-1])
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 2, sharey=True)
-        for panel, (variant, run) in zip(axes, found.items(), strict=True):
-            last = run["chances"][-1]
+        for panel, (variant, run) in zip(axes, runs.items(), strict=True):
+            last = run["probabilities"][-1]
             ends = np.array([_interval(column) for column in last.T]).T
             mean = last.mean(0)
             spread = np.abs(ends - mean)
@@ -95,10 +95,10 @@ def _interval(values: Array) -> tuple[float, float]:
     return bootstrap_interval(np.mean, values, np.random.default_rng(0))
 
 
-def claims(variant: str, chances: Array) -> list[Row]:
+def claims(variant: str, probabilities: Array) -> list[Row]:
     """Rows for final probabilities (S, 5)."""
     rows = []
-    for state, published, column in zip(STATES, PUBLISHED[variant], chances.T, strict=True):
+    for state, published, column in zip(STATES, PUBLISHED[variant], probabilities.T, strict=True):
         mean = float(column.mean())
         low, high = _interval(column)
         agrees = abs(mean - published) <= _CLOSE
@@ -106,7 +106,7 @@ def claims(variant: str, chances: Array) -> list[Row]:
         name = f"{variant}: P(C | {state})"
         source = "figure 5.2"
         rows.append(Row(name, str(published), source, mean, low, high, tolerance, agrees))
-    same = (chances.round() == np.array(PUBLISHED[variant])).all(1)
+    same = (probabilities.round() == np.array(PUBLISHED[variant])).all(1)
     share = float(same.mean())
     rows.append(
         Row(
@@ -120,7 +120,7 @@ def claims(variant: str, chances: Array) -> list[Row]:
         )
     )
     values = np.array(
-        [exact_values(torch.from_numpy(each), PRISONERS, 6)[0].item() for each in chances]
+        [exact_values(torch.from_numpy(policy), PRISONERS, 6)[0].item() for policy in probabilities]
     )
     agrees = abs(values.mean() - BEST[variant]) <= _CLOSE
     rows.append(

@@ -91,8 +91,8 @@ def exact(job: Job, name: str, alpha: float) -> tuple[Cells, Cells]:
         tie = torch.eye(SIDE, dtype=torch.bool).fliplr().reshape(-1)
         return {"white": white[0].numpy(), "tie": (tie | (white != white[0]).any(0)).numpy()}
 
-    found = job.cell(f"{name}-{alpha:g}", (name, alpha, SIDE, UPDATES, "ties"), work)
-    return found["white"], found["tie"]
+    arrays = job.cell(f"{name}-{alpha:g}", (name, alpha, SIDE, UPDATES, "ties"), work)
+    return arrays["white"], arrays["tie"]
 
 
 def meta_values(job: Job) -> tuple[Cells, Array]:
@@ -118,8 +118,8 @@ def meta_values(job: Job) -> tuple[Cells, Array]:
         ]
         return {"white": np.stack(white), "course": np.array(course)}
 
-    found = job.cell("meva", (command.identity(), loops, GAMMAS, SIDE, UPDATES), work)
-    return found["white"], found["course"]
+    arrays = job.cell("meva", (command.identity(), loops, GAMMAS, SIDE, UPDATES), work)
+    return arrays["white"], arrays["course"]
 
 
 def consistent(job: Job) -> tuple[Cells, Array]:
@@ -144,8 +144,8 @@ def consistent(job: Job) -> tuple[Cells, Array]:
         off = agent.direction(inside, 0.0) - simultaneous_gradient(agent.game, inside)
         return {"white": np.stack(white), "error": off.norm(dim=(1, 2)).numpy()}
 
-    found = job.cell("cola", (command.identity(), steps, ALPHAS, SIDE, UPDATES), work)
-    return found["white"], found["error"]
+    arrays = job.cell("cola", (command.identity(), steps, ALPHAS, SIDE, UPDATES), work)
+    return arrays["white"], arrays["error"]
 
 
 def reproduce(job: Job) -> Report:

@@ -46,8 +46,8 @@ def derivatives(value: Tensor, policies: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (10,) by both players' logits, and the mixed second derivatives (5, 5)."""
     (gradient,) = torch.autograd.grad(value, policies, create_graph=True)
     rows = [
-        torch.autograd.grad(each, policies, retain_graph=True)[0][1]
-        for each in gradient[0].unbind()
+        torch.autograd.grad(component, policies, retain_graph=True)[0][1]
+        for component in gradient[0].unbind()
     ]
     return gradient.detach().flatten(), torch.stack(rows)
 
@@ -62,12 +62,16 @@ def correlations(
     """
     random = torch.Generator().manual_seed(seed)
     counts = np.arange(1, samples // chunk + 1) * chunk
-    found: dict[str, list[list[float]]] = {"gradient": [], "hessian": [], "surrogate_hessian": []}
+    curves_by_name: dict[str, list[list[float]]] = {
+        "gradient": [],
+        "hessian": [],
+        "surrogate_hessian": [],
+    }
     for _ in range(pairs):
         policies = torch.randn(2, 5, generator=random, dtype=torch.float64).requires_grad_()
         true = derivatives(expected_return(policies, PRISONERS, rounds, GAMMA)[0], policies)
-        sums: list[Tensor] = [torch.zeros_like(each) for each in true]
-        curves: dict[str, list[float]] = {name: [] for name in found}
+        sums: list[Tensor] = [torch.zeros_like(exact) for exact in true]
+        curves: dict[str, list[float]] = {name: [] for name in curves_by_name}
         for _ in counts:
             episodes = sample(policies, PRISONERS, rounds, chunk, random)
             both, rewards = episodes.log_probs.sum(0), episodes.rewards[0]
@@ -79,8 +83,8 @@ def correlations(
             largest = derivatives(control, policies)[1].abs().max()
             curves["surrogate_hessian"].append(float(largest))
         for name, curve in curves.items():
-            found[name].append(curve)
-    arrays = {name: np.array(curve) for name, curve in found.items()}
+            curves_by_name[name].append(curve)
+    arrays = {name: np.array(curve) for name, curve in curves_by_name.items()}
     return {"samples": counts.astype(float), **arrays}
 
 
@@ -139,13 +143,13 @@ def reproduce(job: Job) -> Report:
     return Report(accuracy_rows(accuracy) + learning_rows(curves), draw)
 
 
-def accuracy_rows(found: dict[str, Array]) -> list[Row]:
+def accuracy_rows(accuracy: dict[str, Array]) -> list[Row]:
     """What the estimates' correlations say."""
-    count = int(found["samples"][-1])
+    count = int(accuracy["samples"][-1])
     source = "Foerster et al. 2018, at 100,000 games"
     rows = []
     for name, published, least in (("gradient", "0.999", 0.99), ("hessian", "0.97", 0.75)):
-        last = found[name][:, -1]
+        last = accuracy[name][:, -1]
         rows.append(
             Row(
                 f"correlation of the {name} with the exact one, {count} games",
@@ -158,7 +162,7 @@ def accuracy_rows(found: dict[str, Array]) -> list[Row]:
                 bool(last.min() >= least),
             )
         )
-    largest = float(found["surrogate_hessian"].max())
+    largest = float(accuracy["surrogate_hessian"].max())
     rows.append(
         Row(
             "largest mixed second derivative of the surrogate",

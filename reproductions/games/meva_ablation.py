@@ -110,8 +110,8 @@ def train(job: Job, variant: str) -> dict[str, Array]:
         for loop in range(1, loops + 1):
             agent.iterate()
             if loop % EVERY == 0:
-                for name, found in monitor(agent, random).items():
-                    courses[name].append(found)
+                for name, measured in monitor(agent, random).items():
+                    courses[name].append(measured)
                 job.say(f"{variant} {loop}/{loops}: {courses['return'][-1].mean():.2f}")
         at = np.arange(1, loops // EVERY + 1) * EVERY
         return {"loops": at.astype(float), **{k: np.array(v) for k, v in courses.items()}}
@@ -123,12 +123,12 @@ def train(job: Job, variant: str) -> dict[str, Array]:
 
 def reproduce(job: Job) -> Report:
     """Train all variants, compare."""
-    found = {variant: train(job, variant) for variant in VARIANTS}
+    variants = {variant: train(job, variant) for variant in VARIANTS}
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 3)
         for panel, name in zip(axes, ("return", "short", "long"), strict=True):
-            for (variant, course), colour in zip(found.items(), COLOURS, strict=False):
+            for (variant, course), colour in zip(variants.items(), COLOURS, strict=False):
                 mean = course[name].mean(1)
                 panel.plot(course["loops"], mean, color=colour, label=variant)
             panel.set(xlabel="outer loop")
@@ -136,17 +136,17 @@ def reproduce(job: Job) -> Report:
             panel.set(ylabel=label)
         axes[0].legend(fontsize="small")
 
-    return Report(rows(found), draw, (12.0, 3.6))
+    return Report(rows(variants), draw, (12.0, 3.6))
 
 
-def rows(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
+def rows(variants: Mapping[str, Mapping[str, Array]]) -> list[Row]:
     """The text's statements; the end of a course is the mean of its last three measurements."""
     source = "figure 6.3 and its text"
-    end = {name: course["return"][-3:].mean(0) for name, course in found.items()}
-    late = {name: course["long"][-3:].mean(0) for name, course in found.items()}
-    soon = {name: learned_at(course) for name, course in found.items()}
+    end = {name: course["return"][-3:].mean(0) for name, course in variants.items()}
+    late = {name: course["long"][-3:].mean(0) for name, course in variants.items()}
+    soon = {name: learned_at(course) for name, course in variants.items()}
     default = end["default"]
-    costs = {name: float(default.mean() - end[name].mean()) for name in found}
+    costs = {name: float(default.mean() - end[name].mean()) for name in variants}
     exploring = abs(costs["no exploration"])
     result = [
         signed("default: return in the end above −1.5", "about −1", source, default - _LEARNED, 1),
@@ -186,6 +186,6 @@ def rows(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
 
 def learned_at(course: Mapping[str, Array]) -> Array:
     """The first measured loop (S,) with a return above −1.5; one after the last if none."""
-    good = course["return"] > _LEARNED
+    learned = course["return"] > _LEARNED
     at = np.append(course["loops"], course["loops"][-1] + EVERY)
-    return at[np.where(good.any(0), good.argmax(0), len(course["loops"]))]
+    return at[np.where(learned.any(0), learned.argmax(0), len(course["loops"]))]

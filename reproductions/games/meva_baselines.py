@@ -108,16 +108,16 @@ def trained(job: Job, key: str, chosen: Command) -> tuple[Any, Array]:
         learned = {f"parameter/{n}": p.numpy() for n, p in parts.learned(agent).items()}
         return {"course": np.array(course), **learned}
 
-    found = job.cell(key, (chosen.identity(), iterations), work)
+    arrays = job.cell(key, (chosen.identity(), iterations), work)
     for name, value in parts.learned(agent).items():
-        value.copy_(torch.from_numpy(found[f"parameter/{name}"]))
-    return agent, found["course"]
+        value.copy_(torch.from_numpy(arrays[f"parameter/{name}"]))
+    return agent, arrays["course"]
 
 
 def meet(game: Game, pairs: int, players: list[tuple[Contestant, Contestant]]) -> Array:
     """Mean final returns (models, 2) of contestants, who meet from the same starts."""
     start = game.draw(pairs, torch.Generator().manual_seed(0))
-    ends = [game.value(contest(game, each, start, UPDATES)).mean(0) for each in players]
+    ends = [game.value(contest(game, pair, start, UPDATES)).mean(0) for pair in players]
     return torch.stack(ends).numpy()
 
 

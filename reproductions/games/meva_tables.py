@@ -78,12 +78,12 @@ def exact(job: Job, table: HeadToHeadTable, first: str, second: str) -> tuple[Ar
     def work() -> dict[str, Any]:
         game = build(_command(table, "naive", 1)).game  # type: ignore[attr-defined]
         players = _follower(table, first), _follower(table, second)
-        found = tournament.returns(game, players, pairs, UPDATES)
-        error = found.std(0) / math.sqrt(pairs)
-        return {"mean": found.mean(0).numpy(), "error": error.numpy()}
+        returns = tournament.returns(game, players, pairs, UPDATES)
+        error = returns.std(0) / math.sqrt(pairs)
+        return {"mean": returns.mean(0).numpy(), "error": error.numpy()}
 
-    found = job.cell(f"{first}-{second}", identity, work)
-    return found["mean"], found["error"]
+    returns = job.cell(f"{first}-{second}", identity, work)
+    return returns["mean"], returns["error"]
 
 
 def _follower(table: HeadToHeadTable, name: str) -> tournament.Contestant:
@@ -137,9 +137,9 @@ def reproduce(job: Job, table: HeadToHeadTable) -> Report:
             rows.append(_exact_row(table, second, first, mean[1], error[1]))
     courses = {}
     for opponent in ("naive", "self", "lola"):
-        found = learned(job, table, opponent)
-        courses[opponent] = found["course"]
-        ours, theirs = found["returns"].T
+        results = learned(job, table, opponent)
+        courses[opponent] = results["course"]
+        ours, theirs = results["returns"].T
         if opponent == "self":
             either = (ours + theirs) / 2 if table.symmetric else ours
             rows.append(_learned_row(table, "meva", "meva", either))

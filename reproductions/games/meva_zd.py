@@ -111,22 +111,25 @@ def measure(job: Job) -> dict[str, Array]:
 def exact_cloud() -> Array:
     """The cloud (1000, 2) of an exact extortioner."""
     game = MatrixGame()
-    chance = extortion(game.payoff, game.discount, _SLOPE).clamp(1e-15, 1 - 1e-15)
-    return clouds(game, torch.logit(chance), torch.Generator().manual_seed(3)).numpy()
+    probabilities = extortion(game.payoff, game.discount, _SLOPE).clamp(1e-15, 1 - 1e-15)
+    return clouds(game, torch.logit(probabilities), torch.Generator().manual_seed(3)).numpy()
 
 
 def reproduce(job: Job) -> Report:
     """Train, follow, scatter."""
-    found = measure(job)
-    all_clouds = found["clouds"].reshape(-1, OPPONENTS, 2)
+    measured = measure(job)
+    all_clouds = measured["clouds"].reshape(-1, OPPONENTS, 2)
     edges = np.array([edge(cloud) for cloud in all_clouds])
-    edges = edges.reshape(*found["clouds"].shape[:3], 2)
+    edges = edges.reshape(*measured["clouds"].shape[:3], 2)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(TIMES), sharex=True, sharey=True)
         corners = np.array([(-1, -1), (0, -3), (-2, -2), (-3, 0), (-1, -1)])
         for column, (panel, time) in enumerate(zip(panels, TIMES, strict=True)):
-            cloud, (ours, theirs) = found["clouds"][column, 0, 0], found["returns"][column, 0, 0]
+            cloud, (ours, theirs) = (
+                measured["clouds"][column, 0, 0],
+                measured["returns"][column, 0, 0],
+            )
             panel.plot(*corners.T, color="grey", linewidth=0.8)
             panel.scatter(cloud[:, 1], cloud[:, 0], s=1, color=COLOURS[0], alpha=0.4)
             inverse, offset = edges[column, 0, 0]
@@ -136,7 +139,7 @@ def reproduce(job: Job) -> Report:
             panel.set(title=f"after {time} updates", xlabel="naive learner's return")
         panels[0].set_ylabel("MeVa's return")
 
-    return Report(rows(edges[..., 0].mean(2), found["returns"][-1].mean(1)), draw, (14.0, 2.9))
+    return Report(rows(edges[..., 0].mean(2), measured["returns"][-1].mean(1)), draw, (14.0, 2.9))
 
 
 def rows(inverse: Array, returns: Array) -> list[Row]:

@@ -46,7 +46,7 @@ class FlowRun:
     edges: int
 
     def agent(self, seed: int) -> GFlowNet:
-        """The learner before it has learned."""
+        """The untrained learner."""
         words = ["--agent", "gflownet", "--env", self.env, "--seed", str(seed), "--threads", "1"]
         words += ["--steps", str(self.edges), "--exact-every", "0", *self.flags]
         built = build(parse([*words, "--env-options", *self.options]).command)
@@ -59,8 +59,8 @@ class FlowRun:
         for point in range(1, POINTS + 1):
             while agent.progress.steps < self.edges * point / POINTS:
                 agent.iterate()
-            found = {**agent.evaluate(), **agent.visits.metrics(), "steps": agent.progress.steps}
-            rows.append([found.get(name, np.nan) for name in CURVE])
+            metrics = {**agent.evaluate(), **agent.visits.metrics(), "steps": agent.progress.steps}
+            rows.append([metrics.get(name, np.nan) for name in CURVE])
         return dict(zip(CURVE, np.array(rows, dtype=float).T, strict=True))
 
 
@@ -70,8 +70,8 @@ def curves(job: Job, name: str, run: FlowRun) -> dict[str, Array]:
     def one(seed: int) -> dict[str, Array]:
         return job.cell(f"{name}-s{seed}", (run, seed), lambda: run.curve(seed))
 
-    found = [one(seed) for seed in range(job.seeds)]
-    return {key: np.stack([each[key] for each in found]) for key in CURVE}
+    runs = [one(seed) for seed in range(job.seeds)]
+    return {key: np.stack([curve[key] for curve in runs]) for key in CURVE}
 
 
 def worst_row(
@@ -170,14 +170,14 @@ def tabular_flow_matching(table: Table, exponent: float, seed: int) -> tuple[flo
     return float(loss().detach()), float(gap)
 
 
-def final(found: Mapping[str, Array], key: str) -> Array:
+def final(curves: Mapping[str, Array], key: str) -> Array:
     """The last values of a curve by seed: (seeds,)."""
-    return found[key][:, -1]
+    return curves[key][:, -1]
 
 
-def relative(found: Mapping[str, Array], log_z: float) -> Array:
+def relative(curves: Mapping[str, Array], log_z: float) -> Array:
     """|log Ẑ - log Z| / |log Z| at the end: (seeds,)."""
-    return final(found, "log_z_error") / abs(log_z)
+    return final(curves, "log_z_error") / abs(log_z)
 
 
 def log_partition(run: FlowRun) -> float:
@@ -193,10 +193,10 @@ def mean_band(values: Array) -> tuple[Array, Array, Array]:
 
 
 def draw_curves(
-    axes: Any, found: Mapping[str, Mapping[str, Array]], x: str, y: str, colours: Sequence[str]
+    axes: Any, curves: Mapping[str, Mapping[str, Array]], x: str, y: str, colours: Sequence[str]
 ) -> None:
     """One line a name: the mean over seeds; lighter, from the lowest to the highest."""
-    for index, (name, curve) in enumerate(found.items()):
+    for index, (name, curve) in enumerate(curves.items()):
         colour = colours[index % len(colours)]
         middle, low, high = mean_band(curve[y])
         style = "-" if index < len(colours) else "--"

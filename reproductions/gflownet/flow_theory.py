@@ -69,14 +69,14 @@ def random_tree(rng: np.random.Generator, depth: int = 4, most: int = 4) -> Tabl
 def ways_down(table: Table) -> Tensor:
     """The product of the numbers of actions from the root to each state of a tree: (S,)."""
     legal = table.legal(torch.arange(table.size))
-    found = legal.sum(1).double()
+    ways = legal.sum(1).double()
     for state in range(1, table.size):  # parents have smaller numbers
         parent = int(table.parents(torch.tensor([state])).state[0, 0])
         if legal[state].any():
-            found[state] *= found[parent]
+            ways[state] *= ways[parent]
         else:
-            found[state] = found[parent]  # a leaf has that of its parent
-    return found
+            ways[state] = ways[parent]  # a leaf has that of its parent
+    return ways
 
 
 def equivalence_error(table: Table) -> float:
@@ -93,8 +93,8 @@ def bias_errors(table: Table) -> tuple[float, float]:
     reward = table.log_reward(torch.arange(table.size))
     blind = table.reach(soft_optimum(table, reward))[1]
     share = log_share_of_parents(table)
-    told = table.reach(soft_optimum(table, reward, on_the_way=share))[1]
-    gaps = (blind - table.path_biased(), told - table.distribution())
+    corrected = table.reach(soft_optimum(table, reward, on_the_way=share))[1]
+    gaps = (blind - table.path_biased(), corrected - table.distribution())
     return float(gaps[0].abs().sum()), float(gaps[1].abs().sum())
 
 
@@ -105,9 +105,9 @@ def learned_gap(seed: int) -> dict[str, Array]:
         agent.iterate()
     table = agent.table
     assert table is not None, "the grid can be enumerated"
-    found = table.reach(policy_table(table, agent.network))[1]
-    laws = (table.path_biased(), table.distribution())
-    return {"tv": np.array([float((found - law).abs().sum() / 2) for law in laws])}
+    sampled = table.reach(policy_table(table, agent.network))[1]
+    targets = (table.path_biased(), table.distribution())
+    return {"tv": np.array([float((sampled - target).abs().sum() / 2) for target in targets])}
 
 
 def reproduce(job: Job) -> Report:
@@ -118,15 +118,15 @@ def reproduce(job: Job) -> Report:
         table = tables[name]
         modes = table.modes(torch.arange(table.size)) >= 0
         masses = (table.distribution()[modes].sum(), table.path_biased()[modes].sum())
-        for mass, want, law in zip(masses, (fair, biased), ("p", "n R"), strict=True):
-            claim = (f"{want}", "enumeration")
-            error = abs(float(mass) - want)
+        for mass, published, law in zip(masses, (fair, biased), ("p", "n R"), strict=True):
+            claim = (f"{published}", "enumeration")
+            error = abs(float(mass) - published)
             rows.append(exact_row(f"{name}: mode mass of {law}, error", claim, error, 1e-4))
     tables["rings"] = ToyMoleculesOptions("rings").make().rules  # type: ignore[assignment]
     for name, table in tables.items():
-        blind, told = bias_errors(table)
+        blind, corrected = bias_errors(table)
         rows.append(exact_row(f"{name}: soft optimum for log R against n R", _COUNTS, blind, 1e-9))
-        rows.append(exact_row(f"{name}: paid log P_B too, against R", _COUNTS, told, 1e-9))
+        rows.append(exact_row(f"{name}: paid log P_B too, against R", _COUNTS, corrected, 1e-9))
     rng = np.random.default_rng(0)
     worst = max(equivalence_error(random_tree(rng)) for _ in range(TREES))
     claim = ("Q = F f", "proposition 4")

@@ -114,33 +114,33 @@ def queries(
         return last_met(agent.visits.recent, core, known)
     table = core.rules
     if agent is None:
-        law = random_law(table)
+        distribution = random_law(table)
     elif isinstance(agent, Tensor):
-        law = agent / agent.sum()
+        distribution = agent / agent.sum()
     elif isinstance(agent, GFlowNet):
-        law = table.reach(policy_table(table, agent.network))[1]
+        distribution = table.reach(policy_table(table, agent.network))[1]
     else:
         states = torch.arange(table.size)
         with torch.no_grad():
             logits = agent.network.policy(table.features(states), table.legal(states))
-        law = table.reach(logits.log_softmax(1))[1]
+        distribution = table.reach(logits.log_softmax(1))[1]
     # Something of everything, in case a policy is so sure that it offers fewer than are asked for.
-    chance = (law[core.objects] + 1e-12).masked_fill(known, 0.0)
+    probabilities = (distribution[core.objects] + 1e-12).masked_fill(known, 0.0)
     generator = torch.Generator().manual_seed(seed)
-    return torch.multinomial(chance, core.queries, False, generator=generator)
+    return torch.multinomial(probabilities, core.queries, False, generator=generator)
 
 
 def last_met(met: Tensor, core: ActiveLearning, known: Tensor) -> Tensor:
     """The unknown objects that were met last, each once; unknown ones in order if too few."""
     place = torch.full((core.rules.size,), -1)
     place[core.objects] = torch.arange(len(core.objects))
-    found: dict[int, None] = {}
-    for each in [*place[met.flip(0)].tolist(), *range(len(known))]:
-        if not known[each]:
-            found[each] = None
-        if len(found) == core.queries:
+    chosen: dict[int, None] = {}
+    for index in [*place[met.flip(0)].tolist(), *range(len(known))]:
+        if not known[index]:
+            chosen[index] = None
+        if len(chosen) == core.queries:
             break
-    return torch.tensor(list(found))
+    return torch.tensor(list(chosen))
 
 
 def learn(method: str, seed: int, rounds: int, states: int) -> dict[str, Array]:
@@ -189,7 +189,7 @@ def mean_distance(points: Array) -> float:
 def reproduce(job: Job) -> Report:
     """Run every generator from the same first sets."""
     rounds, states = (10, 50_000) if job.full else (6, 20_000)
-    found = {}
+    results = {}
     for method in METHODS:
         flags = FLAGS.get(method, "")
         parts = [
@@ -200,13 +200,13 @@ def reproduce(job: Job) -> Report:
             )
             for seed in range(job.seeds)
         ]
-        found[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
-    rows = _claims(found)
+        results[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+    rows = _claims(results)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 2)
         for panel, key in zip(panels, ("top", "modes"), strict=True):
-            draw_curves(panel, found, "round", key, COLOURS)
+            draw_curves(panel, results, "round", key, COLOURS)
             panel.set(xlabel="round")
         panels[0].set_ylabel("mean of the ten best rewards")
         panels[1].set_ylabel("modes known, of 16")
@@ -215,15 +215,15 @@ def reproduce(job: Job) -> Report:
     return Report(rows, draw)
 
 
-def _claims(found: dict[str, dict[str, Array]]) -> list[Row]:
+def _claims(results: dict[str, dict[str, Array]]) -> list[Row]:
     """Bounds, then the order of the generators."""
-    top = {method: curve["top"] for method, curve in found.items()}
-    gains = np.concatenate([each[:, -1] - each[:, 0] for each in top.values()])
-    limit = 2.6 - float(min(each[:, 0].min() for each in top.values()))
+    top = {method: curve["top"] for method, curve in results.items()}
+    gains = np.concatenate([means[:, -1] - means[:, 0] for means in top.values()])
+    limit = 2.6 - float(min(means[:, 0].min() for means in top.values()))
     # With four modes and ring cells at first, 1.20; a first set may lack ring cells or share modes.
     inside = bool(gains.max() <= limit + 1e-9)
     rows = [_row("sum of returns", "≤ 1.20", gains, f"largest ≤ {limit:.2f}", inside)]
-    five = {method: curve["modes"][:, 5] for method, curve in found.items()}
+    five = {method: curve["modes"][:, 5] for method, curve in results.items()}
     met = float(five["gflownet"].mean())
     words = "mean in 10 ± 2"
     rows.append(
@@ -233,7 +233,7 @@ def _claims(found: dict[str, dict[str, Array]]) -> list[Row]:
         gap = five[more] - five[fewer]
         name = f"modes after 5 rounds, {more} minus {fewer}"
         rows.append(_row(name, "≥ 0", gap, "mean ≥ 0", bool(gap.mean() >= 0)))
-    spread = {method: curve["diversity"][:, 0] for method, curve in found.items()}
+    spread = {method: curve["diversity"][:, 0] for method, curve in results.items()}
     for more, fewer in (("gflownet", "metropolis"), ("metropolis", "ppo")):
         gap = spread[more] - spread[fewer]
         name = f"distance of the ten best in [-1, 1] units, {more} minus {fewer}"

@@ -74,11 +74,11 @@ class CountingVector(CoreVector):
 
     def step(self, actions: np.ndarray) -> Arrays:
         """Act, and note what was built."""
-        found = super().step(actions)
-        terminated, infos = found[2], found[4]
+        arrays = super().step(actions)
+        terminated, infos = arrays[2], arrays[4]
         if terminated.any():
             self.visits.add(torch.from_numpy(infos["final_info"]["state"][terminated]))
-        return found
+        return arrays
 
 
 def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, SampleCounts, Table]:
@@ -143,18 +143,18 @@ def curve(method: str, r0: float, seed: int, states: int) -> dict[str, Array]:
 def reproduce(job: Job) -> Report:
     """Run every method at every R0, and compare."""
     states = 1_000_000 if job.full else 200_000
-    found: dict[tuple[str, float], dict[str, Array]] = {}
+    results: dict[tuple[str, float], dict[str, Array]] = {}
     for r0 in R0:
         for method in FLAGS:
             parts = [_cell(job, method, r0, seed, states) for seed in range(job.seeds)]
-            found[method, r0] = {key: np.stack([p[key] for p in parts]) for key in parts[0]}
-    rows = [row for r0 in R0 for row in _claims(found, r0, states)]
+            results[method, r0] = {key: np.stack([p[key] for p in parts]) for key in parts[0]}
+    rows = [row for r0 in R0 for row in _claims(results, r0, states)]
     floors = {r0: _floor(r0) for r0 in R0}
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(2, len(R0), sharex=True)
         for column, r0 in enumerate(R0):
-            chosen = {method: found[method, r0] for method in FLAGS}
+            chosen = {method: results[method, r0] for method in FLAGS}
             draw_curves(panels[0, column], chosen, "steps", "l1", COLOURS)
             draw_curves(panels[1, column], chosen, "steps", "modes", COLOURS)
             panels[0, column].axhline(floors[r0], color="grey", linewidth=0.8)
@@ -173,15 +173,17 @@ def _cell(job: Job, method: str, r0: float, seed: int, states: int) -> dict[str,
     return job.cell(name, (FLAGS[method], r0, seed, states), work)
 
 
-def _claims(found: Mapping[tuple[str, float], Mapping[str, Array]], r0: float, states: int) -> Any:
+def _claims(
+    results: Mapping[tuple[str, float], Mapping[str, Array]], r0: float, states: int
+) -> Any:
     """GFlowNet below the others in L1, and first to meet all modes; paired by seed."""
     for other in ("metropolis", "accepted only", "ppo", "random"):
-        ours, theirs = (found[m, r0]["l1"][:, -1] for m in ("gflownet", other))
+        ours, theirs = (results[m, r0]["l1"][:, -1] for m in ("gflownet", other))
         yield _below(f"R0={r0}: L1, gflownet minus {other}", ours - theirs)
     for other in ("metropolis", "ppo"):
         # A method that has not met all of them counts with its whole budget.
         ours, theirs = (
-            np.minimum(found[m, r0]["all_met"][:, 0], states) for m in ("gflownet", other)
+            np.minimum(results[m, r0]["all_met"][:, 0], states) for m in ("gflownet", other)
         )
         yield _below(f"R0={r0}: states to all modes, gflownet minus {other}", ours - theirs)
 

@@ -70,15 +70,15 @@ def train(flags: str, seed: int, states: int) -> dict[str, Array]:
     l1 = visits.metrics()["empirical_l1"] if isinstance(agent, MARS) else _exact(agent, table)
     visits._settle()
     late = visits.rules.modes(visits.recent[-_LATE:])
-    found = (visits.modes_found, len(late[late >= 0].unique()))
-    return {"l1": np.array([l1]), "modes": np.array(found, dtype=float)}
+    counts = (visits.modes_found, len(late[late >= 0].unique()))
+    return {"l1": np.array([l1]), "modes": np.array(counts, dtype=float)}
 
 
 def _exact(agent: SoftQ, table: Table) -> float:
     states = torch.arange(table.size)
     features, legal = table.features(states).numpy(), table.legal(states).numpy()
-    law = table.reach(agent.log_policy(features, legal))[1]
-    return distance(law, table.distribution(), table)["l1"]
+    distribution = table.reach(agent.log_policy(features, legal))[1]
+    return distance(distribution, table.distribution(), table)["l1"]
 
 
 def uniform_l1() -> float:
@@ -90,7 +90,7 @@ def uniform_l1() -> float:
 def reproduce(job: Job) -> Report:
     """Train every setting."""
     states = 1_000_000 if job.full else 60_000
-    found: dict[str, dict[str, Array]] = {}
+    results: dict[str, dict[str, Array]] = {}
     for name, flags in SETTINGS.items():
         parts = [
             job.cell(
@@ -100,27 +100,27 @@ def reproduce(job: Job) -> Report:
             )
             for seed in range(job.seeds)
         ]
-        found[name] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+        results[name] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
-        names = list(found)
+        names = list(results)
         for row, name in enumerate(names):
-            left.plot(found[name]["l1"][:, 0], [row] * job.seeds, "o", alpha=0.6)
-            right.plot(found[name]["modes"][:, 1], [row] * job.seeds, "o", alpha=0.6)
+            left.plot(results[name]["l1"][:, 0], [row] * job.seeds, "o", alpha=0.6)
+            right.plot(results[name]["modes"][:, 1], [row] * job.seeds, "o", alpha=0.6)
         left.set(xscale="log", xlabel="mean |p - q|", yticks=range(len(names)), yticklabels=names)
         right.set(xlabel=f"modes among the last {_LATE} objects, of {MODES}")
 
-    return Report(_claims(found), draw)
+    return Report(_claims(results), draw)
 
 
-def _claims(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
+def _claims(results: Mapping[str, Mapping[str, Array]]) -> list[Row]:
     limit = 0.9 * uniform_l1()
     rows = []
     for agent in ("sac", "soft-q"):
         kept = {
             name: runs["modes"][:, 1]
-            for name, runs in found.items()
+            for name, runs in results.items()
             if name.startswith(agent) and runs["l1"].mean() < limit
         }
         best = max(kept, key=lambda name: float(kept[name].mean()), default="none")
@@ -128,7 +128,7 @@ def _claims(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
         quantity = f"{agent}: modes, best of {len(kept)} settings that are not uniform ({best})"
         agrees = bool(modes.mean() <= 10)
         rows.append(_row(quantity, "at best 10 of 16", modes, "≤ 10", agrees, agent == "sac"))
-    gap = (found["mars published"]["l1"] - found["mars"]["l1"])[:, 0]
+    gap = (results["mars published"]["l1"] - results["mars"]["l1"])[:, 0]
     quantity = "mars: L1 without the ratio of proposals, minus with it"
     rows.append(_row(quantity, "another law", gap, "mean > 0", bool(gap.mean() > 0), True))
     return rows

@@ -71,14 +71,14 @@ RECIPES = {2: (64, "3e-3", 120_000), 4: (16, "1e-2", 200_000)}
 def reproduce(job: Job) -> Report:
     """Check what is known by hand, then train every loss on every grid."""
     rows = by_hand()
-    found = {}
+    trained = {}
     for dimensions, limit in LIMITS.items():
         for loss in OBJECTIVES:
             tv, log_z = {}, {}
             for rule, r0 in settings(dimensions, job.full):
                 run, name = grid_run(loss, dimensions, rule, r0, job.full), f"{rule} R0={r0}"
                 curve = curves(job, f"{dimensions}d-{loss}-{rule}-{r0}", run)
-                found[dimensions, loss, name] = curve
+                trained[dimensions, loss, name] = curve
                 tv[name], log_z[name] = final(curve, "tv"), relative(curve, log_partition(run))
             where = f"{dimensions}-D {loss}"
             rows.append(worst_row(f"{where}: TV", (f"≤ {limit}", _LIMIT), tv, limit))
@@ -91,7 +91,7 @@ def reproduce(job: Job) -> Report:
         for axes, (dimensions, name) in zip(
             figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
         ):
-            chosen = {loss: found[dimensions, loss, name] for loss in OBJECTIVES}
+            chosen = {loss: trained[dimensions, loss, name] for loss in OBJECTIVES}
             draw_curves(axes, chosen, "steps", "tv", COLOURS)
             axes.axhline(LIMITS[dimensions], color="grey", linewidth=0.8)
             axes.set(title=f"{dimensions}-D, {name}", xlabel="states visited", yscale="log")

@@ -73,19 +73,19 @@ def setting(flags: str) -> FlowRun:
 
 def train(flags: str, seed: int, updates: int) -> dict[str, Array]:
     """The exact L1 after half and after all of the updates."""
-    agent, found = setting(flags).agent(seed), []
+    agent, distances = setting(flags).agent(seed), []
     for update in range(1, updates + 1):
         agent.iterate()
         agent.progress.pop_episodes()
         if update in (updates // 2, updates):
-            found.append(agent.evaluate()["l1"])
-    return {"l1": np.array(found)}
+            distances.append(agent.evaluate()["l1"])
+    return {"l1": np.array(distances)}
 
 
 def reproduce(job: Job) -> Report:
     """Train every setting, and judge the claims."""
     settings, updates = (FULL, 20_000) if job.full else (QUICK, 1_000)
-    found = {
+    results = {
         name: np.stack(
             [
                 job.cell(
@@ -98,7 +98,7 @@ def reproduce(job: Job) -> Report:
         )
         for name, flags in settings.items()
     }
-    final = {name: l1[:, -1] for name, l1 in found.items()}
+    final = {name: l1[:, -1] for name, l1 in results.items()}
 
     def draw(figure: Figure) -> None:
         panel, names = figure.subplots(), list(final)
@@ -112,7 +112,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _family(name: str) -> int:
-    return sorted({each.split()[0] for each in FULL}).index(name.split()[0])
+    return sorted({label.split()[0] for label in FULL}).index(name.split()[0])
 
 
 def _best(final: Mapping[str, Array], family: str) -> Array:
@@ -147,14 +147,14 @@ def _ratio(
 ) -> Row:
     """The ratio of two means over the same seeds, resampled together; agrees if within limits."""
 
-    def of(pairs: Array) -> float:
+    def ratio_of(pairs: Array) -> float:
         return float(pairs[:, 0].mean() / pairs[:, 1].mean())
 
     pairs = np.stack([one, other], 1)
     rng = np.random.default_rng(0)
-    drawn = [of(pairs[rng.integers(len(pairs), size=len(pairs))]) for _ in range(2000)]
+    drawn = [ratio_of(pairs[rng.integers(len(pairs), size=len(pairs))]) for _ in range(2000)]
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    ratio = of(pairs)
+    ratio = ratio_of(pairs)
     words = f"in [{limits[0]:g}, {limits[1]:g}]"
     agrees = limits[0] <= ratio <= limits[1]
     return Row(

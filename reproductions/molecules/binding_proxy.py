@@ -59,7 +59,7 @@ REFERENCES = {
 
 def drug_likeness(molecules: Sequence[Molecule]) -> Tensor:
     """Ten times QED: (m,) float64."""
-    return torch.tensor([10 * qed(each) for each in molecules], dtype=torch.float64)
+    return torch.tensor([10 * qed(molecule) for molecule in molecules], dtype=torch.float64)
 
 
 def train(seed: int, count: int, fitting: Fitting, out: Path) -> dict[str, Array]:
@@ -70,13 +70,13 @@ def train(seed: int, count: int, fitting: Fitting, out: Path) -> dict[str, Array
     order = np.random.default_rng(seed).permutation(count)
     parts = np.split(order, [int(0.8 * count), int(0.9 * count)])
     training, validation, test = (([graphs[i] for i in rows], scores[rows]) for rows in parts)
-    found = fit(AtomNetwork(), training, validation, fitting, seed)
-    save(found.network, out / f"proxy-s{seed}.safetensors")
-    predicted = predict(found.network, test[0])
+    fitted = fit(AtomNetwork(), training, validation, fitting, seed)
+    save(fitted.network, out / f"proxy-s{seed}.safetensors")
+    predicted = predict(fitted.network, test[0])
     return {
         "r2": np.array([r_squared(predicted, test[1])]),
         "mse": np.array([float((predicted - test[1]).square().mean())]),
-        "validation": np.array(found.validation),
+        "validation": np.array(fitted.validation),
         "predicted": predicted.numpy(),
         "truth": test[1].numpy(),
     }
@@ -120,9 +120,11 @@ def _published(path: Path) -> list[Row]:
     mols = [chem.MolFromSmiles(smiles) for smiles in REFERENCES]
     rows = []
     for column, layout in enumerate(("x_W", "x_WT")):
-        found = load_proxy(path, layout)(mols)  # type: ignore[arg-type]
-        want = torch.tensor([pair[column] for pair in REFERENCES.values()], dtype=torch.float64)
-        error = float((found - want).abs().max())
+        scores = load_proxy(path, layout)(mols)  # type: ignore[arg-type]
+        reference = torch.tensor(
+            [pair[column] for pair in REFERENCES.values()], dtype=torch.float64
+        )
+        error = float((scores - reference).abs().max())
         claim = ("scores to four digits", "reference scores")
         rows.append(exact_row(f"published proxy, root {layout}: score error", claim, error, 1e-3))
     return rows

@@ -101,7 +101,7 @@ FULL = CampaignScale(
 def graphs_of(smiles: list[str]) -> list[Any]:
     """Molecules as graphs of atoms, each as a batch of one."""
     chem = chemistry()
-    return [atom_graphs([chem.MolFromSmiles(each)]) for each in smiles]
+    return [atom_graphs([chem.MolFromSmiles(string)]) for string in smiles]
 
 
 def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: CampaignScale) -> Any:
@@ -132,7 +132,7 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Cam
 
 def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) -> Trees:
     """Molecules that the generator builds and that are not known: as many as wanted, or fewer."""
-    found: dict[str, int] = {}
+    new: dict[str, int] = {}
     for _ in range(50):
         if isinstance(agent, GFlowNet):
             objects = agent.batches.build(agent._look, None, (0, 1)).paths.objects
@@ -145,21 +145,21 @@ def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) 
         kept = objects[rules.legal(objects)[:, -1] | rules.finished(objects)]
         for name, number in zip(rules.smiles(kept), kept.tolist(), strict=True):
             if name not in known:
-                found.setdefault(name, number)
-        if len(found) >= count:
+                new.setdefault(name, number)
+        if len(new) >= count:
             break
-    return rules.trees(torch.tensor(list(found.values())[:count], dtype=torch.int64))
+    return rules.trees(torch.tensor(list(new.values())[:count], dtype=torch.int64))
 
 
 def random_molecules(rules: BlockMolecules, known: set[str], count: int, seed: int) -> list[str]:
     """Different molecules of the uniform policy that are not known."""
     random = generator(seed, 21)
-    found: dict[str, None] = {}
-    while len(found) < count:
+    molecules: dict[str, None] = {}
+    while len(molecules) < count:
         draws = uniform_draws(rules, 256, random)
         smiles = rules.smiles(forward(rules, uniform(rules), draws).objects)
-        found.update(dict.fromkeys(each for each in smiles if each not in known))
-    return list(found)[:count]
+        molecules.update(dict.fromkeys(string for string in smiles if string not in known))
+    return list(molecules)[:count]
 
 
 def learn(method: str, seed: int, scale: CampaignScale, file: str) -> dict[str, Array]:
@@ -184,10 +184,10 @@ def learn(method: str, seed: int, scale: CampaignScale, file: str) -> dict[str, 
         if method != "random":
             torch.manual_seed(number)
             network = AtomNetwork(width=scale.proxy[0], steps=scale.proxy[1])
-            known = (graphs, state.score[0, : len(graphs)])
-            found = fit(network, known, validation, scale.fitting, number)
-            errors.append(min(found.validation))
-            reward = partial(believed, found.network)
+            training = (graphs, state.score[0, : len(graphs)])
+            fitted = fit(network, training, validation, scale.fitting, number)
+            errors.append(min(fitted.validation))
+            reward = partial(believed, fitted.network)
         agent = train(method, reward, number, scale)
         state = core.measure(
             state, [new_objects(agent, agent.rules, set(smiles), scale.queries)]
@@ -204,8 +204,8 @@ def learn(method: str, seed: int, scale: CampaignScale, file: str) -> dict[str, 
 
 def best(state: State) -> list[float]:
     """Means of the 10 and the 100 best scores known."""
-    known = state.score[0].sort(descending=True).values
-    return [float(known[known.isfinite()][:k].mean()) for k in (10, 100)]
+    scores = state.score[0].sort(descending=True).values
+    return [float(scores[scores.isfinite()][:k].mean()) for k in (10, 100)]
 
 
 def likeness(core: ActiveMolecules, state: State) -> float:
@@ -223,7 +223,7 @@ def reproduce(job: Job) -> Report:
     """Run every generator from the same first molecules."""
     scale = FULL if job.full else QUICK
     file = str(Path(job.folder) / FILE) if job.folder else ""
-    found = {}
+    results = {}
     for method in METHODS:
         parts = [
             job.cell(
@@ -233,29 +233,29 @@ def reproduce(job: Job) -> Report:
             )
             for seed in range(job.seeds)
         ]
-        found[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
-    rows = _claims(found)
+        results[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+    rows = _claims(results)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 2)
         for panel, (column, k) in zip(panels, enumerate((10, 100)), strict=True):
-            for colour, (method, runs) in zip(COLOURS, found.items(), strict=False):
+            for colour, (method, runs) in zip(COLOURS, results.items(), strict=False):
                 panel.plot(runs["top"][:, :, column].T, color=colour, alpha=0.6, label=method)
             panel.set(xlabel="round", ylabel=f"mean score of the {k} best")
 
     return Report(rows, draw)
 
 
-def _claims(found: dict[str, dict[str, Array]]) -> list[Row]:
+def _claims(results: dict[str, dict[str, Array]]) -> list[Row]:
     rows = []
     for column, k in enumerate((10, 100)):
         for other in ("mars", "random"):
-            gap = found["gflownet"]["top"][:, -1, column] - found[other]["top"][:, -1, column]
+            gap = results["gflownet"]["top"][:, -1, column] - results[other]["top"][:, -1, column]
             printed = f"{PUBLISHED['gflownet'][column]} and " + (
                 f"{PUBLISHED['mars'][column]}" if other == "mars" else "less"
             )
             rows.append(_row(f"mean of the {k} best, gflownet minus {other}", printed, gap, 1))
-    gap = found["gflownet"]["similar"][:, -1] - found["mars"]["similar"][:, -1]
+    gap = results["gflownet"]["similar"][:, -1] - results["mars"]["similar"][:, -1]
     rows.append(_row("similarity of the 100 best, gflownet minus mars", "0.54 and 0.64", gap, -1))
     return rows
 

@@ -66,7 +66,7 @@ class FlowSetting:
     thresholds: tuple[float, ...] = THRESHOLDS
 
     def agent(self, seed: int) -> GFlowNet:
-        """The learner before it has learned."""
+        """The untrained learner."""
         words = ["--agent", "gflownet", "--env", "semigradient/Molecule-v0", "--seed", str(seed)]
         words += ["--threads", "1", "--exact-every", "0", "--test-objects", "0"]
         words += ["--reward-exponent", str(self.beta), *self.flags.split()]
@@ -95,15 +95,15 @@ class FlowSetting:
         }
 
 
-def summary(rules: BlockMolecules, last: Tensor, found: TopMolecules) -> dict[str, Array]:
+def summary(rules: BlockMolecules, last: Tensor, discovered: TopMolecules) -> dict[str, Array]:
     """Scores of the last molecules, and what was found: best, similarity of the best 100, modes."""
-    metrics, best = found.metrics(), [name for name, _ in found.top(100)]
+    metrics, best = discovered.metrics(), [name for name, _ in discovered.top(100)]
     return {
         "scores": rules.score(last).numpy(),
         "top_10": np.array(metrics["top_10"]),
         "top_100": np.array(metrics["top_100"]),
         "similarity": np.array(similarity(best)),
-        "modes": np.array([len(each) for each in found.modes.values()], dtype=float),
+        "modes": np.array([len(modes) for modes in discovered.modes.values()], dtype=float),
     }
 
 
@@ -112,9 +112,12 @@ def by_chance(setting: FlowSetting, seed: int) -> dict[str, Array]:
     rules = setting.agent(seed).rules
     assert isinstance(rules, BlockMolecules)
     draws = uniform_draws(rules, setting.molecules, generator(seed, 7))
-    objects, found = forward(rules, uniform(rules), draws).objects, TopMolecules(setting.thresholds)
-    found.add(rules.smiles(objects), rules.score(objects).tolist())
-    return summary(rules, objects[-_LAST:], found)
+    objects, discovered = (
+        forward(rules, uniform(rules), draws).objects,
+        TopMolecules(setting.thresholds),
+    )
+    discovered.add(rules.smiles(objects), rules.score(objects).tolist())
+    return summary(rules, objects[-_LAST:], discovered)
 
 
 @torch.no_grad()
@@ -155,20 +158,24 @@ def reproduce(job: Job) -> Report:
         ]
 
     random = cells("random", sharp, True)
-    found = {beta: cells(f"beta-{beta}", beta) for beta in sorted(chosen, reverse=True)}
-    rows = [*_shift(found), *_against_chance(found[sharp], random), *_consistency(found[sharp])]
+    trained = {beta: cells(f"beta-{beta}", beta) for beta in sorted(chosen, reverse=True)}
+    rows = [
+        *_shift(trained),
+        *_against_chance(trained[sharp], random),
+        *_consistency(trained[sharp]),
+    ]
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        named = {"random": random, **{f"β = {beta}": runs for beta, runs in found.items()}}
+        named = {"random": random, **{f"β = {beta}": runs for beta, runs in trained.items()}}
         for colour, (name, runs) in zip(COLOURS, named.items(), strict=False):
-            scores = np.concatenate([each["scores"] for each in runs])
+            scores = np.concatenate([run["scores"] for run in runs])
             left.hist(scores, 60, (0, 10), True, histtype="step", color=colour, label=name)
         left.set(xlabel="score of the last molecules", ylabel="density")
         left.legend()
-        for runs_, key in ((found[sharp], "log_inflow"), (found[sharp], "log_probability")):
-            x = np.concatenate([each["log_reward"] for each in runs_])
-            y = np.concatenate([each[key] - each[key].mean() for each in runs_])
+        for runs_, key in ((trained[sharp], "log_inflow"), (trained[sharp], "log_probability")):
+            x = np.concatenate([run["log_reward"] for run in runs_])
+            y = np.concatenate([run[key] - run[key].mean() for run in runs_])
             right.plot(x, y, ".", markersize=2, label=key.replace("_", " "))
         right.set(xlabel="β log R", ylabel="log, less its mean", title=f"β = {sharp}")
         right.legend()
@@ -176,10 +183,12 @@ def reproduce(job: Job) -> Report:
     return Report(rows, draw)
 
 
-def _shift(found: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
+def _shift(trained: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
     """Figure 5.8: rewards move up with β."""
-    means = {beta: np.array([run["scores"].mean() for run in runs]) for beta, runs in found.items()}
-    betas = sorted(found)
+    means = {
+        beta: np.array([run["scores"].mean() for run in runs]) for beta, runs in trained.items()
+    }
+    betas = sorted(trained)
     return [
         _row(
             f"mean score of the last molecules, β = {high} minus β = {low}",

@@ -74,19 +74,19 @@ def summary(
     """
     at = np.linspace(calls / POINTS, calls, POINTS).astype(int)
     values = np.array([score for _, score in scored])
-    found: dict[str, Array] = {"calls": at.astype(float), "scored": np.array([len(scored) * 1.0])}
+    curves: dict[str, Array] = {"calls": at.astype(float), "scored": np.array([len(scored) * 1.0])}
     for k in (10, 100, 1000):
         best = [np.sort(values[:count])[-k:].mean() if count >= k else np.nan for count in at]
-        found[f"top_{k}"] = np.array(best)
+        curves[f"top_{k}"] = np.array(best)
     record = TopMolecules(thresholds)
     record.add([name for name, _ in scored], values.tolist())
     metrics = record.metrics()
     for name in ("modes", "scaffolds", "above"):
-        found[name] = np.array([metrics[f"{name}_{each:g}"] for each in thresholds])
+        curves[name] = np.array([metrics[f"{name}_{threshold:g}"] for threshold in thresholds])
     names = [name for name, _ in record.top(max(KEPT))]
     likeness = [similarity(names[:k]) if len(names) > 1 else np.nan for k in KEPT]
-    found["similar"] = np.array(likeness)
-    return found
+    curves["similar"] = np.array(likeness)
+    return curves
 
 
 def runs(job: Job, name: str, search: Search) -> dict[str, Array]:

@@ -78,15 +78,15 @@ def searches(job: Job) -> dict[str, Search]:
 def reproduce(job: Job) -> Report:
     """Run every method, and compare."""
     chosen = searches(job)
-    found = {name: runs(job, name, search) for name, search in chosen.items()}
+    results = {name: runs(job, name, search) for name, search in chosen.items()}
     limits = chosen["random"].thresholds
-    rows = _claims(found, limits, KEPT.index(1000 if job.full else 100))
+    rows = _claims(results, limits, KEPT.index(1000 if job.full else 100))
     if job.full:
-        rows += _table(found)
+        rows += _table(results)
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        for index, (name, runs_) in enumerate(found.items()):
+        for index, (name, runs_) in enumerate(results.items()):
             colour = COLOURS[index % len(COLOURS)]
             left.plot(runs_["calls"][0], runs_["top_100"].mean(0), color=colour, label=name)
             right.plot(runs_["similar"][:, 0], runs_["modes"][:, 0], "o", color=colour)
@@ -99,22 +99,22 @@ def reproduce(job: Job) -> Report:
 
 
 def _claims(
-    found: Mapping[str, Mapping[str, Array]], limits: tuple[float, ...], kept: int
+    results: Mapping[str, Mapping[str, Array]], limits: tuple[float, ...], kept: int
 ) -> list[Row]:
     """Similarity (of `KEPT[kept]`), modes and rewards, paired by seed."""
-    similar = {name: runs_["similar"][:, kept] for name, runs_ in found.items()}
+    similar = {name: runs_["similar"][:, kept] for name, runs_ in results.items()}
     rows = []
     for less, more in (("random", "gflownet"), ("gflownet", "mars"), ("gflownet", "ppo")):
         gap = similar[less] - similar[more]
         quantity = f"similarity of the {KEPT[kept]} best, {less} minus {more}"
         rows.append(_row(quantity, "< 0", gap, -1))
     for other in ("mars", "ppo", "random"):
-        gap = found["gflownet"]["modes"][:, 0] - found[other]["modes"][:, 0]
+        gap = results["gflownet"]["modes"][:, 0] - results[other]["modes"][:, 0]
         rows.append(_row(f"modes above {limits[0]:g}, gflownet minus {other}", "> 0", gap, 1))
     for other in ("mars", "ppo", "random"):
-        gap = found["gflownet"]["top_100"][:, -1] - found[other]["top_100"][:, -1]
+        gap = results["gflownet"]["top_100"][:, -1] - results[other]["top_100"][:, -1]
         rows.append(_row(f"mean of the 100 best, gflownet minus {other}", "> 0", gap, 1))
-    gap = found["gflownet"]["top_100"][:, -1] - found["genetic"]["top_100"][:, -1]
+    gap = results["gflownet"]["top_100"][:, -1] - results["genetic"]["top_100"][:, -1]
     rows.append(_row("mean of the 100 best, gflownet minus genetic", "not said", gap, 0))
     return rows
 
@@ -128,15 +128,15 @@ def _row(quantity: str, published: str, values: Array, sign: int) -> Row:
     return Row(quantity, published, "section 5.4.2", mean, low, high, words, agrees, sign != 0)
 
 
-def _table(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
+def _table(results: Mapping[str, Mapping[str, Array]]) -> list[Row]:
     """Table 5.1's columns at 100 000 molecules: within 0.3 of what is printed."""
     rows = []
     for name, printed in TABLE.items():
-        for k, want in zip((10, 100, 1000), printed, strict=True):
-            values = found[name][f"top_{k}"][:, -1]
+        for k, target in zip((10, 100, 1000), printed, strict=True):
+            values = results[name][f"top_{k}"][:, -1]
             low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
             mean = float(values.mean())
-            agrees = abs(mean - want) <= 0.3
+            agrees = abs(mean - target) <= 0.3
             quantity = f"{name}: mean of the {k} best"
-            rows.append(Row(quantity, f"{want}", _SOURCE, mean, low, high, "± 0.3", agrees))
+            rows.append(Row(quantity, f"{target}", _SOURCE, mean, low, high, "± 0.3", agrees))
     return rows

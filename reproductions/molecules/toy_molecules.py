@@ -66,7 +66,7 @@ def reproduce(job: Job) -> Report:
     """Train the losses on both toys, and flow matching once more without multiplicities."""
     edges = 400_000 if job.full else 100_000
     rows: list[Row] = []
-    found = {}
+    trained = {}
     for vocabulary, (_, z) in TOYS.items():
         runs = {loss: toy(vocabulary, loss, edges) for loss in LOSSES}
         log_z = log_partition(runs["fm"])
@@ -76,15 +76,15 @@ def reproduce(job: Job) -> Report:
         )
         for loss, run in runs.items():
             name = f"{vocabulary} {loss}"
-            found[name] = curves(job, name.replace(" ", "-"), run)
-            rows.append(worst_row(f"{name}: TV", _CLAIM, {name: final(found[name], "tv")}, 0.02))
-            error = {name: relative(found[name], log_z)}
+            trained[name] = curves(job, name.replace(" ", "-"), run)
+            rows.append(worst_row(f"{name}: TV", _CLAIM, {name: final(trained[name], "tv")}, 0.02))
+            error = {name: relative(trained[name], log_z)}
             rows.append(worst_row(f"{name}: |log Z error|", ("≤ 1 %", _CLAIM[1]), error, 0.01))
         rows += _blind(job, vocabulary)
 
     def draw(figure: Figure) -> None:
         for axes, vocabulary in zip(figure.subplots(1, 2, sharey=True), TOYS, strict=True):
-            chosen = {loss: found[f"{vocabulary} {loss}"] for loss in LOSSES}
+            chosen = {loss: trained[f"{vocabulary} {loss}"] for loss in LOSSES}
             draw_curves(axes, chosen, "steps", "tv", COLOURS)
             axes.axhline(0.02, color="grey", linewidth=0.8)
             axes.set(title=vocabulary, xlabel="edges constructed", yscale="log")
@@ -98,17 +98,20 @@ def _blind(job: Job, vocabulary: str) -> list[Row]:
     """The zero of flow matching that is found with each parent counted once, at β = 4."""
     building = ToyMoleculesOptions(vocabulary).make()
     assert isinstance(building.rules, ToyMolecules)
-    whole, rows = building.rules, []
+    rules, rows = building.rules, []
     for counted in (True, False):
-        table = Table(whole._child, whole._log_reward, whole._features, multiplicity=counted)
+        table = Table(rules._child, rules._log_reward, rules._features, multiplicity=counted)
 
         def work(table: Table = table) -> dict[str, Array]:
-            found = [tabular_flow_matching(table, 4.0, seed) for seed in range(job.seeds)]
-            return {"loss": np.array([a for a, _ in found]), "tv": np.array([b for _, b in found])}
+            minima = [tabular_flow_matching(table, 4.0, seed) for seed in range(job.seeds)]
+            return {
+                "loss": np.array([a for a, _ in minima]),
+                "tv": np.array([b for _, b in minima]),
+            }
 
         name = "all" if counted else "one"
-        found = job.cell(f"{vocabulary}-tabular-{name}", ("tabular", vocabulary, counted), work)
-        loss, tv = found["loss"], found["tv"]
+        minima = job.cell(f"{vocabulary}-tabular-{name}", ("tabular", vocabulary, counted), work)
+        loss, tv = minima["loss"], minima["tv"]
         how = f"{vocabulary}, tabular minimum at β = 4, parents counted {name}"
         claim = ("0", "20.8" if counted else "enumeration")
         rows.append(exact_row(f"{how}: loss", claim, float(loss.max()), 1e-12))

@@ -67,8 +67,8 @@ def reproduce(job: Job) -> Report:
         for curve in curves:
             label = "PPO" if curve is curves[0] else None
             axes.plot(curve["steps"], curve["mean"], color="C0", label=label)
-        for place, (name, found) in enumerate(others.items(), 1):
-            axes.axhline(found["returns"].mean(), color=f"C{place}", label=name)
+        for place, (name, measured) in enumerate(others.items(), 1):
+            axes.axhline(measured["returns"].mean(), color=f"C{place}", label=name)
         axes.axhline(bach.mean(), color="grey", label="Bach")
         axes.set(xlabel="notes written in training", ylabel="return by the rules, split test")
         axes.legend()
@@ -105,14 +105,14 @@ def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
     words = ["--agent", "ppo", "--env", ENV, "--seed", str(seed), "--steps", str(steps)]
     words += ["--threads", "1", "--torso-weights", folder, *PPO, "--env-options", *OPTIONS]
     agent: Any = build(parse(words).command)
-    found: dict[str, list[float]] = {"steps": [], "mean": []}
+    points: dict[str, list[float]] = {"steps": [], "mean": []}
     for point in range(_POINTS + 1):
         while agent.progress.steps < steps * point / _POINTS:
             agent.iterate()
-        found["steps"].append(float(agent.progress.steps))
-        found["mean"].append(float(returns(agent.policy(False), 32).mean()))
+        points["steps"].append(float(agent.progress.steps))
+        points["mean"].append(float(returns(agent.policy(False), 32).mean()))
     pictures, last = _pictures(agent.policy(False)), returns(agent.policy(False), _EPISODES)
-    curve = {name: np.array(values) for name, values in found.items()}
+    curve = {name: np.array(values) for name, values in points.items()}
     return {**curve, "returns": last, "pictures": pictures}
 
 
@@ -128,20 +128,20 @@ def real() -> dict[str, Array]:
     """What the notes that Bach wrote would have earned on the same excerpts."""
     envs = _excerpts()
     setting: Setting = envs.core.setting  # type: ignore[attr-defined]
-    found = []
+    gains = []
     for _ in range(_EPISODES // envs.num_envs):
         roll = setting.corpus.draw(envs.num_envs, envs.generator)
         rules = setting.need_rules("real")
         given = roll.clone()
         given[:, 1:] = -1
         gain = rules.potential(rules.count(roll)) - rules.potential(rules.count(given))
-        found.append(gain.numpy())
-    return {"returns": np.concatenate(found)}
+        gains.append(gain.numpy())
+    return {"returns": np.concatenate(gains)}
 
 
 def returns(policy: Policy, episodes: int) -> Array:
     """Of whole episodes on excerpts of the split test, always the same: (episodes,)."""
-    envs, found = _excerpts(), []
+    envs, totals = _excerpts(), []
     for _ in range(max(1, episodes // envs.num_envs)):
         obs, infos = envs.reset()
         total, over = np.zeros(envs.num_envs), False
@@ -149,8 +149,8 @@ def returns(policy: Policy, episodes: int) -> Array:
             obs, reward, terminated, truncated, infos = envs.step(policy(obs, infos["action_mask"]))
             total += reward
             over = bool((terminated | truncated).all())
-        found.append(total)
-    return np.concatenate(found)
+        totals.append(total)
+    return np.concatenate(totals)
 
 
 def _pictures(policy: Policy) -> Array:

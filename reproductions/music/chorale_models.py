@@ -59,12 +59,12 @@ def counted(counts: Counts, pairs: bool, runs: int, frames: int, rng: np.random.
     voices, size = alone.shape
     rolls = np.zeros((runs, voices, frames), dtype=np.int64)
     for voice in range(voices):
-        law = np.broadcast_to(alone[voice], (runs, size))
+        probabilities = np.broadcast_to(alone[voice], (runs, size))
         for frame in range(frames):
-            cumulated = law.cumsum(1)
+            cumulated = probabilities.cumsum(1)
             drawn = (cumulated < rng.random((runs, 1)) * cumulated[:, -1:]).sum(1)
             rolls[:, voice, frame] = drawn
-            law = after[voice, drawn] if pairs else law
+            probabilities = after[voice, drawn] if pairs else probabilities
     return rolls + chorales.PITCHES[0]
 
 
@@ -72,12 +72,12 @@ def crops(split: str, grid: int, runs: int, frames: int, rng: np.random.Generato
     """Beginnings on a quarter of random pieces that are long enough."""
     stride = 4 // grid
     long = [p for p in chorales.load(split, grid).pieces if p.shape[1] >= frames]
-    found = []
+    excerpts = []
     for piece in rng.integers(len(long), size=runs):
         roll = long[piece].astype(np.int64)
         start = int(rng.integers((roll.shape[1] - frames) // stride + 1)) * stride
-        found.append(roll[:, start : start + frames])
-    return found
+        excerpts.append(roll[:, start : start + frames])
+    return excerpts
 
 
 def composed(

@@ -81,12 +81,12 @@ def sixteenths(seed: int) -> dict[str, Array]:
         "pairs": list(models.counted(counts, True, 60, 128, rng)),
         "pitches": list(models.counted(counts, False, 60, 128, rng)),
     }
-    lengths = {name: np.array([roll.shape[1] for roll in each]) for name, each in rolls.items()}
-    events = {name: models.by_100_frames(each, 4) for name, each in rolls.items()}
+    lengths = {name: np.array([roll.shape[1] for roll in group]) for name, group in rolls.items()}
+    events = {name: models.by_100_frames(group, 4) for name, group in rolls.items()}
     # Frames count alike, whatever the piece.
     return {
-        name: (each * lengths[name][:, None]).sum(0, keepdims=True) / lengths[name].sum()
-        for name, each in events.items()
+        name: (group * lengths[name][:, None]).sum(0, keepdims=True) / lengths[name].sum()
+        for name, group in events.items()
     }
 
 
@@ -107,7 +107,7 @@ def quarters(job: Job, runs: int, seed: int) -> dict[str, Array]:
         "pairs": list(models.counted(counts, True, runs, _FRAMES, rng)),
         "pitches": list(models.counted(counts, False, runs, _FRAMES, rng)),
     }
-    return {name: models.score(models.by_100_frames(each, 1)) for name, each in rolls.items()}
+    return {name: models.score(models.by_100_frames(group, 1)) for name, group in rolls.items()}
 
 
 def _loose(events: Array) -> Array:
@@ -122,8 +122,8 @@ def _corpus_rows(corpus: dict[str, Array]) -> list[Row]:
     for name, (value, limit) in _BACH.items():
         rows.append(_near(f"Bach: {name} by 100 frames", rates[name], value, limit))
     for name, (value, limit) in _SCORES.items():
-        found = float(_loose(corpus[name])[0])
-        rows.append(_near(f"{name}: score by 100 frames, held ones aside", found, value, limit))
+        score = float(_loose(corpus[name])[0])
+        rows.append(_near(f"{name}: score by 100 frames, held ones aside", score, value, limit))
     return rows
 
 

@@ -87,8 +87,8 @@ def train(job: Job, plan: CoconetPlan, seed: int) -> Models:
             scalars = agent.iterate()
             if before // every < progress.steps // every:
                 job.say(f"grid {plan.grid}, {progress.steps} crops: {float(scalars['loss']):.3f}")
-        found = {k: v.cpu().numpy() for k, v in parts.policy_state(agent)["network"].items()}
-        return {**found, _LOSS: np.array([agent.validation_loss()])}
+        weights = {k: v.cpu().numpy() for k, v in parts.policy_state(agent)["network"].items()}
+        return {**weights, _LOSS: np.array([agent.validation_loss()])}
 
     identity = (plan.grid, plan.steps, plan.flags, seed)
     arrays = job.cell(f"coconet-{plan.grid}-{seed}", identity, work)
@@ -123,10 +123,10 @@ def table_1(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str,
     pieces = beginnings(plan)
 
     def work() -> dict[str, Array]:
-        found: dict[str, list[float]] = {}
+        nll: dict[str, list[float]] = {}
 
         def add(name: str, value: float) -> None:
-            found.setdefault(name, []).append(value)
+            nll.setdefault(name, []).append(value)
 
         source = generator(seed, 7)
         counts = score_counts.count(chorales.load("train", plan.grid))
@@ -148,7 +148,7 @@ def table_1(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str,
             sampled = ensemble_nll(chained(network, many, "sample", source))
             add("recurrent", float(sampled.mean()))
             add("recurrent, truth", -float(chained(network, truth[None], "truth").mean()))
-        return {name: np.array(values) for name, values in found.items()}
+        return {name: np.array(values) for name, values in nll.items()}
 
     return job.cell(f"table-1-{plan.grid}-{seed}", (plan, seed), work)
 
@@ -159,7 +159,7 @@ def table_2(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str,
     With a rate of 0 nothing of a step's score is left for the next: every step is a first one.
     """
     agent = models.agent
-    found: dict[str, Array] = {}
+    measured: dict[str, Array] = {}
     for name in [INDEPENDENT, *map(str, plan.rates)]:
 
         def work(name: str = name) -> dict[str, Array]:
@@ -170,13 +170,13 @@ def table_2(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str,
                 chain = _chain(agent.conditionals, plan, name, count, source)
                 kept = set(places(plan.sweeps)) if name != "0.0" else {0}
                 scores = [step.pitches for at, step in enumerate(chain) if at in kept]
-                parts.append(np.stack([_scores_nll(agent, each, source) for each in scores]))
+                parts.append(np.stack([_scores_nll(agent, pitches, source) for pitches in scores]))
             curve = np.concatenate(parts, axis=1)
             return {"curve": curve, "nll": curve[-1]}
 
         arrays = job.cell(f"table-2-{plan.grid}-{name}-{seed}", (plan, seed), work)
-        found[name], found[f"{name} curve"] = arrays["nll"], arrays["curve"]
-    return found
+        measured[name], measured[f"{name} curve"] = arrays["nll"], arrays["curve"]
+    return measured
 
 
 def strip(job: Job, plan: CoconetPlan, seed: int, models: Models, rows: int = 5) -> list[Frame]:
@@ -201,19 +201,21 @@ def strip(job: Job, plan: CoconetPlan, seed: int, models: Models, rows: int = 5)
 def beginnings(plan: CoconetPlan) -> Chorales:
     """The first T steps of the first test pieces that are so long."""
     test = chorales.load("test", plan.grid)
-    long = [at for at, roll in enumerate(test.pieces) if roll.shape[1] >= plan.steps][: plan.pieces]
-    rolls = tuple(test.pieces[at][:, : plan.steps] for at in long)
-    return Chorales(rolls, tuple(test.names[at] for at in long), plan.grid)
+    long = [index for index, roll in enumerate(test.pieces) if roll.shape[1] >= plan.steps][
+        : plan.pieces
+    ]
+    rolls = tuple(test.pieces[index][:, : plan.steps] for index in long)
+    return Chorales(rolls, tuple(test.names[index] for index in long), plan.grid)
 
 
 def places(sweeps: int) -> list[int]:
     """Steps of a chain where its scores are scored: 0, the powers of 4, and the last."""
-    found = {0, sweeps}
+    steps = {0, sweeps}
     step = 1
     while step < sweeps:
-        found.add(step)
+        steps.add(step)
         step *= 4
-    return sorted(found)
+    return sorted(steps)
 
 
 def _agent(plan: CoconetPlan, seed: int) -> Coconet:
@@ -271,10 +273,10 @@ def _scores_nll(agent: Coconet, scores: Tensor, source: torch.Generator) -> Arra
         [
             float(
                 ensemble_nll(
-                    framewise(agent.conditionals, each, ORDERINGS, generator=source)
+                    framewise(agent.conditionals, score, ORDERINGS, generator=source)
                 ).mean()
             )
-            for each in scores
+            for score in scores
         ]
     )
 

@@ -59,7 +59,7 @@ def reproduce(job: Job) -> Report:
     for plan in plans:
         models = [bench.train(job, plan, seed) for seed in seeds]
         first[plan.grid] = [bench.table_1(job, plan, seed, models[seed]) for seed in seeds]
-        rows += _rows_1(plan, first[plan.grid], [each.valid_loss for each in models], job.full)
+        rows += _rows_1(plan, first[plan.grid], [model.valid_loss for model in models], job.full)
     rows += _finer(first) if len(plans) > 1 else []
     # The thesis samples scores of sixteenths, which is the last plan; the quick one has quarters.
     second = [bench.table_2(job, plan, seed, models[seed]) for seed in seeds]
@@ -99,7 +99,7 @@ def _rows_1(
     recurrent, chronological, random = _TABLE_1[plan.grid]
     source = f"table 3.1, {grid}"
     loss = float(np.mean(losses))
-    found = [
+    rows = [
         Row(
             f"{grid}: loss of a hidden note on the split valid",
             "below what counts of pairs give",
@@ -147,27 +147,27 @@ def _rows_1(
         ("bigram", "-"),
         ("unigram", "-"),
     ):
-        found.append(_value(f"{grid}: {name}", values[name], published, source))
-    return found
+        rows.append(_value(f"{grid}: {name}", values[name], published, source))
+    return rows
 
 
 def _finer(first: dict[int, list[dict[str, Array]]]) -> list[Row]:
     """The finer the grid, the lower the NLL: holding notes is rewarded."""
-    found = []
+    rows = []
     for fine, coarse in ((2, 4), (1, 2)):
         for name in ("random", "chronological"):
             low, high = (averaged(first[grid], name) for grid in (fine, coarse))
             label = f"{_GRIDS[fine]}, {name}"
             claim = "finer grids are easier a frame"
-            found.append(_less(label, _GRIDS[coarse], low, high, claim, "section 3.6.1"))
-    return found
+            rows.append(_less(label, _GRIDS[coarse], low, high, claim, "section 3.6.1"))
+    return rows
 
 
 def _rows_2(plan: CoconetPlan, parts: list[dict[str, Array]]) -> list[Row]:
     values = {name: pooled(parts, name) for name in [INDEPENDENT, *map(str, plan.rates)]}
     source = "table 3.2"
     published = {"0.0": 1.09, "0.05": 1.08, "0.1": 0.97, "0.25": 0.80, "0.5": 0.74}
-    found = [
+    rows = [
         _less(
             "samples: independent Gibbs",
             "ancestral (ρ = 0)",
@@ -181,7 +181,7 @@ def _rows_2(plan: CoconetPlan, parts: list[dict[str, Array]]) -> list[Row]:
         name = str(rate)
         claim = f"{published[name]} below 1.09"
         required = rate >= 0.25
-        found.append(
+        rows.append(
             _less(
                 f"samples: ancestral Gibbs, ρ = {name}",
                 "ancestral (ρ = 0)",
@@ -194,7 +194,7 @@ def _rows_2(plan: CoconetPlan, parts: list[dict[str, Array]]) -> list[Row]:
         )
     best = str(plan.rates[-1])
     claim = f"0.52 below {published[best]}"
-    found.append(
+    rows.append(
         _less(
             "samples: independent Gibbs",
             f"ancestral Gibbs, ρ = {best}",
@@ -207,8 +207,8 @@ def _rows_2(plan: CoconetPlan, parts: list[dict[str, Array]]) -> list[Row]:
     for name in values:
         text = "0.52" if name == INDEPENDENT else f"{published[name]}"
         label = name if name == INDEPENDENT else f"ancestral, ρ = {name}"
-        found.append(_value(f"samples: {label}", values[name], text, source))
-    return found
+        rows.append(_value(f"samples: {label}", values[name], text, source))
+    return rows
 
 
 def _note(values: dict[str, Array]) -> float:

@@ -74,7 +74,7 @@ def enumerated() -> list[Row]:
     missing = (~context[1]).flatten(1).sum(1).double()
     values = exact.optimal_values(1.0, False) - torch.lgamma(missing + 1)
     hard = float(exact.optimal_values(0.0, False)[-1])
-    kept = [p @ exact.one_by_one_kernel(known) - p for known in exact.subsets()]
+    residuals = [p @ exact.one_by_one_kernel(known) - p for known in exact.subsets()]
 
     def near(quantity: str, published: str, error: float, limit: float = 1e-9) -> Row:
         return exact_row(quantity, (published, _DERIVED), abs(error), limit)
@@ -98,7 +98,7 @@ def enumerated() -> list[Row]:
         near(
             "ancestral Gibbs: p less p after a step, all kept sets",
             "0",
-            max(float(each.abs().max()) for each in kept),
+            max(float(residual.abs().max()) for residual in residuals),
         ),
     ]
 
@@ -143,14 +143,14 @@ def _distances(probs: Tensor) -> dict[str, float]:
     """How far a policy (states, actions) and its rolls are from the ancestral sampler's."""
     open_ = exact.states().missing > 0
     policy = probs.view(-1, CELLS, PITCHES).where(open_[:, None, None], 0.0)
-    mass, law = exact.reach(policy)
+    mass, distribution = exact.reach(policy)
     apart = (policy - exact.ancestral_policy()).abs().sum((1, 2)) / 2
     p = toy_joint().log_p.exp()
     return {
-        "tv": exact.total_variation(law, p),
+        "tv": exact.total_variation(distribution, p),
         "policy_tv": float((mass * apart)[open_].sum() / CELLS),
-        "return": float((law * toy_joint().log_p).sum()),
-        "effective": float(1 / law.square().sum()),
+        "return": float((distribution * toy_joint().log_p).sum()),
+        "effective": float(1 / distribution.square().sum()),
     }
 
 

@@ -90,9 +90,9 @@ def reach(policy: Tensor) -> tuple[Tensor, Tensor]:
             flow = mass[rows, None] * policy[rows, cell]
             mass.index_add_(0, children(rows, cell).flatten(), flow.flatten())
     full = (unknown.sum(1) == 0).nonzero().squeeze(1)
-    law = torch.zeros(SIZE, dtype=torch.float64)
-    law[toy_joint().index(pitches[full])] = mass[full]
-    return mass, law
+    distribution = torch.zeros(SIZE, dtype=torch.float64)
+    distribution[toy_joint().index(pitches[full])] = mass[full]
+    return mass, distribution
 
 
 def total_variation(one: Tensor, other: Tensor) -> float:
@@ -117,8 +117,8 @@ def orderless_loss() -> float:
 
 def subsets() -> list[Tensor]:
     """All 64 sets of cells, (2, 3) bool each."""
-    every = itertools.product((False, True), repeat=CELLS)
-    return [torch.tensor(each).view(VOICES, FRAMES) for each in every]
+    combinations = itertools.product((False, True), repeat=CELLS)
+    return [torch.tensor(cells).view(VOICES, FRAMES) for cells in combinations]
 
 
 def refill_kernel(known: Tensor) -> Tensor:
@@ -126,11 +126,11 @@ def refill_kernel(known: Tensor) -> Tensor:
     joint = toy_joint()
     log_p = joint.conditionals(joint.rolls, known.expand(SIZE, -1, -1)).flatten(1, 2)
     same = torch.nn.functional.one_hot(joint.rolls.flatten(1), PITCHES).double()
-    law = same.where(known.flatten()[:, None], log_p.exp())
-    whole = law[:, 0]
+    marginals = same.where(known.flatten()[:, None], log_p.exp())
+    kernel = marginals[:, 0]
     for cell in range(1, CELLS):
-        whole = (whole[:, :, None] * law[:, cell, None]).flatten(1)
-    return whole
+        kernel = (kernel[:, :, None] * marginals[:, cell, None]).flatten(1)
+    return kernel
 
 
 def one_by_one_kernel(known: Tensor) -> Tensor:
@@ -145,13 +145,13 @@ def one_by_one_kernel(known: Tensor) -> Tensor:
 def gibbs_laws(alphas: tuple[float, ...]) -> dict[float, Tensor]:
     """Stationary laws (729,) of independent Gibbs sampling that erases cells at a constant rate."""
     kernels = [(int((~known).sum()), refill_kernel(known)) for known in subsets()]
-    found = {}
+    stationaries = {}
     for alpha in alphas:
-        whole = torch.zeros(SIZE, SIZE, dtype=torch.float64)
+        mixture = torch.zeros(SIZE, SIZE, dtype=torch.float64)
         for count, kernel in kernels:
-            whole += alpha**count * (1 - alpha) ** (CELLS - count) * kernel
-        found[alpha] = stationary(whole)
-    return found
+            mixture += alpha**count * (1 - alpha) ** (CELLS - count) * kernel
+        stationaries[alpha] = stationary(mixture)
+    return stationaries
 
 
 def stationary(kernel: Tensor) -> Tensor:

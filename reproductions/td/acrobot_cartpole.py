@@ -33,9 +33,9 @@ ANSWERS = 2048
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4,))
-    found: dict[str, dict[str, Array]] = {}
+    results: dict[str, dict[str, Array]] = {}
     for name in FIGURES:
         problem = load(job, name)
         worst = untrained(problem)
@@ -47,12 +47,12 @@ def reproduce(job: Job) -> Report:
                 for size in sizes
             ]
             losses = [train(job, f"{name}-{method}", cell, worst) for cell in cells]
-            found.setdefault(name, {})[method] = pool(losses)
-    rows = [row for name, runs in found.items() for row in _claims(name, runs, job.full)]
+            results.setdefault(name, {})[method] = pool(losses)
+    rows = [row for name, runs in results.items() for row in _claims(name, runs, job.full)]
 
     def draw(figure: Figure) -> None:
         steps = np.arange(250, STEPS + 1, 250)
-        for axes, (name, runs) in zip(figure.subplots(1, 2), found.items(), strict=True):
+        for axes, (name, runs) in zip(figure.subplots(1, 2), results.items(), strict=True):
             curves(axes, steps, runs)
             title = f"{FIGURES[name][0]}, {name}"
             axes.set(title=title, xlabel="step", ylabel="MSE to $V^\\pi$", yscale="log")

@@ -124,11 +124,11 @@ def at_random(steps: int, seed: int, env: str = STAND_IN) -> Recorded:
     envs = make_vector(env, 1, seed)
     actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]
     rng = np.random.default_rng((seed, 5))
-    found = record(
+    recorded = record(
         lambda obs, mask: rng.integers(actions, size=len(obs)), envs, steps, GAMMA, signs=True
     )
     envs.close()
-    return found
+    return recorded
 
 
 def network(plan: AtariPlan, recorded: Recorded, seed: int) -> nn.Module:
@@ -143,7 +143,9 @@ def network(plan: AtariPlan, recorded: Recorded, seed: int) -> nn.Module:
     return made.to(recorded.action.device)
 
 
-def measure(of: TrainTestEpisodes, method: str, plan: AtariPlan, seed: int) -> dict[str, Array]:
+def measure(
+    episodes: TrainTestEpisodes, method: str, plan: AtariPlan, seed: int
+) -> dict[str, Array]:
     """Train with one method; `error` (T,) to the test returns, before learning and at intervals.
 
     `spread` is the error of predicting the mean of the test returns. A run that diverged counts as
@@ -151,14 +153,14 @@ def measure(of: TrainTestEpisodes, method: str, plan: AtariPlan, seed: int) -> d
     """
     frozen = method == "frozen"
     targets = OneStep(every=plan.renewed if frozen else 0, sarsa=True)
-    made_network = network(plan, of.train, seed)
-    made = ReplayedLearner(made_network, of.train, targets, plan.optimizers[method], seed)
-    returns = of.test.returns()
-    errors = [_error(made, of.test)]
+    made_network = network(plan, episodes.train, seed)
+    made = ReplayedLearner(made_network, episodes.train, targets, plan.optimizers[method], seed)
+    returns = episodes.test.returns()
+    errors = [_error(made, episodes.test)]
     for update in range(1, plan.updates + 1):
         made.learn(made.draw(made.batch_size))
         if update % plan.every == 0:
-            errors.append(_error(made, of.test))
+            errors.append(_error(made, episodes.test))
     worst = returns.double().square().mean().item()
     bounded = np.minimum(np.nan_to_num(np.array(errors), nan=worst), worst)
     return {"error": bounded, "spread": np.array([returns.double().var(unbiased=False).item()])}
@@ -171,7 +173,7 @@ def _error(learner: ReplayedLearner, test: Recorded) -> float:
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, _FULL) if job.full or job.folder else None
     who = f"the Q-learner of {job.folder}" if player else f"random actions on {STAND_IN}"
@@ -179,9 +181,9 @@ def reproduce(job: Job) -> Report:
     losses: dict[str, list[Array]] = {}
     spreads: list[float] = []
     for seed in range(job.seeds):
-        for method, found in _of_seed(job, plan, player, seed):
-            losses.setdefault(method, []).append(found["error"])
-            spreads.append(float(found["spread"][0]))
+        for method, run in _of_seed(job, plan, player, seed):
+            losses.setdefault(method, []).append(run["error"])
+            spreads.append(float(run["spread"][0]))
     runs = {method: np.stack(seeds) for method, seeds in losses.items()}
     last = ", ".join(f"{method} {r[:, -1].mean():.4g}" for method, r in runs.items())
     job.say(f"final errors: {last}; of predicting the mean return: {np.mean(spreads):.4g}")
@@ -206,10 +208,10 @@ def _of_seed(
     job: Job, plan: AtariPlan, player: Expert | None, seed: int
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield the methods of one seed, which learn from the same episodes."""
-    of = functools.lru_cache(1)(lambda: episodes(plan, seed, player))
+    recorded = functools.lru_cache(1)(lambda: episodes(plan, seed, player))
 
     def work(method: str) -> dict[str, Array]:
-        return measure(of(), method, plan, seed)
+        return measure(recorded(), method, plan, seed)
 
     for method in plan.optimizers:
         yield (
@@ -223,7 +225,7 @@ def _of_seed(
 
 
 def claims(runs: Mapping[str, Array], who: str, full: bool) -> list[Row]:
-    """The published statements beside what the runs (S, T) say."""
+    """Rows comparing the published statements with the runs (S, T)."""
     last = {method: errors[:, -1] for method, errors in runs.items()}
     words = f"final error of corrected Adam less that of Adam ({who})"
     rows = [lower(words, "figure 4.16", last["corrected-adam"], last["adam"], full, level=0.01)]

@@ -99,12 +99,12 @@ def n_step(episode: Episode, n: int) -> tuple[Array, Array, Array, Array]:
     """
     steps = len(episode.rewards)
     ahead = np.minimum(np.arange(steps) + n, steps)
-    taken = ahead - np.arange(steps)
+    counts = ahead - np.arange(steps)
     rewards = np.zeros(steps)
     for k in range(n):
-        inside = np.flatnonzero(k < taken)
+        inside = np.flatnonzero(k < counts)
         rewards[inside] += GAMMA**k * episode.rewards[inside + k]
-    discounts = GAMMA**taken * ~((ahead == steps) & episode.ended)
+    discounts = GAMMA**counts * ~((ahead == steps) & episode.ended)
     return episode.observations[:-1], rewards, discounts, episode.observations[ahead]
 
 
@@ -122,16 +122,16 @@ def buffer(name: str, n: int, size: int, seed: int = 0) -> dict[str, Array]:
 def answers(name: str, count: int, seed: int = 1) -> dict[str, Array]:
     """States of episodes that are not in the buffer, (count, d) `inputs`, and their `values`."""
     rng = np.random.default_rng(seed)
-    states, returns, found = [], [], 0
+    states, returns, collected = [], [], 0
     for episode in episodes(name, seed):
         if not episode.ended:
             continue
         states.append(episode.observations[:-1])
         returns.append(discounted(episode.rewards))
-        found += len(episode.rewards)
-        if found >= 4 * count:
+        collected += len(episode.rewards)
+        if collected >= 4 * count:
             break
-    chosen = rng.choice(found, count, replace=False)
+    chosen = rng.choice(collected, count, replace=False)
     inputs = np.concatenate(states)[chosen]
     if name == "acrobot":
         return {"inputs": inputs, "values": np.concatenate(returns)[chosen]}
@@ -140,11 +140,11 @@ def answers(name: str, count: int, seed: int = 1) -> dict[str, Array]:
 
 def discounted(rewards: Array) -> Array:
     """The return (T,) from each step of an episode."""
-    total, found = 0.0, np.zeros(len(rewards))
+    total, returns = 0.0, np.zeros(len(rewards))
     for t in range(len(rewards) - 1, -1, -1):
         total = rewards[t] + GAMMA * total
-        found[t] = total
-    return found
+        returns[t] = total
+    return returns
 
 
 def cartpole_values(inputs: Array, rng: np.random.Generator, repeats: int = 64) -> Array:

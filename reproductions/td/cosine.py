@@ -29,7 +29,7 @@ CLOSE = 0.8
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     hidden = 16 if job.full else 8
     cell = EvaluationSetting(
         MountainCar(), (hidden,) * 3, FULL, 0.95, 16, (0.1,), STEPS, measure=("cosine",)

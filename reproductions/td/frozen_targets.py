@@ -34,7 +34,7 @@ METHODS = {
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(MountainCar())
     hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4, 16))
     runs = {}

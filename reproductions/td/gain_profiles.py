@@ -165,13 +165,13 @@ def subject(plan: GainPlan, seed: int, player: Expert | None) -> ExpertRecord:
 
 
 def learner(
-    of: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int
+    record: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int
 ) -> ReplayedLearner:
     """A learner of one objective with one optimizer."""
-    recorded = of.recorded
+    recorded = record.recorded
     tables: dict[str, TargetTable] = {
-        "reg": TargetTable(lambda _: of.values),
-        "td*": TargetTable(lambda _: of.one_step),
+        "reg": TargetTable(lambda _: record.values),
+        "td*": TargetTable(lambda _: record.one_step),
         "mc": TargetTable(lambda _: recorded.returns()),
         "batch": TargetTable(q_learning(recorded), plan.renewed),
     }
@@ -179,10 +179,12 @@ def learner(
     return ReplayedLearner(made, recorded, tables[objective], plan.optimizers[optimizer], seed)
 
 
-def profile(of: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int) -> Array:
+def profile(
+    record: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int
+) -> Array:
     """Mean gain by distance in time at each measurement, (M, 61)."""
-    made = learner(of, objective, plan, optimizer, seed)
-    measured = None if objective == "batch" else of.one_step
+    made = learner(record, objective, plan, optimizer, seed)
+    measured = None if objective == "batch" else record.one_step
     curves = []
     chosen = instants(plan, seed)
     for update in range(plan.updates):
@@ -220,9 +222,9 @@ def control(
             continue
         chosen.remove(agent.updates)
         view = View(agent.experience(), agent.experience, generator(seed, agent.updates), 32)
-        found = gain.measure(view).profiles["offset"]
+        by_offset = gain.measure(view).profiles["offset"]
         curve = torch.full((len(OFFSETS),), torch.nan, dtype=torch.float64)
-        curve[found.x.cpu() + 30] = found.curves["gain"].double().cpu()
+        curve[by_offset.x.cpu() + 30] = by_offset.curves["gain"].double().cpu()
         curves.append(curve)
     values = torch.linalg.svdvals(agent.experience().hidden.detach()).double()
     return {"gain": torch.stack(curves).numpy(), "singular": values.cpu().numpy()}
@@ -253,7 +255,7 @@ Runs = dict[tuple[str, str], list[Array]]
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, "gain-profiles at full scale") if job.full else None
     runs = trained(job, plan, player, (*OBJECTIVES, "control"), tuple(plan.optimizers))
@@ -329,7 +331,7 @@ def _of_seed(
 
 
 def claims(runs: Runs, optimizers: tuple[str, ...]) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     gains = {key: np.array([near(curves) for curves in seeds]) for key, seeds in runs.items()}
     rows = []
     for objective in REGRESSIONS:

@@ -157,7 +157,7 @@ def play(policy: Policy, core: Glimpse) -> tuple[dict[str, float], Tensor]:
         guessed |= guesses
         live &= ~(terminated | truncated)
     scores = {"performance": return_, "solved": solved, "first_guess": first, "length": length}
-    return {name: float(each.double().mean()) for name, each in scores.items()}, torch.cat(met)
+    return {name: float(score.double().mean()) for name, score in scores.items()}, torch.cat(met)
 
 
 def classify(policy: Policy, core: Supervised) -> dict[str, float]:
@@ -222,7 +222,7 @@ def measure(
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Correlation coefficient (eq. 3.16); 0 where either does not vary."""
-    centred = [(each := np.asarray(values, float)) - each.mean() for values in (x, y)]
+    centred = [(array := np.asarray(values, float)) - array.mean() for values in (x, y)]
     scale = float(np.sqrt((centred[0] @ centred[0]) * (centred[1] @ centred[1])))
     return float(centred[0] @ centred[1]) / scale if scale > 0 else 0.0
 
@@ -236,7 +236,7 @@ def interval(x: ArrayLike, y: ArrayLike, resamples: int = 2000) -> tuple[float, 
 
 
 def claims(runs: Sequence[GapRun]) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     rows = []
     for learner in dict.fromkeys(run.learner for run in runs):
         ours = [run for run in runs if run.learner == learner]
@@ -281,7 +281,7 @@ def _row(quantity: str, source: str, published: str, x: ArrayLike, y: ArrayLike)
 
 
 def reproduce(job: Job) -> Report:
-    """Make every run that is not there yet and set them beside the published claims."""
+    """Run whatever is not cached and compare it with the published claims."""
     plan = full_plan(job.folder) if job.full else QUICK
     settings = itertools.product(plan.sizes, plan.widths, plan.depths, range(job.seeds))
     runs = [_run(job, plan, learner, *setting) for setting in settings for learner in plan.learners]
@@ -307,17 +307,17 @@ def _run(
 
     def work() -> dict[str, Any]:
         run = measure(*setting, plan.folder)
-        scores = [[each[name] for name in sorted(run.train)] for each in (run.train, run.test)]
+        scores = [[split[name] for name in sorted(run.train)] for split in (run.train, run.test)]
         return {
             "names": np.array(sorted(run.train)),
             "scores": np.array(scores),
             "numbers": np.array([run.parameters, run.interference]),
         }
 
-    found = job.cell(f"{learner}-n{size}-h{width}-l{depth}-s{seed}", setting, work)
+    stored = job.cell(f"{learner}-n{size}-h{width}-l{depth}-s{seed}", setting, work)
     train_, test = (
-        {str(k): v for k, v in zip(found["names"], row.tolist(), strict=True)}
-        for row in found["scores"]
+        {str(k): v for k, v in zip(stored["names"], row.tolist(), strict=True)}
+        for row in stored["scores"]
     )
-    count, rho = found["numbers"].tolist()
+    count, rho = stored["numbers"].tolist()
     return GapRun(learner, size, width, depth, seed, int(count), rho, train_, test)

@@ -79,10 +79,10 @@ class History:
                 gradient = gradient + torch.bmm(a, (theta - old).unsqueeze(-1)) * b
             now, _, _ = per_sample(stack, theta, batch)
             lengths = gradient.norm(dim=-1) * now.norm(dim=-1)
-            found = (lengths > 0) & lengths.isfinite()
+            defined = (lengths > 0) & lengths.isfinite()
             similar = (gradient * now).sum(-1) / lengths
-            total += torch.where(found, similar, 0.0).sum(1)
-            count += found.sum(1)
+            total += torch.where(defined, similar, 0.0).sum(1)
+            count += defined.sum(1)
         return total / count
 
 

@@ -102,7 +102,7 @@ def targets(case: str, plan: EvolutionPlan, values: Tensor) -> Targets:
 
 
 def measure(
-    of: ExpertRecord, case: str, plan: EvolutionPlan, seed: int, frames: bool = False
+    record: ExpertRecord, case: str, plan: EvolutionPlan, seed: int, frames: bool = False
 ) -> dict[str, Array]:
     """Train one network, and measure before every so many updates.
 
@@ -111,9 +111,9 @@ def measure(
     (M, 3), which share of the sum of absolute values is of negative pairs.
     """
     made = ReplayedLearner(
-        network(of.recorded, seed, frames),
-        of.recorded,
-        targets(case, plan, of.values),
+        network(record.recorded, seed, frames),
+        record.recorded,
+        targets(case, plan, record.values),
         plan.optimizer,
         seed,
     )
@@ -121,10 +121,10 @@ def measure(
     parts, positive, negative = [], [], []
     for update in range(plan.updates):
         if update % plan.every == 0:
-            drawn = torch.randint(of.recorded.size, (2, plan.side), generator=drawing)
+            drawn = torch.randint(record.recorded.size, (2, plan.side), generator=drawing)
             one, other = (made.examples(index.to(made.action.device)) for index in drawn)
-            found = evolution(one, other)
-            pairs = torch.stack([getattr(found, part).flatten().double() for part in PARTS])
+            terms = evolution(one, other)
+            pairs = torch.stack([getattr(terms, part).flatten().double() for part in PARTS])
             up, down = pairs.clamp(min=0), pairs.clamp(max=0)
             parts.append(torch.stack([pairs.mean(1), _mean(up), _mean(down)], 1))
             positive.append((pairs > 0).double().mean(1))
@@ -155,18 +155,18 @@ Runs = dict[str, list[dict[str, Array]]]
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, "interference-evolution at full scale") if job.full else None
     runs: Runs = {}
     for seed in range(job.seeds):
-        for case, found in _of_seed(job, plan, player, seed):
-            runs.setdefault(case, []).append(found)
+        for case, run in _of_seed(job, plan, player, seed):
+            runs.setdefault(case, []).append(run)
 
     def draw(figure: Figure) -> None:
         time = np.arange(0, plan.updates, plan.every)
         for axes, (case, seeds) in zip(figure.subplots(1, len(CASES)), runs.items(), strict=True):
-            mean = np.mean([found["parts"] for found in seeds], 0)
+            mean = np.mean([run["parts"] for run in seeds], 0)
             for index, (part, colour) in enumerate(zip(PARTS, ("C0", "C1", "C2"), strict=True)):
                 axes.plot(time, mean[:, index, 0], "--", color=colour, alpha=0.5)
                 axes.plot(time, mean[:, index, 1], color=colour, label=part)
@@ -193,7 +193,7 @@ def _of_seed(
 
 
 def claims(runs: Runs) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     share = {case: np.stack([f["positive"].mean(0) for f in seeds]) for case, seeds in runs.items()}
     mass = {case: np.stack([f["negative"].mean(0) for f in seeds]) for case, seeds in runs.items()}
     mean = {case: np.stack([f["parts"][:, :, 0] for f in seeds]) for case, seeds in runs.items()}

@@ -129,7 +129,7 @@ def dataset(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> Sampl
 def measure(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> dict[str, Array]:
     """Train one classifier, 16 tanh units twice.
 
-    Returns `each` (K, N): sensitivity of the loss at each instant to each example;
+    Returns `sensitivities` (K, N): sensitivity of the loss at each instant to each example;
     with `classes`, `table` (10, 10): mean sensitivity of the loss of
     class i to examples of class j.
     """
@@ -154,13 +154,15 @@ def measure(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> dict[
         plan.examples, (plan.updates,), generator=torch.Generator().manual_seed(seed + 2)
     )
     times = [round((plan.updates - 1) * (k + 1) / plan.times) for k in range(plan.times)]
-    found = sizes(unrolled(grad(loss), measured, params, data, order, plan.lr, times, inputs="x"))
+    sensitivities = sizes(
+        unrolled(grad(loss), measured, params, data, order, plan.lr, times, inputs="x")
+    )
     if labels != "classes":
-        return {"each": found[:, 0].double().numpy()}
-    own = found[torch.arange(plan.times), data["y"][order[times]]]
+        return {"sensitivities": sensitivities[:, 0].double().numpy()}
+    own = sensitivities[torch.arange(plan.times), data["y"][order[times]]]
     member = torch.nn.functional.one_hot(data["y"], CLASSES).float()
-    table = found.mean(0) @ (member / member.sum(0))
-    return {"each": own.double().numpy(), "table": table.double().numpy()}
+    table = sensitivities.mean(0) @ (member / member.sum(0))
+    return {"sensitivities": own.double().numpy(), "table": table.double().numpy()}
 
 
 Runs = dict[tuple[str, str], list[dict[str, Array]]]
@@ -168,39 +170,39 @@ Runs = dict[tuple[str, str], list[dict[str, Array]]]
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = full_plan(job.folder) if job.full else QUICK
     runs: Runs = {}
     for labels, inputs, seed in itertools.product(LABELS, INPUTS, range(job.seeds)):
         work = functools.partial(measure, plan, labels, inputs, seed)
-        found = job.cell(f"{labels}-{inputs}-s{seed}", (plan, labels, inputs, seed), work)
-        runs.setdefault((labels, inputs), []).append(found)
+        run = job.cell(f"{labels}-{inputs}-s{seed}", (plan, labels, inputs, seed), work)
+        runs.setdefault((labels, inputs), []).append(run)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 4)
         time = plan.updates * np.arange(1, plan.times + 1) / plan.times
         for ax, labels in zip(axes[:2], LABELS, strict=True):
             for inputs in INPUTS:
-                curves = [running_gini(found["each"]) for found in runs[labels, inputs]]
+                curves = [running_gini(run["sensitivities"]) for run in runs[labels, inputs]]
                 ax.plot(time, np.mean(curves, 0), label=inputs)
             ax.set(title=f"3.2, {labels}", xlabel="update", ylabel="Gini coefficient", ylim=(0, 1))
             ax.legend(fontsize="small")
         for ax, inputs in zip(axes[2:], INPUTS, strict=True):
-            table = np.mean([found["table"] for found in runs["classes", inputs]], 0)
+            table = np.mean([run["table"] for run in runs["classes", inputs]], 0)
             ax.imshow(np.log10(np.maximum(table, 1e-12)))
             ax.set(title=f"3.3, {inputs}", xlabel="class of example", ylabel="class of loss")
 
     return Report(claims(runs), draw, inches=(14.0, 3.6))
 
 
-def running_gini(each: Array) -> Array:
+def running_gini(sensitivities: Array) -> Array:
     """Gini coefficient (K,) of the sensitivities averaged up to each instant, from (K, N)."""
-    means = np.cumsum(each, 0) / np.arange(1, len(each) + 1)[:, None]
+    means = np.cumsum(sensitivities, 0) / np.arange(1, len(sensitivities) + 1)[:, None]
     return np.array([gini(torch.from_numpy(row)).item() for row in means])
 
 
 def claims(runs: Runs) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     rows = []
     for labels in LABELS:
         coefficient, share = (
@@ -227,22 +229,22 @@ def claims(runs: Runs) -> list[Row]:
 
 
 def _of(seeds: list[dict[str, Array]], number: Callable[[dict[str, Array]], float]) -> Array:
-    return np.array([number(found) for found in seeds])
+    return np.array([number(run) for run in seeds])
 
 
-def _final_gini(found: dict[str, Array]) -> float:
-    return float(running_gini(found["each"])[-1])
+def _final_gini(run: dict[str, Array]) -> float:
+    return float(running_gini(run["sensitivities"])[-1])
 
 
-def _share(found: dict[str, Array]) -> float:
+def _share(run: dict[str, Array]) -> float:
     """Which share of examples has more than a tenth of the largest sensitivity."""
-    mean = found["each"].mean(0)
+    mean = run["sensitivities"].mean(0)
     return float((mean > HIGH * mean.max()).mean())
 
 
-def _off_diagonal(found: dict[str, Array]) -> float:
+def _off_diagonal(run: dict[str, Array]) -> float:
     """Mean of a table (10, 10) off its diagonal, over that on it."""
-    table = found["table"]
+    table = run["table"]
     count = len(table)
     on = np.trace(table) / count
     return float((table.sum() - np.trace(table)) / (count * (count - 1)) / on)

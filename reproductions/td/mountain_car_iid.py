@@ -53,7 +53,7 @@ CHEAP = ("momentum", "full", "diagonal")
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(MountainCar())
     grid = {name: _grid(job, name, worst) for name in METHODS}
     main = {name: pool(parts) for name, parts in grid.items()}
@@ -190,11 +190,11 @@ def _small_batches(losses: Array, full: bool) -> Row:
 
 
 def _u_shape(
-    what: str, values: tuple[float, ...], found: dict[str, Array], figure: str, full: bool
+    what: str, values: tuple[float, ...], sweeps: dict[str, Array], figure: str, full: bool
 ) -> list[Row]:
     """The best value has lower losses than both ends of the sweep."""
     rows = []
-    for name, losses in found.items():
+    for name, losses in sweeps.items():
         best = int(losses.mean(0).argmin())
         for end in (0, len(values) - 1):
             quantity = (

@@ -76,7 +76,7 @@ def setting(method: str, beta: float, full: bool) -> EvaluationSetting:
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(MountainCar())
     readings: dict[str, dict[str, Array]] = {}
     for name in METHODS:

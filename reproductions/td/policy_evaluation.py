@@ -197,11 +197,11 @@ class StackLearner:
     def errors(self) -> Tensor:
         """Mean squared error (E,) to the right values."""
         inputs, values = self.setting.problem.evaluation()
-        found = [
+        parts = [
             ((self.stack.values(theta, inputs.expand(len(theta), -1, -1)) - values) ** 2).mean(1)
             for theta in self.theta.split(self._share(len(values)))
         ]
-        return torch.cat(found)
+        return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -213,7 +213,7 @@ def run(setting: EvaluationSetting, seeds: Sequence[int]) -> dict[str, Array]:
     A member that diverged has error infinity from then on.
     """
     learner = StackLearner(setting, seeds)
-    found: dict[str, list[Tensor]] = {}
+    measured: dict[str, list[Tensor]] = {}
     visited: list[Tensor] = []
     for batch in itertools.islice(setting.problem.batches(seeds, setting.size), setting.steps):
         members = learner.of_members(batch)
@@ -224,26 +224,28 @@ def run(setting: EvaluationSetting, seeds: Sequence[int]) -> dict[str, Array]:
         learner.learn(members)
         if learner.time % setting.every == 0:
             for name, value in _measure(learner, visited).items():
-                found.setdefault(name, []).append(value)
+                measured.setdefault(name, []).append(value)
             visited.clear()
     shape = (len(setting.lrs), len(seeds), -1)
-    arrays = {name: torch.stack(v, 1).reshape(shape).double().numpy() for name, v in found.items()}
+    arrays = {
+        name: torch.stack(v, 1).reshape(shape).double().numpy() for name, v in measured.items()
+    }
     steps = np.arange(setting.every, setting.steps + 1, setting.every, dtype=np.float64)
     return {"step": steps, **arrays}
 
 
 def _measure(learner: StackLearner, visited: list[Tensor]) -> dict[str, Tensor]:
     """One measurement of every member, (E,) each."""
-    found = {"error": learner.errors()}
+    measured = {"error": learner.errors()}
     if visited:
-        found["visited"] = torch.stack(visited).mean(0)
+        measured["visited"] = torch.stack(visited).mean(0)
     history = learner.history
     if history is not None and "drift" in learner.setting.measure:
-        found["drift"] = history.drift(learner.stack, learner.theta)
+        measured["drift"] = history.drift(learner.stack, learner.theta)
     if history is not None and "cosine" in learner.setting.measure:
-        found["cosine"] = history.cosine(learner.stack, learner.theta)
-        found["stale_cosine"] = history.cosine(learner.stack, learner.theta, correct=False)
+        measured["cosine"] = history.cosine(learner.stack, learner.theta)
+        measured["stale_cosine"] = history.cosine(learner.stack, learner.theta, correct=False)
     for name in ("error", "visited", "drift"):
-        if name in found:
-            found[name] = torch.nan_to_num(found[name], nan=torch.inf)
-    return found
+        if name in measured:
+            measured[name] = torch.nan_to_num(measured[name], nan=torch.inf)
+    return measured

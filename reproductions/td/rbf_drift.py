@@ -34,17 +34,17 @@ BETA, SIZE, STEPS = 0.99, 16, 5000
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     sides = (10, 20) if job.full else (10,)
     rows, panels = [], []
     for side in sides:
-        found = {
+        trained = {
             (name, variance): _train(job, name, Grid(side, variance))
             for variance in VARIANCES[job.scale]
             for name in METHODS
         }
         for index, rate in enumerate(RATES):
-            error, drift = ({k: v[m][index] for k, v in found.items()} for m in range(2))
+            error, drift = ({k: v[m][index] for k, v in trained.items()} for m in range(2))
             text = f"grid {side}, learning rate {rate:g}"
             rows += _claims(text, error, drift, job)
             panels.append((text, error, drift))
@@ -146,16 +146,18 @@ def _correlation(
 ) -> Row:
     """Figure 4.13: across widths, the loss of momentum rises with its drift."""
     losses, drifts = (
-        np.log(np.stack([found["momentum", v] for v in VARIANCES[job.scale]]))
-        for found in (error, drift)
+        np.log(np.stack([measured["momentum", v] for v in VARIANCES[job.scale]]))
+        for measured in (error, drift)
     )
-    each = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(losses.T, drifts.T, strict=True)])
-    low, high = bootstrap_interval(np.mean, each, np.random.default_rng(0))
+    correlations = np.array(
+        [np.corrcoef(a, b)[0, 1] for a, b in zip(losses.T, drifts.T, strict=True)]
+    )
+    low, high = bootstrap_interval(np.mean, correlations, np.random.default_rng(0))
     return Row(
         f"4.13, {text}: correlation of log drift and log loss of μ across σ²",
         "drift correlates with performance",
         "figure 4.13, section 4.3.2.2",
-        float(each.mean()),
+        float(correlations.mean()),
         low,
         high,
         "the interval is above zero",

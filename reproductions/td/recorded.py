@@ -146,11 +146,11 @@ def _keep(kept: list[_Step], envs: ExactVector, gamma: float, device: torch.devi
     stacked = envs.stacked_frames
     memory = Replay(len(kept), 1, observation, action, device, stacked=stacked)
     never = np.zeros(1, dtype=bool)
-    for number, (obs, taken, reward, last) in enumerate(kept):
+    for number, (obs, action_taken, reward, last) in enumerate(kept):
         following = kept[number + 1].obs if last is None else last
         memory.add(
             obs[None],
-            np.array([taken]),
+            np.array([action_taken]),
             np.array([reward], dtype=np.float32),
             np.array([last is not None]),
             never,
@@ -201,12 +201,12 @@ def mountain_car_values(recorded: Recorded) -> tuple[Tensor, Tensor]:
     """
 
     def values(states: Tensor) -> Tensor:
-        found = []
+        columns = []
         for action in range(recorded.actions):
             following, arrived = mountain_car.step(states, float(action - 1))
             rest = torch.where(arrived, 0.0, mountain_car.value(following))
-            found.append(mountain_car.REWARD + mountain_car.GAMMA * rest)
-        return torch.stack(found, -1).float()
+            columns.append(mountain_car.REWARD + mountain_car.GAMMA * rest)
+        return torch.stack(columns, -1).float()
 
     everything = recorded.at(torch.arange(recorded.size))
     return values(everything.obs.double()), values(everything.next_obs.double())

@@ -48,7 +48,7 @@ def settings(method: str, full: bool) -> list[EvaluationSetting]:
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(Sines())
     runs = {
         name: pool([train(job, name, cell, worst) for cell in settings(name, job.full)])

@@ -42,9 +42,9 @@ TITLE = "Sign variance of temporal differences, interference and reward: thesis 
 SEEDS = {"quick": 2, "full": 3}
 SOURCE = "figure 3.15"
 SAMPLES = 128
-"""Pairs are of so many examples; windows are four times as many."""
+"""Examples in pairs; four times as many windows."""
 MEASUREMENTS = 5
-"""Measurements over the last fifth of learning: one instant is noisy."""
+"""Measurements over the last fifth of learning, averaged because a single one is noisy."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SignVariancePlan:
         rates: learning rates, smallest first; the last but one is the normal one.
         widths: units of the hidden layers.
         layers: how many hidden layers.
-        flags: what else `train.py` is told.
+        flags: further flags of `train.py`.
     """
 
     env: str
@@ -117,7 +117,7 @@ class SignVarianceRun:
 
 
 def measure(plan: SignVariancePlan, rate: float, width: int, seed: int) -> dict[str, Array]:
-    """Train one learner; `found`: sign variance, ρ̄ and reward."""
+    """Train one learner; `measured`: sign variance, ρ̄ and reward."""
     words = ["--agent", "dqn", "--env", plan.env, "--seed", str(seed), "--steps", str(plan.steps)]
     words += ["--optim", "adam", "--optim.lr", str(rate), "--threads", "1", *plan.flags]
     words += ["--hidden", *[str(width)] * plan.layers]
@@ -132,11 +132,11 @@ def measure(plan: SignVariancePlan, rate: float, width: int, seed: int) -> dict[
         if times and agent.progress.steps >= times[-1]:
             numbers.append(_observed(agent, seed, times.pop()))
     variance, rho = np.mean(numbers, 0)
-    return {"found": np.array([variance, rho, np.mean(returns)])}
+    return {"measured": np.array([variance, rho, np.mean(returns)])}
 
 
 def _observed(agent: Any, seed: int, step: int) -> tuple[float, float]:
-    """Sign variance and ρ̄ now."""
+    """Present sign variance and ρ̄."""
     experience = agent.experience()
     view = View(experience, lambda: experience, generator(seed, step), SAMPLES)
     variance = coherence.measure(view).scalars["sign_variance"]
@@ -146,14 +146,14 @@ def _observed(agent: Any, seed: int, step: int) -> tuple[float, float]:
 
 
 def reproduce(job: Job) -> Report:
-    """Make every run that is not there yet and set them beside the published claims."""
+    """Run whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     runs = []
     for rate, width, seed in itertools.product(plan.rates, plan.widths, range(job.seeds)):
         name = f"lr{rate:g}-h{width}-s{seed}"
         work = functools.partial(measure, plan, rate, width, seed)
         cell = job.cell(name, (plan, rate, width, seed), work)
-        runs.append(SignVarianceRun(rate, width, seed, *cell["found"].tolist()))
+        runs.append(SignVarianceRun(rate, width, seed, *cell["measured"].tolist()))
 
     def draw(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True)
@@ -170,7 +170,7 @@ def reproduce(job: Job) -> Report:
 
 
 def claims(runs: Sequence[SignVarianceRun]) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     variance = np.array([run.sign_variance for run in runs])
     rho = np.array([run.log_interference for run in runs])
     r, (low, high) = pearson(rho, variance), interval(rho, variance)

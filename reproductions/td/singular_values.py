@@ -53,9 +53,9 @@ def spread(values: Array) -> float:
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     player = expert(job.folder, "singular-values at full scale") if job.full else None
-    found = {
+    spectra = {
         (kind, name): [
             _values(job, plan(job.full), player, kind, name, s) for s in range(job.seeds)
         ]
@@ -70,8 +70,8 @@ def reproduce(job: Job) -> Report:
             f"spread of singular values, evaluation less control, {name}",
             "a consistently larger spread in policy evaluation",
             "figure 3.10",
-            np.array([spread(v) for v in found["batch", name]])
-            - np.array([spread(v) for v in found["control", name]]),
+            np.array([spread(v) for v in spectra["batch", name]])
+            - np.array([spread(v) for v in spectra["control", name]]),
             1,
         )
         for name in OPTIMIZERS
@@ -81,12 +81,12 @@ def reproduce(job: Job) -> Report:
     spreads = of_lambda(runs, lambda run: spread(run["singular"]))
     rows += rising("spread of singular values", "figure 3.14", spreads)
     if job.full:
-        every = [*found.values(), *of_td.values()]
+        every = [*spectra.values(), *of_td.values()]
         rows.append(_cutoff(np.array([v for seeds in every for v in seeds])))
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        of_q = {f"{kind}, {name}": seeds for (kind, name), seeds in found.items()}
+        of_q = {f"{kind}, {name}": seeds for (kind, name), seeds in spectra.items()}
         _curves(left, of_q, "3.10")
         _curves(right, of_td, "3.14")
 
@@ -109,8 +109,8 @@ def _values(
         return {"singular": values.cpu().numpy()}
 
     setting = (where, job.folder, plan, kind, name, seed)
-    found: Array = job.cell(f"{kind}-{name}-s{seed}", setting, work)["singular"]
-    return found
+    spectrum: Array = job.cell(f"{kind}-{name}-s{seed}", setting, work)["singular"]
+    return spectrum
 
 
 def _cutoff(values: Array) -> Row:

@@ -56,9 +56,9 @@ class LambdaPlan:
     @property
     def optimizer(self) -> AdamConfig:
         """Adam, at the rate of the other runs."""
-        found = self.runs.optimizers["adam"]
-        assert isinstance(found, AdamConfig)
-        return found
+        config = self.runs.optimizers["adam"]
+        assert isinstance(config, AdamConfig)
+        return config
 
 
 QUICK = LambdaPlan((0.0, 0.5, 0.9, 0.99, 1.0), gain_profiles.QUICK)
@@ -95,9 +95,9 @@ def train(recorded: Recorded, plan: LambdaPlan, lambda_: float, seed: int) -> di
         else:
             made.learn(index)
         if update in late:
-            found = measure_stiffness(made.view(WINDOWS, seed + update)).profiles["offset"]
+            profile = measure_stiffness(made.view(WINDOWS, seed + update)).profiles["offset"]
             curve = torch.full((len(OFFSETS),), torch.nan, dtype=torch.float64)
-            curve[found.x.cpu() + 30] = found.curves["cosine"].double().cpu()
+            curve[profile.x.cpu() + 30] = profile.curves["cosine"].double().cpu()
             cosines.append(curve)
     values = singular_values(made.experience().hidden).double()
     return {
@@ -115,8 +115,8 @@ def trained(job: Job, plan: LambdaPlan, player: Expert | None) -> Runs:
     """All runs, made unless they are there."""
     runs: Runs = {}
     for seed in range(job.seeds):
-        for lambda_, found in _of_seed(job, plan, player, seed):
-            runs.setdefault(lambda_, []).append(found)
+        for lambda_, run in _of_seed(job, plan, player, seed):
+            runs.setdefault(lambda_, []).append(run)
     return runs
 
 
@@ -143,7 +143,7 @@ def _train(
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, "td-lambda at full scale") if job.full else None
     runs = trained(job, plan, player)
@@ -154,7 +154,7 @@ def reproduce(job: Job) -> Report:
             figure.subplots(1, 2), ("cosine", "gain"), ("3.12", "3.13"), strict=True
         ):
             for lambda_, seeds in runs.items():
-                table = np.concatenate([found[key] for found in seeds])
+                table = np.concatenate([run[key] for run in seeds])
                 shown = np.isfinite(table).any(0) & (OFFSETS != 0)
                 mean = np.nanmean(table[:, shown], 0)
                 axes.plot(OFFSETS[shown], mean, marker=".", label=f"λ = {lambda_:g}")
@@ -165,9 +165,9 @@ def reproduce(job: Job) -> Report:
 
 
 def claims(runs: Runs, q_learning: list[Array]) -> list[Row]:
-    """The published statements beside what the runs say."""
-    gains = of_lambda(runs, lambda found: near(found["gain"]))
-    cosines = of_lambda(runs, lambda found: near(found["cosine"]))
+    """Rows comparing the published statements with the runs."""
+    gains = of_lambda(runs, lambda run: near(run["gain"]))
+    cosines = of_lambda(runs, lambda run: near(run["cosine"]))
     after = OFFSETS > 0
     sides = [near(f["gain"], NEAR & after) - near(f["gain"], NEAR & ~after) for f in runs[1.0]]
     rival = np.array([near(curves) for curves in q_learning])
@@ -193,7 +193,7 @@ def claims(runs: Runs, q_learning: list[Array]) -> list[Row]:
 
 def of_lambda(runs: Runs, number: Callable[[dict[str, Array]], float]) -> dict[float, Array]:
     """One number of each run, (S,) for each λ."""
-    return {lam: np.array([number(found) for found in seeds]) for lam, seeds in runs.items()}
+    return {lam: np.array([number(run) for run in seeds]) for lam, seeds in runs.items()}
 
 
 def rising(quantity: str, source: str, values: dict[float, Array]) -> list[Row]:

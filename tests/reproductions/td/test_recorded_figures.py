@@ -197,7 +197,7 @@ def sensitivities(sign=1):
             strict=True,
         ):
             noisy = [np.tile(each, (4, 1)) * (1 + 0.001 * RNG.random((4, 10))) for _ in range(3)]
-            runs[labels, inputs] = [{"each": one, "table": table} for one in noisy]
+            runs[labels, inputs] = [{"sensitivities": one, "table": table} for one in noisy]
     return runs
 
 
@@ -216,7 +216,7 @@ def test_gini_coefficients_of_running_means():
 
 def test_sensitivity_is_what_retraining_with_another_input_changes():
     plan = loss_sensitivity.SensitivityPlan(6, 12, 1, lr=0.1)
-    found = loss_sensitivity.measure(plan, "own", "real", 0)["each"][0]
+    found = loss_sensitivity.measure(plan, "own", "real", 0)["sensitivities"][0]
     data = loss_sensitivity.dataset(plan, "own", "real", 0)
     data = {"x": data["x"].double(), "y": data["y"]}
     order = torch.randint(6, (12,), generator=torch.Generator().manual_seed(2))
