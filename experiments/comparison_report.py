@@ -1,4 +1,4 @@
-"""The report of a comparison: its tables, figures and text, made from its run folders.
+"""The report of a comparison: tables, figures and text, built from its run folders.
 
 Every interval is a 95 % percentile bootstrap that resamples runs within each environment
 (`experiments/statistics.py`).
@@ -44,13 +44,13 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     try:
         return read_metrics(path)
     except (OSError, UserError) as error:
-        # Hours of other runs are not worth less for it; the scores are still there.
+        # The report is still useful: the scores and all other runs are available.
         print(f"no learning curve: {error}", file=sys.stderr)
         return []
 
 
 def _write_curves(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
-    """`curves.csv` and, where there is something to see, `curves.png`."""
+    """`curves.csv` and, unless there are no curves, `curves.png`."""
     rows: list[dict[str, Any]] = []
     panels: dict[str, dict[str, Band]] = {}
     keys: dict[str, str] = {}
@@ -76,13 +76,13 @@ def _write_curves(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
     return path.name
 
 
-Scores = dict[str, dict[str, list[float]]]  # method → environment → one score a run
+Scores = dict[str, dict[str, list[float]]]  # method → environment → one score per run
 
 
 def _by_kind(
     comparison: Comparison, done: Sequence[RunOutcome]
 ) -> dict[str, tuple[list[str], Scores]]:
-    """Normalised scores of each kind and their environments; raw ones do not mix."""
+    """Normalised scores by kind, with their environments; raw scores are not comparable."""
     by_kind: dict[str, tuple[list[str], Scores]] = {}
     for env in comparison.envs():
         for outcome in (one for one in done if one.cell.env == env):
@@ -96,7 +96,7 @@ def _by_kind(
 
 
 def _write_profiles(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
-    """`profile.png`, of the methods that have runs of every environment of a kind."""
+    """`profile.png`, of the methods with runs on every environment of a kind."""
     panels: dict[str, dict[str, statistics.PerformanceProfile]] = {}
     thresholds: dict[str, Array] = {}
     for kind, (envs, scores) in _by_kind(comparison, done).items():
@@ -139,7 +139,7 @@ def _heading(comparison: Comparison, outcomes: Sequence[RunOutcome]) -> str:
 
 
 def _environment_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> Iterable[str]:
-    header = ["method", "runs", "mean", "IQM", "median", "normalised", "minutes a run"]
+    header = ["method", "runs", "mean", "IQM", "median", "normalised", "minutes per run"]
     for env in comparison.envs():
         rows = []
         for method in comparison.methods():
@@ -192,7 +192,7 @@ def _aggregate_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> I
 
 
 def _improvement_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
-    """How likely a run of each method beats one of the first."""
+    """Probability that a run of each method beats a run of the first method."""
     first, *others = comparison.methods()
     envs = comparison.envs()
     if not others:
@@ -215,7 +215,7 @@ def _improvement_section(comparison: Comparison, done: Sequence[RunOutcome]) -> 
 
 
 def _protocol_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
-    """The protocol cards of the runs; several values in one place mean that runs differ."""
+    """Protocols of the runs; several values in one cell mean that runs differ."""
     fields: dict[str, dict[str, dict[str, None]]] = {}  # field → environment → values, in order
     for outcome in done:
         card = read_json(comparison.out / outcome.row["run"] / "provenance.json").get("protocol")
@@ -252,7 +252,7 @@ et al. 2021."""
 
 
 def _estimate(value: float, low: float, high: float, runs: int) -> str:
-    """A number with its interval; one run shows nothing of how others would differ."""
+    """A number with its interval; a single run has none."""
     interval = f"[{_number(low)}, {_number(high)}]" if runs > 1 else "(one run)"
     return f"{_number(value)} {interval}"
 
@@ -262,7 +262,7 @@ def _number(value: float) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers to the right."""
+    """A Markdown table with right-aligned numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     clean = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in clean)

@@ -259,7 +259,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(commands, capsys):
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert error == "interrupted; the same command goes on from here\n"
+    assert error == "interrupted; repeat the command to continue\n"
     for path in Path("out/runs").iterdir():
         assert json.loads((path / "summary.json").read_text())["status"] == "interrupted"
     calls()

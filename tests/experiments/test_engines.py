@@ -266,7 +266,7 @@ def test_a_missing_ray_is_named_with_its_extra(monkeypatch):
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
 def test_a_silent_cluster_is_found_out_at_once(address):
-    with pytest.raises(UserError, match=f"--ray-address {address}: nothing answers there"):
+    with pytest.raises(UserError, match=f"--ray-address {address}: cannot be reached"):
         ray_engine._check_reachable(address)
     ray_engine._check_reachable("auto")
 

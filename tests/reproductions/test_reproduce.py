@@ -119,7 +119,7 @@ def test_an_interrupted_run_keeps_what_is_finished(fake, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(fake, "reproduce", answer)
     assert command(tmp_path) == reproduce.INTERRUPTED
-    assert "goes on" in capsys.readouterr().err
+    assert "repeat the command to continue" in capsys.readouterr().err
     interrupted = False
     assert command(tmp_path) == 0
     assert finished == ["first", "second"]
