@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from semigradient.diagnostics import gain
@@ -37,9 +36,17 @@ from semigradient.optim.configs import (
     RMSpropConfig,
     SGDConfig,
 )
-from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.rows import signed
+from semigradient.reproductions.report import Job, Report
 from semigradient.reproductions.td import mountain_car
+from semigradient.reproductions.td.gain_claims import (
+    OFFSETS,
+    REGRESSIONS,
+    Array,
+    Runs,
+    claims,
+    draw_curve,
+    known_mean,
+)
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, mountain_car_record
 from semigradient.reproductions.td.recorded import mountain_car_values as exact_values
 from semigradient.reproductions.td.replayed import (
@@ -53,25 +60,14 @@ from semigradient.training.agent import generator
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from semigradient.training.returns import max_q_bootstrap, td_target
-from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 TITLE = "Gain by distance in time, regressions and Q-learning: thesis figures 3.7-3.9 and 3.11"
 SEEDS = {"quick": 2, "full": 10}
-REGRESSIONS = ("reg", "td*", "mc")
 OBJECTIVES = (*REGRESSIONS, "batch")
-OFFSETS = np.arange(-30, 31)
-NEAR = (OFFSETS != 0) & (abs(OFFSETS) <= 10)
-OVERLAP = 0.25
-"""Largest mean difference of two curves, relative to their size, that counts as overlapping."""
-CONSTANT = 2.0
-"""Largest ratio of two gains that counts as constant in time."""
 
 
 @dataclass(frozen=True)
@@ -238,22 +234,6 @@ def _agent(plan: GainPlan, optimizer: str, seed: int, env: str) -> Any:
     return build(dataclasses.replace(command, optimizer=plan.optimizers[optimizer]))
 
 
-def near(curves: Array, chosen: Mask = NEAR) -> float:
-    """Mean gain (M, 61) over measurements and over some distances, by default 1 to 10."""
-    return float(np.nanmean(curves[:, chosen]))
-
-
-def known_mean(values: ArrayLike) -> Array:
-    """Mean over the first axis of what is not NaN; NaN where nothing is: too far for an episode."""
-    table = np.asarray(values, np.float64)
-    count = np.isfinite(table).sum(0)
-    return np.where(count > 0, np.nansum(table, 0) / np.maximum(count, 1), np.nan)
-
-
-Runs = dict[tuple[str, str], list[Array]]
-"""Gains (M, 61) of each seed, by objective and optimizer."""
-
-
 def reproduce(job: Job) -> Report:
     """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
@@ -263,15 +243,15 @@ def reproduce(job: Job) -> Report:
     def draw(figure: Figure) -> None:
         first, second, third, fourth = figure.subplots(2, 2).flatten()
         for objective in REGRESSIONS:
-            _curve(first, runs[objective, "adam"], objective)
+            draw_curve(first, runs[objective, "adam"], objective)
         first.set(title="3.7, Adam")
         for line, objective in (("-", "control"), ("--", "batch")):
             for colour, name in zip(COLOURS, plan.optimizers, strict=False):
                 label = f"{objective}, {name}"
                 if (objective, name) in runs:
-                    _curve(second, runs[objective, name], label, OFFSETS != 0, line, colour)
+                    draw_curve(second, runs[objective, name], label, OFFSETS != 0, line, colour)
                 if objective == "batch":
-                    _curve(third, runs[objective, name], name, colour=colour)
+                    draw_curve(third, runs[objective, name], name, colour=colour)
         second.set(title="3.8")
         third.set(title="3.9, batch", yscale="symlog")
         third.set_yscale("symlog", linthresh=1e-3)
@@ -328,97 +308,3 @@ def _of_seed(
             words = f"{objective.replace('*', '-star')}-{name}-s{seed}"
             cell = job.cell(words, setting, functools.partial(work, objective, name))
             yield (objective, name), cell["gain"]
-
-
-def claims(runs: Runs, optimizers: tuple[str, ...]) -> list[Row]:
-    """Rows comparing the published statements with the runs."""
-    gains = {key: np.array([near(curves) for curves in seeds]) for key, seeds in runs.items()}
-    rows = []
-    for objective in REGRESSIONS:
-        least = np.min([gains[objective, name] for name in optimizers], axis=0)
-        words = f"gain at distances 1 to 10, {objective}, least of the optimizers'"
-        rows.append(signed(words, "positive", "figure 3.7", least, 1))
-    rows.append(_overlap(runs))
-    for objective in ("reg", "mc"):
-        ratio = gains["batch", "adam"] / gains[objective, "adam"]
-        words = f"gain at distances 1 to 10, batch Q-learning over {objective}, Adam"
-        rows.append(_within(words, "more than an order of magnitude smaller", ratio, high=0.1))
-    far = np.array([_drop(curves) for curves in runs["batch", "adam"]])
-    of_reg = np.array([_drop(curves) for curves in runs["reg", "adam"]])
-    words = "gain at distances 6 to 10 over that at 1 to 5, batch Q-learning less reg, Adam"
-    rows.append(signed(words, "drops off even faster", "figure 3.8", far - of_reg, -1))
-    for name, sign in (("rmsprop", -1), ("sgd", -1), ("adam", 1), ("momentum", 1)):
-        if name in optimizers:
-            words = f"gain at distances 1 to 10, batch Q-learning, {name}"
-            said = "positive" if sign > 0 else "slightly negative"
-            rows.append(signed(words, said, "figure 3.8", gains["batch", name], sign))
-    words = "gain at distances 1 to 10, control less batch Q-learning, Adam"
-    apart = gains["control", "adam"] - gains["batch", "adam"]
-    rows.append(signed(words, "larger in control", "figure 3.8", apart, 1))
-    centre = {
-        name: np.array([near(curves, OFFSETS == 0) for curves in runs["batch", name]])
-        for name in ("rmsprop", "adam")
-    }
-    words = "gain at distance 0, batch Q-learning, RMSProp less Adam"
-    apart = centre["rmsprop"] - centre["adam"]
-    rows.append(signed(words, "surprisingly large with RMSProp", "figure 3.9", apart, 1))
-    late = np.array([near(_part(c, 3, 4)) / near(_part(c, 1, 2)) for c in runs["control", "adam"]])
-    words = "gain at distances 1 to 10, control, Adam, last quarter of learning over the second"
-    rows.append(
-        _within(words, "constant after the first epochs", late, 1 / CONSTANT, CONSTANT, "3.11")
-    )
-    return rows
-
-
-def _part(curves: Array, first: int, last: int) -> Array:
-    """Measurements between two quarters of the time."""
-    count = len(curves)
-    return curves[count * first // 4 : count * last // 4]
-
-
-def _drop(curves: Array) -> float:
-    distance = abs(OFFSETS)
-    return near(curves, (distance > 5) & (distance <= 10)) / near(
-        curves, (distance > 0) & (distance <= 5)
-    )
-
-
-def _overlap(runs: Runs) -> Row:
-    """How far apart the curves of reg and td* are."""
-    pairs = zip(runs["reg", "adam"], runs["td*", "adam"], strict=True)
-    means = [(known_mean(one), known_mean(other)) for one, other in pairs]
-    apart = np.array([np.nansum(abs(a - b)) / np.nansum(abs(a)) for a, b in means])
-    words = "mean difference of the curves of reg and td*, relative to reg, Adam"
-    return _within(words, "the curves mostly overlap", apart, high=OVERLAP, figure="3.7")
-
-
-def _within(
-    words: str,
-    published: str,
-    values: Array,
-    low: float | None = None,
-    high: float = np.inf,
-    figure: str = "3.8",
-) -> Row:
-    """A row for a ratio of seeds (S,) whose median lies between bounds; by size, without `low`."""
-    measured = values if low is not None else abs(values)
-    ends = bootstrap_interval(np.median, measured, np.random.default_rng(0))
-    middle = float(np.median(measured))
-    text = f"median below {high:g}" if low is None else f"median between {low:g} and {high:g}"
-    agrees = (low or 0.0) <= middle < high
-    return Row(words, published, f"figure {figure}", middle, *ends, text, agrees)
-
-
-def _curve(
-    axes: Axes,
-    seeds: list[Array],
-    label: str,
-    chosen: Mask | None = None,
-    line: str = "-",
-    colour: str | None = None,
-) -> None:
-    """Draw the mean over seeds and measurements by distance."""
-    mean = known_mean([known_mean(curves) for curves in seeds])
-    shown = np.where(OFFSETS == OFFSETS if chosen is None else chosen, mean, np.nan)
-    axes.plot(OFFSETS, shown, line, color=colour, label=label)
-    axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)

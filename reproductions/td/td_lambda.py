@@ -29,7 +29,8 @@ from semigradient.optim.configs import AdamConfig
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td import gain_profiles, replayed
-from semigradient.reproductions.td.gain_profiles import NEAR, OFFSETS, instants, near
+from semigradient.reproductions.td.gain_claims import NEAR, OFFSETS, near
+from semigradient.reproductions.td.gain_profiles import instants
 from semigradient.reproductions.td.generalisation_gap import pearson
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, mountain_car_record
 from semigradient.reproductions.td.replayed import ReplayedLearner, TargetTable, nearby_gain
