@@ -1,6 +1,6 @@
 """Deep Advantage Updating on CartPole, with discrete actions, across time steps: figure 8.2.
 
-Noise dominates here, as the thesis says: nothing is claimed and no row is required. The highest
+Noise dominates here, as the thesis notes: nothing is claimed and no row is required. The highest
 scaled return is 500 at every dt. At quick scale the hidden layers have 64 units and there are 10
 seconds in each environment; at full scale 50, and the published networks.
 """

@@ -8,8 +8,8 @@ budget of physical time and the same networks. A score is the mean of the evalua
 fifth of training; `area` is the mean distance over training of the highest and the lowest curve.
 C. Tallec, PhD thesis, 2019, chapter 8.
 
-What is published is claimed of Pendulum, BipedalWalker and Ant. On CartPole noise dominates, and
-HalfCheetah has several gaits: their rows are shown and not required.
+The published claims concern Pendulum, BipedalWalker and Ant. On CartPole noise dominates, and
+HalfCheetah has several gaits: their rows are not required.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ _SOURCE = "thesis, figure 8.2"
 
 @dataclass(frozen=True)
 class CurvesPlan:
-    """Which runs are made.
+    """The grid of runs.
 
     Attributes:
         env: environment.
         steps: time steps dt.
         learners: flags by label; the first word of a label is the agent.
         seconds: physical seconds in each of 256 environments.
-        evaluations: how many, evenly spaced.
-        published: what the figures show of `dau`, by dt, as scaled returns.
+        evaluations: number of evaluations, evenly spaced.
+        published: published scaled returns of `dau`, by dt.
         least: scaled return that `dau` must reach at every dt.
-        spread: what its means over dt may differ by.
+        spread: largest difference of its means between time steps.
         time_limit: seconds of a training episode; 0: none.
         episode: seconds of an evaluation.
         portraits: seconds after which phase portraits are taken (pendulums only).
-        required: whether the claims are the document's too.
-        flags: those of all learners.
+        required: whether the document makes the claims for this environment.
+        flags: flags of all learners.
     """
 
     env: str
@@ -87,7 +87,7 @@ class CurvesPlan:
 
     @property
     def marks(self) -> Array:
-        """Seconds after which is evaluated, (evaluations,)."""
+        """Times of the evaluations in seconds, (evaluations,)."""
         return np.linspace(0, self.seconds, self.evaluations + 1)[1:]
 
 
@@ -121,7 +121,7 @@ def score(run: dict[str, Array]) -> float:
 
 @dataclass(frozen=True)
 class Robustness:
-    """How little one learner minds the time step.
+    """Robustness of one learner to the time step.
 
     Attributes:
         worst: the lowest mean score over dt.
@@ -135,7 +135,7 @@ class Robustness:
 
 
 def robustness(runs: dict[Key, list[dict[str, Array]]], label: str) -> Robustness:
-    """Of one learner, over the time steps it was run at."""
+    """Robustness of one learner over its time steps."""
     curves = np.array(
         [
             np.mean([run["curve"] for run in seeds], 0)
@@ -149,18 +149,18 @@ def robustness(runs: dict[Key, list[dict[str, Array]]], label: str) -> Robustnes
 
 
 def portrait_agreement(runs: dict[Key, list[dict[str, Array]]], label: str) -> float:
-    """Mean correlation of the last portraits of the policy between every two time steps."""
+    """Mean correlation of the final policy portraits over all pairs of time steps."""
     last = [
         np.array([run["policy"][-1].ravel() for run in seeds])
         for (name, _), seeds in runs.items()
         if name == label
     ]
-    # Of seed k at one step with seed k at another.
+    # Seed k at one time step with seed k at another.
     pairs = [
         np.corrcoef(a, b)[0, 1]
         for one, other in combinations(last, 2)
         for a, b in zip(one, other, strict=True)
-        if a.std() > 0 and b.std() > 0  # a constant image correlates with nothing
+        if a.std() > 0 and b.std() > 0  # the correlation of a constant image is undefined
     ]
     return float(np.mean(pairs)) if pairs else 0.0
 
@@ -261,7 +261,7 @@ def reproduce(job: Job, plan: CurvesPlan) -> Report:
 
 
 def draw(figure: Figure, plan: CurvesPlan, runs: dict[Key, list[dict[str, Array]]]) -> None:
-    """Curves against physical time above; below, the first seed's last portraits, a column a dt."""
+    """Curves over physical time above; below, the last portraits of the first seed by dt."""
     labels = [label for label, _ in plan.learners]
     above: Any = figure
     if plan.portraits:

@@ -1,10 +1,10 @@
-"""Deep Advantage Updating where everything is known: linear-quadratic control and the pusher.
+"""Deep Advantage Updating on problems with known values: linear-quadratic control and the pusher.
 
-Closed forms first: the tables of V and A on LQ1 (Q collapses onto V like dt, A keeps its gap), and
-the fixed point of the algorithm on LQ1. Then learning: on the pusher A*(1, stay) = -0.579 and
-A*(1, away) = -1.158 per second whatever the time step, and one set of hyperparameters must find
+Closed forms: the tables of V and A on LQ1 (Q converges to V at rate dt, A keeps its gap), and the
+fixed point of the algorithm on LQ1. Learning: on the pusher A*(1, stay) = -0.579 and
+A*(1, away) = -1.158 per second whatever the time step, and one set of hyperparameters must learn
 them, and the right policy, at time steps two orders of magnitude apart. Q-learning with the same
-budget must tell actions apart by differences of dt A*, and no longer ranks them at dt = 0.001.
+budget must distinguish actions by differences of dt A*, and fails to rank them at dt = 0.001.
 
 Learned advantages are averages over both sides (x = 1 and x = -1) and over the last quarter of
 training, because the learning rate is constant. C. Tallec, PhD thesis, 2019, chapter 8; the closed
@@ -113,7 +113,7 @@ def learn(plan: PusherPlan, name: str, actions: str, dt: float, seed: int) -> di
     per_second = 1 / dt if name == "dqn" else 1.0
     sides, curve = np.array([-1.0, 1.0]), []
     total = round(plan.seconds / dt) * command.run.num_envs
-    # As many readings at every time step.
+    # Equal numbers of readings at every time step.
     period, due = total // 100, 0
     while agent.progress.steps < total:
         agent.iterate()
@@ -174,7 +174,7 @@ def _exact(quantity: str, difference: float, tolerance: float) -> Row:
 
 
 def learned(runs: dict[tuple[str, str, float], list[dict[str, Array]]]) -> list[Row]:
-    """What was learned on the pusher beside the limits."""
+    """Rows comparing the advantages learned on the pusher with their limits."""
     _, stay = pusher_values(torch.tensor(1.0), GAMMA)
     rows = []
     for (name, actions, dt), seeds in runs.items():
@@ -209,7 +209,7 @@ def _share(quantity: str, runs: Sequence[dict[str, Array]], key: str, bound: flo
     mean = float(values.mean())
     above = key == "greedy"
     agrees = mean >= bound if above else mean <= bound
-    text = "the right policy" if above else "actions are no longer told apart"
+    text = "the right policy" if above else "actions are no longer distinguished"
     sign = "≥" if above else "≤"
     return Row(
         quantity,
@@ -224,7 +224,7 @@ def _share(quantity: str, runs: Sequence[dict[str, Array]], key: str, bound: flo
 
 
 def reproduce(job: Job) -> Report:
-    """Closed forms, then every run that is not there yet."""
+    """Evaluate the closed forms, then train whatever is not cached."""
     plan = FULL if job.full else QUICK
     runs: dict[tuple[str, str, float], list[dict[str, Array]]] = {}
     for name, actions in RUNS:

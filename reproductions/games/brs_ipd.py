@@ -1,11 +1,11 @@
 """Best response shaping on the prisoner's dilemma of six rounds: figure 5.2.
 
 Against the tree-search detective BRS learns cynic tit-for-tat, which defects at first and mirrors
-from then on; with self-play with reward sharing (BRS-SP) it learns tit-for-tat. The claim is about
-probabilities in five states, so that is what the rows say, and beside them the exact value of each
-learned policy against the detective: -7 is the most that any policy can have.
+from then on; with self-play with reward sharing (BRS-SP) it learns tit-for-tat. The rows
+report the probabilities of cooperation in the five states, and the exact value of each learned
+policy against the detective, at most -7.
 
-Source: T. Cooijmans, PhD thesis 2023, sections 5.5.1 and 5.A.1, figure 5.2, which prints no number.
+Source: T. Cooijmans, PhD thesis 2023, sections 5.5.1 and 5.A.1, figure 5.2, which has no numbers.
 Published are a two-layer tanh network and SGD at 3e-4 (searched over 1e-4 to 1e-3, SGD and Adam).
 The quick scale takes Adam at 1e-2, which needs 400 updates instead of tens of thousands;
 widths, batches and numbers of updates are not published.
@@ -53,7 +53,7 @@ def config(variant: str, full: bool) -> tuple[Config, str, float, int]:
 def train(
     chosen: Config, optimizer: str, rate: float, updates: int, seeds: int
 ) -> dict[str, Array]:
-    """Probabilities of C (points, S, 5) over training and the updates they belong to."""
+    """Probabilities of C (points, S, 5) over training, and their updates."""
     make_config: Any = optim.config_class(optimizer)
     make_optimizer = partial(optim.make, make_config(lr=rate))
     learner = Learner(chosen, seeds, make_optimizer=make_optimizer)
@@ -68,7 +68,7 @@ def train(
 
 
 def reproduce(job: Job) -> Report:
-    """Train both variants and set their policies beside the published ones."""
+    """Train both variants and compare their policies with the published ones."""
     runs, rows = {}, []
     for variant in PUBLISHED:
         setting = *config(variant, job.full), job.seeds

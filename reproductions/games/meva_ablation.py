@@ -1,15 +1,15 @@
-"""What each part of meta-value learning is for, on the iterated Prisoner's Dilemma: figure 6.3.
+"""Ablation of meta-value learning on the iterated Prisoner's Dilemma: figure 6.3.
 
-One part at a time is taken away: the correction U (V itself is learned), exploration by sign flips,
-the target network, λ-returns, quantiles. Models of each variant are trained against themselves.
-Every ten outer loops new pairs of policies follow the model for 100 updates, and what is kept is
+One component at a time is removed: the correction U (V itself is learned), exploration by sign
+flips, the target network, λ-returns, quantiles. Models of each variant are trained against themselves.
+Every ten outer loops new pairs of policies follow the model for 100 updates. Recorded are
 
-- their return in the end;
-- the root mean square of the error of the model's value along the way, over stretches of 10
+- their final return;
+- the root mean square error of the model's value along these updates, over stretches of 10
   updates (short) and over all 100 (long):  (1 − γ) Σ_{t<n} γᵗ fᵗ + γⁿ V(xⁿ) − V(x⁰).
 
-The figure prints no number. The text says that U matters most, V converging worse; that the target
-network and λ-returns slow learning down and make it stable; that exploration matters least.
+The figure has no numbers. The text states that U matters most and V converges worse; that the
+target network and λ-returns slow learning down and stabilise it; that exploration matters least.
 
 Source: T. Cooijmans, PhD thesis (2024), figure 6.3 and its text; the long error as in the public
 code.
@@ -51,10 +51,10 @@ VARIANTS: Mapping[str, list[str]] = {
 EVERY = 10
 """Outer loops between measurements."""
 PAIRS, UPDATES, STRETCH = 64, 100, 10
-"""Monitored pairs for each model, their updates, and the updates of a short stretch."""
+"""Monitored pairs per model, their updates, and the updates of a short stretch."""
 _LOOPS = {"quick": 120, "full": 300}
 _LEARNED = -1.5
-"""Halfway between mutual defection and cooperation: a return above it has been learned."""
+"""Halfway between mutual defection and cooperation: the threshold of having learned."""
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def value_errors(agent: MeVa, visited: Tensor) -> tuple[Array, Array]:
 
 
 def monitor(agent: MeVa, random: torch.Generator) -> dict[str, Array]:
-    """Return (S,) after following the model for a while, and its errors on the way."""
+    """Final return (S,) of policies that follow the model, and its errors along the way."""
     models = agent.config.models
     x = agent.game.draw(models * PAIRS, random).view(models, PAIRS, 2, -1)
     visited = [x]
@@ -96,7 +96,7 @@ def monitor(agent: MeVa, random: torch.Generator) -> dict[str, Array]:
 
 
 def train(job: Job, variant: str) -> dict[str, Array]:
-    """Courses (points, S) of one variant, and the loops they belong to."""
+    """Learning curves (points, S) of one variant, and their outer loops."""
     loops = _LOOPS[job.scale]
     words = ["--agent", "meva", "--env", "semigradient/IPD-v0", "--models", str(job.seeds)]
     size = [] if job.full else QUICK
@@ -122,7 +122,7 @@ def train(job: Job, variant: str) -> dict[str, Array]:
 
 
 def reproduce(job: Job) -> Report:
-    """Train all variants, compare."""
+    """Train and compare all variants."""
     variants = {variant: train(job, variant) for variant in VARIANTS}
 
     def draw(figure: Figure) -> None:
@@ -140,7 +140,7 @@ def reproduce(job: Job) -> Report:
 
 
 def rows(variants: Mapping[str, Mapping[str, Array]]) -> list[Row]:
-    """The text's statements; the end of a course is the mean of its last three measurements."""
+    """Rows for the text's statements; final values are means of the last three measurements."""
     source = "figure 6.3 and its text"
     end = {name: course["return"][-3:].mean(0) for name, course in variants.items()}
     late = {name: course["long"][-3:].mean(0) for name, course in variants.items()}

@@ -1,12 +1,12 @@
-"""Learning rules head-to-head on repeated matrix games: what tables 6.2 and 6.3 share.
+"""Learning rules head-to-head on repeated matrix games: shared code of tables 6.2 and 6.3.
 
 Pairs of policies start from standard normal logits; each player applies its own rule, both with
-the same step size, and the table says what they return in the end, the row's player against the
-column's. Naive learners and LOLA are exact; MeVa's rows need models, which are trained against the
-opponent they meet, as `train.py --agent meva` trains them.
+the same step size, and the table has the final returns of the row's player against the column's.
+Naive learners and LOLA are exact; MeVa's rows need models, which are trained against their
+opponent as by `train.py --agent meva`.
 
-The text leaves the number of updates open. 500, as in the authors' public notebook, gives the
-published −5.32 of LOLA against itself in Chicken, which moves with every update; 100 or 300 do not.
+The text does not state the number of updates. 500, as in the authors' public notebook, gives the
+published −5.32 of LOLA against itself in Chicken, which changes at every update; 100 or 300 do not.
 
 Source: T. Cooijmans, PhD thesis (2024), section 6.5.2, tables 6.4 to 6.6. M-FOS, which the tables
 also show, is in `reproductions.games.meva_baselines`.
@@ -39,7 +39,7 @@ SEEDS = {"quick": 5, "full": 10}
 UPDATES = 500
 PAIRS = {"quick": 4096, "full": 20480}
 MODEL_PAIRS = {"quick": 256, "full": 2048}
-"""Pairs evaluated, without models and for each model."""
+"""Pairs evaluated per model."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class HeadToHeadTable:
 
     Attributes:
         env: the game.
-        alpha: step size of everybody.
+        alpha: step size of all players.
         cells: (row, column) → return and its published standard error (0 where none is given).
-        off_diagonal: tolerance where naive learners meet LOLA.
+        off_diagonal: tolerance for naive learners against LOLA.
         loops: outer loops of training at the quick scale, by opponent.
-        source: where it stands.
-        symmetric: whether the seats are alike, so that both say what a learner returns against its
-            own kind.
+        source: number of the table.
+        symmetric: whether the seats are equivalent, so that self-play returns are averaged over
+            both.
     """
 
     env: str
@@ -91,7 +91,7 @@ def _follower(table: HeadToHeadTable, name: str) -> tournament.Contestant:
 
 
 def learned(job: Job, table: HeadToHeadTable, opponent: str) -> dict[str, Array]:
-    """Mean returns (models, 2) of trained models against `opponent`, and the course of training."""
+    """Mean returns (models, 2) of trained models against `opponent`, and the training curve."""
     loops = 1001 if job.full else table.loops[opponent]
     pairs = MODEL_PAIRS[job.scale]
     chosen = command(job, table, opponent)
@@ -116,7 +116,7 @@ def learned(job: Job, table: HeadToHeadTable, opponent: str) -> dict[str, Array]
 
 
 def command(job: Job, table: HeadToHeadTable, opponent: str) -> Any:
-    """What trains the models, as `train.py` reads it."""
+    """The training command of the models, as parsed by `train.py`."""
     return _command(table, opponent, job.seeds, *([] if job.full else QUICK))
 
 
@@ -128,7 +128,7 @@ def evaluate(agent: MeVa, pairs: int) -> Array:
 
 
 def reproduce(job: Job, table: HeadToHeadTable) -> Report:
-    """Every cell of the table but those of M-FOS."""
+    """All cells of the table except those of M-FOS."""
     rows = []
     for first, second in (("naive", "naive"), ("naive", "lola"), ("lola", "lola")):
         mean, error = exact(job, table, first, second)
@@ -160,7 +160,7 @@ def reproduce(job: Job, table: HeadToHeadTable) -> Report:
 
 
 def _command(table: HeadToHeadTable, opponent: str, models: int, *flags: str) -> Any:
-    """As `train.py` reads it."""
+    """A command as parsed by `train.py`."""
     words = ["--agent", "meva", "--env", table.env, "--opponent", opponent]
     return parse([*words, "--models", str(models), "--threads", "1", *flags]).command
 
@@ -168,7 +168,7 @@ def _command(table: HeadToHeadTable, opponent: str, models: int, *flags: str) ->
 def _exact_row(table: HeadToHeadTable, first: str, second: str, value: float, error: float) -> Row:
     published, _ = table.cells[first, second]
     allowed = 0.05 if first == second else table.off_diagonal
-    # The published number is a mean over random starts too.
+    # The published value is also a mean over random initial policies.
     allowed = max(allowed, 2 * math.sqrt(2) * error)
     return Row(
         f"{first} against {second}",

@@ -1,4 +1,4 @@
-"""Runs of `gflownet` that several reproductions share, and the rows that judge them."""
+"""Runs of `gflownet` shared by several reproductions, and the rows that evaluate them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FlowRun:
         env: environment id.
         options: of the environment, KEY=VALUE.
         flags: of `train.py`.
-        edges: constructed edges, the length of the run.
+        edges: length of the run in constructed edges.
     """
 
     env: str
@@ -54,7 +54,7 @@ class FlowRun:
         return built
 
     def curve(self, seed: int) -> dict[str, Array]:
-        """Train; the figures of `CURVE` at `POINTS` instants, evenly spaced in edges."""
+        """Train; return the metrics of `CURVE` at `POINTS` points, evenly spaced in edges."""
         agent, rows = self.agent(seed), []
         for point in range(1, POINTS + 1):
             while agent.progress.steps < self.edges * point / POINTS:
@@ -65,7 +65,7 @@ class FlowRun:
 
 
 def curves(job: Job, name: str, run: FlowRun) -> dict[str, Array]:
-    """The curves of all seeds, (seeds, points) each; what is finished is not run again."""
+    """The curves of all seeds, (seeds, points) each, computed unless cached."""
 
     def one(seed: int) -> dict[str, Array]:
         return job.cell(f"{name}-s{seed}", (run, seed), lambda: run.curve(seed))
@@ -80,7 +80,7 @@ def worst_row(
     settings: Mapping[str, Array],
     limit: float,
 ) -> Row:
-    """The mean over seeds of the worst setting: agrees if that is not above `limit`."""
+    """The mean over seeds of the worst setting, which agrees if at most `limit`."""
     name = max(settings, key=lambda key: float(np.mean(settings[key])))
     scores = settings[name]
     low, high = bootstrap_interval(np.mean, scores, np.random.default_rng(0))
@@ -102,7 +102,7 @@ def exact_row(quantity: str, claim: tuple[str, str], error: float, limit: float)
 
 
 def small_grid(rule: str) -> Table:
-    """3×3 cells with R = 1 + x0 + 2 x1, whose flows are known by hand."""
+    """3×3 cells with R = 1 + x0 + 2 x1, whose flows are computed by hand."""
     rules = HyperGridOptions(2, 3, rule, reward="sparse").rules()  # type: ignore[arg-type]
     states = torch.arange(rules.size)
     written, cells = tabulate(rules), rules.cells(states).double()
@@ -111,10 +111,10 @@ def small_grid(rule: str) -> Table:
 
 
 def penalty_at_exact_flows(table: Table, objective: str, jitter: float = 0.0) -> float:
-    """The largest penalty of a trajectory when the network knows the flows, or nearly does.
+    """The largest penalty of a trajectory at exact flows, optionally with noise.
 
     Args:
-        table: of the construction.
+        table: the construction.
         objective: a key of `domains.flows.objectives.OBJECTIVES`.
         jitter: standard deviation of noise on the log flows.
     """
@@ -135,7 +135,7 @@ def penalty_at_exact_flows(table: Table, objective: str, jitter: float = 0.0) ->
 
 
 def tabular_flow_matching(table: Table, exponent: float, seed: int) -> tuple[float, float]:
-    """Minimise flow matching over free edge flows; the loss there, and the total variation."""
+    """Minimise flow matching over free edge flows; return its loss and total variation."""
     states, noise = torch.arange(table.size), torch.Generator().manual_seed(seed)
     legal, parents = table.legal(states), table.parents(states)
     reward, reached = exponent * table.log_reward(states), table.reachable.clone()
@@ -171,12 +171,12 @@ def tabular_flow_matching(table: Table, exponent: float, seed: int) -> tuple[flo
 
 
 def final(curves: Mapping[str, Array], key: str) -> Array:
-    """The last values of a curve by seed: (seeds,)."""
+    """Final values of a curve, (seeds,)."""
     return curves[key][:, -1]
 
 
 def relative(curves: Mapping[str, Array], log_z: float) -> Array:
-    """|log Ẑ - log Z| / |log Z| at the end: (seeds,)."""
+    """Final |log Ẑ - log Z| / |log Z|, (seeds,)."""
     return final(curves, "log_z_error") / abs(log_z)
 
 
@@ -188,14 +188,14 @@ def log_partition(run: FlowRun) -> float:
 
 
 def mean_band(values: Array) -> tuple[Array, Array, Array]:
-    """Mean, lowest and highest over seeds of (seeds, points)."""
+    """Mean, minimum and maximum over seeds of (seeds, points)."""
     return values.mean(0), values.min(0), values.max(0)
 
 
 def draw_curves(
     axes: Any, curves: Mapping[str, Mapping[str, Array]], x: str, y: str, colours: Sequence[str]
 ) -> None:
-    """One line a name: the mean over seeds; lighter, from the lowest to the highest."""
+    """One line per name, the mean over seeds, with a band from minimum to maximum."""
     for index, (name, curve) in enumerate(curves.items()):
         colour = colours[index % len(colours)]
         middle, low, high = mean_band(curve[y])

@@ -1,14 +1,14 @@
-"""Propositions 1 and 4 of the thesis, exactly: what agents for reward sample, and when values flow.
+"""Propositions 1 and 4 of the thesis, exactly: path bias of soft optima, and flows as values.
 
-Proposition 1. An agent that is paid log R(x) for its object and 1 for each nat of entropy takes the
-graph of constructions for a tree: it samples n(x) R(x), n(x) the number of ways to build x. Paid
-log P_B for every edge besides, it samples R(x). Both optima are found backwards from the objects,
-without the number of ways, and compared with counts of ways. `tb --backward tree`, which learns as
-if every state had one parent, must end at the biased law.
+Proposition 1. An agent with reward log R(x) and an entropy bonus of temperature 1 treats the graph
+of constructions as a tree: it samples n(x) R(x), with n(x) the number of ways to build x. With the
+additional reward log P_B for every edge it samples R(x). Both optima are computed backwards from
+the objects, without path counts, and compared with path counts. `tb --backward tree`, which learns
+as if every state had one parent, must converge to the biased distribution.
 
 Proposition 4. On a tree, flows are values of the uniform policy: with f(s) the product of the
 numbers of actions from the root to s, and each leaf's reward R(x) f(parent of x),
-Q(s, a) = F(s, a) f(s). (The text's product runs to the leaf, whose factor would be 0.)
+Q(s, a) = F(s, a) f(s). (The text's product includes the leaf, whose factor would be 0.)
 
 Source: E. Bengio, PhD thesis, sections 5.2 and 5.3.2. The numbers of the grids are by enumeration.
 """
@@ -50,7 +50,7 @@ _BIASED = FlowRun(
 
 
 def random_tree(rng: np.random.Generator, depth: int = 4, most: int = 4) -> Table:
-    """A tree with 1 to `most` children a state, whose leaves have random rewards."""
+    """A tree with 1 to `most` children per state, whose leaves have random rewards."""
     rows: list[list[int]] = [[]]
     level = [0]
     for _ in range(depth):
@@ -75,7 +75,7 @@ def ways_down(table: Table) -> Tensor:
         if legal[state].any():
             ways[state] *= ways[parent]
         else:
-            ways[state] = ways[parent]  # a leaf has that of its parent
+            ways[state] = ways[parent]  # a leaf has the product of its parent
     return ways
 
 
@@ -99,7 +99,7 @@ def bias_errors(table: Table) -> tuple[float, float]:
 
 
 def learned_gap(seed: int) -> dict[str, Array]:
-    """Total variation of a learner with `--backward tree` to the biased law, and to p."""
+    """Total variation of a learner with `--backward tree` to the biased distribution, and to p."""
     agent = _BIASED.agent(seed)
     while agent.progress.steps < _BIASED.edges:
         agent.iterate()
@@ -111,7 +111,7 @@ def learned_gap(seed: int) -> dict[str, Array]:
 
 
 def reproduce(job: Job) -> Report:
-    """Compare optima, counts and values."""
+    """Compare the optima with path counts, and values with flows."""
     rows: list[Row] = []
     tables = {name: tabulate(grid) for name, (grid, _, _) in GRIDS.items()}
     for name, (_, fair, biased) in GRIDS.items():

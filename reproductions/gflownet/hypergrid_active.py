@@ -1,20 +1,19 @@
 """Figure 5.15: multi-round active learning on the 4-D grid, with four generators of queries.
 
-Ten rounds (six at the quick scale). In each a Gaussian process (Matérn ½) is fitted to all that was
-measured, a generator is trained anew on its mean as the reward, and 16 objects it likes are
-measured. Top-10 return: by how much the mean of the ten best rises. All generators start from the
-same 512 measured objects, among them 4 of the 16 modes (a draw that has as many is looked for;
-2.2 are usual).
+Ten rounds (six at the quick scale). In each a Gaussian process (Matérn ½) is fitted to all
+measurements, a generator is trained from scratch with its mean as the reward, and 16 of its objects
+are measured. Top-10 return: the increase of the mean of the ten best. All generators start from the
+same 512 measured objects, which include 4 of the 16 modes (by rejection sampling; the mean is 2.2).
 
-`exact` draws perfect samples of what the process believes: no generator can follow it better, and
-what that does not find is the process's doing.
+`exact` samples exactly from the mean of the process: an upper bound for generators, whose failures
+are those of the process.
 
-Queries are objects not measured yet: for the flow network, PPO and chance drawn without
-replacement from the exact law of the policy, for the chain the ones it came by last.
+Queries are unmeasured objects: for the flow network, PPO and random they are drawn without
+replacement from the exact distribution of the policy, for the chain they are the last ones visited.
 
 Diversity is the mean Euclidean distance of all pairs of the ten best in the end, with coordinates
-in [-1, 1]; in units of [0, 1] it is half of that. Which unit the published 0.83 (flow network),
-0.61 (chain) and 0.51 (PPO) are in is not said, so only their order is compared.
+in [-1, 1]; in units of [0, 1] it is half of that. The unit of the published 0.83 (flow network),
+0.61 (chain) and 0.51 (PPO) is not stated, so only their order is compared.
 
 Source: E. Bengio, PhD thesis, section 5.4.3 and algorithm 1. The exponent of the reward is not
 given (1 here), nor are the updates of each round.
@@ -50,7 +49,7 @@ from semigradient.training.summary import bootstrap_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLE = "Active learning on the hyper-grid, flow network, chain, PPO, chance: thesis figure 5.15"
+TITLE = "Active learning on the hyper-grid, flow network, MCMC, PPO, random: thesis figure 5.15"
 SEEDS = {"quick": 2, "full": 3}
 METHODS = ("gflownet", "metropolis", "ppo", "random", "exact")
 MODES_KNOWN = 4
@@ -59,7 +58,7 @@ _SOURCE = "section 5.4.3"
 
 
 class Believed(HyperGrid):
-    """The grid with rewards that somebody believes in: (S,), all positive."""
+    """The grid with given positive rewards (S,), the mean of a model."""
 
     def __init__(self, believed: Tensor) -> None:
         super().__init__(HyperGridOptions(4, 8, r0=0.1))
@@ -85,7 +84,7 @@ def first_set(core: ActiveLearning, seed: int) -> State:
 
 
 def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | PPO | Walker:
-    """A generator for believed rewards (S,), after so many states visited."""
+    """A generator trained on believed rewards (S,) for a number of states."""
     words = [*FLAGS[method].split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     command = parse([*words, "--seed", str(seed)]).command
     rules: Any = Building(Believed(believed), {})
@@ -106,9 +105,9 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
 def queries(
     agent: GFlowNet | PPO | Walker | Tensor | None, core: ActiveLearning, known: Tensor, seed: int
 ) -> Tensor:
-    """Places (queries,) of objects to measure that are not `known` (X,).
+    """Indices (queries,) of objects to measure that are not `known` (X,).
 
-    In place of an agent, what is believed of all states (S,): perfect samples of that.
+    `agent` may also be the believed rewards of all states (S,), which are then sampled exactly.
     """
     if isinstance(agent, Walker):
         return last_met(agent.visits.recent, core, known)
@@ -124,14 +123,14 @@ def queries(
         with torch.no_grad():
             logits = agent.network.policy(table.features(states), table.legal(states))
         distribution = table.reach(logits.log_softmax(1))[1]
-    # Something of everything, in case a policy is so sure that it offers fewer than are asked for.
+    # A small mass on all objects, for policies with fewer likely objects than queries.
     probabilities = (distribution[core.objects] + 1e-12).masked_fill(known, 0.0)
     generator = torch.Generator().manual_seed(seed)
     return torch.multinomial(probabilities, core.queries, False, generator=generator)
 
 
 def last_met(met: Tensor, core: ActiveLearning, known: Tensor) -> Tensor:
-    """The unknown objects that were met last, each once; unknown ones in order if too few."""
+    """The distinct unknown objects visited last; if too few, other unknown ones in order."""
     place = torch.full((core.rules.size,), -1)
     place[core.objects] = torch.arange(len(core.objects))
     chosen: dict[int, None] = {}
@@ -187,7 +186,7 @@ def mean_distance(points: Array) -> float:
 
 
 def reproduce(job: Job) -> Report:
-    """Run every generator from the same first sets."""
+    """Run every generator from the same initial sets."""
     rounds, states = (10, 50_000) if job.full else (6, 20_000)
     results = {}
     for method in METHODS:
@@ -220,7 +219,7 @@ def _claims(results: dict[str, dict[str, Array]]) -> list[Row]:
     top = {method: curve["top"] for method, curve in results.items()}
     gains = np.concatenate([means[:, -1] - means[:, 0] for means in top.values()])
     limit = 2.6 - float(min(means[:, 0].min() for means in top.values()))
-    # With four modes and ring cells at first, 1.20; a first set may lack ring cells or share modes.
+    # 1.20 with four modes and ring cells initially; a first set may lack ring cells or share modes.
     inside = bool(gains.max() <= limit + 1e-9)
     rows = [_row("sum of returns", "≤ 1.20", gains, f"largest ≤ {limit:.2f}", inside)]
     five = {method: curve["modes"][:, 5] for method, curve in results.items()}

@@ -1,10 +1,10 @@
-"""Beside figure 5.2: agents for reward and entropy, and chains with learned proposals, on the grid.
+"""More baselines for figure 5.2: maximum-entropy agents and MCMC with learned proposals.
 
 On the 4-D grid with H = 8, soft Q-learning and soft actor-critic over temperatures and entropies:
-rewarded R, what they sample is not R / Z, and where they find most modes they are close to
-uniform. A policy counts as degenerate here when its exact L1 is not below nine tenths of the
-uniform policy's. MARS walks with learned proposals; without the ratio of proposals it converges to
-something else.
+with reward R they do not sample R / Z, and where they find most modes they are close to uniform.
+A policy counts as degenerate here when its exact L1 is not below nine tenths of the uniform
+policy's. MARS has learned proposals; without the ratio of proposals it converges to another
+distribution.
 
 Source: E. Bengio, PhD thesis, section 5.4.1 (SAC "at best 10 of 16 modes"); MARS on the grid is in
 its published code only.
@@ -48,11 +48,11 @@ SETTINGS: Mapping[str, str] = {
     "mars": _MARS,
     "mars published": f"{_MARS} --no-proposal-ratio",
 }
-_LATE = 5_000  # objects, the last ones, among which modes are counted
+_LATE = 5_000  # last objects among which modes are counted
 
 
 def train(flags: str, seed: int, states: int) -> dict[str, Array]:
-    """Exact L1 of the policy (of a chain: of its samples), modes met, and among the last ones."""
+    """Exact L1 of the policy (for a chain: of its samples), and modes found, in all and last."""
     words = [*flags.split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     words += ["--seed", str(seed), "--threads", "1", "--env-options", "dimensions=4", "r0=0.1"]
     command = parse(words).command
@@ -82,7 +82,7 @@ def _exact(agent: SoftQ, table: Table) -> float:
 
 
 def uniform_l1() -> float:
-    """Of the uniform policy."""
+    """Exact L1 of the uniform policy."""
     table = tabulate(HyperGridOptions(4, 8, r0=0.1).rules())
     return distance(random_law(table), table.distribution(), table)["l1"]
 

@@ -1,8 +1,8 @@
 """Figures 5.5 and 5.6: flow matching on a fixed set of trajectories, without any interaction.
 
-The 30×30 grid with the reward 0.01 + Π (cos 50 x_i + 1) φ(5 x_i). Set A are trajectories of the
-uniformly random policy, which stay near the origin; set B walks back by random parents from cells
-drawn uniformly. Flow matching needs to have seen the edges that carry flow: B does, A does not.
+The 30×30 grid with the reward 0.01 + Π (cos 50 x_i + 1) φ(5 x_i). Set A has trajectories of the
+uniform policy, which stay near the origin; set B samples random parents backwards from uniformly
+drawn cells. Flow matching needs the edges that carry flow, which are in B but not in A.
 
 Source: E. Bengio, PhD thesis, section 5.4.1. Sizes of the sets, updates and rates are not given
 there; those here are of the grid's published code, with 2 000 trajectories.
@@ -46,7 +46,7 @@ def learner(which: str, seed: int) -> GFlowNet:
 
 
 def train(which: str, seed: int, updates: int) -> dict[str, Array]:
-    """Total variation at the end, |log Z error|, and the three panels: (H, H) each."""
+    """Final total variation, |log Z error|, and the three panels, (H, H) each."""
     agent = learner(which, seed)
     for _ in range(updates):
         agent.iterate()

@@ -1,9 +1,9 @@
-"""The binding-energy proxy: the same network fitted on the spot, and the published one's scores.
+"""The binding-energy proxy: the network fitted from scratch, and scores of the published one.
 
 Molecules of up to eight published blocks, four fifths built at random and a fifth greedily, are
-labelled with ten times their drug-likeness, in place of docking; the network of the published
-proxy is fitted to them as that was (Adam at 2.5e-4, batches of 64) with far fewer molecules and
-updates. R² is that on molecules that had no part in it. The networks are left in the folder as
+labelled with ten times their drug-likeness instead of docking scores; the network of the published
+proxy is fitted to them in the same way (Adam at 2.5e-4, batches of 64) with far fewer molecules and
+updates. R² is measured on held-out molecules. The networks are saved in the folder as
 `proxy-s0.safetensors` and so on, for `--env-options reward=fitted reward_file=…`.
 
 With `--folder DIR`, where DIR holds `best_params.pkl.gz`, the published network's scores of five
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-TITLE = "The binding-energy proxy, fitted on the spot and published: thesis section 5.4.2"
+TITLE = "The binding-energy proxy, fitted from scratch and published: thesis section 5.4.2"
 SEEDS = {"quick": 2, "full": 3}
 FILE = "best_params.pkl.gz"
 REFERENCES = {
@@ -63,7 +63,7 @@ def drug_likeness(molecules: Sequence[Molecule]) -> Tensor:
 
 
 def train(seed: int, count: int, fitting: Fitting, out: Path) -> dict[str, Array]:
-    """Fit on 80 % of a set, choose on 10 %, and judge on 10 %; the network goes to `out`."""
+    """Fit on 80 % of a set, validate on 10 %, test on 10 %; the network is saved in `out`."""
     torch.manual_seed(seed)
     molecules, scores = labelled(Assembler(read()), drug_likeness, count, seed)
     graphs = graphs_of(molecules)
@@ -83,7 +83,7 @@ def train(seed: int, count: int, fitting: Fitting, out: Path) -> dict[str, Array
 
 
 def reproduce(job: Job) -> Report:
-    """Fit the network; look at the published one where there is a folder."""
+    """Fit the network; with a folder, also score the published one."""
     count, fitting = (50_000, Fitting(20_000)) if job.full else (1_500, Fitting(600))
     runs = [
         job.cell(

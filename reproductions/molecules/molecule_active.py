@@ -1,15 +1,15 @@
 """Figures 5.16 and 5.17: multi-round active learning on molecules.
 
-In each round the network of the binding-energy proxy is fitted anew to all molecules whose score is
-known, with a fixed validation set for stopping; a generator is trained anew on what the network
-says; and of the molecules it builds, a batch of new ones is scored. Returned are the best of all
-that is known in the end.
+In each round the network of the binding-energy proxy is fitted from scratch to all scored
+molecules, with a fixed validation set for early stopping; a generator is trained from scratch on
+its predictions; and a batch of new molecules of the generator is scored. Reported are the best of
+all scored molecules.
 
 The oracle is the synthetic `dock_like` here, or with `--folder DIR` the published proxy from
 `DIR/best_params.pkl.gz`, in place of docking. The quick scale has 18 blocks, up to four in a
 molecule, 150 molecules at first and three rounds of 40; the full one 72, up to six, 2 000 and nine
-rounds of 200, as published. The first molecules are random: the published ones, whose similarity of
-0.60 random molecules do not have, were not.
+rounds of 200, as published. The initial molecules are random, unlike the published ones,
+which have a similarity of 0.60.
 
 Source: E. Bengio, PhD thesis, section 5.4.3; β = 8 from its published code.
 """
@@ -59,15 +59,15 @@ _SOURCE = "section 5.4.3"
 
 @dataclass(frozen=True)
 class CampaignScale:
-    """How large everything is.
+    """The size of a campaign.
 
     Attributes:
         options: of the molecules, by keyword.
-        first: molecules known at first.
+        first: initial scored molecules.
         validation: molecules of the validation set.
-        rounds: how many.
-        queries: molecules scored in each.
-        steps: of a generator in each, in its own unit.
+        rounds: number of rounds.
+        queries: molecules scored per round.
+        steps: steps of a generator per round, in its own unit.
         width: of the generators' networks.
         graph_steps: convolutions of the generators' networks.
         proxy: width and rounds of messages of the proxy.
@@ -105,7 +105,7 @@ def graphs_of(smiles: list[str]) -> list[Any]:
 
 
 def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: CampaignScale) -> Any:
-    """A generator for a reward."""
+    """A generator trained on a reward."""
     graph = f"--graph-width {scale.width} --graph-steps {scale.graph_steps}"
     flags = {
         "gflownet": f"{graph} --graph-form normalised --batch-size 16 --exact-every 0 "
@@ -131,7 +131,7 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Cam
 
 
 def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) -> Trees:
-    """Molecules that the generator builds and that are not known: as many as wanted, or fewer."""
+    """Up to `count` molecules of the generator that are not known."""
     new: dict[str, int] = {}
     for _ in range(50):
         if isinstance(agent, GFlowNet):
@@ -152,7 +152,7 @@ def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) 
 
 
 def random_molecules(rules: BlockMolecules, known: set[str], count: int, seed: int) -> list[str]:
-    """Different molecules of the uniform policy that are not known."""
+    """Distinct molecules of the uniform policy that are not known."""
     random = generator(seed, 21)
     molecules: dict[str, None] = {}
     while len(molecules) < count:
@@ -215,12 +215,12 @@ def likeness(core: ActiveMolecules, state: State) -> float:
 
 
 def believed(network: AtomNetwork, smiles: list[str]) -> Array:
-    """What the network says of molecules."""
+    """Predictions of the network."""
     return predict(network.eval(), graphs_of(smiles)).numpy()
 
 
 def reproduce(job: Job) -> Report:
-    """Run every generator from the same first molecules."""
+    """Run every generator from the same initial molecules."""
     scale = FULL if job.full else QUICK
     file = str(Path(job.folder) / FILE) if job.folder else ""
     results = {}

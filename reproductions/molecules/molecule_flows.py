@@ -1,13 +1,13 @@
-"""Flow networks on molecules by themselves: figures 5.8, 5.12 and 5.14, and chance beside them.
+"""Flow networks on molecules: figures 5.8, 5.12 and 5.14, with random molecules as the baseline.
 
-A flow network trained by flow matching builds molecules, for three exponents β. Then: how scores
-move up with β; how the flow into a molecule, and the probability of building it, go with its
-reward; what was found on the way, against as many random molecules. The flow into a molecule is
+A flow network is trained by flow matching for three exponents β. Measured are: scores by β; the
+correlation of the flow into a molecule, and of the probability of building it, with its reward;
+and the discovered molecules, against as many random ones. The flow into a molecule is
 the published measure. Its probability is exact: the sum over all orders of building it.
 
 The quick scale takes 18 blocks, up to five in a molecule, the synthetic score `dock_like`, and a
 network 64 wide with 4 convolutions; the full scale the published vocabulary and network, with the
-published proxy from `--folder DIR`, where this installation knows one, or with `dock_like`.
+published proxy from `--folder DIR`, if given, or with `dock_like`.
 
 Source: E. Bengio, PhD thesis, section 5.4.2.
 """
@@ -49,13 +49,13 @@ _LAST, _TESTED = 2000, 256
 
 @dataclass(frozen=True)
 class FlowSetting:
-    """One training.
+    """One training run.
 
     Attributes:
         beta: exponent of the reward.
         flags: of `train.py`, besides.
         options: of the environment, KEY=VALUE.
-        molecules: how many are built.
+        molecules: number of molecules built.
         thresholds: scores above which modes count.
     """
 
@@ -77,7 +77,7 @@ class FlowSetting:
         return agent
 
     def results(self, seed: int) -> dict[str, Array]:
-        """Train, and look at the last molecules."""
+        """Train, and evaluate the last molecules."""
         agent, losses = self.agent(seed), []
         rules, record = agent.rules, agent.record
         assert isinstance(rules, BlockMolecules)
@@ -96,7 +96,7 @@ class FlowSetting:
 
 
 def summary(rules: BlockMolecules, last: Tensor, discovered: TopMolecules) -> dict[str, Array]:
-    """Scores of the last molecules, and what was found: best, similarity of the best 100, modes."""
+    """Scores of the last molecules; best scores, similarity of the best 100, modes."""
     metrics, best = discovered.metrics(), [name for name, _ in discovered.top(100)]
     return {
         "scores": rules.score(last).numpy(),
@@ -107,8 +107,8 @@ def summary(rules: BlockMolecules, last: Tensor, discovered: TopMolecules) -> di
     }
 
 
-def by_chance(setting: FlowSetting, seed: int) -> dict[str, Array]:
-    """As many random molecules."""
+def random_baseline(setting: FlowSetting, seed: int) -> dict[str, Array]:
+    """The same number of random molecules."""
     rules = setting.agent(seed).rules
     assert isinstance(rules, BlockMolecules)
     draws = uniform_draws(rules, setting.molecules, generator(seed, 7))
@@ -130,7 +130,7 @@ def log_leaf_inflow(agent: GFlowNet, objects: Tensor) -> Tensor:
 
 
 def settings(job: Job) -> dict[int, FlowSetting]:
-    """What is trained, by β."""
+    """Training runs by β."""
     if job.full:
         reward: tuple[str, ...] = ("reward=dock_like",)
         if job.folder:
@@ -145,13 +145,13 @@ def settings(job: Job) -> dict[int, FlowSetting]:
 
 
 def reproduce(job: Job) -> Report:
-    """Train for every β, build at random, compare."""
+    """Train for every β, sample random molecules, compare."""
     chosen = settings(job)
     sharp = max(chosen)
 
     def cells(name: str, beta: int, chance: bool = False) -> list[dict[str, Array]]:
         setting = chosen[beta]
-        work = partial(by_chance, setting) if chance else setting.results
+        work = partial(random_baseline, setting) if chance else setting.results
         return [
             job.cell(f"{name}-s{seed}", (setting, seed, chance), partial(work, seed))
             for seed in range(job.seeds)
@@ -161,7 +161,7 @@ def reproduce(job: Job) -> Report:
     trained = {beta: cells(f"beta-{beta}", beta) for beta in sorted(chosen, reverse=True)}
     rows = [
         *_shift(trained),
-        *_against_chance(trained[sharp], random),
+        *_against_random(trained[sharp], random),
         *_consistency(trained[sharp]),
     ]
 
@@ -184,7 +184,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _shift(trained: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
-    """Figure 5.8: rewards move up with β."""
+    """Figure 5.8: rewards increase with β."""
     means = {
         beta: np.array([run["scores"].mean() for run in runs]) for beta, runs in trained.items()
     }
@@ -200,8 +200,8 @@ def _shift(trained: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
     ]
 
 
-def _against_chance(learned: list[dict[str, Array]], random: list[dict[str, Array]]) -> list[Row]:
-    """Better, more modes, and less alike than nothing but chance is."""
+def _against_random(learned: list[dict[str, Array]], random: list[dict[str, Array]]) -> list[Row]:
+    """Better, more modes, and higher similarity than random molecules."""
 
     def gap(key: str) -> Array:
         pairs = zip(learned, random, strict=True)
@@ -222,7 +222,7 @@ def _against_chance(learned: list[dict[str, Array]], random: list[dict[str, Arra
 
 
 def _consistency(learned: list[dict[str, Array]]) -> list[Row]:
-    """Figure 5.12: flow goes with reward, at a slope below 1."""
+    """Figure 5.12: flow correlates with reward, with a slope below 1."""
     rows = []
     for key, words in (("log_inflow", "log leaf in-flow"), ("log_probability", "log P")):
         fits = np.array([_fit(run["log_reward"], run[key]) for run in learned])
@@ -242,7 +242,7 @@ def _fit(x: Array, y: Array) -> tuple[float, float]:
 
 
 def _row(quantity: str, claim: tuple[str, str], values: Array, rule: str) -> Row:
-    """The mean over seeds, judged by one of three rules."""
+    """The mean over seeds, tested by one of three criteria."""
     low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
     mean = float(values.mean())
     agrees = {"> 0": mean > 0, "≥ 0.5": mean >= 0.5, "in (0, 1.2)": 0 < mean < 1.2}[rule]

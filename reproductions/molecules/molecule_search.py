@@ -1,18 +1,18 @@
 """Table 5.1 and figures 5.9 to 5.11: flow network, MARS, PPO and others searching for molecules.
 
-Every method gets the same number of scored molecules: 72 blocks, up to eight in one. Then: the
-means of the ten, hundred and thousand best, the mean Tanimoto similarity of the best (RDKit's path
-fingerprint; at the full scale of a thousand, as published, else of a hundred), how many modes (less
+Every method gets the same number of scored molecules of up to eight out of 72 blocks. Measured are
+the means of the ten, hundred and thousand best, the mean Tanimoto similarity of the best (RDKit's
+path fingerprint; at the full scale of a thousand, as published, else of a hundred), how many modes (less
 than 0.7 similar to all earlier ones) and Bemis-Murcko scaffolds there are above thresholds.
 
 The quick scale takes 4 000 molecules and the synthetic score `dock_like`, or with `--folder DIR`
-10 000 and the published proxy from `DIR/best_params.pkl.gz`, where it lasts half an hour. The full
-scale asks for that file: 100 000 molecules, and the numbers of table 5.1 as rows. Published
+10 000 and the published proxy from `DIR/best_params.pkl.gz`, which takes half an hour. The full
+scale requires that file: 100 000 molecules, with the numbers of table 5.1 as rows. Published
 networks are 256 wide with 10 convolutions; the quick scale's are 64 with 4.
 
-Published settings: four molecules an update of the flow network, exponent β = 10 for it, 4 for MARS
-and PPO (T = 8). The published chain of MARS leaves the ratio of proposals out; so does this one.
-Its published network looks at atoms; here all three learners look at blocks, as the text says.
+Published settings: four molecules per update of the flow network, exponent β = 10 for it, 4 for MARS
+and PPO (T = 8). The published chain of MARS omits the ratio of proposals; so does this one.
+Its published network operates on atoms; here all three operate on blocks, as the text states.
 
 Source: E. Bengio, PhD thesis, section 5.4.2.
 """
@@ -60,15 +60,15 @@ def methods(width: int, steps: int) -> dict[str, str]:
 
 
 def searches(job: Job) -> dict[str, Search]:
-    """What is run, by method."""
+    """Searches by method."""
     file = str(Path(job.folder) / FILE) if job.folder else ""
     reward = ("reward=proxy", f"reward_file={file}") if file else ("reward=dock_like",)
     if job.full:
-        require(bool(file), f"--folder: the full scale asks for a folder with {FILE}")
+        require(bool(file), f"--folder: the full scale requires a folder with {FILE}")
     flags = methods(256, 10) if job.full else methods(64, 4)
     calls = 100_000 if job.full else 10_000 if file else 4_000
     limits = (7.0, 8.0) if file else (6.0, 7.0)
-    # PPO is paid R^β; the others take β themselves.
+    # PPO has the reward R^β; the others have an option β.
     return {
         name: Search(words, (*reward, *(("exponent=4",) if name == "ppo" else ())), calls, limits)
         for name, words in flags.items()
@@ -76,7 +76,7 @@ def searches(job: Job) -> dict[str, Search]:
 
 
 def reproduce(job: Job) -> Report:
-    """Run every method, and compare."""
+    """Run and compare every method."""
     chosen = searches(job)
     results = {name: runs(job, name, search) for name, search in chosen.items()}
     limits = chosen["random"].thresholds
@@ -120,7 +120,7 @@ def _claims(
 
 
 def _row(quantity: str, published: str, values: Array, sign: int) -> Row:
-    """Agrees if the mean has the sign; no sign: shown only."""
+    """Agrees if the mean has the sign; not required for sign 0."""
     low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
     mean = float(values.mean())
     words = {1: "mean > 0", -1: "mean < 0", 0: "–"}[sign]
@@ -129,7 +129,7 @@ def _row(quantity: str, published: str, values: Array, sign: int) -> Row:
 
 
 def _table(results: Mapping[str, Mapping[str, Array]]) -> list[Row]:
-    """Table 5.1's columns at 100 000 molecules: within 0.3 of what is printed."""
+    """Columns of table 5.1 at 100 000 molecules, within 0.3 of the published values."""
     rows = []
     for name, printed in TABLE.items():
         for k, target in zip((10, 100, 1000), printed, strict=True):

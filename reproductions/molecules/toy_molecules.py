@@ -1,8 +1,8 @@
-"""Exact toy molecules: flow matching, detailed and trajectory balance against the true law.
+"""Toy molecules: flow matching, detailed and trajectory balance against the exact distribution.
 
 Two vocabularies of a few blocks have 24 and 80 molecules; the reward is QED. Flows are exact only
 when every action that leads to a molecule counts as one of its parents: with each parent counted
-once, flow matching finds a zero of its loss that samples something else.
+once, flow matching has a zero of its loss that samples another distribution.
 
 Source: Bengio et al. 2021 (the construction); the toys and their numbers are this project's, by
 enumeration.
@@ -63,7 +63,7 @@ def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> FlowRun:
 
 
 def reproduce(job: Job) -> Report:
-    """Train the losses on both toys, and flow matching once more without multiplicities."""
+    """Train the losses on both toys, and tabular flow matching with and without multiplicities."""
     edges = 400_000 if job.full else 100_000
     rows: list[Row] = []
     trained = {}
@@ -95,7 +95,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _blind(job: Job, vocabulary: str) -> list[Row]:
-    """The zero of flow matching that is found with each parent counted once, at β = 4."""
+    """The minimum of flow matching with each parent counted once, at β = 4."""
     building = ToyMoleculesOptions(vocabulary).make()
     assert isinstance(building.rules, ToyMolecules)
     rules, rows = building.rules, []

@@ -1,8 +1,7 @@
-"""Harmonising a soprano by the rules: PPO from a trained Coconet on, beside the same as a sampler.
+"""Harmonising a soprano by rules: PPO initialised with a trained Coconet, against its sampler.
 
-A policy with Coconet's convolutions begins as its ancestral sampler and is then rewarded by the
-rules of harmony alone. It must leave the sampler behind, and random notes far behind. What it
-writes is judged by the model it came from, too: reward hacking shows there.
+A policy with Coconet's convolutions is initialised as its ancestral sampler and then trained on the
+rules of harmony alone. It must outperform the sampler, which must outperform random notes.
 
 The decision process is this project's; the model is T. Cooijmans, PhD thesis, chapter 3.
 """
@@ -47,7 +46,7 @@ _SHOWN = 3
 
 
 def reproduce(job: Job) -> Report:
-    """Train, and score all policies on the same excerpts of the split test."""
+    """Train, and evaluate all policies on the same excerpts of the test split."""
     folder = coconet_run(job)
     steps = _STEPS[job.scale]
     curves = [
@@ -101,7 +100,7 @@ def _rows(curves: list[dict[str, Array]], others: dict[str, Any], bach: Array) -
 
 
 def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
-    """Train PPO; mean returns on the way, returns and pictures at the end."""
+    """Train PPO; mean returns during training, final returns and pictures."""
     words = ["--agent", "ppo", "--env", ENV, "--seed", str(seed), "--steps", str(steps)]
     words += ["--threads", "1", "--torso-weights", folder, *PPO, "--env-options", *OPTIONS]
     agent: Any = build(parse(words).command)
@@ -117,7 +116,7 @@ def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
 
 
 def reference(folder: str, kind: str) -> dict[str, Array]:
-    """Returns of a policy that learns nothing."""
+    """Returns of a fixed policy."""
     words = ["--agent", "composer", "--kind", kind, "--env", ENV, "--num-envs", "32"]
     words += ["--env-options", *OPTIONS, f"model={folder}"]
     agent: Any = build(parse(words).command)
@@ -125,7 +124,7 @@ def reference(folder: str, kind: str) -> dict[str, Array]:
 
 
 def real() -> dict[str, Array]:
-    """What the notes that Bach wrote would have earned on the same excerpts."""
+    """Returns of Bach's own notes on the same excerpts."""
     envs = _excerpts()
     setting: Setting = envs.core.setting  # type: ignore[attr-defined]
     gains = []
@@ -140,7 +139,7 @@ def real() -> dict[str, Array]:
 
 
 def returns(policy: Policy, episodes: int) -> Array:
-    """Of whole episodes on excerpts of the split test, always the same: (episodes,)."""
+    """Returns (episodes,) on fixed excerpts of the test split."""
     envs, totals = _excerpts(), []
     for _ in range(max(1, episodes // envs.num_envs)):
         obs, infos = envs.reset()
@@ -154,7 +153,7 @@ def returns(policy: Policy, episodes: int) -> Array:
 
 
 def _pictures(policy: Policy) -> Array:
-    """The first excerpts, harmonised: (3, 4P, 8T, 3)."""
+    """Pictures of the first harmonised excerpts, (3, 4P, 8T, 3)."""
     envs = _excerpts()
     obs, infos = envs.reset()
     while int(envs.state.missing[0]) > 1:

@@ -1,8 +1,8 @@
-"""Trained models of chorales and what is measured on them, for the tables of chapter 3.
+"""Trained models of chorales and their measurements, for the tables of chapter 3.
 
-Coconet is trained as `train.py` trains it; beside it a recurrent network over frames
+Coconet is trained as by `train.py`; the baselines are a recurrent network over frames
 (`nets/frame_nade.py`) and counts of pitches and pairs of pitches (`domains/music/score_counts.py`).
-Everything is measured on the beginnings of test pieces, or on scores that the model wrote itself.
+Measurements use the beginnings of test pieces, or samples of the model.
 
 Source: T. Cooijmans, PhD thesis, section 3.6.
 """
@@ -43,11 +43,11 @@ class CoconetPlan:
     """One resolution at one scale.
 
     Attributes:
-        grid: sixteenths in a step.
+        grid: sixteenths per step.
         steps: T of training crops and of test pieces.
         flags: of `train.py`.
-        pieces: of the split test that likelihoods are measured on.
-        length: T of scores that are sampled.
+        pieces: test pieces whose likelihoods are measured.
+        length: T of sampled scores.
         sweeps: N, Gibbs steps.
         runs: sampled scores.
         rates: ρ of ancestral Gibbs.
@@ -67,16 +67,16 @@ class CoconetPlan:
 
 @dataclass(frozen=True)
 class Models:
-    """What was trained at one resolution with one seed."""
+    """The trained models of one resolution and seed."""
 
     agent: Coconet
     valid_loss: float
-    """Nats a hidden note, on the split valid."""
+    """Nats per hidden note, on the validation split."""
     recurrent: FrameNade
 
 
 def train(job: Job, plan: CoconetPlan, seed: int) -> Models:
-    """Train both networks, or take them from the job's folder if they are there."""
+    """Train both networks, or load them from the cache."""
     agent = _agent(plan, seed)
 
     def work() -> dict[str, Array]:
@@ -94,12 +94,12 @@ def train(job: Job, plan: CoconetPlan, seed: int) -> Models:
     arrays = job.cell(f"coconet-{plan.grid}-{seed}", identity, work)
     loss = float(arrays.pop(_LOSS)[0])
     parts.load_policy_state(agent, {"network": _tensors(arrays)})
-    agent.setup.learning = False  # the statistics are the trained ones
+    agent.setup.learning = False  # keep the trained batch statistics
     return Models(agent, loss, _recurrent(job, plan, seed))
 
 
 def _recurrent(job: Job, plan: CoconetPlan, seed: int) -> FrameNade:
-    """The recurrent network with the weights that did best on the split valid."""
+    """The recurrent network with the best weights on the validation split."""
     updates, width = plan.recurrent
     torch.manual_seed(seed)
     network = FrameNade(width)
@@ -118,7 +118,7 @@ def _tensors(arrays: dict[str, Array]) -> dict[str, Tensor]:
 
 
 def table_1(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str, Array]:
-    """NLL in nats a frame of each test piece's beginning, (pieces,) by model and order."""
+    """NLL in nats per frame of the beginning of each test piece, (pieces,) by model and order."""
     agent, network = models.agent, models.recurrent
     pieces = beginnings(plan)
 
@@ -154,9 +154,9 @@ def table_1(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str,
 
 
 def table_2(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str, Array]:
-    """NLL of scores that the model writes, (runs,) by scheme; `… curve` (places, runs) over steps.
+    """NLL of samples of the model, (runs,) by scheme; `… curve` (places, runs) over steps.
 
-    With a rate of 0 nothing of a step's score is left for the next: every step is a first one.
+    With a rate of 0 no part of the score is kept between steps: every step is a first one.
     """
     agent = models.agent
     measured: dict[str, Array] = {}
@@ -180,7 +180,7 @@ def table_2(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str,
 
 
 def strip(job: Job, plan: CoconetPlan, seed: int, models: Models, rows: int = 5) -> list[Frame]:
-    """Figure 3.1: a score rewritten from the first fill on, at a few steps."""
+    """Figure 3.1: a score at several steps of rewriting, from the first fill."""
 
     def work() -> dict[str, Any]:
         chain = list(_chain(models.agent.conditionals, plan, INDEPENDENT, 1, generator(seed, 9)))
@@ -199,7 +199,7 @@ def strip(job: Job, plan: CoconetPlan, seed: int, models: Models, rows: int = 5)
 
 
 def beginnings(plan: CoconetPlan) -> Chorales:
-    """The first T steps of the first test pieces that are so long."""
+    """The first T steps of the first test pieces that are long enough."""
     test = chorales.load("test", plan.grid)
     long = [index for index, roll in enumerate(test.pieces) if roll.shape[1] >= plan.steps][
         : plan.pieces
@@ -209,7 +209,7 @@ def beginnings(plan: CoconetPlan) -> Chorales:
 
 
 def places(sweeps: int) -> list[int]:
-    """Steps of a chain where its scores are scored: 0, the powers of 4, and the last."""
+    """Steps of a chain whose scores are evaluated: 0, the powers of 4, and the last."""
     steps = {0, sweeps}
     step = 1
     while step < sweeps:
@@ -268,7 +268,7 @@ def _chain(
 
 
 def _scores_nll(agent: Coconet, scores: Tensor, source: torch.Generator) -> Array:
-    """Framewise NLL of each of (B, I, T), nats a frame."""
+    """Framewise NLL of each of (B, I, T), in nats per frame."""
     return np.array(
         [
             float(

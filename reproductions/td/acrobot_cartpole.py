@@ -1,7 +1,7 @@
 """Policy evaluation on Acrobot and CartPole from a buffer: figures 4.9 and 4.10.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.1 and 4.3.3.12: the settings of Mountain Car, with
-targets of 5 steps on Acrobot and 3 on CartPole. Policies and right values: `control_buffers`.
+targets of 5 steps on Acrobot and 3 on CartPole. Policies and true values: `control_buffers`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 TITLE = "Acrobot and CartPole policy evaluation: thesis figures 4.9-4.10"
 SEEDS = {"quick": 10, "full": 10}
 FIGURES = {"acrobot": ("4.9", 5), "cartpole": ("4.10", 3)}
-"""Figure, and steps of the targets."""
+"""Figure, and number of steps of the targets."""
 TRANSITIONS = 50_000
 ANSWERS = 2048
 
@@ -62,7 +62,7 @@ def reproduce(job: Job) -> Report:
 
 
 def load(job: Job, name: str) -> Buffer:
-    """The buffer and the right values of `acrobot` or `cartpole`, collected once a folder."""
+    """The buffer and the true values of `acrobot` or `cartpole`, collected once per folder."""
     steps = FIGURES[name][1]
     stored = job.cell(
         f"{name}-buffer",

@@ -5,12 +5,12 @@
 An expert is recorded twice, once to learn from and once to test on. The error is that of Q(s, a) to
 the discounted return that followed, on the test episodes. Compared are Adam, the diagonal
 correction over Adam's denominator, momentum with and without that correction, and Adam with frozen
-targets. `adam-same` is Adam at the very rates of the corrected one: what of the difference between
-the published settings is the settings'.
+targets. `adam-same` is Adam with the rates of the corrected one, which separates the effect of the
+correction from that of the published settings.
 
-With a run folder the expert is its Q-learner. The quick scale does without: a policy that acts at
-random on MsPacman stands in, a network of 12 745 parameters learns, and rates are ten times the
-published ones because updates are so few.
+With a run folder the expert is its Q-learner. The quick scale needs none: it evaluates a random
+policy on MsPacman with a network of 12 745 parameters and ten times the published rates, because it
+has few updates.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.3 and 4.3.3.8. Rates of the two without a denominator
 are not published.
@@ -56,7 +56,7 @@ STAND_IN = "ALE/MsPacman-v5"
 GAMMA = 0.99
 _FULL = "atari-policy-evaluation at full scale"
 TEST_SEED = 1_000
-"""Distance between the seeds of the episodes to learn from and of those to test on."""
+"""Offset of the seeds of test episodes from those of training episodes."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class AtariPlan:
     """The size of the runs.
 
     Attributes:
-        steps: recorded steps to learn from.
-        test: recorded steps to test on.
+        steps: recorded training steps.
+        test: recorded test steps.
         updates: of minibatches of 32.
         every: updates between measurements.
-        renewed: updates between copies, for frozen targets.
+        renewed: updates between renewals of frozen targets.
         width: of the published network; 0: the small one.
         optimizers: the methods; `frozen` has frozen targets.
     """
@@ -101,14 +101,14 @@ FULL = AtariPlan(100_000, 10_000, 500_000, 2500, 2500, 64, methods(1))
 
 @dataclass(frozen=True)
 class TrainTestEpisodes:
-    """What is learned from, and what is tested on."""
+    """Training and test episodes."""
 
     train: Recorded
     test: Recorded
 
 
 def episodes(plan: AtariPlan, seed: int, player: Expert | None) -> TrainTestEpisodes:
-    """Record the expert, or its stand-in."""
+    """Record the expert, or without one a random policy."""
     if player is not None:
         test = player.record(plan.test, seed + TEST_SEED, gamma=GAMMA)
         return TrainTestEpisodes(player.record(plan.steps, seed, gamma=GAMMA), test)
@@ -148,8 +148,8 @@ def measure(
 ) -> dict[str, Array]:
     """Train with one method; `error` (T,) to the test returns, before learning and at intervals.
 
-    `spread` is the error of predicting the mean of the test returns. A run that diverged counts as
-    predicting zero, as does one that is worse.
+    `spread` is the error of predicting the mean of the test returns. Errors are bounded by
+    that of predicting zero, which also replaces diverged ones.
     """
     frozen = method == "frozen"
     targets = OneStep(every=plan.renewed if frozen else 0, sarsa=True)

@@ -1,4 +1,4 @@
-"""Which layers to correct: figure 4.15.
+"""Correction of some of the layers: figure 4.15.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.2 and 4.3.3.11. Six layers; the first k from the
 input ("bottom") or the last k ("top") are corrected in full, the others by their diagonal or not.

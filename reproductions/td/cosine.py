@@ -1,4 +1,4 @@
-"""How well first-order models follow the gradients of past samples: figure 4.14.
+"""Cosine of first-order models with the gradients of past samples: figure 4.14.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.2 and 4.3.3.7.
 """
@@ -25,7 +25,7 @@ TITLE = "Cosine similarity of first-order models with true gradients: thesis fig
 SEEDS = {"quick": 10, "full": 40}
 STEPS = 5000
 CLOSE = 0.8
-"""What is taken for the published "relatively high (close to 1)"."""
+"""Threshold for the published "relatively high (close to 1)"."""
 
 
 def reproduce(job: Job) -> Report:

@@ -24,18 +24,18 @@ REGRESSIONS = ("reg", "td*", "mc")
 OFFSETS = np.arange(-30, 31)
 NEAR = (OFFSETS != 0) & (abs(OFFSETS) <= 10)
 OVERLAP = 0.25
-"""Largest mean difference of two curves, relative to their size, that counts as overlapping."""
+"""Largest relative mean difference of two curves that counts as overlapping."""
 CONSTANT = 2.0
-"""Largest ratio of two gains that counts as constant in time."""
+"""Largest ratio of two gains that counts as constant over time."""
 
 
 def near(curves: Array, chosen: Mask = NEAR) -> float:
-    """Mean gain (M, 61) over measurements and over some distances, by default 1 to 10."""
+    """Mean gain (M, 61) over measurements and selected distances, by default 1 to 10."""
     return float(np.nanmean(curves[:, chosen]))
 
 
 def known_mean(values: ArrayLike) -> Array:
-    """Mean over the first axis of what is not NaN; NaN where nothing is: too far for an episode."""
+    """Mean over the first axis without NaN; NaN where all are, beyond the length of an episode."""
     table = np.asarray(values, np.float64)
     count = np.isfinite(table).sum(0)
     return np.where(count > 0, np.nansum(table, 0) / np.maximum(count, 1), np.nan)
@@ -99,7 +99,7 @@ def _drop(curves: Array) -> float:
 
 
 def _overlap(runs: Runs) -> Row:
-    """How far apart the curves of reg and td* are."""
+    """Difference of the curves of reg and td*."""
     pairs = zip(runs["reg", "adam"], runs["td*", "adam"], strict=True)
     means = [(known_mean(one), known_mean(other)) for one, other in pairs]
     apart = np.array([np.nansum(abs(a - b)) / np.nansum(abs(a)) for a, b in means])

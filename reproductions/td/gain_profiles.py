@@ -1,15 +1,15 @@
-"""What an update at one step does to the losses of steps nearby in time: figures 3.7-3.9, 3.11.
+"""Gain of one update at nearby steps in time: figures 3.7-3.9, 3.11.
 
-    gain(x) = J_θ(S_{t+x}) - J_θ'(S_{t+x}),    θ' one update at S_t later
+    gain(x) = J_θ(S_{t+x}) - J_θ'(S_{t+x}),    θ' after one update at S_t
 
 Networks regress to an expert's values (`reg`), to one step ahead of them (`td*`) and to sampled
-returns (`mc`); others learn them by Q-learning from the same recorded episodes (`batch`), or learn
-to act in the environment (`control`). J is the squared temporal difference, with targets that stand
-still: of the expert's values for the regressions, as in the published code, and of the frozen
-network for Q-learning.
+returns (`mc`); others learn by Q-learning from the same recorded episodes (`batch`) or by acting in
+the environment (`control`). J is the squared temporal difference with fixed targets: from the
+expert's values for the regressions, as in the published code, and from the frozen network for
+Q-learning.
 
-The quick scale evaluates the policy that pushes Mountain Car along its velocity, whose values are
-known exactly, with rewards of -0.1 and gamma 0.95; a run folder gives the expert at the full scale.
+The quick scale evaluates the policy that pushes Mountain Car along its velocity, whose exact values
+are known, with rewards of -0.1 and gamma 0.95; at the full scale the expert is a run folder.
 
 Source: E. Bengio, PhD thesis, section 3.2.2.4 and 3.2.4.2.
 """
@@ -77,11 +77,11 @@ class GainPlan:
     Attributes:
         steps: recorded steps.
         updates: of regressions and of Q-learning from recorded steps.
-        every: one update in so many is measured.
+        every: one of `every` updates is measured.
         renewed: updates between copies to the frozen network.
         control: environment steps of learning to act, one update every four.
-        acting: the optimizers that also learn to act.
-        optimizers: those compared.
+        acting: the optimizers of the control runs.
+        optimizers: the compared optimizers.
     """
 
     steps: int
@@ -133,7 +133,7 @@ _CONTROL_FULL = "--loss mse --max-grad-norm 0 --clip-rewards --buffer-size 50000
 
 @dataclass(frozen=True)
 class ExpertRecord:
-    """Recorded episodes, and what the expert says of them.
+    """Recorded episodes with the values of the expert.
 
     Attributes:
         recorded: the episodes.
@@ -147,7 +147,7 @@ class ExpertRecord:
 
 
 def subject(plan: GainPlan, seed: int, player: Expert | None) -> ExpertRecord:
-    """Record the expert, or the policy on Mountain Car where there is none."""
+    """Record the expert, or without one the fixed policy on Mountain Car."""
     if player is None:
         recorded = mountain_car_record(plan.steps, seed)
         here, there = exact_values(recorded)
@@ -194,10 +194,10 @@ def profile(
 
 
 def instants(plan: GainPlan, seed: int) -> set[int]:
-    """Which updates are measured: a random one of each `every`.
+    """Indices of the measured updates: a random one of each `every`.
 
-    At even intervals too many of them would be the first ones after the frozen network was renewed,
-    whose gains are like no others.
+    At regular intervals too many of them would directly follow a renewal of the frozen network,
+    where gains are atypical.
     """
     rng = np.random.default_rng((seed, 6))
     starts = np.arange(0, plan.updates - plan.every + 1, plan.every)
@@ -207,9 +207,9 @@ def instants(plan: GainPlan, seed: int) -> set[int]:
 def control(
     plan: GainPlan, optimizer: str, seed: int, env: str = mountain_car.ID
 ) -> dict[str, Array]:
-    """Learn to act: the gain at each measurement (M, 61), and the last layer's singular values."""
+    """Control: the gain at each measurement (M, 61), and the last layer's singular values."""
     agent: Any = _agent(plan, optimizer, seed, env)
-    # At most one update every four steps; before the first, there may be hardly any experience.
+    # At most one update every four steps; the first one may have hardly any experience.
     chosen = instants(dataclasses.replace(plan, updates=plan.control // 4), seed) - {0}
     curves = []
     while agent.progress.steps < plan.control:
@@ -227,7 +227,7 @@ def control(
 
 
 def _agent(plan: GainPlan, optimizer: str, seed: int, env: str) -> Any:
-    """DQN as `train.py` makes it, with the optimizer of the plan."""
+    """DQN as `train.py` creates it, with the optimizer of the plan."""
     words = ["--agent", "dqn", "--env", env, "--optim", optimizer, "--seed", str(seed)]
     words += ["--steps", str(plan.control), "--threads", "1"]
     command = parse([*words, *(_CONTROL if plan is not FULL else _CONTROL_FULL).split()]).command
@@ -276,7 +276,7 @@ def trained(
     objectives: tuple[str, ...],
     optimizers: tuple[str, ...],
 ) -> Runs:
-    """The gains of all runs asked for, made unless they are there."""
+    """The gains of all requested runs, computed unless cached."""
     runs: Runs = {}
     for seed in range(job.seeds):
         for (objective, name), gains in _of_seed(job, plan, player, objectives, optimizers, seed):

@@ -1,19 +1,18 @@
 """Interference and the generalisation gap: figures 3.4, 3.5, 3.6 and 3.16.
 
 Classifiers, Q-learners and REINFORCE are trained on the first n_T images only, at several
-capacities. Then two things are measured: the function interference
+capacities. Then the function interference is measured,
 
     ρ̄ = mean over pairs u ≠ v of training examples of ∇_θ f(u) · ∇_θ f(v),    f = max of outputs
 
 (for REINFORCE the mean of outputs), and the gap: performance on the training images minus
-performance on unseen ones. Reported is how log ρ̄ and the gap correlate.
+performance on unseen ones. Reported is the correlation of log ρ̄ and the gap.
 
-At full scale the images are those of the folder given: SVHN or CIFAR-10. The quick scale draws
-glyphs of its own.
+At full scale the images are those in `--folder`: SVHN or CIFAR-10. The quick scale draws glyphs.
 
 Source: E. Bengio, PhD thesis, section 3.2.2.3; what it leaves open (steps, rates) is from its
 published code. Performance is accuracy for classifiers and the mean greedy return for agents;
-"solved within 20 steps", which the code reports, is kept beside it, but guessing at random
+"solved within 20 steps", which the code reports, is also recorded, but random guessing
 already solves 0.88 of the episodes.
 """
 
@@ -47,12 +46,12 @@ if TYPE_CHECKING:
 TITLE = "Interference and the generalisation gap: thesis figures 3.4, 3.5, 3.6 and 3.16"
 SEEDS = {"quick": 2, "full": 3}
 EXAMPLES = {"classifier": 96, "dqn": 128, "reinforce": 128}
-_IMAGES = 1000  # most images that a performance is measured on
+_IMAGES = 1000  # maximum number of images for a performance
 
 
 @dataclass(frozen=True)
 class GapPlan:
-    """Which runs are made.
+    """The grid of runs.
 
     Attributes:
         dataset: of `envs.images.datasets`.
@@ -60,7 +59,7 @@ class GapPlan:
         widths: capacities n_h.
         depths: extra layers n_L.
         learners: flags of `train.py` by agent.
-        folder: where the data set's published files are.
+        folder: folder of the data set's published files.
     """
 
     dataset: str
@@ -176,12 +175,12 @@ def train(
     flags: Iterable[str],
     folder: str = "",
 ) -> tuple[Agent, dict[str, Any]]:
-    """Train as `train.py` does; the agent, and the options of its training images."""
+    """Train as `train.py` does; return the agent and the options of its training images."""
     env = "Classification" if learner == "classifier" else "Glimpse"
     options = {"dataset": dataset, "limit": size} | ({"folder": folder} if folder else {})
     words = ["--agent", learner, "--env", f"semigradient/{env}-v0", "--seed", str(seed)]
     words += ["--torso-width", str(width), "--torso-depth", str(depth)]
-    # One thread: these networks are too small to be shared out.
+    # One thread: these networks are too small for more.
     words += ["--hidden", str(4 * width), "--threads", "1", *flags, "--env-options"]
     command = parse([*words, *(f"{key}={value}" for key, value in options.items())]).command
     agent = build(command)
@@ -302,7 +301,7 @@ def reproduce(job: Job) -> Report:
 def _run(
     job: Job, plan: GapPlan, learner: str, size: int, width: int, depth: int, seed: int
 ) -> GapRun:
-    """The run of one setting, made unless it is there."""
+    """The run of one setting, computed unless cached."""
     setting = (learner, plan.dataset, size, width, depth, seed, plan.learners[learner])
 
     def work() -> dict[str, Any]:

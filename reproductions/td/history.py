@@ -1,4 +1,4 @@
-"""The last minibatches, and what has become of them: of their targets and of their gradients.
+"""The last minibatches, the drift of their targets and the staleness of their gradients.
 
 Source: E. Bengio, PhD thesis, eq. 4.6 and section 4.3.2.2.
 """
@@ -15,15 +15,15 @@ from semigradient.reproductions.td.stacked_networks import Stack
 
 
 def window(beta: float) -> int:
-    """Minibatches that momentum is taken to remember, 2 / (1 - beta)."""
+    """Effective window of momentum in minibatches, 2 / (1 - beta)."""
     return math.ceil(round(2 / (1 - beta), 9))
 
 
 class History:
-    """A ring of the last `slots` minibatches of E members, and what they were met with."""
+    """A ring buffer of the last `slots` minibatches of E members, with extras of that time."""
 
     def __init__(self, slots: int, batch: TransitionBatch, **extras: Tensor) -> None:
-        """Make room for minibatches like `batch` (E, m, ...), and extras (E, ...) with each."""
+        """Allocate minibatches like `batch` (E, m, ...), with extras (E, ...)."""
         parts = {**batch._asdict(), **extras}
         self._rings = {
             name: part.new_zeros(len(part), slots, *part.shape[1:])
@@ -34,7 +34,7 @@ class History:
         self.slots, self.time = slots, 0
 
     def push(self, batch: TransitionBatch, **extras: Tensor) -> None:
-        """Put in one minibatch, in place of the oldest."""
+        """Store one minibatch in place of the oldest."""
         slot = self.time % self.slots
         for name, part in {**batch._asdict(), **extras}.items():
             if part is not None:
@@ -43,7 +43,7 @@ class History:
         self.time += 1
 
     def joined(self) -> TransitionBatch:
-        """All minibatches as one, (E, slots m, ...), in no order; empty slots are zero."""
+        """All minibatches as one, (E, slots m, ...), unordered; empty slots are zero."""
         names = ("inputs", "reward", "discount", "next_inputs")
         return TransitionBatch(*(self._rings[name].flatten(1, 2) for name in names))
 
@@ -53,7 +53,7 @@ class History:
         return torch.where(self._made < 0, 0.0, (1 - beta) * beta**age)
 
     def drift(self, stack: Stack, theta: Tensor) -> Tensor:
-        """Mean (V_{theta_i}(s'_i) - V_theta(s'_i))^2, (E,), where the target has a V(s') at all.
+        """Mean (V_{theta_i}(s'_i) - V_theta(s'_i))^2, (E,), where the discount is positive.
 
         Needs the extra `next_values` (E, m) of each minibatch, at the parameters of its time.
         """
@@ -66,8 +66,7 @@ class History:
         """Mean cosine of g_i + Z_i^T (theta - theta_i) with the gradient at theta, (E,).
 
         Over single samples, Z_i = a_i b_i^T; without `correct` that of the stale g_i itself.
-        Needs the extra `theta` (E, n) of each minibatch. Samples whose gradient is zero are left
-        out.
+        Needs the extra `theta` (E, n) of each minibatch. Samples with zero gradient are skipped.
         """
         total, count = theta.new_zeros(len(theta)), theta.new_zeros(len(theta))
         names = ("inputs", "reward", "discount", "next_inputs")
@@ -107,7 +106,7 @@ def semi_gradient(
 ) -> Tensor:
     """sum_i weight_i delta_i grad V(s_i), (E, n); next values by `target`, or `theta` if None."""
     if target is None:
-        # One pass over both costs fewer calls than two.
+        # One pass over both needs fewer calls than two.
         values, given = stack.forward(theta, _both(batch))
         here, there = values.chunk(2, dim=1)
         given = [part.chunk(2, dim=1)[0] for part in given]

@@ -1,13 +1,13 @@
-"""How interference itself changes along an update, in three parts: figure 3.17.
+"""The change of interference along an update, in three terms: figure 3.17.
 
     ρ'_AB = -(r1 + r2 + r3)
 
 of `diagnostics.evolution`, over pairs of steps drawn from recorded episodes, early in learning:
 for a regression to an expert's values (`reg`), and for temporal differences whose target is a copy
 renewed at intervals (`dqn`), a copy that follows with rate 0.01 (`ddqn`), or the network itself
-(`ql`). Where the target stands still, its part of the formula for temporal differences is zero,
-as the derivative is. The factor 2 that the source prints before r2 does not follow from its
-derivation, and is left out.
+(`ql`). For fixed targets, their term in the formula for temporal differences is zero, as
+is their derivative. The factor 2 that the source prints before r2 does not follow from its
+derivation and is omitted.
 
 The quick scale is on Mountain Car, as in `gain_profiles`, with state values and SGD.
 
@@ -66,7 +66,7 @@ class EvolutionPlan:
         every: updates between measurements.
         side: examples on each side of the pairs.
         renewed: updates between copies (`dqn`).
-        optimizer: what learns.
+        optimizer: the optimizer.
     """
 
     steps: int
@@ -91,7 +91,7 @@ def network(recorded: Recorded, seed: int, frames: bool) -> nn.Module:
 
 
 def targets(case: str, plan: EvolutionPlan, values: Tensor) -> Targets:
-    """What one case regresses to; `values` (T,) are the expert's."""
+    """Targets of one case; `values` (T,) are those of the expert."""
     if case == "reg":
         return TargetTable(lambda _: values)
     return {
@@ -104,11 +104,11 @@ def targets(case: str, plan: EvolutionPlan, values: Tensor) -> Targets:
 def measure(
     record: ExpertRecord, case: str, plan: EvolutionPlan, seed: int, frames: bool = False
 ) -> dict[str, Array]:
-    """Train one network, and measure before every so many updates.
+    """Train one network and measure every `plan.every` updates.
 
     Returns `parts` (M, 3, 3): for r1, r2, r3 the mean over pairs, the mean of the positive ones and
-    that of the negative ones; `positive` (M, 3), which share of pairs is positive; and `negative`
-    (M, 3), which share of the sum of absolute values is of negative pairs.
+    that of the negative ones; `positive` (M, 3), the fraction of positive pairs; and `negative`
+    (M, 3), the fraction of the sum of absolute values from negative pairs.
     """
     made = ReplayedLearner(
         network(record.recorded, seed, frames),
@@ -151,7 +151,7 @@ def subject(plan: EvolutionPlan, seed: int, player: Expert | None) -> ExpertReco
 
 
 Runs = dict[str, list[dict[str, Array]]]
-"""What `measure` gives for each seed, by case."""
+"""Results of `measure` for each seed, by case."""
 
 
 def reproduce(job: Job) -> Report:

@@ -1,16 +1,16 @@
-"""Which examples later losses depend on, for real and for random inputs: figures 3.2 and 3.3.
+"""Sensitivity of later losses to training examples, real and random: figures 3.2 and 3.3.
 
 A small classifier learns from one example at a time. The sensitivity ḡ of an example is how much
-the loss, at later times, changes with its input through all the updates in between
-(`diagnostics.sensitivity`). Where it is spread evenly, a low Gini coefficient, every example had to
-be stored; where it is not, a few sufficed. Labels are classes, or each example is a class of its
-own; inputs are as given, or uniform noise.
+the loss at later times changes with its input through all the updates in between
+(`diagnostics.sensitivity`). An even distribution, with a low Gini coefficient, means that every
+example had to be memorised; otherwise few sufficed. Labels are classes, or one class per example;
+inputs are the original ones or uniform noise.
 
 The quick scale draws 200 examples around ten prototypes of 49 numbers. The full scale has 1000
 digits of MNIST, from the folder given, averaged down to 14x14 pixels.
 
 Source: E. Bengio, PhD thesis, section 3.1.2, eq. 3.2-3.5. Learning rate, nonlinearity and seeds are
-not stated there; losses are differentiated at a few times instead of at all.
+not stated there; losses are differentiated at a few updates instead of all.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LABELS = ("classes", "own")
 INPUTS = ("real", "random")
 CLASSES = 10
 HIGH = 0.1
-"""Share of the largest sensitivity above which an example counts as sensitive."""
+"""Fraction of the largest sensitivity above which an example counts as sensitive."""
 _MAGIC = {"images": (b"\x00\x00\x08\x03", 16), "labels": (b"\x00\x00\x08\x01", 8)}
 
 
@@ -59,9 +59,9 @@ class SensitivityPlan:
     Attributes:
         examples: N.
         updates: of one example each, T.
-        times: instants at which losses are differentiated.
+        times: number of updates at which losses are differentiated.
         lr: learning rate.
-        folder: where MNIST's files are; none: prototypes are drawn.
+        folder: folder of MNIST's files; empty: prototypes are drawn.
     """
 
     examples: int
@@ -127,7 +127,7 @@ def dataset(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> Sampl
 
 
 def measure(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> dict[str, Array]:
-    """Train one classifier, 16 tanh units twice.
+    """Train one classifier with two hidden layers of 16 tanh units.
 
     Returns `sensitivities` (K, N): sensitivity of the loss at each instant to each example;
     with `classes`, `table` (10, 10): mean sensitivity of the loss of
@@ -166,7 +166,7 @@ def measure(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> dict[
 
 
 Runs = dict[tuple[str, str], list[dict[str, Array]]]
-"""What `measure` gives for each seed, by labels and inputs."""
+"""Results of `measure` for each seed, by labels and inputs."""
 
 
 def reproduce(job: Job) -> Report:
@@ -237,7 +237,7 @@ def _final_gini(run: dict[str, Array]) -> float:
 
 
 def _share(run: dict[str, Array]) -> float:
-    """Which share of examples has more than a tenth of the largest sensitivity."""
+    """Fraction of examples with more than a tenth of the largest sensitivity."""
     mean = run["sensitivities"].mean(0)
     return float((mean > HIGH * mean.max()).mean())
 

@@ -4,12 +4,12 @@ Source: E. Bengio, PhD thesis, sections 4.3.2.1 and 4.3.3.4. As in its published
 delta^2 and the error is the squared one at the state just visited, here averaged over the last
 1000 steps and measured against the exact value.
 
-The published learning rates, taken as they stand for the average (1 - beta) sum beta^(t-i) g_i,
-hardly learn anything in 20 000 steps. Divided by 1 - beta, which is the same algorithm without the
-factor in front of the sum, they do: but at the largest of them (0.5 at beta = 0.99) the full
-correction diverges, and momentum in some runs. So the rows come for three readings: without that
-largest one (required), with it, and as printed (the last, at the quick scale, for beta = 0.9
-alone). The correction also comes with half of Z, as the published code has it.
+The published learning rates, applied to the average (1 - beta) sum beta^(t-i) g_i, hardly learn
+anything in 20 000 steps. Divided by 1 - beta, which is the same algorithm without the factor in
+front of the sum, they do: but at the largest of them (0.5 at beta = 0.99) the full
+correction diverges, and momentum in some runs. So there are rows for three readings: without that
+largest one (required), with it, and as printed (at the quick scale only for beta = 0.9). The
+correction is also evaluated with half of Z, as in the published code.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def rates(beta: float, full: bool) -> dict[str, tuple[float, ...]]:
 
 
 def setting(method: str, beta: float, full: bool) -> EvaluationSetting:
-    """One cell: three hidden layers, all readings of the learning rates at once, none twice."""
+    """One cell: three hidden layers, the distinct learning rates of all readings."""
     every = {rate for reading in rates(beta, full).values() for rate in reading}
     return EvaluationSetting(
         MountainCar(online=True),

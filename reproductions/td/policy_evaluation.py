@@ -7,10 +7,10 @@ delta^2 / 2 of the thesis' equations and 2 for delta^2, which its published code
 differ in what they make of g_t:
 
 - `momentum`: the running average mu (`beta = 0`: plain gradient descent);
-- `frozen`: the same, the target made by a copy of the network that is renewed at intervals;
-- `oracle`: mu*, every minibatch of the last 2 / (1 - beta) evaluated anew at theta_t;
-- `corrected`: mu less its staleness by the full matrix of derivatives, by its diagonal, or by
-  blocks of layers.
+- `frozen`: the same, with targets from a copy of the network that is renewed at intervals;
+- `oracle`: mu*, with the gradients of the last 2 / (1 - beta) minibatches recomputed at theta_t;
+- `corrected`: mu minus its staleness, by the full matrix of derivatives, its diagonal, or blocks
+  of layers.
 
 Source: E. Bengio, PhD thesis, eq. 4.2-4.6 and 4.12-4.19, section 4.3.2.
 """
@@ -35,28 +35,28 @@ from semigradient.reproductions.td.updates import Averages, Correction
 Array = NDArray[np.float64]
 
 CACHED = 100_000
-"""Numbers in a layer's activations up to which several members share a pass: more would no longer
-stay in a processor's cache, fewer would be all overhead."""
+"""Maximum size of a layer's activations for which several members share a forward pass: larger ones
+exceed the processor's cache, smaller ones are dominated by overhead."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is made of a stream of gradients."""
+    """An update rule."""
 
     kind: str
     """momentum, frozen, oracle or corrected."""
     full_layers: tuple[int, int] | None = None
-    """Corrected: layers [first, last) with every derivative by one another; None: all of them."""
+    """Corrected: layers [first, last) with the full matrix of derivatives; None: all layers."""
     diagonal: bool = False
-    """Corrected: the other parameters have their diagonal."""
+    """Corrected: diagonal correction of the other parameters."""
     derivative_scale: float = 1.0
-    """Corrected: 0.5 with the loss delta^2 is what the published code does: the gradient has the
-    factor 2, its derivative has not."""
+    """Corrected: 0.5 with the loss delta^2 is the published code, where the gradient has the
+    factor 2 and its derivative has not."""
     renewed_every: int = 0
-    """FunctionPlayer: steps between copies."""
+    """Frozen: steps between renewals of the copy."""
 
     def correction(self, stack: Stack) -> Correction:
-        """The parameters that are corrected in full."""
+        """The correction of the parameters."""
         first, last = (0, len(stack.layers)) if self.full_layers is None else self.full_layers
         if first == last:
             return Correction(slice(0, 0), self.diagonal)
@@ -81,7 +81,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class EvaluationSetting:
-    """One cell of a published grid: everything that decides its numbers but the seeds."""
+    """One cell of a published grid: everything that determines its results except the seeds."""
 
     problem: Problem
     hidden: tuple[int, ...]
@@ -130,7 +130,7 @@ class StackLearner:
         return TransitionBatch(inputs, reward, discount, next_inputs, truth)
 
     def remember(self, batch: TransitionBatch) -> None:
-        """Keep the minibatch (E, m, ...), if anybody is going to look back at it."""
+        """Store the minibatch (E, m, ...) if the method or a measurement needs it."""
         setting, extras = self.setting, {}
         if "drift" in setting.measure:
             extras["next_values"] = self.stack.values(self.theta, batch.next_inputs)
@@ -139,13 +139,13 @@ class StackLearner:
         if not extras and setting.method.kind != "oracle":
             return
         if self.history is None:
-            # The oracle sees the present minibatch and as many before it as the window has.
+            # The oracle uses the present minibatch and the window before it.
             slots = window(setting.beta) + (setting.method.kind == "oracle")
             self.history = History(slots, batch, **extras)
         self.history.push(batch, **extras)
 
     def learn(self, batch: TransitionBatch) -> None:
-        """Take one step on a minibatch (E, m, ...) that has been remembered."""
+        """Take one step on a minibatch (E, m, ...) after `remember`."""
         setting, kind = self.setting, self.setting.method.kind
         scale = setting.loss_scale / setting.size
         if kind == "oracle":
@@ -191,11 +191,11 @@ class StackLearner:
         return torch.cat(parts)
 
     def _share(self, inputs: int) -> int:
-        """Members that pass over so many inputs in one call."""
+        """Number of members per forward pass over `inputs` inputs."""
         return max(1, CACHED // (inputs * max(self.stack.sizes)))
 
     def errors(self) -> Tensor:
-        """Mean squared error (E,) to the right values."""
+        """Mean squared error (E,) to the true values."""
         inputs, values = self.setting.problem.evaluation()
         parts = [
             ((self.stack.values(theta, inputs.expand(len(theta), -1, -1)) - values) ** 2).mean(1)
@@ -206,11 +206,11 @@ class StackLearner:
 
 @torch.no_grad()
 def run(setting: EvaluationSetting, seeds: Sequence[int]) -> dict[str, Array]:
-    """Train and measure; `step` (T,), and (A, S, T) each for `error` and what else was asked.
+    """Train and measure; `step` (T,), and (A, S, T) for each of `error` and `setting.measure`.
 
-    `visited` is the mean squared error at the states of the minibatches since the measurement
-    before, predicted before learning from them; there where the problem's stream knows the truth.
-    A member that diverged has error infinity from then on.
+    `visited`, if the problem provides true values, is the mean squared error at the states of the
+    minibatches since the previous measurement, predicted before learning from them. Diverged
+    members have an infinite error.
     """
     learner = StackLearner(setting, seeds)
     measured: dict[str, list[Tensor]] = {}

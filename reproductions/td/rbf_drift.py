@@ -1,4 +1,4 @@
-"""Value drift of sparse and dense features, and what correcting it is worth: figures 4.11 to 4.13.
+"""Value drift of sparse and dense features, and the effect of correction: figures 4.11 to 4.13.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.2, 4.3.3.5 and 4.3.3.6. The features are those of
 `problems.Grid`. The model is linear, so the full correction is the oracle without its window.
@@ -68,7 +68,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _train(job: Job, method: str, grid: Grid) -> tuple[Array, Array]:
-    """Final error and mean drift, (A, S) each; neither above that of predicting zero."""
+    """Final error and mean drift, (A, S) each, bounded by the error of predicting zero."""
     problem = MountainCar(grid=grid)
     cell = EvaluationSetting(
         problem, (), METHODS[method], BETA, SIZE, RATES, STEPS, measure=("drift",)

@@ -1,8 +1,8 @@
-"""Regression to a mixture of sines: figure 4.1, where correcting momentum is not expected to help.
+"""Regression to a mixture of sines, where the correction is not expected to help: figure 4.1.
 
 Source: E. Bengio, PhD thesis, sections 4.3.1 and 4.3.3.1. As in its published code, the loss is
 delta^2 and the gradients are summed without the factor 1 - beta: the published learning rates are
-divided by 1 - beta here, which is the same.
+divided by 1 - beta here, which is equivalent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SOURCE = "figure 4.1, section 4.3.1"
 
 
 def settings(method: str, full: bool) -> list[EvaluationSetting]:
-    """The published grid, or its smallest width and one size of minibatch."""
+    """The published grid, or at quick scale its smallest width and minibatch."""
     hidden, sizes = ((8, 16, 32), (4, 16, 64)) if full else ((8,), (4,))
     return [
         EvaluationSetting(Sines(), (h,) * 3, METHODS[method], beta, size, _rates(beta), STEPS)

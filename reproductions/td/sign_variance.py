@@ -1,13 +1,13 @@
 """Errors of neighbouring states whose signs disagree, and what they cost: figure 3.15.
 
-Q-learners act at several learning rates and widths. After learning, the variance of the sign of
-their temporal differences in windows of five consecutive states is set beside the function
-interference ρ̄ of their values and beside the reward they earn. With ρ̄ positive, an update at one
-of two neighbours whose errors differ in sign raises the loss of the other.
+Q-learners are trained at several learning rates and widths. After learning, the variance of the
+sign of their temporal differences in windows of five consecutive states is compared with the
+function interference ρ̄ of their values and with their reward. With positive ρ̄, an update at one of
+two neighbours whose errors differ in sign increases the loss of the other.
 
-The quick scale learns CartPole, the full scale MsPacman. The source says once that these are the
-runs of the policy evaluation of figure 3.8; its figure shows rewards, so here they are learners
-that act.
+The quick scale learns CartPole, the full scale MsPacman. The source states once that these
+are the policy-evaluation runs of figure 3.8; since its figure shows rewards, they are control runs
+here.
 
 Source: E. Bengio, PhD thesis, section 3.2.3.2.
 """
@@ -49,14 +49,14 @@ MEASUREMENTS = 5
 
 @dataclass(frozen=True)
 class SignVariancePlan:
-    """Which runs are made.
+    """The grid of runs.
 
     Attributes:
-        env: what is learned.
+        env: the environment.
         steps: environment steps.
         rates: learning rates, smallest first; the last but one is the normal one.
         widths: units of the hidden layers.
-        layers: how many hidden layers.
+        layers: number of hidden layers.
         flags: further flags of `train.py`.
     """
 

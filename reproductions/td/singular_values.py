@@ -1,7 +1,7 @@
-"""How spread the singular values of the last hidden layer are: figures 3.10 and 3.14.
+"""Spread of the singular values of the last hidden layer: figures 3.10 and 3.14.
 
-Networks that learn to act and networks that evaluate recorded episodes, both by Q-learning, and
-TD(λ) for several λ. The spread is the standard deviation of the singular values.
+Q-learning from control and from recorded episodes, and TD(λ) for several λ. The spread is the
+standard deviation of the singular values.
 
 Source: E. Bengio, PhD thesis, sections 3.2.2.4 and 3.2.3.1. The published figures are of the
 weights (512, 9216) after 100 000 and 500 000 updates.
@@ -36,11 +36,11 @@ TITLE = "Singular values of the last hidden layer: thesis figures 3.10 and 3.14"
 SEEDS = {"quick": 3, "full": 5}
 OPTIMIZERS = ("adam", "rmsprop")
 CUTOFF = 200
-"""Where the published singular values drop dramatically, of 512."""
+"""Rank at which the published singular values drop sharply, of 512."""
 
 
 def plan(full: bool) -> GainPlan:
-    """Q-learning of as many updates to act as to evaluate: 100 000 at the full scale."""
+    """Q-learning with equal numbers of updates in control and evaluation: 100 000 at full scale."""
     if not full:
         return gain_profiles.QUICK
     # One update every four environment steps, after 50 000 of them.
@@ -96,7 +96,7 @@ def reproduce(job: Job) -> Report:
 def _values(
     job: Job, plan: GainPlan, player: Expert | None, kind: str, name: str, seed: int
 ) -> Array:
-    """The singular values after Q-learning of one kind, trained unless they are there."""
+    """The singular values after Q-learning of one kind, trained unless cached."""
     where = player.env if player else mountain_car.ID
 
     def work() -> dict[str, Array]:
@@ -114,7 +114,7 @@ def _values(
 
 
 def _cutoff(values: Array) -> Row:
-    """A row for the drop behind the 200th of singular values (runs, n)."""
+    """A row for the drop after the 200th of singular values (runs, n)."""
     before, behind = values[:, CUTOFF - 100 : CUTOFF - 50], values[:, CUTOFF + 50 : CUTOFF + 100]
     ratios = behind.mean(1) / before.mean(1)
     low, high = bootstrap_interval(np.mean, ratios, np.random.default_rng(0))

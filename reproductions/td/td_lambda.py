@@ -2,9 +2,9 @@
 
     J = (V(S_t) - G^λ_t)² / 2,    G^λ_t = R_t + γ [(1 - λ) V̄(S_{t+1}) + λ G^λ_{t+1}]
 
-with V̄ a copy of the network that is renewed at intervals, and all targets with it. Measured are
-the cosine of gradients, and the gain of one update, by distance in time. The published code weighs
-the last return of an episode by a power of λ that is off by two; here the weights add up to one.
+with V̄ a copy of the network; copy and targets are renewed at intervals. Measured are the cosine of
+gradients and the gain of one update, by distance in time. The published code weights the last
+return of an episode by a power of λ that is off by two; here the weights sum to one.
 
 The quick scale is on Mountain Car, as in `gain_profiles`.
 
@@ -49,14 +49,14 @@ WINDOWS = 16
 
 @dataclass(frozen=True)
 class LambdaPlan:
-    """The size of the runs; as in `gain_profiles`, of Q-learning too."""
+    """The size of the runs; those of Q-learning are as in `gain_profiles`."""
 
     lambdas: tuple[float, ...]
     runs: gain_profiles.GainPlan
 
     @property
     def optimizer(self) -> AdamConfig:
-        """Adam, at the rate of the other runs."""
+        """Adam, with the learning rate of the other runs."""
         config = self.runs.optimizers["adam"]
         assert isinstance(config, AdamConfig)
         return config
@@ -79,8 +79,8 @@ def targets(recorded: Recorded, lambda_: float) -> Callable[[nn.Module], Tensor]
 def train(recorded: Recorded, plan: LambdaPlan, lambda_: float, seed: int) -> dict[str, Array]:
     """Train one network of state values.
 
-    Returns `gain` (M, 61) at each measurement, `cosine` (M', 61), NaN at the distances that are
-    not measured, and at the end the `singular` values of the last hidden layer.
+    Returns `gain` (M, 61) at each measurement, `cosine` (M', 61), NaN at unmeasured distances, and
+    the final `singular` values of the last hidden layer.
     """
     runs, table = plan.runs, TargetTable(targets(recorded, lambda_), plan.runs.renewed)
     network = replayed.network(recorded, seed, outputs=1)
@@ -109,11 +109,11 @@ def train(recorded: Recorded, plan: LambdaPlan, lambda_: float, seed: int) -> di
 
 
 Runs = dict[float, list[dict[str, Array]]]
-"""What `train` gives for each seed, by λ."""
+"""Results of `train` for each seed, by λ."""
 
 
 def trained(job: Job, plan: LambdaPlan, player: Expert | None) -> Runs:
-    """All runs, made unless they are there."""
+    """All runs, computed unless cached."""
     runs: Runs = {}
     for seed in range(job.seeds):
         for lambda_, run in _of_seed(job, plan, player, seed):
@@ -193,7 +193,7 @@ def claims(runs: Runs, q_learning: list[Array]) -> list[Row]:
 
 
 def of_lambda(runs: Runs, number: Callable[[dict[str, Array]], float]) -> dict[float, Array]:
-    """One number of each run, (S,) for each λ."""
+    """One number per run, (S,) for each λ."""
     return {lam: np.array([number(run) for run in seeds]) for lam, seeds in runs.items()}
 
 
@@ -210,5 +210,5 @@ def rising(quantity: str, source: str, values: dict[float, Array]) -> list[Row]:
 
 
 def rank_correlation(x: Array, y: Array) -> float:
-    """Spearman's; no ties."""
+    """Spearman's rank correlation without ties."""
     return pearson(np.argsort(np.argsort(x)), np.argsort(np.argsort(y)))
