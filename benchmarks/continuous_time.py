@@ -3,8 +3,8 @@
     python -m semigradient.benchmarks.continuous_time --phases 10
 
 The same agent, with the same configuration (published: 256 environments, dt = 0.01, three networks
-of 256 × 256, 50 gradient steps every 10 steps), trains over either in turn; the phases interleave,
-so that what else the machine does falls on both. CPU time stands beside the wall clock.
+of 256 × 256, 50 gradient steps every 10 steps), trains on both in turns; phases are interleaved, so
+that other load on the machine affects both. Reported are CPU time and wall-clock time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GymnasiumPendulum(ExactVector):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Fresh episodes."""
+        """Start new episodes."""
         return self.inner.reset(seed=0)
 
     def step(self, actions: np.ndarray) -> Arrays:
@@ -66,7 +66,7 @@ def _single(dt: float) -> gymnasium.Env:
 
 
 def learner(envs: ExactVector, flags: list[str], device: str) -> Any:
-    """A `dau` with its preset, and `flags`, over given environments."""
+    """A `dau` agent with its preset and `flags`, on given environments."""
     words = ["--agent", "dau", "--env", "semigradient/Pendulum-v0", *flags]
     command = parse(words).command
     setup = AgentContext(
@@ -83,7 +83,7 @@ def measure(learners: dict[str, Any], phases: int) -> dict[str, dict[str, float]
     """Seconds of wall clock and of CPU per phase, in total and by part; phases take turns."""
     spent = {name: np.zeros(2) for name in learners}
     for made in learners.values():
-        for _ in range(2):  # the warm-up, and the first gradient steps
+        for _ in range(2):  # warm-up and first gradient steps
             made.iterate()
         made.timers.seconds.clear()
     for _ in range(phases):

@@ -1,7 +1,8 @@
 """Ablation of meta-value learning on the iterated Prisoner's Dilemma: figure 6.3.
 
 One component at a time is removed: the correction U (V itself is learned), exploration by sign
-flips, the target network, λ-returns, quantiles. Models of each variant are trained against themselves.
+flips, the target network, λ-returns, quantiles. Models of each variant are trained against
+themselves.
 Every ten outer loops new pairs of policies follow the model for 100 updates. Recorded are
 
 - their final return;

@@ -2,16 +2,16 @@
 
 Every method gets the same number of scored molecules of up to eight out of 72 blocks. Measured are
 the means of the ten, hundred and thousand best, the mean Tanimoto similarity of the best (RDKit's
-path fingerprint; at the full scale of a thousand, as published, else of a hundred), how many modes (less
-than 0.7 similar to all earlier ones) and Bemis-Murcko scaffolds there are above thresholds.
+path fingerprint; at the full scale of a thousand, as published, else of a hundred), how many modes
+(less than 0.7 similar to all earlier ones) and Bemis-Murcko scaffolds there are above thresholds.
 
 The quick scale takes 4 000 molecules and the synthetic score `dock_like`, or with `--folder DIR`
 10 000 and the published proxy from `DIR/best_params.pkl.gz`, which takes half an hour. The full
 scale requires that file: 100 000 molecules, with the numbers of table 5.1 as rows. Published
 networks are 256 wide with 10 convolutions; the quick scale's are 64 with 4.
 
-Published settings: four molecules per update of the flow network, exponent β = 10 for it, 4 for MARS
-and PPO (T = 8). The published chain of MARS omits the ratio of proposals; so does this one.
+Published settings: four molecules per update of the flow network, exponent β = 10 for it, 4 for
+MARS and PPO (T = 8). The published chain of MARS omits the ratio of proposals; so does this one.
 Its published network operates on atoms; here all three operate on blocks, as the text states.
 
 Source: E. Bengio, PhD thesis, section 5.4.2.
