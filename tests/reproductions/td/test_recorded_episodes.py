@@ -282,7 +282,7 @@ def test_published_networks_have_the_published_numbers_of_parameters():
 def test_episodes_that_never_end_by_themselves_are_an_error(monkeypatch):
     monkeypatch.setattr(recorded, "PATIENCE", (5, 0))
     envs = recorded.make_vector("Pendulum-v1", 1, 0)
-    with pytest.raises(UserError, match="Pendulum-v1: hardly any episode ends"):
+    with pytest.raises(UserError, match="Pendulum-v1: hardly any episode terminates"):
         recorded.record(lambda obs, mask: np.zeros((1, 1), np.float32), envs, 100, 0.9)
 
 
