@@ -1,12 +1,12 @@
 """Reinforcement learning where learning itself is the subject.
 
-Importing this package registers every environment (`semigradient/…`) with Gymnasium, and loads
-nothing heavy. What it offers besides comes with its first use (`semigradient.api`):
+Importing this package registers every environment (`semigradient/…`) with Gymnasium and loads
+no heavy dependency. The functions are imported on first use (`semigradient.api`):
 
-    make_agent   an agent as the command line makes it
+    make_agent   the agent that the command line creates
     train        train into a run folder
-    resume       go on with a run folder
-    load         a trained policy out of a run folder
+    resume       continue a run folder
+    load         a trained policy from a run folder
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ families.register()
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of `semigradient.api`, which imports torch, when one is asked for."""
+    """The functions of `semigradient.api`, which imports torch, on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from semigradient import api
@@ -34,5 +34,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Names of this package, those that come with their first use among them."""
+    """Names of this package, including those imported on first use."""
     return sorted({*globals(), *__all__})

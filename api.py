@@ -1,4 +1,4 @@
-"""The toolkit from Python: what the commands do, as functions.
+"""The Python interface of the toolkit: the commands as functions.
 
 import semigradient
 
@@ -29,14 +29,14 @@ from semigradient.training.sinks import TensorBoardSink, WandbSink, resolve_wand
 
 
 def make_agent(agent: str, env: str, **options: Any) -> Agent:
-    """The agent that `train.py` makes, in its environments, before it has learned.
+    """The untrained agent that `train.py` creates, with its environments.
 
         agent = semigradient.make_agent("dqn", "CartPole-v1", optim="adam", batch_size=64)
         while agent.progress.steps < 10_000:
             scalars = agent.iterate()
 
-    It is the same to the bit, and the global random generators stay as they are. The number of
-    torch's threads is set, as `threads` says.
+    It is bit-identical to that of `train.py`, and the global random generators are unchanged. Sets
+    the number of torch threads to `threads`.
 
     Args:
         agent: a name, or "module:Class".
@@ -46,34 +46,34 @@ def make_agent(agent: str, env: str, **options: Any) -> Agent:
             (`seed`, `num_envs`, `steps`, …) and of the agent's `Config`.
 
     Raises:
-        UserError: an unknown name or option, or a value that is not accepted.
+        UserError: an unknown name or option, or an invalid value.
     """
     return build(make_command(agent, env, **options))
 
 
 def train(agent: str, env: str, **options: Any) -> LoadedRun:
-    """Train as `train.py` does, into a run folder, and load what came of it.
+    """Train as `train.py` does, into a run folder, and load the result.
 
     Args:
         agent: a name, or "module:Class".
         env: any Gymnasium id, or "module:id".
         options: as of `make_agent`, with `eval_env_options` (such as {"split": "test"}); the
-            folder is `run_dir`, by default a new one under runs/.
+            folder is `run_dir`, by default a new one in runs/.
 
     Raises:
         UserError: before training starts; see `make_agent`.
-        KeyboardInterrupt: a signal came; `resume` goes on from there.
-        RuntimeError: training failed, such as by a loss that is not finite.
+        KeyboardInterrupt: a signal was received; `resume` continues the run.
+        RuntimeError: training failed, for instance because of a non-finite loss.
     """
     return _finish(Invocation(make_command(agent, env, **options), None))
 
 
 def resume(folder: str | Path, trust: bool = False) -> LoadedRun:
-    """Go on with a run folder to its end; equal to a run that was never interrupted.
+    """Continue a run folder to its end, identically to an uninterrupted run.
 
     Args:
         folder: the run folder.
-        trust: take code that its files name as "module:Name"; see `training.trust`.
+        trust: allow code that its files name as "module:Name"; see `training.trust`.
 
     Raises:
         UserError, KeyboardInterrupt, RuntimeError: as of `train`.
@@ -82,29 +82,29 @@ def resume(folder: str | Path, trust: bool = False) -> LoadedRun:
 
 
 def load(folder: str | Path, device: str = "", trust: bool = False) -> LoadedRun:
-    """A run folder with its latest policy, which can be asked and evaluated.
+    """A run folder with its latest policy, which can be queried and evaluated.
 
     Args:
         folder: the run folder.
         device: auto, cpu or cuda; default: the run's own.
-        trust: take code that its files name as "module:Name"; see `training.trust`.
+        trust: allow code that its files name as "module:Name"; see `training.trust`.
 
     Raises:
-        UserError: no such folder, no sound policy in it, or it asks for code of its own.
+        UserError: no such folder, no valid policy in it, or its files name untrusted code.
     """
     return load_run(folder, device, trust)
 
 
 def execute(invocation: Invocation, say: Callable[[str], object] = print) -> tuple[Outcome, Loop]:
-    """Build, train (or go on training) and report, in a process that is the run's own.
+    """Build, train (or continue training) and report, in a dedicated process.
 
     Args:
         invocation: the command, and the folder to resume, if any.
-        say: what to do with the lines that tell how it goes.
+        say: receives the progress messages.
     """
     command, folder = invocation.command, invocation.resume
     agent = build_for_process(command)
-    # What `--diagnose` asks for is refused here if the agent cannot support it.
+    # Raises `UserError` here if the agent does not support the diagnostics of `--diagnose`.
     observers = Attachment(command.run, agent) if command.run.diagnose else None
     protocol = agent.setup.envs.protocol
     target = folder if folder is not None else run.create(command, protocol)
@@ -117,14 +117,14 @@ def execute(invocation: Invocation, say: Callable[[str], object] = print) -> tup
 
 
 def _finish(invocation: Invocation) -> LoadedRun:
-    """Execute quietly, leave the global generators alone, and load what came of it."""
+    """Execute without output, preserve the global generators, and load the result."""
     with undisturbed():
         outcome, loop = execute(invocation, lambda _: None)
     if outcome.status == "interrupted":
         raise KeyboardInterrupt(outcome.message)
     if outcome.exit_code:
         raise RuntimeError(outcome.message)
-    return load_run(loop.folder, trust=True)  # what it names, this process has just run
+    return load_run(loop.folder, trust=True)  # this process has just run the code that it names
 
 
 def _introduction(command: Command, folder: Path, protocol: Mapping[str, object]) -> list[str]:

@@ -1,6 +1,4 @@
-"""The console script: semigradient train|evaluate|compare|reproduce, as the scripts of those
-names.
-"""
+"""The console script: semigradient train|evaluate|compare|reproduce, equivalent to the scripts."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python compare.py --agent ddqn --optim adam rmsprop --env ALE/Pong-v5 --seeds 5
 
-Trains and evaluates every cell in a run folder of its own, then writes tables, figures and
-`report.md`. The same command again goes on where it stopped. Flags after `--` go to `train.py`.
+Trains and evaluates every cell in its own run folder, then writes tables, figures and `report.md`.
+Repeating the command continues an interrupted comparison. Flags after `--` go to `train.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; what follows `--` is kept for `train.py`."""
+    """Read the command line; flags after `--` are kept for `train.py`."""
     end = argv.index("--") if "--" in argv else len(argv)
     parser = _Parser("compare.py", None, __doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
@@ -45,9 +45,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N-1 (5)")
     add("--seed-list", nargs="+", type=int, metavar="SEED", help="these seeds instead")
     add("--steps", type=int, metavar="N", help="environment steps of each run (the agent's own)")
-    add("--episodes", type=int, default=100, metavar="N", help="evaluation episodes a run (100)")
-    add("--out", type=Path, metavar="DIR", help="where all of it goes (comparisons/AGENTS-OPTIMS)")
-    add("--report-only", type=Path, metavar="DIR", help="rebuild the report of DIR, run nothing")
+    add("--episodes", type=int, default=100, metavar="N", help="evaluation episodes per run (100)")
+    add("--out", type=Path, metavar="DIR", help="output folder (comparisons/AGENTS-OPTIMS)")
+    add(
+        "--report-only",
+        type=Path,
+        metavar="DIR",
+        help="rebuild the report of DIR without running anything",
+    )
     add(
         "--engine",
         dest="name",
@@ -55,18 +60,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         choices=list(ENGINES),
         help="where runs go (local)",
     )
-    add("--jobs", type=int, metavar="N", help="runs at a time (local: cores / threads; ray: all)")
+    add("--jobs", type=int, metavar="N", help="concurrent runs (local: cores / threads; ray: all)")
     add("--threads", type=int, default=1, metavar="N", help="threads of each run (1)")
     add("--ray-address", metavar="ADDR", help="a Ray cluster, 'auto' or HOST:PORT (a local one)")
-    add("--cpus-per-run", type=float, default=1.0, metavar="X", help="Ray: CPUs a run (1)")
-    add("--gpus-per-run", type=float, default=0.0, metavar="X", help="Ray: GPUs a run (0)")
+    add("--cpus-per-run", type=float, default=1.0, metavar="X", help="Ray: CPUs per run (1)")
+    add("--gpus-per-run", type=float, default=0.0, metavar="X", help="Ray: GPUs per run (0)")
     options = parser.parse_args(argv[:end])
     options.extra = list(argv[end + 1 :])
     return options
 
 
 def validate(options: argparse.Namespace) -> None:
-    """Raise `UserError` for anything wrong that can be known before a run starts."""
+    """Raise `UserError` for any error that is detectable before a run starts."""
     require(bool(options.agent and options.env), "name at least one --agent and one --env")
     for flag in ("seeds", "episodes", "steps"):
         value = getattr(options, flag)
@@ -78,7 +83,7 @@ def validate(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace, command: str, commands: Commands) -> Comparison:
-    """Run what is not done yet."""
+    """Run the cells that are not done."""
     validate(options)
     engine = Engine(**{field: getattr(options, field) for field in ENGINE_FIELDS})
     seeds = options.seed_list or range(options.seeds)
@@ -89,7 +94,7 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
     flags = [*steps, *options.extra]
     comparison = comparisons.prepare(out, cells, flags, options.episodes, command)
     comparison.save()
-    # torch takes its number of threads from the flag, libraries theirs from the environment.
+    # torch reads its number of threads from the flag, other libraries from the environment.
     train = (*commands.train, "--threads", str(options.threads))
     commands = Commands(train, commands.evaluate)
     runs = {run.cell.name: run for run in comparison.runs() if run.cell in cells and not run.done}
@@ -104,7 +109,7 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
 
 def report(comparison: Comparison) -> int:
     """Write the report; 1 if it lists runs that are not done."""
-    from semigradient.experiments.report import write_report
+    from semigradient.experiments.comparison_report import write_report
 
     failed = sum(outcome.status != "done" for outcome in write_report(comparison))
     print(f"{comparison.out / 'report.md'}: {failed} runs are not done")
@@ -123,7 +128,7 @@ def main(argv: Sequence[str] | None = None, commands: Commands = COMMANDS) -> in
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; repeat the command to continue", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -1,8 +1,7 @@
-"""The one exception a user is meant to read.
+"""The exception for user errors.
 
-Everything that can be wrong with what somebody typed (a name, a number, a folder) raises
-`UserError` before any training starts. The scripts print it as a single line and exit with
-code 2; a traceback means a bug of ours.
+Every invalid input (a name, a number, a folder) raises `UserError` before any training starts.
+The scripts print it as a single line and exit with code 2; a traceback indicates a bug.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """An error in the input: the message names the value and what is accepted."""
+    """Invalid input: the message names the value and the accepted values."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -23,12 +22,12 @@ def require(condition: bool, message: str) -> None:
 
 
 def missing(what: str, package: str, extra: str) -> NoReturn:
-    """Raise the error for a package that `what` needs and that is not installed.
+    """Raise the error for a missing package that `what` requires.
 
     Args:
         what: such as "dataset='digits'".
         package: such as "scikit-learn".
-        extra: the extra of ours that brings it.
+        extra: the extra of this package that installs it.
     """
     raise UserError(
         f"{what}: {package} is not installed; "
@@ -40,10 +39,10 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> NoRe
     """Raise the error for an unknown `name` of some `kind`, with the nearest known names.
 
     Args:
-        kind: what it should have been, such as "agent".
-        name: what was typed.
-        known: what is accepted.
-        where: the place that it was read from.
+        kind: the expected kind, such as "agent".
+        name: the given name.
+        known: the accepted names.
+        where: where the name was read from.
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

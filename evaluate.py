@@ -1,4 +1,4 @@
-"""Score and film a trained run: python evaluate.py runs/… --episodes 100 --video."""
+"""Evaluate and film a trained run: python evaluate.py runs/… --episodes 100 --video."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate a run folder; writes `evaluation.json`, and a film when asked, into it."""
+    """Evaluate a run folder; writes `evaluation.json`, and optionally a video, into it."""
     require(options.episodes >= 1, f"--episodes {options.episodes}: must be ≥ 1")
     require(options.seed is None or options.seed >= 0, f"--seed {options.seed}: must be ≥ 0")
     folder = Path(options.run)
@@ -76,7 +76,7 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pictures(agent: Any, folder: Path) -> list[str]:
-    """What an agent can show of what it learned, written into the run folder."""
+    """Write pictures of what the agent has learned into the run folder."""
     import imageio.v3 as iio
 
     pictures: dict[str, Any] = getattr(agent, "pictures", dict)()
@@ -133,7 +133,9 @@ def _table(report: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
     parser.add_argument("run", help="run folder")
-    parser.add_argument("--episodes", type=int, default=100, help="whole episodes (default: 100)")
+    parser.add_argument(
+        "--episodes", type=int, default=100, help="complete episodes (default: 100)"
+    )
     parser.add_argument("--seed", type=int, default=None, help="root seed of the evaluation")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--stochastic", action="store_true", help="sample actions")
@@ -141,9 +143,9 @@ def _parser() -> argparse.ArgumentParser:
         "--video", nargs="?", const="mp4", choices=("mp4", "gif"), help="film one episode"
     )
     parser.add_argument(
-        "--trust", action="store_true", help="take code that its files name as module:Name"
+        "--trust", action="store_true", help="allow code that its files name as module:Name"
     )
-    parser.add_argument("--pictures", action="store_true", help="draw what the agent learned")
+    parser.add_argument("--pictures", action="store_true", help="draw what the agent has learned")
     return parser
 
 

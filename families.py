@@ -1,6 +1,6 @@
-"""What each family brings to code that is shared, by name.
+"""What each family registers with the shared code, by name.
 
-This page stands above everything and names it; the shared code knows the names only.
+This module is the top layer and may name all others; the shared code knows only the registries.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from semigradient import registry
 
 
 def register() -> None:
-    """Fill the registries; nothing is imported before it is asked for."""
+    """Fill the registries; the modules are imported on first use."""
     domains = "semigradient.domains"
     registry.NETWORKS.add("blocks", f"{domains}.molecules.molecule_networks:actor_critic")
     registry.NETWORKS.add("coconet", f"{domains}.music.music_networks:actor_critic")

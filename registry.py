@@ -1,7 +1,6 @@
-"""Things by name, imported only when one is asked for.
+"""Registries of named objects, imported on first use.
 
-A name is ours, or an installed package brings it (entry points), or it says itself where the thing
-lives: "module:attribute".
+A name is one of ours, an entry point of an installed package, or a location "module:attribute".
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from semigradient.errors import UserError, require, unknown
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one thing lives.
+    """Location of one registered object.
 
     Attributes:
         location: "module:attribute"; "module" for a module itself.
@@ -37,16 +36,16 @@ E = TypeVar("E", bound=Entry)
 
 
 class Registry(Generic[E]):
-    """Names of one kind of thing.
+    """Names of one kind of object.
 
-    What stands below in the house keeps a registry, what stands above it adds to it
-    (`semigradient.families`): so nothing below has to name what is above.
+    A lower layer keeps the registry and `semigradient.families`, the top layer, adds the entries,
+    so that lower layers never name upper ones.
 
     Args:
-        noun: what an error calls these things.
+        noun: name of the kind in error messages.
         kind: class of the entries.
-        entries: those known from the start.
-        group: group of the entry points by which installed packages add theirs; none: they cannot.
+        entries: initial entries.
+        group: entry-point group through which installed packages add entries; empty: none.
     """
 
     def __init__(
@@ -70,24 +69,24 @@ class Registry(Generic[E]):
         """The entry of a name, or of "module:attribute"; nothing is imported.
 
         Raises:
-            UserError: an unknown name, or one that several installed packages bring.
+            UserError: an unknown name, or one that several installed packages define.
         """
         if name in self.entries:
             return self.entries[name]
         places = self._installed().get(name, {})
         if places:
             packages = " and ".join(sorted(places.values()))
-            require(len(places) == 1, f"{self.noun} {name!r}: {packages} each bring one")
+            require(len(places) == 1, f"{self.noun} {name!r}: {packages} each define one")
             return self.kind(next(iter(places)), f"of the package {packages}")
         if ":" not in name:
             unknown(self.noun, name, self.names())
         return self.kind(name, "of a module of your own")
 
     def load(self, name: str, attribute: str = "") -> Any:
-        """What a name stands for, or another attribute of the module where that lives.
+        """The object of a name, or another attribute of its module.
 
         Raises:
-            UserError: an unknown name, or nothing there that can be imported.
+            UserError: an unknown name, or an object that cannot be imported.
         """
         entry = self.find(name)
         try:
@@ -101,26 +100,26 @@ class Registry(Generic[E]):
 
 @cache
 def installed(group: str) -> dict[str, dict[str, str]]:
-    """What installed packages bring to a group: by name the locations, and the package of each."""
-    found: dict[str, dict[str, str]] = {}
+    """Entries of installed packages in a group: name → location → package."""
+    locations: dict[str, dict[str, str]] = {}
     for point in metadata.entry_points(group=group):
         package = point.dist.name if point.dist is not None else "?"
-        found.setdefault(point.name, {})[f"{point.module}:{point.attr}"] = package
-    return found
+        locations.setdefault(point.name, {})[f"{point.module}:{point.attr}"] = package
+    return locations
 
 
 def brought() -> dict[str, list[str]]:
-    """All names that installed packages bring, by the last word of their group."""
+    """All names that installed packages define, by the last word of their group."""
     points = metadata.entry_points()
     groups = sorted(group for group in points.groups if group.startswith("semigradient."))
     return {group.split(".")[1]: sorted(installed(group)) for group in groups}
 
 
 def load(location: str) -> Any:
-    """What "module:attribute" names; the module itself where there is no attribute.
+    """The object at "module:attribute"; the module itself without an attribute.
 
     Raises:
-        ImportError, AttributeError: there is none.
+        ImportError, AttributeError: it does not exist.
     """
     module, _, attribute = location.partition(":")
     try:
@@ -131,18 +130,20 @@ def load(location: str) -> Any:
 
 
 NETWORKS = Registry("torso", Entry)
-"""Policies and values for observations that ask for a network of their own: functions of
+"""Actor-critic networks for observations that need a specific architecture: functions of
 (setup, network config); see `training.actor_critic`."""
 
 REWARDS = Registry("reward", Entry)
-"""Rewards of molecules that are learned or computed elsewhere: functions of a file's name that
-make a function of SMILES; see `envs.molecules.rewards`."""
+"""Learned or external rewards of molecules: functions of a file name that return a function of
+SMILES; see `envs.molecules.rewards`."""
 
 POOLS = Registry("engine", Entry)
-"""Who computes many rewards: functions of (workers, address) that make an executor."""
+"""Executors that compute rewards in parallel: functions of (workers, address)."""
 
 MODELS = Registry("model", Entry)
-"""Conditionals of scores: functions of (argument, device); see `envs.music.chorale_setting`."""
+"""Conditionals of musical scores: functions of (argument, device); see
+`envs.music.chorale_setting`."""
 
 RUNNERS = Registry("engine", Entry)
-"""Where jobs run: functions of (jobs, engine) that yield results; see `experiments.engines`."""
+"""Engines that run jobs: functions of (jobs, engine) that yield results; see
+`experiments.engines`."""

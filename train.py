@@ -1,6 +1,6 @@
-"""Train one learner on one environment: python train.py --agent ddqn --env CartPole-v1.
+"""Train one agent on one environment: python train.py --agent ddqn --env CartPole-v1.
 
-The same as `semigradient train …`.
+Equivalent to `semigradient train …`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What a value may be: one place for agents, environments and optimizers.
+"""Validation of options, shared by agents, environments and optimizers.
 
-A configuration is a frozen dataclass, and its annotations say what is accepted:
+A configuration is a frozen dataclass whose annotations define the accepted values:
 
     steps: Annotated[int, at_least(1)] = 20
     rate: Share = 0.5
     rule: Literal["edge", "exit_only"] = "edge"
 
-`check_fields` holds a dataclass to its annotations, `build` makes one of what somebody typed, and
-`describe` is what `--help` says. Every error is one line that names value and accepted values.
+`check_fields` validates a dataclass by its annotations, `build` creates one from user input, and
+`describe` is its `--help`. Every error is one line that names the value and the accepted values.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from semigradient.errors import UserError, require, unknown
 
 Config = TypeVar("Config")
 LARGEST = 2**63 - 1
-"""Whole numbers become int64 tensors sooner or later."""
+"""Largest integer: integers are stored in int64 tensors."""
 
 
 class Rule(Protocol):
-    """What else an annotation demands of a value."""
+    """A further condition of an annotation on a value."""
 
     def check(self, name: str, value: Any) -> None:
         """`UserError` unless `value` is accepted."""
 
     def __str__(self) -> str:
-        """What is accepted, for `--help`."""
+        """The accepted values, for `--help`."""
         ...
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two bounds, which belong to them or not."""
+    """Numbers between two bounds, inclusive or exclusive."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -53,11 +53,11 @@ class Range:
     open_high: bool = False
 
     def check(self, name: str, value: Any) -> None:
-        """`UserError` for a number outside, infinite, or none."""
+        """`UserError` for a number that is out of range, infinite or NaN."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        good = above and below and not math.isinf(value)
-        require(good, f"{name}={shown(value)}: must be {self}")
+        inside = above and below and not math.isinf(value)
+        require(inside, f"{name}={shown(value)}: must be {self}")
 
     def __str__(self) -> str:
         if self.high == math.inf:
@@ -69,7 +69,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Among:
-    """One of some names that are known elsewhere."""
+    """One of several names."""
 
     names: tuple[str, ...]
 
@@ -103,19 +103,19 @@ def among(names: Iterable[str]) -> Among:
 
 
 Count = Annotated[int, at_least(1)]
-"""How many, at least one."""
+"""A positive integer."""
 Natural = Annotated[int, at_least(0)]
-"""How many, or none."""
+"""A non-negative integer."""
 Share = Annotated[float, within(0, 1)]
-"""A probability, or a part of a whole."""
+"""A probability or fraction."""
 Positive = Annotated[float, above(0)]
 NonNegative = Annotated[float, at_least(0)]
 
 
 def check_fields(config: Any) -> None:
-    """Hold every field to its annotation; numbers become floats and lists tuples where asked for.
+    """Validate every field by its annotation; converts integers to floats and lists to tuples.
 
-    To be called from `__post_init__` of a frozen dataclass. Numbers must be finite.
+    Call from `__post_init__` of a frozen dataclass. Numbers must be finite.
     """
     cls: Any = type(config)
     hints = hints_of(cls)
@@ -128,11 +128,11 @@ def check_fields(config: Any) -> None:
 
 
 def build(cls: type[Config], values: Mapping[str, Any], noun: str = "option") -> Config:
-    """A dataclass of values that somebody typed.
+    """A dataclass instance from user input.
 
     Raises:
-        UserError: a name that `cls` has not, with the nearest that it has; a value of another
-            type; whatever `cls` itself refuses.
+        UserError: an unknown name, with the nearest fields of `cls`; a value of the wrong type;
+            a value that `cls` itself rejects.
     """
     hints = hints_of(cast(Any, cls))
     for name in values:
@@ -142,7 +142,7 @@ def build(cls: type[Config], values: Mapping[str, Any], noun: str = "option") ->
 
 
 def conform(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the annotation `hint` asks for it; `UserError` where it cannot be."""
+    """`value` converted to the annotation `hint`; `UserError` if impossible."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _ruled(name, value, arguments[0], accepted(hint), arguments[1:])
@@ -150,8 +150,8 @@ def conform(name: str, value: Any, hint: Any) -> Any:
         return _one_of_several(name, value, arguments)
     if origin is Literal:
         choices = ", ".join(map(str, arguments))
-        good = any(type(value) is type(each) and value == each for each in arguments)
-        require(good, f"{name}={shown(value)}: accepted are {choices}")
+        matches = any(type(value) is type(choice) and value == choice for choice in arguments)
+        require(matches, f"{name}={shown(value)}: accepted are {choices}")
         return value
     if origin is tuple:
         return _tuple(name, value, arguments[0])
@@ -159,10 +159,10 @@ def conform(name: str, value: Any, hint: Any) -> Any:
 
 
 def accepted(hint: Any) -> str:
-    """What an annotation accepts, in words; empty where its type says everything."""
+    """The accepted values of an annotation, in words; empty if its type is sufficient."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return ", ".join(str(each) for each in arguments[1:] if hasattr(each, "check"))
+        return ", ".join(str(rule) for rule in arguments[1:] if hasattr(rule, "check"))
     if origin is Literal:
         return ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
@@ -190,7 +190,7 @@ def describe(cls: type, defaults: Mapping[str, Any] | None = None) -> list[str]:
 
 
 def paragraph(name: str, text: str) -> list[str]:
-    """A name and what it means, beside or below it, as lines of `--help`."""
+    """A name and its description, beside or below it, as lines of `--help`."""
     first = f"  {name:<18} "
     indent = " " * 21
     wrap = textwrap.TextWrapper(100, indent, indent, break_long_words=False, break_on_hyphens=False)
@@ -201,16 +201,16 @@ def paragraph(name: str, text: str) -> list[str]:
 
 
 def documentation(cls: type) -> dict[str, str]:
-    """The string under each field of a dataclass, those of its bases included, on one line each."""
-    found: dict[str, str] = {}
+    """The docstring of each field of a dataclass, including its bases, on one line each."""
+    docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            found |= _strings_under_fields(cast(type, base))
-    return found
+            docs |= _strings_under_fields(cast(type, base))
+    return docs
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """Annotations of a dataclass's fields by name, as objects."""
+    """Resolved annotations of the fields of a dataclass, by name."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -222,13 +222,13 @@ def shown(value: Any) -> str:
 
 
 def first_line(problem: BaseException) -> str:
-    """What an exception says, on one line: its type, then the first line of its text."""
+    """An exception on one line: its type and the first line of its message."""
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__
 
 
 def _ruled(name: str, value: Any, hint: Any, words: str, rules: Iterable[Any]) -> Any:
-    """A value of the right type that keeps to the rules."""
+    """A value of the right type that satisfies the rules."""
     try:
         value = conform(name, value, hint)
     except UserError as problem:
@@ -240,7 +240,7 @@ def _ruled(name: str, value: Any, hint: Any, words: str, rules: Iterable[Any]) -
 
 
 def _one_of_several(name: str, value: Any, hints: tuple[Any, ...]) -> Any:
-    """What the first fitting annotation makes of `value`; else the first one's error."""
+    """`value` converted by the first matching annotation; else the error of the first one."""
     if value is None and type(None) in hints:
         return None
     problems = []
@@ -256,14 +256,14 @@ def _tuple(name: str, value: Any, item: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
         _refuse(name, value, "a list")
     try:
-        return tuple(conform(name, each, item) for each in value)
+        return tuple(conform(name, element, item) for element in value)
     except UserError:
         kind = getattr(item, "__name__", str(item))
         raise UserError(f"{name}={shown(list(value))}: must be a list of {kind}") from None
 
 
 def _plain(name: str, value: Any, hint: Any) -> Any:
-    """A number, text, truth or any other class."""
+    """A number, string, boolean or instance of any other class."""
     if hint is Any:
         return value
     if hint in (int, float):
@@ -276,7 +276,7 @@ def _plain(name: str, value: Any, hint: Any) -> Any:
 
 
 def _number(name: str, value: Any, kind: Any) -> Any:
-    """The number as Python's own; `UserError` for NaN and for what int64 cannot hold."""
+    """The number as a Python int or float; `UserError` for NaN and integers beyond int64."""
     if value != value:
         _refuse(name, value, "a number")
     if isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST:
@@ -286,7 +286,7 @@ def _number(name: str, value: Any, kind: Any) -> Any:
 
 def _is_instance(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) is not None:
-        return callable(value)  # the only generic besides those of `conform` is Callable
+        return callable(value)  # the only other generic is Callable
     return isinstance(value, hint)
 
 
@@ -303,7 +303,7 @@ def _refuse(name: str, value: Any, what: str) -> NoReturn:
 
 
 def _typed_as(value: Any) -> str:
-    """A default as one types it on a command line."""
+    """A default in command-line syntax."""
     if value is None:
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value) or "empty"
@@ -312,13 +312,13 @@ def _typed_as(value: Any) -> str:
 def _strings_under_fields(cls: type) -> dict[str, str]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    except (OSError, TypeError):  # made at run time
+    except (OSError, TypeError):  # created at run time
         return {}
     body = tree.body[0].body  # type: ignore[attr-defined]
-    found = {}
+    docs = {}
     for field, below in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             text = below.value if isinstance(below, ast.Expr) else None
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                found[field.target.id] = " ".join(text.value.split())
-    return found
+                docs[field.target.id] = " ".join(text.value.split())
+    return docs

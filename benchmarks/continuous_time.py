@@ -3,8 +3,8 @@
     python -m semigradient.benchmarks.continuous_time --phases 10
 
 The same agent, with the same configuration (published: 256 environments, dt = 0.01, three networks
-of 256 × 256, 50 gradient steps every 10 steps), trains over either in turn; the phases interleave,
-so that what else the machine does falls on both. CPU time stands beside the wall clock.
+of 256 × 256, 50 gradient steps every 10 steps), trains on both in turns; phases are interleaved, so
+that other load on the machine affects both. Reported are CPU time and wall-clock time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GymnasiumPendulum(ExactVector):
         self.action_space = batch_space(self.single_action_space, num_envs)
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Fresh episodes."""
+        """Start new episodes."""
         return self.inner.reset(seed=0)
 
     def step(self, actions: np.ndarray) -> Arrays:
@@ -66,7 +66,7 @@ def _single(dt: float) -> gymnasium.Env:
 
 
 def learner(envs: ExactVector, flags: list[str], device: str) -> Any:
-    """A `dau` with its preset, and `flags`, over given environments."""
+    """A `dau` agent with its preset and `flags`, on given environments."""
     words = ["--agent", "dau", "--env", "semigradient/Pendulum-v0", *flags]
     command = parse(words).command
     setup = AgentContext(
@@ -83,7 +83,7 @@ def measure(learners: dict[str, Any], phases: int) -> dict[str, dict[str, float]
     """Seconds of wall clock and of CPU per phase, in total and by part; phases take turns."""
     spent = {name: np.zeros(2) for name in learners}
     for made in learners.values():
-        for _ in range(2):  # the warm-up, and the first gradient steps
+        for _ in range(2):  # warm-up and first gradient steps
             made.iterate()
         made.timers.seconds.clear()
     for _ in range(phases):
@@ -127,14 +127,14 @@ def main(argv: list[str]) -> int:
         learners = {name: learner(envs, flags, chosen.device) for name, envs in peers.items()}
     except UserError as problem:
         fail(problem, "semigradient.benchmarks.continuous_time")
-    found = measure(learners, chosen.phases)
-    print(f"{'':14s}" + "".join(f"{key:>13s}" for key in next(iter(found.values()))))
-    for name, row in found.items():
+    times = measure(learners, chosen.phases)
+    print(f"{'':14s}" + "".join(f"{key:>13s}" for key in next(iter(times.values()))))
+    for name, row in times.items():
         print(f"{name:14s}" + "".join(f"{1e3 * value:10.1f} ms" for value in row.values()))
-    ratios = [found["core"][key] / found["SyncVectorEnv"][key] for key in ("wall", "cpu")]
+    ratios = [times["core"][key] / times["SyncVectorEnv"][key] for key in ("wall", "cpu")]
     print(f"core / SyncVectorEnv: wall {ratios[0]:.2f}, CPU {ratios[1]:.2f}")
     if chosen.out:
-        Path(chosen.out).write_text(json.dumps(found, indent=1) + "\n")
+        Path(chosen.out).write_text(json.dumps(times, indent=1) + "\n")
     return 0
 
 

@@ -1,17 +1,17 @@
-"""Environment steps per second of our batched environments, by face.
+"""Environment steps per second of our batched environments, by interface.
 
     python -m semigradient.benchmarks.environments --env semigradient/Glimpse-v0 --batch 1 256 1024
     \
         --threads 2
 
-Three faces of the same rules take turns: the core with autoreset (tensors stay where they are),
-the vector face (numpy, with infos) and Gymnasium's own `SyncVectorEnv` over single environments,
-which is what an environment without a batched core would be. Actions are drawn beforehand. Beside
-the wall clock stands the process's own CPU time, which says what a busy machine hides.
+Three interfaces to the same rules take turns: the core with autoreset (tensors stay on their
+device), the vector environment (numpy, with infos) and Gymnasium's own `SyncVectorEnv` over single
+environments, the alternative to a batched core. Actions are drawn in advance. Reported are
+wall-clock time and CPU time of the process, which is less sensitive to other load on the machine.
 
-A game of two has a fourth face, the game itself with autoreset and both seats free, whose rate is
-in joint steps. With `--peer PYTHON`, an interpreter that has jaxmarl, that package's coin game
-takes its turn too.
+Two-player games have a fourth interface, the game itself with autoreset and both seats free, whose
+rate is in joint steps. With `--peer PYTHON`, an interpreter with jaxmarl, that package's coin game
+is measured as well.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from semigradient.training import process
 from semigradient.training.cli import fail
 from semigradient.training.command import RunConfig
 
-_SYNC_LIMIT = 64  # single environments are slow enough to be measured with few
+_SYNC_LIMIT = 64  # largest batch for the slow single environments
 
 
-def core_face(core: Core, actions: Any) -> Callable[[], None]:
-    """One step of a core, or of a game of two, with autoreset."""
+def core_step(core: Core, actions: Any) -> Callable[[], None]:
+    """One step of a core or a two-player game, with autoreset."""
     chosen = torch.as_tensor(actions, device=core.device)
     random = torch.Generator(core.device).manual_seed(0)
     states = [core.reset(len(chosen), random)]
@@ -53,7 +53,7 @@ def core_face(core: Core, actions: Any) -> Callable[[], None]:
     return step
 
 
-def vector_face(vector: Any, actions: Any) -> Callable[[], None]:
+def vector_step(vector: Any, actions: Any) -> Callable[[], None]:
     """One step of a vector environment."""
     vector.reset(seed=0)
 
@@ -79,16 +79,16 @@ def measure(step: Callable[[], None], batch: int, seconds: float) -> dict[str, f
     }
 
 
-def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Step functions by face."""
+def interfaces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Step functions by interface."""
     vector = CoreVector(envs.OURS[env_id], batch, device=device, **options)
     vector.action_space.seed(0)
     actions = vector.action_space.sample()
-    found = {"core": core_face(vector.core, actions), "vector": vector_face(vector, actions)}
+    steps = {"core": core_step(vector.core, actions), "vector": vector_step(vector, actions)}
     if isinstance(vector.core, FixedOpponentEnv):
         game: Any = vector.core.game
         joint = torch.randint(int(game.single_action_space.n), (batch, 2), device=device)
-        found["game"] = core_face(game, joint)
+        steps["game"] = core_step(game, joint)
     if batch <= _SYNC_LIMIT:
         singles = gymnasium.make_vec(
             env_id,
@@ -97,8 +97,8 @@ def faces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict
             vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP},
             **options,
         )
-        found["SyncVectorEnv"] = vector_face(singles, actions)
-    return found
+        steps["SyncVectorEnv"] = vector_step(singles, actions)
+    return steps
 
 
 def peer(python: str, batch: int, seconds: float) -> dict[str, float]:
@@ -107,8 +107,8 @@ def peer(python: str, batch: int, seconds: float) -> dict[str, float]:
     command = [python, str(script), "--batch", str(batch), "--seconds", str(seconds)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     require(run.returncode == 0, f"--peer {python}: {run.stderr.strip()[-300:]}")
-    found = json.loads(run.stdout.splitlines()[-1])
-    return {key: found[key] for key in ("per_second", "per_cpu_second")}
+    rates = json.loads(run.stdout.splitlines()[-1])
+    return {key: rates[key] for key in ("per_second", "per_cpu_second")}
 
 
 def main(argv: list[str]) -> int:
@@ -117,19 +117,19 @@ def main(argv: list[str]) -> int:
     process.prepare(chosen.threads)
     rows: list[dict[str, Any]] = []
     print(f"{os.cpu_count()} cores, {chosen.threads} torch threads, {chosen.device}")
-    print(f"{'batch':>6s} {'face':14s} {'steps/s':>10s} {'per CPU second':>15s}")
+    print(f"{'batch':>6s} {'interface':14s} {'steps/s':>10s} {'per CPU second':>15s}")
     try:
         require(chosen.env in envs.OURS, f"--env {chosen.env}: accepted are {', '.join(envs.OURS)}")
         options = RunConfig(env_options=tuple(chosen.env_options)).environment()
         for batch in chosen.batch:
-            found = {
+            speeds = {
                 name: measure(step, batch, chosen.seconds)
-                for name, step in faces(chosen.env, batch, chosen.device, options).items()
+                for name, step in interfaces(chosen.env, batch, chosen.device, options).items()
             }
             if chosen.peer:
-                found["jaxmarl"] = peer(chosen.peer, batch, chosen.seconds)
-            for name, speed in found.items():
-                row: dict[str, Any] = {"batch": batch, "face": name, **speed}
+                speeds["jaxmarl"] = peer(chosen.peer, batch, chosen.seconds)
+            for name, speed in speeds.items():
+                row: dict[str, Any] = {"batch": batch, "interface": name, **speed}
                 rows.append(row)
                 rates = f"{row['per_second']:10.0f} {row['per_cpu_second']:15.0f}"
                 print(f"{batch:6d} {name:14s} {rates}", flush=True)
@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--env", default="semigradient/Glimpse-v0")
     parser.add_argument("--env-options", nargs="*", default=[], help="KEY=VALUE")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64, 256, 1024])
-    parser.add_argument("--seconds", type=float, default=2.0, help="per face and batch")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per interface and batch")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--peer", default="", help="an interpreter with jaxmarl")

@@ -2,8 +2,8 @@
 
     python -m semigradient.benchmarks.games --pairs 4096 --threads 2
 
-Beside the closed form stands the same value through `torch.linalg.solve`. The best of many
-repetitions is reported, as other processes can only add to it.
+The baseline of the closed form is the same value by `torch.linalg.solve`. Reported is the fastest
+of many repetitions, which is least affected by other processes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Joint steps per second of jaxmarl's coin game: the peer of `benchmarks.environments`.
+"""Joint steps per second of jaxmarl's coin game, the peer of `benchmarks.environments`.
 
     PYTHON_WITH_JAXMARL benchmarks/jaxmarl_coin_game.py --batch 4096 --seconds 2
 
-Runs in an environment of its own (`pip install jaxmarl`) and imports nothing of this project. The
-batch is `vmap`ped and a hundred steps are compiled into one `scan`, with fixed actions: what is
-measured is the peer's best case. Prints one line of JSON.
+Runs in a separate environment (`pip install jaxmarl`) and does not import this project. The batch
+is `vmap`ped and a hundred steps are compiled into one `scan`, with fixed actions: the peer's best
+case. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main() -> None:
         key, draw = jax.random.split(key)
         keys = jax.random.split(draw, chosen.batch)
         obs, state, rewards, _, _ = jax.vmap(env.step)(keys, state, actions)
-        # Everything a learner reads is used, so that nothing is optimised away.
-        seen = sum(jnp.sum(each) for each in (*obs.values(), *rewards.values()))
+        # All outputs that a learner reads are used, so that none is optimised away.
+        seen = sum(jnp.sum(array) for array in (*obs.values(), *rewards.values()))
         return (key, state), seen
 
     @jax.jit

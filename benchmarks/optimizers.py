@@ -1,14 +1,13 @@
-"""Milliseconds of one learning step of DQN on images with each optimizer, beside torch's Adam.
+"""Milliseconds of one learning step of DQN on images with each optimizer, relative to Adam.
 
     python -m semigradient.benchmarks.optimizers --rounds 15 --batch 32
 
-One step is what a training run does: the bootstrap, forward, backward, the optimizer's part
-(taking in the minibatch and stepping; those that see temporal differences find the gradient in the
-same pass). All optimizers take turns, one step each, in one process
-on the same network (Mnih et al. 2015, 1.7 million parameters) and data, so that whatever else
-the machine does falls on all of them. Reported are medians over rounds, the ratio to Adam's
-whole step of the same round (median and quartiles), the optimizer's part alone, and what it keeps
-between steps in multiples of the parameters.
+One step is that of a training run: bootstrap, forward, backward, and the optimizer (observing the
+minibatch and stepping; TD-aware optimizers compute the gradient in the same pass). All optimizers
+take turns, one step each, in one process on the same network (Mnih et al. 2015, 1.7 million
+parameters) and data, so that other load on the machine affects all of them. Reported are medians
+over rounds, the ratio to Adam's entire step of the same round (median and quartiles), the time of
+the optimizer alone, and the size of its state in multiples of the parameters.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ def q_value(call: Callable[..., Tensor], sample: Samples) -> Tensor:
     return call(sample["obs"]).gather(0, sample["action"])
 
 
-class Learner:
-    """A network of its own and everything that one step needs."""
+class TimedLearner:
+    """A network and everything that one step needs."""
 
     def __init__(self, name: str, options: dict[str, Any], batch: int, device: str) -> None:
         torch.manual_seed(0)
@@ -100,7 +99,7 @@ class Learner:
         )
 
     def kept(self) -> int:
-        """Numbers that the optimizer keeps."""
+        """Size of the optimizer's state."""
         states = self.optimizer.state.values()
         return sum(v.numel() for state in states for v in state.values() if torch.is_tensor(v))
 
@@ -109,19 +108,19 @@ class Learner:
 class Times:
     """Seconds of each round."""
 
-    whole: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
     own: list[float] = field(default_factory=list)
 
 
 def clock(device: str) -> float:
-    """The time when the device has done everything so far."""
+    """The time after synchronising the device."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def measure(learners: dict[str, Learner], rounds: int, device: str) -> dict[str, Times]:
-    """Let all learners take turns; the first two rounds warm up and do not count."""
+def measure(learners: dict[str, TimedLearner], rounds: int, device: str) -> dict[str, Times]:
+    """Run all learners in turns; the first two rounds are a warm-up."""
     times = {name: Times() for name in learners}
     for index in range(rounds + 2):
         for name, learner in learners.items():
@@ -131,23 +130,23 @@ def measure(learners: dict[str, Learner], rounds: int, device: str) -> dict[str,
             learner.step(greedy)
             end = clock(device)
             if index >= 2:
-                times[name].whole.append(end - begin)
+                times[name].total.append(end - begin)
                 times[name].own.append(end - middle)
     return times
 
 
-def rows(times: dict[str, Times], learners: dict[str, Learner]) -> list[dict[str, Any]]:
+def rows(times: dict[str, Times], learners: dict[str, TimedLearner]) -> list[dict[str, Any]]:
     """One row per optimizer, in milliseconds and ratios to Adam."""
     result = []
-    for name, taken in times.items():
-        ratios = [a / b for a, b in zip(taken.whole, times["adam"].whole, strict=True)]
+    for name, seconds in times.items():
+        ratios = [a / b for a, b in zip(seconds.total, times["adam"].total, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         parameters = sum(p.numel() for p in learners[name].network.parameters())
         result.append(
             {
                 "optimizer": name,
-                "step_ms": 1e3 * statistics.median(taken.whole),
-                "optimizer_ms": 1e3 * statistics.median(taken.own),
+                "step_ms": 1e3 * statistics.median(seconds.total),
+                "optimizer_ms": 1e3 * statistics.median(seconds.own),
                 "ratio": middle,
                 "quartiles": (low, high),
                 "kept_per_parameter": learners[name].kept() / parameters,
@@ -159,7 +158,7 @@ def rows(times: dict[str, Times], learners: dict[str, Learner]) -> list[dict[str
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="rounds that count")
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds")
     parser.add_argument("--batch", type=int, default=32, help="transitions per minibatch")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -168,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     process.prepare(options.threads)
     cases = dict.fromkeys(["adam", *options.cases])
-    learners = {c: Learner(*CASES[c], options.batch, options.device) for c in cases}
+    learners = {c: TimedLearner(*CASES[c], options.batch, options.device) for c in cases}
     table = rows(measure(learners, options.rounds, options.device), learners)
     if options.json:
         print(json.dumps(table))

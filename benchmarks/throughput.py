@@ -1,13 +1,13 @@
-"""Environment steps per second of training, beside stable-baselines3's.
+"""Environment steps per second of training, compared with stable-baselines3.
 
     python -m semigradient.benchmarks.throughput --cases cartpole-dqn pong-ppo --seconds 10
 
-Both sides train with the same hyperparameters, networks of the same size, as many environments
-and torch threads, taking turns in one process; building and warming up are not counted. SB3 runs
-as its users run it: `make_vec_env` (or `make_atari_env` and frame stacking) and `learn`. What
-each side does with the cores besides torch is its own: Atari games of ours run in ale-py's
-threads (`--env-threads`), those of SB3 one after another. Exploration and schedules stand still,
-so that every round does the same work.
+Both train with the same hyperparameters, network sizes, numbers of environments and torch threads,
+in turns in one process; construction and warm-up are not timed. SB3 runs
+as its users run it: `make_vec_env` (or `make_atari_env` and frame stacking) and `learn`. The
+use of cores besides torch differs: our Atari environments run in ale-py's threads
+(`--env-threads`), those of SB3 sequentially. Exploration and schedules are constant, so that every
+round does the same work.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from semigradient.training.cli import fail, parse
 from semigradient.training.command import Command
 
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy")
-_FOREVER = 10**9  # steps of a run that only the clock ends
+_FOREVER = 10**9  # steps of a run that is limited by time only
 
 
 @dataclass(frozen=True)
 class Case:
-    """One algorithm on one environment, with flags in our and in SB3's words over the presets."""
+    """One algorithm on one environment, with our and SB3's flags in addition to the presets."""
 
     algorithm: str
     env: str
@@ -56,10 +56,10 @@ class Case:
 
 _CONSTANT = ("--schedule", "constant")
 _CONSTANT_PPO = (*_CONSTANT, "--clip-schedule", "constant")
-# A memory of 20 000 images, for SB3 keeps each twice; learning begins as soon as it can.
+# A memory of 20 000 images, because SB3 stores each twice; learning starts early.
 _SMALL = ("--buffer-size", "20000", "--learning-starts", "100")
 _SB3_PONG = ("--exploration-initial-eps=0.01", *_SMALL)
-# What sb3-dqn.toml has, rl-baselines3-zoo's numbers, in our words.
+# The hyperparameters of sb3-dqn.toml, from rl-baselines3-zoo, as our flags.
 _ZOO_DQN = (
     *("--n-step", "1", "--train-every", "256", "--gradient-steps", "128", "--optim.lr", "2.3e-3"),
     *("--target", "hard", "--target-update-every", "10", *_CONSTANT),
@@ -76,8 +76,8 @@ CASES = {
 }
 
 
-class Clock(BaseCallback):
-    """Ends `learn` after some seconds, between two of its cycles, and counts whole cycles only."""
+class StopAfter(BaseCallback):
+    """End `learn` after some seconds, between two cycles, and count complete cycles only."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -107,13 +107,13 @@ def run_ours(agent: Agent, seconds: float) -> float:
 
 def run_theirs(model: Any, seconds: float) -> float:
     """Train SB3's for `seconds`: environment steps per second."""
-    clock = Clock(seconds)
+    clock = StopAfter(seconds)
     model.learn(_FOREVER, callback=clock, reset_num_timesteps=False)
     return clock.steps / clock.elapsed
 
 
 def make_ours(case: Case, options: argparse.Namespace) -> tuple[Agent, Command]:
-    """Our agent as `train.py` builds it."""
+    """Our agent as built by `train.py`."""
     flags = [*case.ours, "--device", options.device, "--threads", str(options.threads)]
     if case.env.startswith("ALE/"):
         flags += ["--env-options", f"num_threads={options.env_threads}"]
@@ -144,7 +144,7 @@ def make_theirs(case: Case, num_envs: int, device: str) -> Any:
 
 
 def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """Build both sides, warm them up, let them take turns: plain values for a JSON file."""
+    """Build and warm up both, run them in turns: plain values for a JSON file."""
     agent, command = make_ours(case, options)
     set_threads(options.threads, images=False)
     model = make_theirs(case, command.run.num_envs, options.device)
@@ -174,7 +174,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(argv)
-    # SB3 warns that its replay memory may not fit, though this run fills little of it.
+    # SB3 warns that its replay memory may not fit, although this run fills little of it.
     warnings.filterwarnings("ignore", message="This system does not have apparently enough memory")
     machine = _machine(options)
     print("\n".join(f"{key}: {value}" for key, value in machine.items()))
@@ -208,7 +208,7 @@ def _parse(agent: str, env: str, flags: tuple[str, ...] | list[str]) -> Command:
 
 
 def _atari(env_id: str, num_envs: int) -> VecEnv:
-    """Our protocol in SB3's wrappers, which also press fire after a reset: two steps more."""
+    """Our protocol in SB3's wrappers, which also press fire after a reset: two additional steps."""
     game = env_id.removeprefix("ALE/").removesuffix("-v5")
     require(find_spec("cv2") is not None, "Pong beside SB3: pip install opencv-python-headless")
     wrapping: dict[str, Any] = {"noop_max": 30, "frame_skip": 4, "clip_reward": True}
@@ -234,7 +234,7 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
         "torch threads": options.threads,
         "Atari threads of ours": options.env_threads or "all cores",
         "compiled": options.compile,
-        "seconds": f"{options.rounds} rounds of {options.seconds:g} s a side",
+        "seconds": f"{options.rounds} rounds of {options.seconds:g} s per side",
     }
 
 

@@ -1,7 +1,8 @@
-"""torchgfn on a hyper-grid, for `benchmarks.gflownet`; needs its own Python, as it wants numpy < 2.
+"""torchgfn on a hyper-grid: the peer of `benchmarks.gflownet_speed`.
 
-Reads a number of iterations a line, does them, and answers with seconds of wall clock and of
-processor time; "tv" asks for the exact total variation instead.
+Runs in its own Python, because torchgfn needs numpy < 2. Reads one number of iterations per line,
+runs them, and prints the seconds of wall clock and of processor time; the line "tv" returns the
+exact total variation instead.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 A comparison is a folder:
 
-    comparison.json   the cells, the flags that all runs share, the commands that made them
+    comparison.json   the cells, the flags that all runs share, the commands that created them
     runs/NAME/        the run folders of `train.py`, with `evaluation.json` of `evaluate.py`
-    logs/NAME.log     what the commands of a run printed
+    logs/NAME.log     output of the commands of a run
     results.csv, curves.csv, curves.png, profile.png, report.md
 
-The last line is made of the others, at any time again.
+The files of the last line can be rebuilt from the others at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from semigradient import agents as agent_registry
 from semigradient import envs as environments
 from semigradient import optim as optimizers
 from semigradient.errors import UserError, require, unknown
-from semigradient.experiments.engines import Job, last_words
+from semigradient.experiments.engines import CommandJob, last_words
 from semigradient.training import trust
 from semigradient.training.config_files import read_config
 
@@ -59,7 +59,7 @@ class Cell:
 
     @property
     def flags(self) -> list[str]:
-        """What tells `train.py` to make this run."""
+        """Flags of `train.py` for this run."""
         name, options = read_optimizer(self.optim)
         optim = [] if name == DEFAULT_OPTIMIZER else ["--optim", name]
         optim += [word for key, value in options.items() for word in (f"--optim.{key}", value)]
@@ -84,7 +84,7 @@ def read_optimizer(text: str) -> tuple[str, dict[str, str]]:
 
 @dataclass(frozen=True)
 class Commands:
-    """How the two programs of a run are started; tests put others in their place."""
+    """Command lines of the two programs of a run; tests substitute others."""
 
     train: tuple[str, ...]
     evaluate: tuple[str, ...]
@@ -107,7 +107,7 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
     """Raise `UserError` for a name that the registries do not have."""
     for agent in agents:
         agent_registry.entry(agent)
-        if ":" in agent:  # whether it is there, only importing tells
+        if ":" in agent:  # existence is only known after the import
             agent_registry.config_class(agent)
     for optim in optims:
         name, options = read_optimizer(optim)
@@ -118,10 +118,10 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
             unknown("optimizer", name, [DEFAULT_OPTIMIZER, *optimizers.names()])
         for agent in agents:
             agent_registry.check_optimizer(agent, name)
-        known = list(inspect.signature(optimizers.config_class(name)).parameters)
+        accepted = list(inspect.signature(optimizers.config_class(name)).parameters)
         for key in options:
-            if key.replace("-", "_") not in known:
-                unknown(f"option of {name}", key, known)
+            if key.replace("-", "_") not in accepted:
+                unknown(f"option of {name}", key, accepted)
     for env in envs:
         environments.check_id(env)
 
@@ -129,7 +129,7 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
 def grid(
     agents: Sequence[str], optims: Sequence[str], envs: Sequence[str], seeds: Sequence[int]
 ) -> list[Cell]:
-    """All cells, seed by seed: a comparison that is stopped early is still balanced."""
+    """All cells, seed by seed, so that a comparison stopped early is still balanced."""
     cells = (
         Cell(agent, optim, env, seed)
         for seed in seeds
@@ -142,7 +142,7 @@ def grid(
 
 @dataclass(frozen=True)
 class Run:
-    """A cell on disk: what has been done, what is left to do."""
+    """A cell on disk: its completed and its remaining commands."""
 
     cell: Cell
     out: Path
@@ -156,31 +156,31 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What its commands printed."""
+        """Log of its commands."""
         return self.out / "logs" / f"{self.cell.name}.log"
 
     @property
     def finished(self) -> bool:
-        """Whether training came to its end."""
+        """Whether training has finished."""
         return read_json(self.folder / "summary.json").get("status") == "finished"
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """The scores of the trained run; empty as long as there are none of enough episodes."""
-        found = read_json(self.folder / "evaluation.json")
-        return found if found.get("episodes") == self.episodes else {}
+        """The scores of the trained run; empty unless evaluated over `episodes` episodes."""
+        scores = read_json(self.folder / "evaluation.json")
+        return scores if scores.get("episodes") == self.episodes else {}
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether it is trained and evaluated."""
         return self.finished and bool(self.evaluation)
 
-    def job(self, commands: Commands) -> Job:
-        """What an engine runs for it."""
-        return Job(self.cell.name, partial(self.remaining, commands), self.log)
+    def job(self, commands: Commands) -> CommandJob:
+        """Its job for an engine."""
+        return CommandJob(self.cell.name, partial(self.remaining, commands), self.log)
 
     def remaining(self, commands: Commands) -> Iterator[Sequence[str]]:
-        """The commands that it still needs, decided when each one's turn comes."""
+        """The remaining commands, each determined just before it starts."""
         if not self.finished:
             if any(self.folder.glob("checkpoints/*step-*/manifest.json")):
                 yield [*commands.train, "--resume", str(self.folder), *self._trust()]
@@ -193,7 +193,7 @@ class Run:
             yield [*commands.evaluate, str(self.folder), *episodes, *self._trust()]
 
     def _trust(self) -> list[str]:
-        """The flag for a folder whose files name code, if this comparison names it all too."""
+        """`--trust` for a folder whose files name code, if this comparison names it all too."""
         config = self.folder / "config.toml"
         asked = trust.named_code(read_config(config)) if config.exists() else {}
         words = [*self.cell.flags, *self.flags]
@@ -201,7 +201,7 @@ class Run:
         return ["--trust"] if asked and named else []
 
     def _make_room(self) -> None:
-        """Move what an attempt left that never came to a checkpoint."""
+        """Move away the remains of an attempt without a checkpoint."""
         if self.folder.exists():
             attic = self.out / "abandoned"
             attic.mkdir(exist_ok=True)
@@ -209,7 +209,7 @@ class Run:
             self.folder.rename(next(path for path in free if not path.exists()))
 
     def check(self) -> None:
-        """Raise `UserError` where its folder holds a run of something else."""
+        """Raise `UserError` if its folder holds a different run."""
         path = self.folder / "config.toml"
         if not path.exists():
             return
@@ -217,18 +217,18 @@ class Run:
             config = tomllib.loads(path.read_text())
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path} is damaged: {error}") from error
-        found = {key: config.get(key) for key in ("agent", "env", "optim")}
-        found["seed"] = config.get("run", {}).get("seed")
-        for key, value in found.items():
-            wanted = getattr(self.cell, key)
-            wanted = read_optimizer(wanted)[0] if key == "optim" else wanted
-            if value not in (None, wanted) and wanted != DEFAULT_OPTIMIZER:
-                raise UserError(f"{self.folder} holds a run with {key} {value!r}, not {wanted!r}")
+        stored = {key: config.get(key) for key in ("agent", "env", "optim")}
+        stored["seed"] = config.get("run", {}).get("seed")
+        for key, value in stored.items():
+            expected = getattr(self.cell, key)
+            expected = read_optimizer(expected)[0] if key == "optim" else expected
+            if value not in (None, expected) and expected != DEFAULT_OPTIMIZER:
+                raise UserError(f"{self.folder} holds a run with {key} {value!r}, not {expected!r}")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All cells of a folder, those of earlier commands included."""
+    """All cells of a folder, including those of earlier commands."""
 
     out: Path
     cells: tuple[Cell, ...]
@@ -237,7 +237,7 @@ class Comparison:
     history: tuple[dict[str, Any], ...] = ()
 
     def runs(self) -> list[Run]:
-        """One run a cell."""
+        """One run per cell."""
         return [Run(cell, self.out, self.flags, self.episodes) for cell in self.cells]
 
     @cached_property
@@ -247,16 +247,16 @@ class Comparison:
         return len(agents) > 1 or len(optims) == 1, len(optims) > 1
 
     def method(self, cell: Cell) -> str:
-        """What is compared: agent, optimizer, or both, whichever there are several of."""
+        """Name of the compared method: agent, optimizer or both, depending on which vary."""
         agent, optim = self._shown
         return " + ".join([cell.agent] * agent + [cell.optim] * optim)
 
     def methods(self) -> list[str]:
-        """All methods, in the order in which they were asked for."""
+        """All methods, in the order of the command line."""
         return list(dict.fromkeys(self.method(cell) for cell in self.cells))
 
     def envs(self) -> list[str]:
-        """All environments, in the order in which they were asked for."""
+        """All environments, in the order of the command line."""
         return list(dict.fromkeys(cell.env for cell in self.cells))
 
     def save(self) -> None:
@@ -291,7 +291,7 @@ def prepare(
 ) -> Comparison:
     """The comparison to run: new, or the one in `out` with these cells added.
 
-    Runs in one folder share their flags; `UserError` where these are not the ones they had.
+    Runs in one folder share their flags; `UserError` if these differ from those of earlier runs.
     """
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     entry = {"date": date, "command": command, "machine": machine()}
@@ -311,12 +311,12 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a run."""
+class RunOutcome:
+    """The outcome of one run."""
 
     cell: Cell
     method: str
-    status: str  # "done", or what it was when it stopped
+    status: str  # "done", or the status in which it stopped
     message: str
     row: dict[str, Any]  # of results.csv, when done
 
@@ -330,8 +330,8 @@ SCORE_COLUMNS = ("mean", "median", "iqm", "normalised", "normalised_kind")
 RESULT_COLUMNS = (*CELL_COLUMNS, "steps", *SCORE_COLUMNS, "seconds", "run")
 
 
-def outcome(comparison: Comparison, run: Run) -> Outcome:
-    """Read what is in the folder of a run."""
+def outcome(comparison: Comparison, run: Run) -> RunOutcome:
+    """Read the outcome of a run from its folder."""
     from semigradient.experiments.statistics import normalised
 
     method = comparison.method(run.cell)
@@ -340,20 +340,20 @@ def outcome(comparison: Comparison, run: Run) -> Outcome:
         status = summary.get("status") or ("stopped" if run.log.exists() else "not run")
         if status == "finished":
             status = "not evaluated"
-        # Of a run that was cut off, the summary may be that of an earlier attempt.
+        # The summary of an interrupted run may be that of an earlier attempt.
         message = summary.get("message") if status == "failed" else last_words(run.log)
-        return Outcome(run.cell, method, status, str(message or ""), {})
+        return RunOutcome(run.cell, method, status, str(message or ""), {})
     scores = run.evaluation
     value, kind = normalised(run.cell.env, float(scores["mean"]))
     row = asdict(run.cell) | {key: scores.get(key) for key in ("mean", "median", "iqm")}
     row |= {"steps": summary.get("steps"), "seconds": summary.get("seconds")}
     row |= {"normalised": value, "normalised_kind": kind}
     row["run"] = str(run.folder.relative_to(comparison.out))
-    return Outcome(run.cell, method, "done", "", row)
+    return RunOutcome(run.cell, method, "done", "", row)
 
 
-def outcomes(comparison: Comparison) -> list[Outcome]:
-    """What came of every run."""
+def outcomes(comparison: Comparison) -> list[RunOutcome]:
+    """The outcome of every run."""
     return [outcome(comparison, run) for run in comparison.runs()]
 
 
@@ -369,15 +369,15 @@ def machine() -> dict[str, str]:
     """Commit, versions and hardware of this process, for the report."""
     from semigradient.training.run import provenance
 
-    found = provenance()
-    hardware = found["hardware"]
-    words = {"commit": found["commit"], **found["versions"]}
+    origin = provenance()
+    hardware = origin["hardware"]
+    words = {"commit": origin["commit"], **origin["versions"]}
     words |= {"CPU": f"{hardware['cpu']}, {hardware['cores']} cores", "GPU": hardware["gpu"]}
     return {key: str(value) for key, value in words.items() if value is not None}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none, or only the beginning of one."""
+    """A JSON object; empty if the file is missing or truncated."""
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):

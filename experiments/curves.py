@@ -1,5 +1,5 @@
-"""Learning curves of many runs, brought to one grid of steps and averaged; figures of these and
-of performance profiles.
+"""Learning curves of many runs, resampled to a common grid of steps and averaged; figures of
+these curves and of performance profiles.
 
 Every interval is a 95 % percentile bootstrap that resamples runs (`experiments/statistics.py`).
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's palette, told apart with every common colour blindness; yellow is left out
-# because it vanishes on white. Line styles take over when the colours are used up.
+# Okabe and Ito's palette, distinguishable with every common colour blindness, without yellow,
+# which is invisible on white. Line styles distinguish methods beyond the number of colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES = ("-", "--", ":", "-.")
 EVALUATION, EPISODE = "eval/mean", "episode/return"
@@ -56,14 +56,14 @@ def choose_key(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def read_curve(lines: Sequence[Mapping[str, Any]], key: str) -> Curve:
-    """The values of one key; of a step that was logged twice the later line counts."""
-    found = {
+    """The values of one key; the later line counts if a step was logged twice."""
+    values = {
         float(line["step"]): float(line[key])
         for line in lines
         if line.get(key) is not None and np.isfinite(line[key])
     }
-    steps = sorted(found)
-    return Curve(np.array(steps), np.array([found[step] for step in steps]))
+    steps = sorted(values)
+    return Curve(np.array(steps), np.array([values[step] for step in steps]))
 
 
 def common_grid(curves: Sequence[Curve], points: int = GRID_POINTS) -> Array:
@@ -80,9 +80,9 @@ def common_grid(curves: Sequence[Curve], points: int = GRID_POINTS) -> Array:
 def on_grid(curve: Curve, grid: Array) -> Array:
     """A curve at the steps of a grid, `(G,)`.
 
-    Values nearer to one grid step than to any other are averaged, so a noisy curve with many
-    points is not merely sampled; steps without any are interpolated linearly. A curve with
-    fewer points than the grid is only interpolated.
+    Each grid step is the mean of the values nearest to it, so that a noisy curve with many points
+    is smoothed instead of subsampled; grid steps without values are interpolated linearly. A curve
+    with fewer points than the grid is only interpolated.
     """
     if len(curve.steps) <= len(grid) or len(grid) == 1:
         return np.interp(grid, curve.steps, curve.values)
@@ -105,14 +105,14 @@ def seed_band(
 ) -> Band:
     """Mean over the runs of one environment with its bootstrap interval at each step.
 
-    Whole runs are drawn with replacement (of one environment the stratified bootstrap is the
-    plain one). One run has no interval: `low` and `high` are its values.
+    Entire runs are resampled (for one environment the stratified bootstrap is the plain one). A
+    single run has no interval: `low` and `high` are its values.
     """
     grid = common_grid(curves, points)
     if len(grid) == 0:
         return Band(grid, grid, grid, grid)
     values = np.stack([on_grid(curve, grid) for curve in curves])  # (N, G)
-    # How often each run is drawn: every resampled mean is then one matrix product.
+    # Frequency of each run in each resample: all resampled means are one matrix product.
     runs = len(values)
     weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
     tail = (1 - confidence) / 2
@@ -123,7 +123,7 @@ def seed_band(
 def draw_curves(
     panels: Mapping[str, Mapping[str, Band]], keys: Mapping[str, str], path: Path
 ) -> None:
-    """One panel an environment; `panels[environment][method]` is a band, of returns `keys`."""
+    """One panel per environment; `panels[environment][method]` is a band of the key in `keys`."""
     environments = list(panels)
 
     def panel(axes: Axes, index: int) -> None:
@@ -144,11 +144,11 @@ def draw_curves(
 
 
 def draw_profiles(
-    panels: Mapping[str, Mapping[str, statistics.Profile]],
+    panels: Mapping[str, Mapping[str, statistics.PerformanceProfile]],
     thresholds: Mapping[str, Array],
     path: Path,
 ) -> None:
-    """Share of runs above each score; one panel a kind of normalised score."""
+    """Fraction of runs above each score; one panel per kind of normalised score."""
     kinds = list(panels)
 
     def panel(axes: Axes, index: int) -> None:
@@ -172,14 +172,14 @@ def draw_profiles(
 
 
 def _style(method: str, panels: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The same colour for a method in every panel, whichever methods a panel lacks."""
+    """Style of a method, the same in every panel."""
     order = list(dict.fromkeys(name for methods in panels.values() for name in methods))
     lines, colour = divmod(order.index(method), len(COLOURS))
     return {"color": COLOURS[colour], "linestyle": LINES[lines % len(LINES)], "linewidth": 1.6}
 
 
 def _draw(count: int, panel: Callable[[Axes, int], None], path: Path) -> None:
-    """Lay out panels, three a row, with one legend below all of them."""
+    """Lay out panels, three per row, with one legend below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,11 +1,11 @@
-"""Running many commands: on the cores of this machine, or elsewhere (`experiments/ray_engine.py`).
+"""Run many commands: on the cores of this machine, or on Ray (`experiments/ray_engine.py`).
 
-Nothing here knows what the commands do. A `Job` is a sequence of commands, asked for one at a
-time, so that each can depend on what the one before left on disk: this is how a job that was
-cut off goes on where it stopped, whether it is this machine or a Ray worker that died.
+The engines know nothing of what the commands do. A `CommandJob` is a sequence of commands,
+generated one at a time, so that each can depend on what the previous one left on disk: this is how
+an interrupted job continues, whether this machine or a Ray worker died.
 
-Two processes never work on one job: the log file of a job is locked for as long as anything
-that writes to it lives, and a command whose parent is killed is told to stop (on Linux).
+Two processes never work on one job: the log file of a job is locked as long as any process that
+writes to it lives, and a command whose parent is killed receives SIGTERM (on Linux).
 POSIX only; on a cluster, every node must see the working folder and the logs at the same path.
 """
 
@@ -35,10 +35,10 @@ INTERRUPTED = 130
 POLL_SECONDS = 0.05
 THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
 
-# Each command is started through this program, which becomes the command. It cannot be a
-# `preexec_fn`: running Python between fork and exec can deadlock in a threaded Ray worker.
-# Ray blocks SIGINT in its workers and shells ignore it in background jobs, and both are
-# inherited, so the command gets the defaults back. 1 is PR_SET_PDEATHSIG.
+# Each command is started by this program, which then executes it in its own process. It cannot
+# be a `preexec_fn`: running Python between fork and exec can deadlock in a threaded Ray worker.
+# Ray blocks SIGINT in its workers and shells ignore it in background jobs; both are inherited,
+# so the defaults are restored for the command. 1 is PR_SET_PDEATHSIG.
 _GUARD = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -56,11 +56,11 @@ except OSError as error:
 
 
 @dataclass(frozen=True)
-class Job:
+class CommandJob:
     """Commands that belong together.
 
-    `commands` is called once an attempt, and its result advanced only after the command
-    before has succeeded: write it as a generator that looks at the disk. It must pickle.
+    `commands` is called once per attempt, and its result is advanced only after the previous
+    command has succeeded: write it as a generator that inspects the disk. It must be picklable.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: 0 is success, 130 an interruption; `message` says why it failed."""
+    """Result of a job: return code 0 is success, 130 an interruption; `message` is the error."""
 
     name: str
     returncode: int
@@ -80,7 +80,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where jobs run and what each may use."""
+    """Where jobs run, and the resources of each."""
 
     name: str = "local"
     jobs: int | None = None  # at a time; local: the cores divided by the threads; ray: no limit
@@ -102,18 +102,18 @@ class Engine:
 
     @property
     def local_slots(self) -> int:
-        """How many jobs the local engine runs at a time."""
+        """Number of jobs that the local engine runs concurrently."""
         return self.jobs or max(1, (os.cpu_count() or 1) // self.threads)
 
     def environment(self) -> dict[str, str]:
-        """The environment of a command: this one, with the number of threads set."""
+        """Environment variables of a command: those of this process, with the number of threads."""
         return os.environ | dict.fromkeys(THREAD_VARIABLES, str(self.threads))
 
 
 class Attempt:
-    """One pass through the commands of a job; `poll` moves it on and never blocks."""
+    """One pass through the commands of a job; `poll` advances it without blocking."""
 
-    def __init__(self, job: Job, engine: Engine) -> None:
+    def __init__(self, job: CommandJob, engine: Engine) -> None:
         self.job, self.engine = job, engine
         self.commands: Iterator[Sequence[str]] | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -123,7 +123,7 @@ class Attempt:
         self.log = job.log.open("ab")
 
     def poll(self) -> Result | None:
-        """Start the next command when its turn has come; the result once all is over."""
+        """Start the next command once the previous one has ended; the result after the last."""
         if self.process is not None:
             returncode = self.process.poll()
             if returncode is None:
@@ -136,7 +136,7 @@ class Attempt:
         try:
             return self._advance()
         except Exception as error:
-            # One job that cannot even be planned must not take the others down.
+            # A job whose commands cannot be determined must not stop the others.
             return self._end(1, f"{type(error).__name__}: {error}")
 
     def _advance(self) -> Result | None:
@@ -164,8 +164,8 @@ class Attempt:
 def _start(command: Sequence[str], log: BinaryIO, engine: Engine) -> subprocess.Popen[bytes]:
     log.write(f"$ {shlex.join(command)}\n".encode())
     log.flush()
-    # A session of its own keeps the terminal's Ctrl-C away from the command, which would
-    # otherwise be told twice: programs often take the second as "stop without saving".
+    # A separate session shields the command from the terminal's Ctrl-C, which would otherwise
+    # arrive twice: programs often treat the second signal as "stop without saving".
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
@@ -178,7 +178,7 @@ def _start(command: Sequence[str], log: BinaryIO, engine: Engine) -> subprocess.
 
 
 def _try_lock(log: BinaryIO) -> bool:
-    """Take the lock that commands inherit with the log: it is free when the last has ended."""
+    """Acquire the lock that commands inherit with the log: it is free once the last has ended."""
     try:
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -204,7 +204,7 @@ def last_words(log: Path) -> str:
 
 
 class Interruptions:
-    """Counts SIGINT and SIGTERM while open, instead of raising between two statements."""
+    """Count SIGINT and SIGTERM while open, instead of raising between two statements."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -225,23 +225,23 @@ class Interruptions:
 
 
 def stop(attempts: Iterable[Attempt], interruptions: Interruptions) -> None:
-    """Interrupt, wait until all have saved what they want to save; kill if told once more."""
+    """Interrupt all and wait until they have saved their state; kill them on a further signal."""
     remaining = list(attempts)
-    told = interruptions.count
+    received = interruptions.count
     for attempt in remaining:
         attempt.signal(signal.SIGINT)
     while remaining := [attempt for attempt in remaining if attempt.poll() is None]:
-        if interruptions.count > max(told, 1):
+        if interruptions.count > max(received, 1):
             for attempt in remaining:
                 attempt.signal(signal.SIGKILL)
         time.sleep(POLL_SECONDS)
 
 
-def run_local(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
-    """Run jobs as processes of this machine; yield each result as it comes.
+def run_local(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
+    """Run jobs as processes of this machine; yield each result as it finishes.
 
-    SIGINT or SIGTERM is passed on as one SIGINT; `KeyboardInterrupt` follows when all commands
-    have ended. A second one kills them.
+    SIGINT or SIGTERM is forwarded as one SIGINT; `KeyboardInterrupt` is raised when all commands
+    have ended. A second signal kills them.
     """
     waiting = deque(jobs)
     running: list[Attempt] = []
@@ -261,7 +261,7 @@ def run_local(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
         raise KeyboardInterrupt
 
 
-def run_all(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
+def run_all(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
     """Run jobs on an engine and yield their results as they finish."""
     results: Iterator[Result] = RUNNERS.load(engine.name)(jobs, engine)
     return results

@@ -1,6 +1,6 @@
-"""Work as Ray tasks, on this machine or a cluster, again after the death of a worker.
+"""Work as Ray tasks, on this machine or a cluster, retried after the death of a worker.
 
-Whole jobs (`run_ray`), and parts of one computation that a process waits for (`Tasks`).
+Entire jobs (`run_ray`), and parts of one computation that a process waits for (`Tasks`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from semigradient.experiments.engines import (
     INTERRUPTED,
     POLL_SECONDS,
     Attempt,
+    CommandJob,
     Engine,
     Interruptions,
-    Job,
     Result,
     stop,
 )
@@ -30,12 +30,12 @@ from semigradient.experiments.engines import (
 GRACE_SECONDS = 120.0
 
 
-def run_ray(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
-    """Run each job as a Ray task, again after the death of its worker; yield results."""
+def run_ray(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
+    """Run each job as a Ray task, retried after the death of its worker; yield the results."""
     ray, ours = _connect(engine)
     task = _task(ray, _attempt_in_worker, engine)
     waiting = deque(jobs)
-    pending: dict[Any, Job] = {}
+    pending: dict[Any, CommandJob] = {}
     with Interruptions() as interruptions:
         try:
             while (waiting or pending) and not interruptions.count:
@@ -53,30 +53,30 @@ def run_ray(jobs: Iterable[Job], engine: Engine) -> Iterator[Result]:
 
 
 class Tasks:
-    """A function mapped over parts, each a task that uses what `engine` says of a run."""
+    """A function mapped over parts, one task per part, with the resources of `engine`."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._ray, self._ours = _connect(engine)
 
     def map(self, function: Callable[[Any], Any], parts: Iterable[Any], /) -> list[Any]:
-        """What `function`, which must pickle, makes of each part, in order."""
+        """Results of `function`, which must be picklable, on each part, in order."""
         task = _task(self._ray, _apply, self.engine)
         references = [task.remote(function, part) for part in parts]
         try:
-            found: list[Any] = self._ray.get(references)
+            results: list[Any] = self._ray.get(references)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        return found
+        return results
 
     def shutdown(self, *, cancel_futures: bool = True) -> None:
-        """Leave the cluster; tasks that still run are forgotten."""
+        """Disconnect from the cluster; running tasks are abandoned."""
         if self._ours:
             self._ray.shutdown()
 
 
 def pool(workers: int, address: str) -> Tasks:
-    """One processor for each part; without an address, of a cluster on this machine."""
+    """One processor per part; without an address, on a new local cluster."""
     return Tasks(Engine(name="ray", jobs=workers, ray_address=address or None))
 
 
@@ -86,7 +86,7 @@ def _apply(function: Callable[[Any], Any], part: Any) -> Any:
 
 
 def _task(ray: ModuleType, function: Callable[..., Any], engine: Engine) -> Any:
-    """A remote function whose workers import this project, wherever they start."""
+    """A remote function whose workers can import this project from any working folder."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return ray.remote(function).options(
@@ -98,8 +98,8 @@ def _task(ray: ModuleType, function: Callable[..., Any], engine: Engine) -> Any:
 
 
 def _connect(engine: Engine) -> tuple[ModuleType, bool]:
-    """Ray, connected; and whether the connection is ours to close."""
-    # Ray reads this when it is imported, and would otherwise report usage over the network.
+    """Ray, connected; and whether this process opened the connection and has to close it."""
+    # Read on import; otherwise Ray reports usage statistics over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -122,29 +122,29 @@ def _connect(engine: Engine) -> tuple[ModuleType, bool]:
 
 
 def _check_reachable(address: str) -> None:
-    """Knock at HOST:PORT first: Ray itself goes on trying for minutes."""
+    """Test HOST:PORT first, because Ray itself retries for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon:
         return  # "auto", or a name that Ray resolves
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
-        raise UserError(f"--ray-address {address}: nothing answers there ({error})") from error
+        raise UserError(f"--ray-address {address}: cannot be reached ({error})") from error
 
 
 def _check_resources(ray: ModuleType, engine: Engine) -> None:
-    """Refuse what this machine can never give; a cluster elsewhere may grow on demand."""
+    """Reject resources that this machine lacks; a remote cluster may scale on demand."""
     total = ray.cluster_resources()
-    for flag, key, wanted in (
+    for flag, key, requested in (
         ("--cpus-per-run", "CPU", engine.cpus_per_run),
         ("--gpus-per-run", "GPU", engine.gpus_per_run),
     ):
-        if wanted > total.get(key, 0):
+        if requested > total.get(key, 0):
             ray.shutdown()
-            raise UserError(f"{flag} {wanted:g}: this machine has {total.get(key, 0):g}")
+            raise UserError(f"{flag} {requested:g}: this machine has {total.get(key, 0):g}")
 
 
-def _attempt_in_worker(job: Job, engine: Engine) -> Result:
+def _attempt_in_worker(job: CommandJob, engine: Engine) -> Result:
     """The body of a Ray task."""
     attempt = Attempt(job, engine)
     try:
@@ -156,7 +156,7 @@ def _attempt_in_worker(job: Job, engine: Engine) -> Result:
     return result
 
 
-def _fetch(ray: ModuleType, reference: Any, job: Job) -> Result:
+def _fetch(ray: ModuleType, reference: Any, job: CommandJob) -> Result:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -166,7 +166,7 @@ def _fetch(ray: ModuleType, reference: Any, job: Job) -> Result:
 
 
 def _cancel(ray: ModuleType, references: list[Any], interruptions: Interruptions) -> None:
-    """Cancel tasks and give their commands time to save; no longer if told once more."""
+    """Cancel tasks and wait until their commands have saved, at most until a further signal."""
     for reference in references:
         ray.cancel(reference)
     deadline = time.monotonic() + GRACE_SECONDS

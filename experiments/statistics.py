@@ -1,12 +1,12 @@
-"""What scores of a few runs do and do not show: robust means, intervals, profiles, baselines.
+"""Statistics of scores from few runs: intervals, performance profiles, normalised scores.
 
 The definitions are those of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
-statistical precipice": with a handful of runs, a point estimate without its interval says
-little, and the interquartile mean wastes fewer runs than the median.
+statistical precipice": with few runs, a point estimate without its interval is uninformative,
+and the interquartile mean uses more of the runs than the median.
 
 Scores of several tasks are either a `(runs, tasks)` array or a mapping from task name to the
 scores of its runs, `(runs,)` each; in the second form tasks may differ in their number of runs.
-A score that is NaN makes every statistic NaN, rather than being trimmed away silently.
+A NaN score makes every statistic NaN instead of being trimmed silently.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Welch(NamedTuple):
     p: float
 
 
-class Profile(NamedTuple):
+class PerformanceProfile(NamedTuple):
     """A performance profile: one entry per threshold in each array."""
 
     fraction: Array
@@ -70,11 +70,11 @@ def stratified_bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of a statistic over tasks; runs are resampled within each task.
 
-    The tasks themselves are fixed: the interval says how the result would vary with other seeds,
-    not with other tasks. By default the statistic sees the runs of all tasks pooled,
-    `(resamples, total runs)`, as the interquartile mean wants it. With `per_task` it sees the mean
-    of each task, `(resamples, tasks)`: `np.median` then gives the customary median over games,
-    and `np.mean` weighs tasks equally whatever their numbers of runs.
+    The tasks are fixed: the interval covers variation over seeds, not over tasks. By default the
+    statistic is computed over the pooled runs of all tasks, `(resamples, total runs)`, as required
+    by the interquartile mean. With `per_task` it is computed over the means of the tasks,
+    `(resamples, tasks)`: `np.median` is then the usual median over games, and `np.mean` weights
+    tasks equally whatever their numbers of runs.
     """
     samples = [resample(runs, rng, resamples) for runs in by_task(scores).values()]
     if per_task:
@@ -90,7 +90,7 @@ def performance_profile(
     rng: np.random.Generator,
     resamples: int = 2000,
     confidence: float = 0.95,
-) -> Profile:
+) -> PerformanceProfile:
     """Fraction of runs scoring above each threshold, averaged over tasks, with its band.
 
         F(tau) = mean over tasks of mean over runs of 1[score > tau]
@@ -110,7 +110,7 @@ def performance_profile(
         resampled += _weights(len(runs), rng, resamples) @ above
     fraction, resampled = fraction / len(tasks), resampled / len(tasks)
     low, high = np.quantile(resampled, tails(confidence), axis=0)
-    return Profile(fraction, low, high)
+    return PerformanceProfile(fraction, low, high)
 
 
 def probability_of_improvement(
@@ -120,12 +120,12 @@ def probability_of_improvement(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Estimate:
-    """How likely a run of x beats a run of y on a task drawn at random, with its interval.
+    """Probability that a run of x beats a run of y on a random task, with its interval.
 
         mean over tasks of P(X > Y) + P(X = Y) / 2
 
-    the Mann-Whitney U statistic divided by the number of pairs. Both sides need the same tasks;
-    numbers of runs may differ.
+    the Mann-Whitney U statistic divided by the number of pairs. Both arguments need the same
+    tasks; numbers of runs may differ.
     """
     of_x, of_y = by_task(x), by_task(y)
     if of_x.keys() != of_y.keys():
@@ -146,14 +146,14 @@ def probability_of_improvement(
 
 
 def welch(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Welch:
-    """Welch's t-test (1947) of whether two samples `(n,)` and `(m,)` have the same mean.
+    """Welch's t-test (1947) of the hypothesis that samples `(n,)` and `(m,)` have equal means.
 
-    Variances may differ. Two samples without any spread have p = 1 if equal and 0 if not; an
-    infinite score makes everything NaN, so decide first what a failed run is worth.
+    Variances may differ. Two samples of zero variance have p = 1 if equal and 0 otherwise. An
+    infinite score makes everything NaN, so assign failed runs a finite score first.
     """
     (a,), (b,) = by_task({"": x}).values(), by_task({"": y}).values()
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"welch needs two scores a side, got {len(a)} and {len(b)}")
+        raise ValueError(f"welch needs at least two scores per sample, got {len(a)} and {len(b)}")
     _refuse_nan(a)
     _refuse_nan(b)
     difference = float(a.mean() - b.mean())
@@ -168,7 +168,7 @@ def welch(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Welch:
 
 
 def human_normalised(env_id: str, score: float) -> float:
-    """Score on the scale where random play is 0 and the human tester 1 (Mnih et al. 2015).
+    """Score on the scale where random play is 0 and the human player 1 (Mnih et al. 2015).
 
     Accepts every usual form of an Atari id, such as `ALE/Pong-v5`, `PongNoFrameskip-v4` or `Pong`;
     raises `UserError` for a game outside the 57 of `atari_scores.toml`.
@@ -182,7 +182,7 @@ def human_normalised(env_id: str, score: float) -> float:
 
 
 def normalised(env_id: str, score: float) -> tuple[float, Kind]:
-    """Score on a scale comparable across environments, where one is known, and its kind.
+    """Score on a scale that is comparable across environments, if available, and its kind.
 
     Atari games with a human score are `human-normalised`; the classic control tasks are
     `range-normalised`, from 0 (about random) to 1 (good); anything else stays `raw`.
@@ -210,16 +210,16 @@ def _table(file: str, key: str) -> dict[str, dict[str, float]]:
 
 
 def _weights(runs: int, rng: np.random.Generator, resamples: int) -> Array:
-    """Share of each run in each resample, `(resamples, runs)`.
+    """Weight of each run in each resample, `(resamples, runs)`.
 
-    For an average over runs this is the same bootstrap as `resample`, and one matrix product
-    then covers all thresholds or opponents.
+    For means over runs this is the same bootstrap as `resample`, and one matrix product serves
+    all thresholds or opponents.
     """
     return rng.multinomial(runs, np.full(runs, 1.0 / runs), size=resamples) / runs
 
 
 def _refuse_nan(runs: Array) -> None:
-    # A comparison with NaN is false: a failed run would count as a loss or, worse, as nothing.
+    # Comparisons with NaN are false: a failed run would count as a loss or be ignored.
     if np.isnan(runs).any():
         raise ValueError("scores contain NaN")
 
@@ -243,8 +243,8 @@ def _t_quantile(tails: float, freedom: float) -> float:
 def _incomplete_beta(x: float, a: float, b: float) -> float:
     """Regularised incomplete beta function I_x(a, b), by its continued fraction.
 
-    Abramowitz and Stegun 26.5.8, evaluated from the front (Lentz); below x = (a + 1) / (a + b + 2)
-    it converges in a few dozen terms, and I_x(a, b) = 1 - I_{1-x}(b, a) serves the rest.
+    Abramowitz and Stegun 26.5.8, evaluated forwards (Lentz); for x below (a + 1) / (a + b + 2) it
+    converges in a few dozen terms; otherwise I_x(a, b) = 1 - I_{1-x}(b, a) is used.
     """
     if x <= 0 or x >= 1:
         return float(x >= 1)
@@ -266,5 +266,5 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
         fraction *= upper * lower
         if abs(upper * lower - 1) < 1e-15:
             break
-    # The fraction is of 1 + ..., its first term the one of factor 1.
+    # The fraction starts with 1 + ..., its first term has factor 1.
     return front * (fraction - 1)

@@ -1,8 +1,8 @@
 """Published figures and tables by name.
 
-A reproduction is a module with three things: `TITLE` (a line that says what is reproduced),
-`SEEDS` (how many, by scale) and `reproduce(job) -> Report`. `reproduce.py` does the rest. Nothing
-here imports the modules: a list of names is no reason to load torch.
+A reproduction is a module with `TITLE` (one line that names what is reproduced), `SEEDS` (number
+of seeds by scale) and `reproduce(job) -> Report`; `reproduce.py` does the rest. The modules are
+imported on demand, so that listing the names does not load torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OURS = {
     "hypergrid-exact": Entry("semigradient.reproductions.gflownet.hypergrid_exact"),
     "hypergrid-offline": Entry("semigradient.reproductions.gflownet.hypergrid_offline"),
     "hypergrid-tricks": Entry("semigradient.reproductions.gflownet.hypergrid_tricks"),
-    "layers": Entry("semigradient.reproductions.td.layers"),
+    "layers": Entry("semigradient.reproductions.td.corrected_layers"),
     "logistic-basins": Entry("semigradient.reproductions.games.logistic_basins"),
     "meva-ablation": Entry("semigradient.reproductions.games.meva_ablation"),
     "meva-baselines": Entry("semigradient.reproductions.games.meva_baselines"),
@@ -51,16 +51,16 @@ _OURS = {
     "meva-imp": Entry("semigradient.reproductions.games.meva_imp"),
     "meva-ipd": Entry("semigradient.reproductions.games.meva_ipd"),
     "meva-zd": Entry("semigradient.reproductions.games.meva_zd"),
-    "lola-dice": Entry("semigradient.reproductions.games.lola_dice"),
+    "lola-dice": Entry("semigradient.reproductions.games.lola_dice_figures"),
     "molecule-active": Entry("semigradient.reproductions.molecules.molecule_active"),
-    "molecules": Entry("semigradient.reproductions.molecules.molecules"),
+    "molecules": Entry("semigradient.reproductions.molecules.molecule_search"),
     "mountain-car-iid": Entry("semigradient.reproductions.td.mountain_car_iid"),
     "mountain-car-online": Entry("semigradient.reproductions.td.mountain_car_online"),
     "molecule-flows": Entry("semigradient.reproductions.molecules.molecule_flows"),
     "polynomial": Entry("semigradient.reproductions.td.polynomial"),
     "rbf-drift": Entry("semigradient.reproductions.td.rbf_drift"),
     "regression": Entry("semigradient.reproductions.td.regression"),
-    "sensitivity": Entry("semigradient.reproductions.td.sensitivity"),
+    "sensitivity": Entry("semigradient.reproductions.td.loss_sensitivity"),
     "sign-variance": Entry("semigradient.reproductions.td.sign_variance"),
     "singular-values": Entry("semigradient.reproductions.td.singular_values"),
     "td-lambda": Entry("semigradient.reproductions.td.td_lambda"),
@@ -73,13 +73,13 @@ REPRODUCTIONS = Registry("reproduction", Entry, _OURS)
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One published figure or table, or a few that belong together."""
+    """One published figure or table, or several related ones."""
 
     name: str
     title: str
     """What is reproduced, and where it was published."""
     seeds: Mapping[str, int]
-    """Seeds at each scale."""
+    """Number of seeds per scale."""
     reproduce: Callable[[Job], Report]
 
 

@@ -1,15 +1,15 @@
-"""What a reproduction is asked, what it answers, and the files that hold both.
+"""The input and the output of a reproduction, and the files that hold both.
 
-A `Report` has rows: each sets one published claim beside what was measured, with an interval, and
-says whether they agree within a tolerance that was fixed beforehand. The folder holds
+A `Report` has rows: each compares one published claim with the measured value and its interval, and
+states whether they agree within a tolerance that was fixed in advance. The folder holds
 
-    result.json     the rows, and what made them: command, commit, versions, seeds, seconds
+    result.json     the rows and their provenance: command, commit, versions, seeds, seconds
     figure.png      the figure
-    cells/          the finished parts of the work, so that interrupted work goes on
+    cells/          cached results of finished parts, so that interrupted work continues
 
-A finished part is found again by a digest of everything that decided it; one that differs in
-anything, the seeds included, is computed anew. The code itself is not part of that digest: new code
-wants a new folder.
+A cached part is identified by a digest of everything that determines it; if anything differs, the
+seeds included, it is computed anew. The code itself is not part of the digest: use a new folder
+after a change of the code.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SPENT = "seconds of wall and processor"
 
 @dataclass(frozen=True)
 class Row:
-    """One published claim beside what was measured."""
+    """One published claim and the measured value."""
 
     quantity: str
     """What is measured."""
@@ -52,16 +52,16 @@ class Row:
     """Lower end of the measured value's 95 % interval."""
     high: float
     tolerance: str
-    """When the two agree, in words."""
+    """Criterion of agreement, in words."""
     agrees: bool
     required: bool = True
-    """Whether --check asks for it. What a document's own settings are known not to give is shown
-    beside settings that give it."""
+    """Whether --check requires agreement. Published settings that are known not to give the
+    published result are reported, but not required, beside settings that do."""
 
 
 @dataclass
 class Report:
-    """The answer of a reproduction."""
+    """The result of a reproduction."""
 
     rows: list[Row]
     draw: Callable[[Figure], None]
@@ -77,22 +77,22 @@ class Job:
     seeds: int
     out: Path
     folder: str = ""
-    """Where published data files are, for the reproductions that need some."""
+    """Folder of published data files, for reproductions that need them."""
     say: Callable[[str], None] = print
     seconds: float = field(default=0.0, init=False)
-    """Spent on parts, also those of earlier, interrupted runs."""
+    """Wall-clock seconds spent on all parts, including those of earlier, interrupted runs."""
     cpu_seconds: float = field(default=0.0, init=False)
-    """The same, of processor time: what `seconds` would be on an idle machine, at most."""
+    """Processor seconds: an upper bound of `seconds` on an idle machine."""
 
     @property
     def full(self) -> bool:
-        """Whether the published scale is asked for."""
+        """Whether to run at the published scale."""
         return self.scale == "full"
 
     def cell(self, name: str, identity: Any, work: Callable[[], Mapping[str, Array]]) -> Any:
-        """Return the arrays of one part of the work, computed now unless they are there.
+        """Return the arrays of one part of the work, computed unless cached.
 
-        `identity` must tell in its `repr` everything that decides the result.
+        The `repr` of `identity` must include everything that determines the result.
         """
         digest = hashlib.sha256(repr((identity, self.seeds)).encode()).hexdigest()[:16]
         path = self.out / "cells" / f"{name}-{digest}.npz"
@@ -110,7 +110,7 @@ class Job:
 
 
 def prepare(out: Path) -> None:
-    """Make the folder; `UserError` if that cannot be."""
+    """Create the folder; `UserError` if that fails."""
     try:
         (out / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -145,7 +145,7 @@ def write(report: Report, job: Job, name: str, title: str) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text, a few lines each so that nothing is cut off."""
+    """The rows as text, several lines per row so that nothing is truncated."""
     lines = []
     for row in rows:
         mark = "agrees   " if row.agrees else "DISAGREES" if row.required else "disagrees"
@@ -159,7 +159,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: numbers that are not finite become text."""
+    """The row with non-finite numbers as text, which JSON lacks."""
     return {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()
@@ -174,9 +174,9 @@ def _save(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path) -> dict[str, Array] | None:
-    """The arrays of a finished part; None if there is none that can be read."""
+    """The arrays of a finished part; None if missing or unreadable."""
     try:
-        # Opened here, because a damaged archive would leave it open.
+        # Opened explicitly: `np.load` would leave a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(stored)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):

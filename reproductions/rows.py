@@ -1,7 +1,7 @@
-"""Rows for published statements about a sign, held against one number of each seed.
+"""Rows for published statements about a sign, tested with one number per seed.
 
-What counts as agreement was fixed before anything was measured: the 95 % bootstrap interval of the
-mean over seeds lies on the published side of zero.
+The criterion of agreement was fixed before anything was measured: the 95 % bootstrap interval of
+the mean over seeds lies on the published side of zero.
 """
 
 from __future__ import annotations

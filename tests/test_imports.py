@@ -252,7 +252,7 @@ def test_every_exception_is_needed(path: str) -> None:
         ("training/loop.py", "from semigradient.diagnostics.attach import Attachment"),
         ("diagnostics/new.py", "from semigradient.agents.dqn import DQN"),
         ("agents/new.py", "from semigradient.benchmarks import throughput"),
-        ("agents/new.py", "from semigradient.experiments import report"),
+        ("agents/new.py", "from semigradient.experiments import comparison_report"),
         ("reproductions/new.py", "from semigradient.benchmarks import throughput"),
         ("reproductions/new.py", "from semigradient import reproduce"),
         ("evaluate.py", "from semigradient.commands import train"),

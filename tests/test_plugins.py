@@ -133,7 +133,7 @@ def test_two_packages_with_one_name_are_refused(package: Path) -> None:
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 2.0\n")
     (other / "entry_points.txt").write_text("[semigradient.agents]\nlinear-q = rival:Agent\n")
-    with pytest.raises(UserError, match="agent 'linear-q': crafted and rival each bring one"):
+    with pytest.raises(UserError, match="agent 'linear-q': crafted and rival each define one"):
         agents.entry("linear-q")
 
 

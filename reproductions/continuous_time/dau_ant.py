@@ -1,7 +1,7 @@
 """Deep Advantage Updating on Ant across time steps: figure 8.2.
 
 Needs MuJoCo. At quick scale the hidden layers have 64 units and there are 50 of 2000 seconds in
-each environment, which is too little to run: its rows say how far it came.
+each environment, which is too little to learn to run: the rows report the progress.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Deep Advantage Updating and DDPG on Ant across time steps: figure 8.2"
 SEEDS = {"quick": 2, "full": 5}
-FULL = dau_curves.Plan(
+FULL = dau_curves.CurvesPlan(
     "semigradient/Ant-v0",
     (0.05, 0.02, 0.01, 0.005, 0.002),
     dau_curves.CONTINUOUS,

@@ -1,6 +1,6 @@
 """Deep Advantage Updating on CartPole, with discrete actions, across time steps: figure 8.2.
 
-Noise dominates here, as the thesis says: nothing is claimed and no row is required. The highest
+Noise dominates here, as the thesis notes: nothing is claimed and no row is required. The highest
 scaled return is 500 at every dt. At quick scale the hidden layers have 64 units and there are 10
 seconds in each environment; at full scale 50, and the published networks.
 """
@@ -14,7 +14,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Deep Advantage Updating and Q-learning on CartPole across time steps: figure 8.2"
 SEEDS = {"quick": 2, "full": 5}
-FULL = dau_curves.Plan(
+FULL = dau_curves.CurvesPlan(
     "semigradient/CartPole-v0",
     (0.01, 0.005, 0.002, 0.001, 0.0005),
     dau_curves.DISCRETE,

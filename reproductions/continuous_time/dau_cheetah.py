@@ -14,7 +14,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Deep Advantage Updating and DDPG on HalfCheetah across time steps: figure 8.2"
 SEEDS = {"quick": 2, "full": 5}
-FULL = dau_curves.Plan(
+FULL = dau_curves.CurvesPlan(
     "semigradient/HalfCheetah-v0",
     (0.05, 0.02, 0.01, 0.005, 0.002),
     dau_curves.CONTINUOUS,

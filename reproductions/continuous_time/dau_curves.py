@@ -8,8 +8,8 @@ budget of physical time and the same networks. A score is the mean of the evalua
 fifth of training; `area` is the mean distance over training of the highest and the lowest curve.
 C. Tallec, PhD thesis, 2019, chapter 8.
 
-What is published is claimed of Pendulum, BipedalWalker and Ant. On CartPole noise dominates, and
-HalfCheetah has several gaits: their rows are shown and not required.
+The published claims concern Pendulum, BipedalWalker and Ant. On CartPole noise dominates, and
+HalfCheetah has several gaits: their rows are not required.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ _SOURCE = "thesis, figure 8.2"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which runs are made.
+class CurvesPlan:
+    """The grid of runs.
 
     Attributes:
         env: environment.
         steps: time steps dt.
         learners: flags by label; the first word of a label is the agent.
         seconds: physical seconds in each of 256 environments.
-        evaluations: how many, evenly spaced.
-        published: what the figures show of `dau`, by dt, as scaled returns.
+        evaluations: number of evaluations, evenly spaced.
+        published: published scaled returns of `dau`, by dt.
         least: scaled return that `dau` must reach at every dt.
-        spread: what its means over dt may differ by.
+        spread: largest difference of its means between time steps.
         time_limit: seconds of a training episode; 0: none.
         episode: seconds of an evaluation.
         portraits: seconds after which phase portraits are taken (pendulums only).
-        required: whether the claims are the document's too.
-        flags: those of all learners.
+        required: whether the document makes the claims for this environment.
+        flags: flags of all learners.
     """
 
     env: str
@@ -87,15 +87,15 @@ class Plan:
 
     @property
     def marks(self) -> Array:
-        """Seconds after which is evaluated, (evaluations,)."""
+        """Times of the evaluations in seconds, (evaluations,)."""
         return np.linspace(0, self.seconds, self.evaluations + 1)[1:]
 
 
-def learn(plan: Plan, label: str, dt: float, seed: int) -> dict[str, Array]:
+def learn(plan: CurvesPlan, label: str, dt: float, seed: int) -> dict[str, Array]:
     """Train once: `curve` (evaluations,), and `value` and `policy` (portraits, 50, 50)."""
     agent: Any = build(parse(plan.command(label, dt, seed)).command)
     curve: list[float] = []
-    taken: list[Portrait] = []
+    portraits: list[Portrait] = []
     for mark in sorted({*plan.marks, *plan.portraits}):
         while agent.progress.steps < round(mark / dt) * _ENVS:
             agent.iterate()
@@ -104,11 +104,13 @@ def learn(plan: Plan, label: str, dt: float, seed: int) -> dict[str, Array]:
             returns = evaluate(agent.policy(True), envs, 64).returns
             curve.append(returns.mean() * clock_of(envs).return_scale)
         if mark in plan.portraits:
-            taken.append(pendulum_portrait(agent))
-    found = {"curve": np.array(curve)}
-    if taken:
-        found |= {name: np.array([getattr(p, name) for p in taken]) for name in ("value", "policy")}
-    return found
+            portraits.append(pendulum_portrait(agent))
+    measured = {"curve": np.array(curve)}
+    if portraits:
+        measured |= {
+            name: np.array([getattr(p, name) for p in portraits]) for name in ("value", "policy")
+        }
+    return measured
 
 
 def score(run: dict[str, Array]) -> float:
@@ -119,7 +121,7 @@ def score(run: dict[str, Array]) -> float:
 
 @dataclass(frozen=True)
 class Robustness:
-    """How little one learner minds the time step.
+    """Robustness of one learner to the time step.
 
     Attributes:
         worst: the lowest mean score over dt.
@@ -133,11 +135,11 @@ class Robustness:
 
 
 def robustness(runs: dict[Key, list[dict[str, Array]]], label: str) -> Robustness:
-    """Of one learner, over the time steps it was run at."""
+    """Robustness of one learner over its time steps."""
     curves = np.array(
         [
-            np.mean([run["curve"] for run in each], 0)
-            for (name, _), each in runs.items()
+            np.mean([run["curve"] for run in seeds], 0)
+            for (name, _), seeds in runs.items()
             if name == label
         ]
     )
@@ -147,34 +149,34 @@ def robustness(runs: dict[Key, list[dict[str, Array]]], label: str) -> Robustnes
 
 
 def portrait_agreement(runs: dict[Key, list[dict[str, Array]]], label: str) -> float:
-    """Mean correlation of the last portraits of the policy between every two time steps."""
+    """Mean correlation of the final policy portraits over all pairs of time steps."""
     last = [
-        np.array([run["policy"][-1].ravel() for run in each])
-        for (name, _), each in runs.items()
+        np.array([run["policy"][-1].ravel() for run in seeds])
+        for (name, _), seeds in runs.items()
         if name == label
     ]
-    # Of seed k at one step with seed k at another.
+    # Seed k at one time step with seed k at another.
     pairs = [
         np.corrcoef(a, b)[0, 1]
         for one, other in combinations(last, 2)
         for a, b in zip(one, other, strict=True)
-        if a.std() > 0 and b.std() > 0  # a constant image correlates with nothing
+        if a.std() > 0 and b.std() > 0  # the correlation of a constant image is undefined
     ]
     return float(np.mean(pairs)) if pairs else 0.0
 
 
-def claims(plan: Plan, runs: dict[Key, list[dict[str, Array]]]) -> list[Row]:
-    """The published statements beside what the runs say."""
+def claims(plan: CurvesPlan, runs: dict[Key, list[dict[str, Array]]]) -> list[Row]:
+    """Rows comparing the published statements with the runs."""
     rows = [_level(plan, runs["dau", dt], dt) for dt in plan.steps]
     ours = robustness(runs, "dau")
-    wanted = f"< {plan.spread:g}"
+    tolerance = f"< {plan.spread:g}"
     rows.append(
         _row(
             plan,
             "dau: spread of the mean over dt",
             "curves coincide",
             ours.spread,
-            wanted,
+            tolerance,
             ours.spread < plan.spread,
         )
     )
@@ -236,13 +238,13 @@ def claims(plan: Plan, runs: dict[Key, list[dict[str, Array]]]) -> list[Row]:
     return rows
 
 
-def reproduce(job: Job, plan: Plan) -> Report:
-    """Make every run that is not there yet and set them beside the published claims."""
+def reproduce(job: Job, plan: CurvesPlan) -> Report:
+    """Run whatever is not cached and compare it with the published claims."""
     runs: dict[Key, list[dict[str, Array]]] = {}
     for seed in range(job.seeds):
         for label, _ in plan.learners:
             for dt in plan.steps:
-                found = job.cell(
+                run = job.cell(
                     f"{label.replace(' ', '-')}-dt{dt:g}-s{seed}",
                     (
                         plan.command(label, dt, seed),
@@ -253,13 +255,13 @@ def reproduce(job: Job, plan: Plan) -> Report:
                     ),
                     partial(learn, plan, label, dt, seed),
                 )
-                runs.setdefault((label, dt), []).append(found)
+                runs.setdefault((label, dt), []).append(run)
     tall = 9.0 if plan.portraits else 4.0
     return Report(claims(plan, runs), lambda figure: draw(figure, plan, runs), (12.0, tall))
 
 
-def draw(figure: Figure, plan: Plan, runs: dict[Key, list[dict[str, Array]]]) -> None:
-    """Curves against physical time above; below, the first seed's last portraits, a column a dt."""
+def draw(figure: Figure, plan: CurvesPlan, runs: dict[Key, list[dict[str, Array]]]) -> None:
+    """Curves over physical time above; below, the last portraits of the first seed by dt."""
     labels = [label for label, _ in plan.learners]
     above: Any = figure
     if plan.portraits:
@@ -278,7 +280,7 @@ def draw(figure: Figure, plan: Plan, runs: dict[Key, list[dict[str, Array]]]) ->
 
 
 def _draw_portraits(
-    figure: Any, plan: Plan, labels: list[str], runs: dict[Key, list[dict[str, Array]]]
+    figure: Any, plan: CurvesPlan, labels: list[str], runs: dict[Key, list[dict[str, Array]]]
 ) -> None:
     grid = figure.subplots(2 * len(labels), len(plan.steps), squeeze=False)
     for row, label in enumerate(labels):
@@ -288,7 +290,7 @@ def _draw_portraits(
             portrait.draw(grid[2 * row][column], grid[2 * row + 1][column], f"{label}, dt = {dt:g}")
 
 
-def _level(plan: Plan, runs: list[dict[str, Array]], dt: float) -> Row:
+def _level(plan: CurvesPlan, runs: list[dict[str, Array]], dt: float) -> Row:
     values = np.array([score(run) for run in runs])
     mean = float(values.mean())
     return Row(
@@ -305,7 +307,7 @@ def _level(plan: Plan, runs: list[dict[str, Array]], dt: float) -> Row:
 
 
 def _row(
-    plan: Plan,
+    plan: CurvesPlan,
     quantity: str,
     published: str,
     value: float,

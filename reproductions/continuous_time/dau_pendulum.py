@@ -14,7 +14,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Deep Advantage Updating and DDPG on the pendulum across time steps: figures 8.1 and 8.2"
 SEEDS = {"quick": 5, "full": 5}
-FULL = dau_curves.Plan(
+FULL = dau_curves.CurvesPlan(
     "semigradient/Pendulum-v0",
     (0.05, 0.01, 0.005, 0.002, 0.001, 0.0005),
     dau_curves.CONTINUOUS,

@@ -1,10 +1,10 @@
-"""Deep Advantage Updating where everything is known: linear-quadratic control and the pusher.
+"""Deep Advantage Updating on problems with known values: linear-quadratic control and the pusher.
 
-Closed forms first: the tables of V and A on LQ1 (Q collapses onto V like dt, A keeps its gap), and
-the fixed point of the algorithm on LQ1. Then learning: on the pusher A*(1, stay) = -0.579 and
-A*(1, away) = -1.158 per second whatever the time step, and one set of hyperparameters must find
+Closed forms: the tables of V and A on LQ1 (Q converges to V at rate dt, A keeps its gap), and the
+fixed point of the algorithm on LQ1. Learning: on the pusher A*(1, stay) = -0.579 and
+A*(1, away) = -1.158 per second whatever the time step, and one set of hyperparameters must learn
 them, and the right policy, at time steps two orders of magnitude apart. Q-learning with the same
-budget must tell actions apart by differences of dt A*, and no longer ranks them at dt = 0.001.
+budget must distinguish actions by differences of dt A*, and fails to rank them at dt = 0.001.
 
 Learned advantages are averages over both sides (x = 1 and x = -1) and over the last quarter of
 training, because the learning rate is constant. C. Tallec, PhD thesis, 2019, chapter 8; the closed
@@ -51,7 +51,7 @@ _GRID = np.concatenate([np.linspace(-2, -0.2, 10), np.linspace(0.2, 2, 10)])
 
 
 @dataclass(frozen=True)
-class Plan:
+class PusherPlan:
     """One set of hyperparameters for every time step.
 
     Attributes:
@@ -76,8 +76,8 @@ class Plan:
         return [*words.split(), "--env-options", f"dt={dt}", "time_limit=2", f"actions={actions}"]
 
 
-QUICK = Plan(30.0, 10)
-FULL = Plan(50.0, 50)
+QUICK = PusherPlan(30.0, 10)
+FULL = PusherPlan(50.0, 50)
 RUNS = (("dau", "discrete"), ("dqn", "discrete"), ("dau", "continuous"))
 
 
@@ -88,10 +88,10 @@ def ranking(agent: Any, name: str, actions: str, xs: Array) -> Array:
         with torch.no_grad():
             q = agent.network(torch.from_numpy(obs)).double().numpy().T
         return q - q.max(0)
-    chosen: list[Any] = [np.full(len(xs), index) for index in range(3)]
+    candidates: list[Any] = [np.full(len(xs), index) for index in range(3)]
     if actions == "continuous":
-        chosen = [np.full((len(xs), 1), a, np.float32) for a in (-1, 0, 1)]
-    return np.stack([agent.advantages(obs, each) for each in chosen]).astype(float)
+        candidates = [np.full((len(xs), 1), a, np.float32) for a in (-1, 0, 1)]
+    return np.stack([agent.advantages(obs, action) for action in candidates]).astype(float)
 
 
 def outward(advantages: Array, xs: Array) -> Array:
@@ -100,7 +100,7 @@ def outward(advantages: Array, xs: Array) -> Array:
     return np.where(xs > 0, advantages[::-1], advantages)
 
 
-def learn(plan: Plan, name: str, actions: str, dt: float, seed: int) -> dict[str, Array]:
+def learn(plan: PusherPlan, name: str, actions: str, dt: float, seed: int) -> dict[str, Array]:
     """Train once.
 
     Returns:
@@ -113,16 +113,16 @@ def learn(plan: Plan, name: str, actions: str, dt: float, seed: int) -> dict[str
     per_second = 1 / dt if name == "dqn" else 1.0
     sides, curve = np.array([-1.0, 1.0]), []
     total = round(plan.seconds / dt) * command.run.num_envs
-    # As many readings at every time step.
+    # Equal numbers of readings at every time step.
     period, due = total // 100, 0
     while agent.progress.steps < total:
         agent.iterate()
         if agent.progress.steps >= due:
             due += period
-            found = outward(ranking(agent, name, actions, sides), sides)
-            curve.append(per_second * (found - found[:1])[1:].mean(1))
-    found = outward(ranking(agent, name, actions, _GRID), _GRID)
-    ordered = (found[0] > found[1]) & (found[1] > found[2])
+            advantages = outward(ranking(agent, name, actions, sides), sides)
+            curve.append(per_second * (advantages - advantages[:1])[1:].mean(1))
+    advantages = outward(ranking(agent, name, actions, _GRID), _GRID)
+    ordered = (advantages[0] > advantages[1]) & (advantages[1] > advantages[2])
     policy = agent.policy(True)(_GRID.astype(np.float32)[:, None], None)
     chosen = policy[:, 0] if actions == "continuous" else policy - 1
     toward = (chosen * np.sign(_GRID)).mean()
@@ -135,8 +135,8 @@ def closed_forms() -> list[Row]:
     rows, worst, gaps = [], 0.0, {}
     for dt, published in TABLE.items():
         value, advantage = lq_values(s, a, 1, GAMMA, dt)
-        found = np.array([value.item(), *advantage.tolist()])
-        worst = max(worst, float(np.abs(found - published).max()))
+        values = np.array([value.item(), *advantage.tolist()])
+        worst = max(worst, float(np.abs(values - published).max()))
         if dt:
             gaps[dt] = dt * float(advantage[0] - advantage[2])
     rows.append(_exact("LQ1: V(1), A(1, ·) of five time steps, largest difference", worst, 6e-6))
@@ -174,20 +174,20 @@ def _exact(quantity: str, difference: float, tolerance: float) -> Row:
 
 
 def learned(runs: dict[tuple[str, str, float], list[dict[str, Array]]]) -> list[Row]:
-    """What was learned on the pusher beside the limits."""
+    """Rows comparing the advantages learned on the pusher with their limits."""
     _, stay = pusher_values(torch.tensor(1.0), GAMMA)
     rows = []
-    for (name, actions, dt), found in runs.items():
+    for (name, actions, dt), seeds in runs.items():
         where = f"{name}, {actions}, dt = {dt:g}"
         if name == "dqn":
             if dt == min(STEPS):
-                rows.append(_share(f"{where}: share of states ranked right", found, "ranked", 0.5))
+                rows.append(_share(f"{where}: share of states ranked right", seeds, "ranked", 0.5))
             continue
-        late = np.array([run["curve"][-len(run["curve"]) // 4 :].mean(0) for run in found])
+        late = np.array([run["curve"][-len(run["curve"]) // 4 :].mean(0) for run in seeds])
         for column, action, limit in ((0, "stay", stay.item()), (1, "away", 2 * stay.item())):
             values = late[:, column]
             mean = float(values.mean())
-            good = abs(mean / limit - 1) < 0.1
+            agrees = abs(mean / limit - 1) < 0.1
             rows.append(
                 Row(
                     f"{where}: A(1, {action})",
@@ -197,19 +197,19 @@ def learned(runs: dict[tuple[str, str, float], list[dict[str, Array]]]) -> list[
                     float(values.min()),
                     float(values.max()),
                     "within 10 %",
-                    good,
+                    agrees,
                 )
             )
-        rows.append(_share(f"{where}: greedy policy toward 0", found, "greedy", 0.9))
+        rows.append(_share(f"{where}: greedy policy toward 0", seeds, "greedy", 0.9))
     return rows
 
 
-def _share(quantity: str, found: Sequence[dict[str, Array]], key: str, bound: float) -> Row:
-    values = np.array([float(run[key]) for run in found])
+def _share(quantity: str, runs: Sequence[dict[str, Array]], key: str, bound: float) -> Row:
+    values = np.array([float(run[key]) for run in runs])
     mean = float(values.mean())
     above = key == "greedy"
     agrees = mean >= bound if above else mean <= bound
-    text = "the right policy" if above else "actions are no longer told apart"
+    text = "the right policy" if above else "actions are no longer distinguished"
     sign = "≥" if above else "≤"
     return Row(
         quantity,
@@ -224,19 +224,19 @@ def _share(quantity: str, found: Sequence[dict[str, Array]], key: str, bound: fl
 
 
 def reproduce(job: Job) -> Report:
-    """Closed forms, then every run that is not there yet."""
+    """Evaluate the closed forms, then train whatever is not cached."""
     plan = FULL if job.full else QUICK
     runs: dict[tuple[str, str, float], list[dict[str, Array]]] = {}
     for name, actions in RUNS:
         for dt in STEPS:
             key = (name, actions, dt)
             for seed in range(job.seeds):
-                found = job.cell(
+                measured = job.cell(
                     f"{name}-{actions}-dt{dt:g}-s{seed}",
                     (plan, plan.flags(*key, seed)),
                     partial(learn, plan, name, actions, dt, seed),
                 )
-                runs.setdefault(key, []).append(found)
+                runs.setdefault(key, []).append(measured)
 
     def draw(figure: Figure) -> None:
         _, stay = pusher_values(torch.tensor(1.0), GAMMA)

@@ -1,7 +1,7 @@
 """Deep Advantage Updating on BipedalWalker across time steps: figure 8.2.
 
 Needs Box2D. At quick scale the hidden layers have 64 units and there are 60 of 250 seconds in each
-environment, which is too little to walk: its rows say how far it came.
+environment, which is too little to learn to walk: the rows report the progress.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Deep Advantage Updating and DDPG on BipedalWalker across time steps: figure 8.2"
 SEEDS = {"quick": 2, "full": 5}
-FULL = dau_curves.Plan(
+FULL = dau_curves.CurvesPlan(
     "semigradient/BipedalWalker-v0",
     (0.01, 0.005, 0.002, 0.001),
     dau_curves.CONTINUOUS,

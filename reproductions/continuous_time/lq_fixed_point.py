@@ -5,8 +5,8 @@ vanishes everywhere at
 
     w = p,  c₂ = 2 γ^dt p,  c₃ = γ^dt p dt,    p = dt / (1 - γ^dt (1 - k dt)²);
 
-c₁ cancels. So full-batch semi-gradient iteration must arrive there, whatever states and actions
-the batch has.
+c₁ cancels. So full-batch semi-gradient iteration must converge to it for any states and actions
+in the batch.
 """
 
 from __future__ import annotations

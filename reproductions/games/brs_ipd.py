@@ -1,11 +1,11 @@
 """Best response shaping on the prisoner's dilemma of six rounds: figure 5.2.
 
 Against the tree-search detective BRS learns cynic tit-for-tat, which defects at first and mirrors
-from then on; with self-play with reward sharing (BRS-SP) it learns tit-for-tat. The claim is about
-probabilities in five states, so that is what the rows say, and beside them the exact value of each
-learned policy against the detective: -7 is the most that any policy can have.
+from then on; with self-play with reward sharing (BRS-SP) it learns tit-for-tat. The rows
+report the probabilities of cooperation in the five states, and the exact value of each learned
+policy against the detective, at most -7.
 
-Source: T. Cooijmans, PhD thesis 2023, sections 5.5.1 and 5.A.1, figure 5.2, which prints no number.
+Source: T. Cooijmans, PhD thesis 2023, sections 5.5.1 and 5.A.1, figure 5.2, which has no numbers.
 Published are a two-layer tanh network and SGD at 3e-4 (searched over 1e-4 to 1e-3, SGD and Adam).
 The quick scale takes Adam at 1e-2, which needs 400 updates instead of tens of thousands;
 widths, batches and numbers of updates are not published.
@@ -53,32 +53,32 @@ def config(variant: str, full: bool) -> tuple[Config, str, float, int]:
 def train(
     chosen: Config, optimizer: str, rate: float, updates: int, seeds: int
 ) -> dict[str, Array]:
-    """Probabilities of C (points, S, 5) over training and the updates they belong to."""
+    """Probabilities of C (points, S, 5) over training, and their updates."""
     make_config: Any = optim.config_class(optimizer)
     make_optimizer = partial(optim.make, make_config(lr=rate))
     learner = TreeSearchLearner(chosen, seeds, make_optimizer=make_optimizer)
     every = max(1, updates // _POINTS)
-    at, chances = [0], [learner.logits().detach().sigmoid().numpy()]
+    at, probabilities = [0], [learner.logits().detach().sigmoid().numpy()]
     for update in range(1, updates + 1):
         learner.iterate()
         if update % every == 0 or update == updates:
             at.append(update)
-            chances.append(learner.logits().detach().sigmoid().numpy())
-    return {"updates": np.array(at, float), "chances": np.array(chances)}
+            probabilities.append(learner.logits().detach().sigmoid().numpy())
+    return {"updates": np.array(at, float), "probabilities": np.array(probabilities)}
 
 
 def reproduce(job: Job) -> Report:
-    """Train both variants and set their policies beside the published ones."""
-    found, rows = {}, []
+    """Train both variants and compare their policies with the published ones."""
+    runs, rows = {}, []
     for variant in PUBLISHED:
         setting = *config(variant, job.full), job.seeds
-        found[variant] = job.cell(variant.lower(), setting, partial(train, *setting))
-        rows += claims(variant, found[variant]["chances"][-1])
+        runs[variant] = job.cell(variant.lower(), setting, partial(train, *setting))
+        rows += claims(variant, runs[variant]["probabilities"][-1])
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 2, sharey=True)
-        for panel, (variant, run) in zip(axes, found.items(), strict=True):
-            last = run["chances"][-1]
+        for panel, (variant, run) in zip(axes, runs.items(), strict=True):
+            last = run["probabilities"][-1]
             ends = np.array([_interval(column) for column in last.T]).T
             mean = last.mean(0)
             spread = np.abs(ends - mean)
@@ -95,10 +95,10 @@ def _interval(values: Array) -> tuple[float, float]:
     return bootstrap_interval(np.mean, values, np.random.default_rng(0))
 
 
-def claims(variant: str, chances: Array) -> list[Row]:
+def claims(variant: str, probabilities: Array) -> list[Row]:
     """Rows for final probabilities (S, 5)."""
     rows = []
-    for state, published, column in zip(STATES, PUBLISHED[variant], chances.T, strict=True):
+    for state, published, column in zip(STATES, PUBLISHED[variant], probabilities.T, strict=True):
         mean = float(column.mean())
         low, high = _interval(column)
         agrees = abs(mean - published) <= _CLOSE
@@ -106,7 +106,7 @@ def claims(variant: str, chances: Array) -> list[Row]:
         name = f"{variant}: P(C | {state})"
         source = "figure 5.2"
         rows.append(Row(name, str(published), source, mean, low, high, tolerance, agrees))
-    same = (chances.round() == np.array(PUBLISHED[variant])).all(1)
+    same = (probabilities.round() == np.array(PUBLISHED[variant])).all(1)
     share = float(same.mean())
     rows.append(
         Row(
@@ -120,7 +120,7 @@ def claims(variant: str, chances: Array) -> list[Row]:
         )
     )
     values = np.array(
-        [exact_values(torch.from_numpy(each), PRISONERS, 6)[0].item() for each in chances]
+        [exact_values(torch.from_numpy(policy), PRISONERS, 6)[0].item() for policy in probabilities]
     )
     agrees = abs(values.mean() - BEST[variant]) <= _CLOSE
     rows.append(

@@ -2,11 +2,11 @@
 
 From each point of a 29×29 grid over [−10, 10]² both players learn by one rule for 200 updates with
 step size 1. A cell is white if both end above zero, at the solution that both prefer. Published is
-a picture; the counts beside it were computed for this project with other code.
+a picture; the counts were computed for this project with independent code.
 
-In some cells rounding decides: on the anti-diagonal, which the saddle at the origin draws in, and
-where a large α makes learning chaotic. Those are found by moving the start by 1e-12. A count agrees
-if the white cells that are certain explain it together with some of the others.
+Some cells depend on rounding: those on the anti-diagonal, which the saddle at the origin attracts,
+and those where a large α makes learning chaotic. They are identified by perturbing the start by
+1e-12. A count agrees if it lies between the certain white cells and those plus the uncertain ones.
 
 Source: T. Cooijmans, PhD thesis (2024), figure 6.2b, section 6.5.1 and appendix 6.D; grid, step
 size and number of updates are those of its published code.
@@ -56,7 +56,7 @@ WHITE = {
 GAMMAS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 ALPHAS = (0.0, 1.0, 5.0, 10.0)
 _QUICK_MEVA = ["--blocks", "0", "--batch-size", "64", "--no-full-gradient"]
-"""The residual gradient, as published, needs more updates: here the bootstrap is held fixed."""
+"""With a fixed bootstrap: the published residual gradient needs more updates."""
 _QUICK_COLA = ["--blocks", "0", "--batch-size", "128"]
 _MEVA_LOOPS = {"quick": 400, "full": 1000}
 _COLA_STEPS = {"quick": 2000, "full": 10001}
@@ -70,7 +70,7 @@ def grid() -> Tensor:
 
 
 def follow(direction: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Whether each pair (…, 2, 1) ends with both above zero: (…,) bool; diverged ones do not."""
+    """Whether both players of each pair (…, 2, 1) end above zero: (…,) bool; False if diverged."""
     x = start
     for _ in range(UPDATES):
         x = x + direction(x)
@@ -78,7 +78,7 @@ def follow(direction: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
 
 def exact(job: Job, name: str, alpha: float) -> tuple[Cells, Cells]:
-    """White cells (841,) of a rule, and the cells (841,) that rounding decides."""
+    """White cells (841,) of a rule, and the cells (841,) that depend on rounding."""
 
     def work() -> dict[str, Any]:
         game, rule = LogisticGame(), rules.rule(name, alpha)
@@ -91,12 +91,12 @@ def exact(job: Job, name: str, alpha: float) -> tuple[Cells, Cells]:
         tie = torch.eye(SIDE, dtype=torch.bool).fliplr().reshape(-1)
         return {"white": white[0].numpy(), "tie": (tie | (white != white[0]).any(0)).numpy()}
 
-    found = job.cell(f"{name}-{alpha:g}", (name, alpha, SIDE, UPDATES, "ties"), work)
-    return found["white"], found["tie"]
+    arrays = job.cell(f"{name}-{alpha:g}", (name, alpha, SIDE, UPDATES, "ties"), work)
+    return arrays["white"], arrays["tie"]
 
 
 def meta_values(job: Job) -> tuple[Cells, Array]:
-    """White cells (discounts, models, 841) of trained models; their course (loops, 2)."""
+    """White cells (discounts, models, 841) of trained models; training curve (loops, 2)."""
     loops = _MEVA_LOOPS[job.scale]
     words = ["--agent", "meva", "--env", "semigradient/LogisticGame-v0", "--threads", "1"]
     flags = [] if job.full else _QUICK_MEVA
@@ -118,8 +118,8 @@ def meta_values(job: Job) -> tuple[Cells, Array]:
         ]
         return {"white": np.stack(white), "course": np.array(course)}
 
-    found = job.cell("meva", (command.identity(), loops, GAMMAS, SIDE, UPDATES), work)
-    return found["white"], found["course"]
+    arrays = job.cell("meva", (command.identity(), loops, GAMMAS, SIDE, UPDATES), work)
+    return arrays["white"], arrays["course"]
 
 
 def consistent(job: Job) -> tuple[Cells, Array]:
@@ -144,12 +144,12 @@ def consistent(job: Job) -> tuple[Cells, Array]:
         off = agent.direction(inside, 0.0) - simultaneous_gradient(agent.game, inside)
         return {"white": np.stack(white), "error": off.norm(dim=(1, 2)).numpy()}
 
-    found = job.cell("cola", (command.identity(), steps, ALPHAS, SIDE, UPDATES), work)
-    return found["white"], found["error"]
+    arrays = job.cell("cola", (command.identity(), steps, ALPHAS, SIDE, UPDATES), work)
+    return arrays["white"], arrays["error"]
 
 
 def reproduce(job: Job) -> Report:
-    """Every rule's basins beside the counts."""
+    """Basins of every rule, compared with the counts."""
     pictures: dict[str, Cells] = {}
     rows = []
     for (name, alpha), count in WHITE.items():
@@ -169,7 +169,7 @@ def reproduce(job: Job) -> Report:
     def draw(figure: Figure) -> None:
         for index, (title, cells) in enumerate(pictures.items()):
             axes = figure.add_subplot(-(-len(pictures) // 7), 7, index + 1)
-            # The first player's policy runs to the right.
+            # The first player's policy is on the x-axis.
             axes.imshow(cells.reshape(SIDE, SIDE).T, "gray", origin="lower", vmin=0, vmax=1)
             axes.set_title(title, fontsize=8)
             axes.set_axis_off()
@@ -192,7 +192,7 @@ def _count_row(name: str, alpha: float, published: int, white: Cells, tie: Cells
 
 
 def _share_rows(shares: Array) -> list[Row]:
-    """What is claimed of MeVa's white shares (discounts, models)."""
+    """Rows for MeVa's shares of white cells (discounts, models)."""
     rows = []
     means, lows, highs = shares.mean(1), shares.min(1), shares.max(1)
     growth = float(np.diff(means).min())
@@ -220,7 +220,7 @@ def _share_rows(shares: Array) -> list[Row]:
 
 
 def _cola_rows(shares: Array, error: Array) -> list[Row]:
-    """COLA is judged by its error where the answer is known, and by what its basins do."""
+    """Rows for COLA's error where the exact gradient is known, and for its basins."""
     low, high = np.quantile(error, [0.025, 0.975])
     mean = float(error.mean())
     rows = [

@@ -1,15 +1,16 @@
-"""What each part of meta-value learning is for, on the iterated Prisoner's Dilemma: figure 6.3.
+"""Ablation of meta-value learning on the iterated Prisoner's Dilemma: figure 6.3.
 
-One part at a time is taken away: the correction U (V itself is learned), exploration by sign flips,
-the target network, λ-returns, quantiles. Models of each variant are trained against themselves.
-Every ten outer loops new pairs of policies follow the model for 100 updates, and what is kept is
+One component at a time is removed: the correction U (V itself is learned), exploration by sign
+flips, the target network, λ-returns, quantiles. Models of each variant are trained against
+themselves.
+Every ten outer loops new pairs of policies follow the model for 100 updates. Recorded are
 
-- their return in the end;
-- the root mean square of the error of the model's value along the way, over stretches of 10
+- their final return;
+- the root mean square error of the model's value along these updates, over stretches of 10
   updates (short) and over all 100 (long):  (1 − γ) Σ_{t<n} γᵗ fᵗ + γⁿ V(xⁿ) − V(x⁰).
 
-The figure prints no number. The text says that U matters most, V converging worse; that the target
-network and λ-returns slow learning down and make it stable; that exploration matters least.
+The figure has no numbers. The text states that U matters most and V converges worse; that the
+target network and λ-returns slow learning down and stabilise it; that exploration matters least.
 
 Source: T. Cooijmans, PhD thesis (2024), figure 6.3 and its text; the long error as in the public
 code.
@@ -51,10 +52,10 @@ VARIANTS: Mapping[str, list[str]] = {
 EVERY = 10
 """Outer loops between measurements."""
 PAIRS, UPDATES, STRETCH = 64, 100, 10
-"""Monitored pairs for each model, their updates, and the updates of a short stretch."""
+"""Monitored pairs per model, their updates, and the updates of a short stretch."""
 _LOOPS = {"quick": 120, "full": 300}
 _LEARNED = -1.5
-"""Halfway between mutual defection and cooperation: a return above it has been learned."""
+"""Halfway between mutual defection and cooperation: the threshold of having learned."""
 
 
 @torch.no_grad()
@@ -83,7 +84,7 @@ def value_errors(agent: MeVa, visited: Tensor) -> tuple[Array, Array]:
 
 
 def monitor(agent: MeVa, random: torch.Generator) -> dict[str, Array]:
-    """Return (S,) after following the model for a while, and its errors on the way."""
+    """Final return (S,) of policies that follow the model, and its errors along the way."""
     models = agent.config.models
     x = agent.game.draw(models * PAIRS, random).view(models, PAIRS, 2, -1)
     visited = [x]
@@ -96,7 +97,7 @@ def monitor(agent: MeVa, random: torch.Generator) -> dict[str, Array]:
 
 
 def train(job: Job, variant: str) -> dict[str, Array]:
-    """Courses (points, S) of one variant, and the loops they belong to."""
+    """Learning curves (points, S) of one variant, and their outer loops."""
     loops = _LOOPS[job.scale]
     words = ["--agent", "meva", "--env", "semigradient/IPD-v0", "--models", str(job.seeds)]
     size = [] if job.full else QUICK
@@ -110,8 +111,8 @@ def train(job: Job, variant: str) -> dict[str, Array]:
         for loop in range(1, loops + 1):
             agent.iterate()
             if loop % EVERY == 0:
-                for name, found in monitor(agent, random).items():
-                    courses[name].append(found)
+                for name, measured in monitor(agent, random).items():
+                    courses[name].append(measured)
                 job.say(f"{variant} {loop}/{loops}: {courses['return'][-1].mean():.2f}")
         at = np.arange(1, loops // EVERY + 1) * EVERY
         return {"loops": at.astype(float), **{k: np.array(v) for k, v in courses.items()}}
@@ -122,13 +123,13 @@ def train(job: Job, variant: str) -> dict[str, Array]:
 
 
 def reproduce(job: Job) -> Report:
-    """Train all variants, compare."""
-    found = {variant: train(job, variant) for variant in VARIANTS}
+    """Train and compare all variants."""
+    variants = {variant: train(job, variant) for variant in VARIANTS}
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 3)
         for panel, name in zip(axes, ("return", "short", "long"), strict=True):
-            for (variant, course), colour in zip(found.items(), COLOURS, strict=False):
+            for (variant, course), colour in zip(variants.items(), COLOURS, strict=False):
                 mean = course[name].mean(1)
                 panel.plot(course["loops"], mean, color=colour, label=variant)
             panel.set(xlabel="outer loop")
@@ -136,17 +137,17 @@ def reproduce(job: Job) -> Report:
             panel.set(ylabel=label)
         axes[0].legend(fontsize="small")
 
-    return Report(rows(found), draw, (12.0, 3.6))
+    return Report(rows(variants), draw, (12.0, 3.6))
 
 
-def rows(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
-    """The text's statements; the end of a course is the mean of its last three measurements."""
+def rows(variants: Mapping[str, Mapping[str, Array]]) -> list[Row]:
+    """Rows for the text's statements; final values are means of the last three measurements."""
     source = "figure 6.3 and its text"
-    end = {name: course["return"][-3:].mean(0) for name, course in found.items()}
-    late = {name: course["long"][-3:].mean(0) for name, course in found.items()}
-    soon = {name: learned_at(course) for name, course in found.items()}
+    end = {name: course["return"][-3:].mean(0) for name, course in variants.items()}
+    late = {name: course["long"][-3:].mean(0) for name, course in variants.items()}
+    soon = {name: learned_at(course) for name, course in variants.items()}
     default = end["default"]
-    costs = {name: float(default.mean() - end[name].mean()) for name in found}
+    costs = {name: float(default.mean() - end[name].mean()) for name in variants}
     exploring = abs(costs["no exploration"])
     result = [
         signed("default: return in the end above −1.5", "about −1", source, default - _LEARNED, 1),
@@ -186,6 +187,6 @@ def rows(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
 
 def learned_at(course: Mapping[str, Array]) -> Array:
     """The first measured loop (S,) with a return above −1.5; one after the last if none."""
-    good = course["return"] > _LEARNED
+    learned = course["return"] > _LEARNED
     at = np.append(course["loops"], course["loops"][-1] + EVERY)
-    return at[np.where(good.any(0), good.argmax(0), len(course["loops"]))]
+    return at[np.where(learned.any(0), learned.argmax(0), len(course["loops"]))]

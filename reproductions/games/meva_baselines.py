@@ -1,11 +1,11 @@
-"""The lines of M-FOS in tables 6.2 and 6.3, and those of M-MAML in the later version of them.
+"""Baselines M-FOS in tables 6.2 and 6.3, and M-MAML in their later version.
 
-Both are trained, as `train.py --agent m-fos` and `--agent m-maml` train them, and then meet naive
-learners, LOLA and each other from standard normal logits for 500 updates, as in `meva-ipd`.
+Both are trained as by `train.py --agent m-fos` and `--agent m-maml`, and then play naive learners,
+LOLA and themselves from standard normal logits for 500 updates, as in `meva-ipd`.
 
-None of these rows is required. The thesis re-ran the public code of M-FOS, whose Chicken is played
-once instead of for ever and whose LOLA is the Taylor form with both factors differentiated; here
-Chicken is iterated and LOLA exact. M-MAML stands in the public notebook alone.
+None of these rows is required. The thesis re-ran the public code of M-FOS, where Chicken is
+one-shot instead of iterated and LOLA is the Taylor form with both factors differentiated; here
+Chicken is iterated and LOLA exact. M-MAML is in the public notebook only.
 
 Source: T. Cooijmans, PhD thesis (2024), tables 6.2 to 6.6, and its public code.
 """
@@ -87,7 +87,7 @@ PAIRS = {"quick": 256, "full": 2048}
 
 
 def command(job: Job, agent: str, game: str, *flags: str) -> Command:
-    """What trains the learners, as `train.py` reads it."""
+    """The training command, as parsed by `train.py`."""
     words = ["--agent", agent, "--env", f"semigradient/{ENVS[game]}", "--models", str(job.seeds)]
     size = [] if job.full else _QUICK[agent]
     return parse([*words, "--threads", "1", *size, *flags]).command
@@ -108,21 +108,21 @@ def trained(job: Job, key: str, chosen: Command) -> tuple[Any, Array]:
         learned = {f"parameter/{n}": p.numpy() for n, p in parts.learned(agent).items()}
         return {"course": np.array(course), **learned}
 
-    found = job.cell(key, (chosen.identity(), iterations), work)
+    arrays = job.cell(key, (chosen.identity(), iterations), work)
     for name, value in parts.learned(agent).items():
-        value.copy_(torch.from_numpy(found[f"parameter/{name}"]))
-    return agent, found["course"]
+        value.copy_(torch.from_numpy(arrays[f"parameter/{name}"]))
+    return agent, arrays["course"]
 
 
 def meet(game: Game, pairs: int, players: list[tuple[Contestant, Contestant]]) -> Array:
-    """Mean final returns (models, 2) of contestants, who meet from the same starts."""
+    """Mean final returns (models, 2) of pairs of contestants from the same initial policies."""
     start = game.draw(pairs, torch.Generator().manual_seed(0))
-    ends = [game.value(contest(game, each, start, UPDATES)).mean(0) for each in players]
+    ends = [game.value(contest(game, pair, start, UPDATES)).mean(0) for pair in players]
     return torch.stack(ends).numpy()
 
 
 def m_fos(job: Job, game: str, opponent: str) -> tuple[Array, Array]:
-    """Returns (models, 2) of learners and opponents, and the course of training."""
+    """Returns (models, 2) of learners and opponents, and the training curve."""
     chosen = command(job, "m-fos", game, "--opponent", opponent)
     agent, course = trained(job, f"m-fos-{ENVS[game]}-{opponent}".lower(), chosen)
     assert isinstance(agent, MFOS)
@@ -136,7 +136,7 @@ def m_fos(job: Job, game: str, opponent: str) -> tuple[Array, Array]:
 
 
 def m_maml(job: Job, game: str, opponent: str) -> tuple[Array, Array]:
-    """The same for M-MAML, which is trained against naive learners whoever it meets."""
+    """The same for M-MAML, which is always trained against naive learners."""
     agent, course = trained(job, f"m-maml-{ENVS[game]}".lower(), command(job, "m-maml", game))
     assert isinstance(agent, MMAML)
     alpha, count = agent.config.alpha, job.seeds
@@ -146,7 +146,7 @@ def m_maml(job: Job, game: str, opponent: str) -> tuple[Array, Array]:
         if not agent.game.symmetric:
             chosen = command(job, "m-maml", game, "--seat", "second")
             second, _ = trained(job, f"m-maml-{ENVS[game]}-second".lower(), chosen)
-        # Not with oneself: two that were trained apart.
+        # Paired with an independently trained model.
         others = [second.contestant((model + 1) % count) for model in range(count)]
     else:
         others = [follower(rules.rule(opponent, alpha), alpha)] * count
@@ -154,7 +154,7 @@ def m_maml(job: Job, game: str, opponent: str) -> tuple[Array, Array]:
 
 
 def reproduce(job: Job) -> Report:
-    """Train both on all three games; every line of the tables."""
+    """Train both on all three games; one row per table entry."""
     rows, courses = [], {}
     for game in ENVS:
         for opponent in OPPONENTS:
@@ -179,7 +179,7 @@ def reproduce(job: Job) -> Report:
 def lines(
     game: str, learner: str, opponent: str, published: tuple[float, float, float], returns: Array
 ) -> list[Row]:
-    """Rows for returns (models, 2); against itself one row for both."""
+    """Rows for returns (models, 2); a single row against itself."""
     table = "6.2" if game == "IPD" else "6.3"
     source = f"table {table}" if learner == "M-FOS" else f"public code, table {table}"
     other = learner if opponent == "self" else opponent

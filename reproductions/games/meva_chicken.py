@@ -7,7 +7,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Learning rules on the game of Chicken: meta-value thesis, table 6.3b"
 SEEDS = meva_tables.SEEDS
-TABLE = meva_tables.Table(
+TABLE = meva_tables.HeadToHeadTable(
     "semigradient/Chicken-v0",
     1.0,
     {

@@ -7,7 +7,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Learning rules on iterated matching pennies: meta-value thesis, table 6.3a"
 SEEDS = meva_tables.SEEDS
-TABLE = meva_tables.Table(
+TABLE = meva_tables.HeadToHeadTable(
     "semigradient/MatchingPennies-v0",
     25.0,
     {

@@ -7,7 +7,7 @@ from semigradient.reproductions.report import Job, Report
 
 TITLE = "Learning rules on the iterated Prisoner's Dilemma: meta-value thesis, table 6.2"
 SEEDS = meva_tables.SEEDS
-TABLE = meva_tables.Table(
+TABLE = meva_tables.HeadToHeadTable(
     "semigradient/IPD-v0",
     25.0,
     {

@@ -1,12 +1,12 @@
-"""Learning rules head-to-head on repeated matrix games: what tables 6.2 and 6.3 share.
+"""Learning rules head-to-head on repeated matrix games: shared code of tables 6.2 and 6.3.
 
 Pairs of policies start from standard normal logits; each player applies its own rule, both with
-the same step size, and the table says what they return in the end, the row's player against the
-column's. Naive learners and LOLA are exact; MeVa's rows need models, which are trained against the
-opponent they meet, as `train.py --agent meva` trains them.
+the same step size, and the table has the final returns of the row's player against the column's.
+Naive learners and LOLA are exact; MeVa's rows need models, which are trained against their
+opponent as by `train.py --agent meva`.
 
-The text leaves the number of updates open. 500, as in the authors' public notebook, gives the
-published −5.32 of LOLA against itself in Chicken, which moves with every update; 100 or 300 do not.
+The text does not state the number of updates. 500, as in the authors' public notebook, gives the
+published −5.32 of LOLA against itself in Chicken, which changes at every update; 100 or 300 do not.
 
 Source: T. Cooijmans, PhD thesis (2024), section 6.5.2, tables 6.4 to 6.6. M-FOS, which the tables
 also show, is in `reproductions.games.meva_baselines`.
@@ -39,22 +39,22 @@ SEEDS = {"quick": 5, "full": 10}
 UPDATES = 500
 PAIRS = {"quick": 4096, "full": 20480}
 MODEL_PAIRS = {"quick": 256, "full": 2048}
-"""Pairs evaluated, without models and for each model."""
+"""Pairs evaluated per model."""
 
 
 @dataclass(frozen=True)
-class Table:
+class HeadToHeadTable:
     """One published table.
 
     Attributes:
         env: the game.
-        alpha: step size of everybody.
+        alpha: step size of all players.
         cells: (row, column) → return and its published standard error (0 where none is given).
-        off_diagonal: tolerance where naive learners meet LOLA.
+        off_diagonal: tolerance for naive learners against LOLA.
         loops: outer loops of training at the quick scale, by opponent.
-        source: where it stands.
-        symmetric: whether the seats are alike, so that both say what a learner returns against its
-            own kind.
+        source: number of the table.
+        symmetric: whether the seats are equivalent, so that self-play returns are averaged over
+            both.
     """
 
     env: str
@@ -70,7 +70,7 @@ QUICK = ["--width", "64", "--blocks", "0", "--quantiles", "16", "--batch-size", 
 """Published: twice the width, a residual block, four times the quantiles, twice the pairs."""
 
 
-def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array]:
+def exact(job: Job, table: HeadToHeadTable, first: str, second: str) -> tuple[Array, Array]:
     """Mean returns (2,) of two learners without models, and their standard errors (2,)."""
     pairs = PAIRS[job.scale]
     identity = (table.env, table.alpha, first, second, pairs, UPDATES)
@@ -78,20 +78,20 @@ def exact(job: Job, table: Table, first: str, second: str) -> tuple[Array, Array
     def work() -> dict[str, Any]:
         game = build(_command(table, "naive", 1)).game  # type: ignore[attr-defined]
         players = _follower(table, first), _follower(table, second)
-        found = head_to_head.returns(game, players, pairs, UPDATES)
-        error = found.std(0) / math.sqrt(pairs)
-        return {"mean": found.mean(0).numpy(), "error": error.numpy()}
+        returns = head_to_head.returns(game, players, pairs, UPDATES)
+        error = returns.std(0) / math.sqrt(pairs)
+        return {"mean": returns.mean(0).numpy(), "error": error.numpy()}
 
-    found = job.cell(f"{first}-{second}", identity, work)
-    return found["mean"], found["error"]
+    returns = job.cell(f"{first}-{second}", identity, work)
+    return returns["mean"], returns["error"]
 
 
-def _follower(table: Table, name: str) -> head_to_head.Contestant:
+def _follower(table: HeadToHeadTable, name: str) -> head_to_head.Contestant:
     return head_to_head.follower(rules.rule(name, table.alpha), table.alpha)
 
 
-def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
-    """Mean returns (models, 2) of trained models against `opponent`, and the course of training."""
+def learned(job: Job, table: HeadToHeadTable, opponent: str) -> dict[str, Array]:
+    """Mean returns (models, 2) of trained models against `opponent`, and the training curve."""
     loops = 1001 if job.full else table.loops[opponent]
     pairs = MODEL_PAIRS[job.scale]
     chosen = command(job, table, opponent)
@@ -115,8 +115,8 @@ def learned(job: Job, table: Table, opponent: str) -> dict[str, Array]:
     return job.cell(f"meva-{opponent}", identity, work)
 
 
-def command(job: Job, table: Table, opponent: str) -> Any:
-    """What trains the models, as `train.py` reads it."""
+def command(job: Job, table: HeadToHeadTable, opponent: str) -> Any:
+    """The training command of the models, as parsed by `train.py`."""
     return _command(table, opponent, job.seeds, *([] if job.full else QUICK))
 
 
@@ -127,8 +127,8 @@ def evaluate(agent: MeVa, pairs: int) -> Array:
     return agent.game.value(agent.learn_policies(x, UPDATES)).mean(1).cpu().numpy()
 
 
-def reproduce(job: Job, table: Table) -> Report:
-    """Every cell of the table but those of M-FOS."""
+def reproduce(job: Job, table: HeadToHeadTable) -> Report:
+    """All cells of the table except those of M-FOS."""
     rows = []
     for first, second in (("naive", "naive"), ("naive", "lola"), ("lola", "lola")):
         mean, error = exact(job, table, first, second)
@@ -137,9 +137,9 @@ def reproduce(job: Job, table: Table) -> Report:
             rows.append(_exact_row(table, second, first, mean[1], error[1]))
     courses = {}
     for opponent in ("naive", "self", "lola"):
-        found = learned(job, table, opponent)
-        courses[opponent] = found["course"]
-        ours, theirs = found["returns"].T
+        results = learned(job, table, opponent)
+        courses[opponent] = results["course"]
+        ours, theirs = results["returns"].T
         if opponent == "self":
             either = (ours + theirs) / 2 if table.symmetric else ours
             rows.append(_learned_row(table, "meva", "meva", either))
@@ -159,16 +159,16 @@ def reproduce(job: Job, table: Table) -> Report:
     return Report(rows, draw)
 
 
-def _command(table: Table, opponent: str, models: int, *flags: str) -> Any:
-    """As `train.py` reads it."""
+def _command(table: HeadToHeadTable, opponent: str, models: int, *flags: str) -> Any:
+    """A command as parsed by `train.py`."""
     words = ["--agent", "meva", "--env", table.env, "--opponent", opponent]
     return parse([*words, "--models", str(models), "--threads", "1", *flags]).command
 
 
-def _exact_row(table: Table, first: str, second: str, value: float, error: float) -> Row:
+def _exact_row(table: HeadToHeadTable, first: str, second: str, value: float, error: float) -> Row:
     published, _ = table.cells[first, second]
     allowed = 0.05 if first == second else table.off_diagonal
-    # The published number is a mean over random starts too.
+    # The published value is also a mean over random initial policies.
     allowed = max(allowed, 2 * math.sqrt(2) * error)
     return Row(
         f"{first} against {second}",
@@ -182,7 +182,7 @@ def _exact_row(table: Table, first: str, second: str, value: float, error: float
     )
 
 
-def _learned_row(table: Table, first: str, second: str, returns: Array) -> Row:
+def _learned_row(table: HeadToHeadTable, first: str, second: str, returns: Array) -> Row:
     published, error = table.cells[first, second]
     allowed = max(0.06, 3 * error)
     value = float(returns.mean())

@@ -1,18 +1,18 @@
-"""How a meta-value learner exploits a naive one: extortion, then more than that; figure 6.4.
+"""A meta-value learner exploits a naive one by extortion and beyond: figure 6.4.
 
-A memory-one policy fixes which pairs of returns are possible against it. Here those are scattered,
-for the first player's policy at several moments of its learning, by 1000 random opponents: a policy
+A memory-one policy determines which pairs of returns are possible against it. These are sampled
+with 1000 random opponents for the first player's policy at several stages of its learning: a policy
 of zero-determinant extortion with slope χ puts all of them on a line through mutual defection with
-that slope. Learned policies need not be exact ones: what is measured is the right edge of the
-cloud, the most that an opponent can have for each return of the first player's, by its inverse
-slope, which is 1 for a fair policy, 1/χ for extortion and 0 where the edge is vertical and no
-answer helps the opponent at all.
+that slope. Learned policies need not be exact: measured is the inverse slope of the right edge
+of the cloud, the largest return of an opponent for each return of the first player. It is 1 for a
+fair policy, 1/χ for extortion and 0 where the edge is vertical and no response helps the opponent.
 
 Claims: the policy is soon extortionate, the edge is almost vertical later, the naive learner is
 held near −2 and the other earns about −0.57.
 
-Source: T. Cooijmans, PhD thesis (2024), appendix 6.F; moments, numbers of opponents and their law
-are those of the public code. The models are those of `meva-ipd` against naive learners.
+Source: T. Cooijmans, PhD thesis (2024), appendix 6.F; times, numbers of opponents and their
+distribution are those of the public code. The models are those of `meva-ipd` against naive
+learners.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SEEDS = {"quick": 5, "full": 4}
 TIMES = (0, 5, 10, 20, 35, 50)
 OPPONENTS = 1000
 PAIRS = 32
-"""Pairs of policies followed for each model; the figure shows one of them."""
+"""Pairs of policies per model; the figure shows one of them."""
 _BINS = 12
 _SLOPE = 3.0
 
@@ -62,7 +62,7 @@ def clouds(game: Game, policies: Tensor, random: torch.Generator) -> Tensor:
 def edge(cloud: Array) -> tuple[float, float]:
     """Inverse slope and offset of the right edge of a cloud (N, 2) of (own, opponent's) returns.
 
-    The own returns are cut into bins of equal width, and a line is drawn through the opponent's
+    The own returns are divided into bins of equal width, and a line is fitted to the opponent's
     best return in each: opponent's = offset + inverse slope · own.
     """
     own, other = cloud.T
@@ -74,7 +74,7 @@ def edge(cloud: Array) -> tuple[float, float]:
 
 
 def courses(agent: MeVa) -> Tensor:
-    """Policies (times, S, pairs, 2, 5) at the moments of the figure."""
+    """Policies (times, S, pairs, 2, 5) at the times of the figure."""
     models = agent.config.models
     x = agent.game.draw(models * PAIRS, torch.Generator().manual_seed(2))
     x = x.view(models, PAIRS, 2, -1)
@@ -111,22 +111,25 @@ def measure(job: Job) -> dict[str, Array]:
 def exact_cloud() -> Array:
     """The cloud (1000, 2) of an exact extortioner."""
     game = MatrixGame()
-    chance = extortion(game.payoff, game.discount, _SLOPE).clamp(1e-15, 1 - 1e-15)
-    return clouds(game, torch.logit(chance), torch.Generator().manual_seed(3)).numpy()
+    probabilities = extortion(game.payoff, game.discount, _SLOPE).clamp(1e-15, 1 - 1e-15)
+    return clouds(game, torch.logit(probabilities), torch.Generator().manual_seed(3)).numpy()
 
 
 def reproduce(job: Job) -> Report:
-    """Train, follow, scatter."""
-    found = measure(job)
-    all_clouds = found["clouds"].reshape(-1, OPPONENTS, 2)
+    """Train the models and measure the clouds of returns."""
+    measured = measure(job)
+    all_clouds = measured["clouds"].reshape(-1, OPPONENTS, 2)
     edges = np.array([edge(cloud) for cloud in all_clouds])
-    edges = edges.reshape(*found["clouds"].shape[:3], 2)
+    edges = edges.reshape(*measured["clouds"].shape[:3], 2)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(TIMES), sharex=True, sharey=True)
         corners = np.array([(-1, -1), (0, -3), (-2, -2), (-3, 0), (-1, -1)])
         for column, (panel, time) in enumerate(zip(panels, TIMES, strict=True)):
-            cloud, (ours, theirs) = found["clouds"][column, 0, 0], found["returns"][column, 0, 0]
+            cloud, (ours, theirs) = (
+                measured["clouds"][column, 0, 0],
+                measured["returns"][column, 0, 0],
+            )
             panel.plot(*corners.T, color="grey", linewidth=0.8)
             panel.scatter(cloud[:, 1], cloud[:, 0], s=1, color=COLOURS[0], alpha=0.4)
             inverse, offset = edges[column, 0, 0]
@@ -136,7 +139,7 @@ def reproduce(job: Job) -> Report:
             panel.set(title=f"after {time} updates", xlabel="naive learner's return")
         panels[0].set_ylabel("MeVa's return")
 
-    return Report(rows(edges[..., 0].mean(2), found["returns"][-1].mean(1)), draw, (14.0, 2.9))
+    return Report(rows(edges[..., 0].mean(2), measured["returns"][-1].mean(1)), draw, (14.0, 2.9))
 
 
 def rows(inverse: Array, returns: Array) -> list[Row]:

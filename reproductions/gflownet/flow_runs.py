@@ -1,4 +1,4 @@
-"""Runs of `gflownet` that several reproductions share, and the rows that judge them."""
+"""Runs of `gflownet` shared by several reproductions, and the rows that evaluate them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ CURVE = ("steps", "objects", "tv", "l1", "log_z_error", "modes", "empirical_l1")
 
 
 @dataclass(frozen=True)
-class Run:
+class FlowRun:
     """One setting of a learner.
 
     Attributes:
         env: environment id.
         options: of the environment, KEY=VALUE.
         flags: of `train.py`.
-        edges: constructed edges, the length of the run.
+        edges: length of the run in constructed edges.
     """
 
     env: str
@@ -46,7 +46,7 @@ class Run:
     edges: int
 
     def agent(self, seed: int) -> GFlowNet:
-        """The learner before it has learned."""
+        """The untrained learner."""
         words = ["--agent", "gflownet", "--env", self.env, "--seed", str(seed), "--threads", "1"]
         words += ["--steps", str(self.edges), "--exact-every", "0", *self.flags]
         built = build(parse([*words, "--env-options", *self.options]).command)
@@ -54,24 +54,24 @@ class Run:
         return built
 
     def curve(self, seed: int) -> dict[str, Array]:
-        """Train; the figures of `CURVE` at `POINTS` instants, evenly spaced in edges."""
+        """Train; return the metrics of `CURVE` at `POINTS` points, evenly spaced in edges."""
         agent, rows = self.agent(seed), []
         for point in range(1, POINTS + 1):
             while agent.progress.steps < self.edges * point / POINTS:
                 agent.iterate()
-            found = {**agent.evaluate(), **agent.visits.metrics(), "steps": agent.progress.steps}
-            rows.append([found.get(name, np.nan) for name in CURVE])
+            metrics = {**agent.evaluate(), **agent.visits.metrics(), "steps": agent.progress.steps}
+            rows.append([metrics.get(name, np.nan) for name in CURVE])
         return dict(zip(CURVE, np.array(rows, dtype=float).T, strict=True))
 
 
-def curves(job: Job, name: str, run: Run) -> dict[str, Array]:
-    """The curves of all seeds, (seeds, points) each; what is finished is not run again."""
+def curves(job: Job, name: str, run: FlowRun) -> dict[str, Array]:
+    """The curves of all seeds, (seeds, points) each, computed unless cached."""
 
     def one(seed: int) -> dict[str, Array]:
         return job.cell(f"{name}-s{seed}", (run, seed), lambda: run.curve(seed))
 
-    found = [one(seed) for seed in range(job.seeds)]
-    return {key: np.stack([each[key] for each in found]) for key in CURVE}
+    runs = [one(seed) for seed in range(job.seeds)]
+    return {key: np.stack([curve[key] for curve in runs]) for key in CURVE}
 
 
 def worst_row(
@@ -80,7 +80,7 @@ def worst_row(
     settings: Mapping[str, Array],
     limit: float,
 ) -> Row:
-    """The mean over seeds of the worst setting: agrees if that is not above `limit`."""
+    """The mean over seeds of the worst setting, which agrees if at most `limit`."""
     name = max(settings, key=lambda key: float(np.mean(settings[key])))
     scores = settings[name]
     low, high = bootstrap_interval(np.mean, scores, np.random.default_rng(0))
@@ -102,7 +102,7 @@ def exact_row(quantity: str, claim: tuple[str, str], error: float, limit: float)
 
 
 def small_grid(rule: str) -> Table:
-    """3×3 cells with R = 1 + x0 + 2 x1, whose flows are known by hand."""
+    """3×3 cells with R = 1 + x0 + 2 x1, whose flows are computed by hand."""
     rules = HyperGridOptions(2, 3, rule, reward="sparse").rules()  # type: ignore[arg-type]
     states = torch.arange(rules.size)
     written, cells = tabulate(rules), rules.cells(states).double()
@@ -111,10 +111,10 @@ def small_grid(rule: str) -> Table:
 
 
 def penalty_at_exact_flows(table: Table, objective: str, jitter: float = 0.0) -> float:
-    """The largest penalty of a trajectory when the network knows the flows, or nearly does.
+    """The largest penalty of a trajectory at exact flows, optionally with noise.
 
     Args:
-        table: of the construction.
+        table: the construction.
         objective: a key of `domains.flows.objectives.OBJECTIVES`.
         jitter: standard deviation of noise on the log flows.
     """
@@ -135,7 +135,7 @@ def penalty_at_exact_flows(table: Table, objective: str, jitter: float = 0.0) ->
 
 
 def tabular_flow_matching(table: Table, exponent: float, seed: int) -> tuple[float, float]:
-    """Minimise flow matching over free edge flows; the loss there, and the total variation."""
+    """Minimise flow matching over free edge flows; return its loss and total variation."""
     states, noise = torch.arange(table.size), torch.Generator().manual_seed(seed)
     legal, parents = table.legal(states), table.parents(states)
     reward, reached = exponent * table.log_reward(states), table.reachable.clone()
@@ -170,17 +170,17 @@ def tabular_flow_matching(table: Table, exponent: float, seed: int) -> tuple[flo
     return float(loss().detach()), float(gap)
 
 
-def final(found: Mapping[str, Array], key: str) -> Array:
-    """The last values of a curve by seed: (seeds,)."""
-    return found[key][:, -1]
+def final(curves: Mapping[str, Array], key: str) -> Array:
+    """Final values of a curve, (seeds,)."""
+    return curves[key][:, -1]
 
 
-def relative(found: Mapping[str, Array], log_z: float) -> Array:
-    """|log Ẑ - log Z| / |log Z| at the end: (seeds,)."""
-    return final(found, "log_z_error") / abs(log_z)
+def relative(curves: Mapping[str, Array], log_z: float) -> Array:
+    """Final |log Ẑ - log Z| / |log Z|, (seeds,)."""
+    return final(curves, "log_z_error") / abs(log_z)
 
 
-def log_partition(run: Run) -> float:
+def log_partition(run: FlowRun) -> float:
     """The true log Z of a run's construction."""
     agent = run.agent(0)
     assert agent.table is not None, "the construction cannot be enumerated"
@@ -188,15 +188,15 @@ def log_partition(run: Run) -> float:
 
 
 def mean_band(values: Array) -> tuple[Array, Array, Array]:
-    """Mean, lowest and highest over seeds of (seeds, points)."""
+    """Mean, minimum and maximum over seeds of (seeds, points)."""
     return values.mean(0), values.min(0), values.max(0)
 
 
 def draw_curves(
-    axes: Any, found: Mapping[str, Mapping[str, Array]], x: str, y: str, colours: Sequence[str]
+    axes: Any, curves: Mapping[str, Mapping[str, Array]], x: str, y: str, colours: Sequence[str]
 ) -> None:
-    """One line a name: the mean over seeds; lighter, from the lowest to the highest."""
-    for index, (name, curve) in enumerate(found.items()):
+    """One line per name, the mean over seeds, with a band from minimum to maximum."""
+    for index, (name, curve) in enumerate(curves.items()):
         colour = colours[index % len(colours)]
         middle, low, high = mean_band(curve[y])
         style = "-" if index < len(colours) else "--"

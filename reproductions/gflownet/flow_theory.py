@@ -1,14 +1,14 @@
-"""Propositions 1 and 4 of the thesis, exactly: what agents for reward sample, and when values flow.
+"""Propositions 1 and 4 of the thesis, exactly: path bias of soft optima, and flows as values.
 
-Proposition 1. An agent that is paid log R(x) for its object and 1 for each nat of entropy takes the
-graph of constructions for a tree: it samples n(x) R(x), n(x) the number of ways to build x. Paid
-log P_B for every edge besides, it samples R(x). Both optima are found backwards from the objects,
-without the number of ways, and compared with counts of ways. `tb --backward tree`, which learns as
-if every state had one parent, must end at the biased law.
+Proposition 1. An agent with reward log R(x) and an entropy bonus of temperature 1 treats the graph
+of constructions as a tree: it samples n(x) R(x), with n(x) the number of ways to build x. With the
+additional reward log P_B for every edge it samples R(x). Both optima are computed backwards from
+the objects, without path counts, and compared with path counts. `tb --backward tree`, which learns
+as if every state had one parent, must converge to the biased distribution.
 
 Proposition 4. On a tree, flows are values of the uniform policy: with f(s) the product of the
 numbers of actions from the root to s, and each leaf's reward R(x) f(parent of x),
-Q(s, a) = F(s, a) f(s). (The text's product runs to the leaf, whose factor would be 0.)
+Q(s, a) = F(s, a) f(s). (The text's product includes the leaf, whose factor would be 0.)
 
 Source: E. Bengio, PhD thesis, sections 5.2 and 5.3.2. The numbers of the grids are by enumeration.
 """
@@ -27,7 +27,7 @@ from semigradient.domains.flows.tabular import log_share_of_parents, soft_optimu
 from semigradient.envs.constructions.construction import Table, tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.envs.molecules.toy import ToyMoleculesOptions
-from semigradient.reproductions.gflownet.flow_runs import Array, Run, exact_row, worst_row
+from semigradient.reproductions.gflownet.flow_runs import Array, FlowRun, exact_row, worst_row
 from semigradient.reproductions.report import Job, Report, Row
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ GRIDS = {
 }
 TREES = 100
 _COUNTS = ("exact", "counting of paths")
-_BIASED = Run(
+_BIASED = FlowRun(
     "semigradient/HyperGrid-v0",
     ("dimensions=2", "r0=0.1"),
     ("--loss", "tb", "--backward", "tree", "--schedule", "linear", "--optim.lr", "3e-3"),
@@ -50,7 +50,7 @@ _BIASED = Run(
 
 
 def random_tree(rng: np.random.Generator, depth: int = 4, most: int = 4) -> Table:
-    """A tree with 1 to `most` children a state, whose leaves have random rewards."""
+    """A tree with 1 to `most` children per state, whose leaves have random rewards."""
     rows: list[list[int]] = [[]]
     level = [0]
     for _ in range(depth):
@@ -69,14 +69,14 @@ def random_tree(rng: np.random.Generator, depth: int = 4, most: int = 4) -> Tabl
 def ways_down(table: Table) -> Tensor:
     """The product of the numbers of actions from the root to each state of a tree: (S,)."""
     legal = table.legal(torch.arange(table.size))
-    found = legal.sum(1).double()
+    ways = legal.sum(1).double()
     for state in range(1, table.size):  # parents have smaller numbers
         parent = int(table.parents(torch.tensor([state])).state[0, 0])
         if legal[state].any():
-            found[state] *= found[parent]
+            ways[state] *= ways[parent]
         else:
-            found[state] = found[parent]  # a leaf has that of its parent
-    return found
+            ways[state] = ways[parent]  # a leaf has the product of its parent
+    return ways
 
 
 def equivalence_error(table: Table) -> float:
@@ -93,40 +93,40 @@ def bias_errors(table: Table) -> tuple[float, float]:
     reward = table.log_reward(torch.arange(table.size))
     blind = table.reach(soft_optimum(table, reward))[1]
     share = log_share_of_parents(table)
-    told = table.reach(soft_optimum(table, reward, step_reward=share))[1]
-    gaps = (blind - table.path_biased(), told - table.distribution())
+    corrected = table.reach(soft_optimum(table, reward, step_reward=share))[1]
+    gaps = (blind - table.path_biased(), corrected - table.distribution())
     return float(gaps[0].abs().sum()), float(gaps[1].abs().sum())
 
 
 def learned_gap(seed: int) -> dict[str, Array]:
-    """Total variation of a learner with `--backward tree` to the biased law, and to p."""
+    """Total variation of a learner with `--backward tree` to the biased distribution, and to p."""
     agent = _BIASED.agent(seed)
     while agent.progress.steps < _BIASED.edges:
         agent.iterate()
     table = agent.table
     assert table is not None, "the grid can be enumerated"
-    found = table.reach(policy_table(table, agent.network))[1]
-    laws = (table.path_biased(), table.distribution())
-    return {"tv": np.array([float((found - law).abs().sum() / 2) for law in laws])}
+    sampled = table.reach(policy_table(table, agent.network))[1]
+    targets = (table.path_biased(), table.distribution())
+    return {"tv": np.array([float((sampled - target).abs().sum() / 2) for target in targets])}
 
 
 def reproduce(job: Job) -> Report:
-    """Compare optima, counts and values."""
+    """Compare the optima with path counts, and values with flows."""
     rows: list[Row] = []
     tables = {name: tabulate(grid) for name, (grid, _, _) in GRIDS.items()}
     for name, (_, fair, biased) in GRIDS.items():
         table = tables[name]
         modes = table.modes(torch.arange(table.size)) >= 0
         masses = (table.distribution()[modes].sum(), table.path_biased()[modes].sum())
-        for mass, want, law in zip(masses, (fair, biased), ("p", "n R"), strict=True):
-            claim = (f"{want}", "enumeration")
-            error = abs(float(mass) - want)
+        for mass, published, law in zip(masses, (fair, biased), ("p", "n R"), strict=True):
+            claim = (f"{published}", "enumeration")
+            error = abs(float(mass) - published)
             rows.append(exact_row(f"{name}: mode mass of {law}, error", claim, error, 1e-4))
     tables["rings"] = ToyMoleculesOptions("rings").make().rules  # type: ignore[assignment]
     for name, table in tables.items():
-        blind, told = bias_errors(table)
+        blind, corrected = bias_errors(table)
         rows.append(exact_row(f"{name}: soft optimum for log R against n R", _COUNTS, blind, 1e-9))
-        rows.append(exact_row(f"{name}: paid log P_B too, against R", _COUNTS, told, 1e-9))
+        rows.append(exact_row(f"{name}: paid log P_B too, against R", _COUNTS, corrected, 1e-9))
     rng = np.random.default_rng(0)
     worst = max(equivalence_error(random_tree(rng)) for _ in range(TREES))
     claim = ("Q = F f", "proposition 4")

@@ -1,20 +1,19 @@
 """Figure 5.15: multi-round active learning on the 4-D grid, with four generators of queries.
 
-Ten rounds (six at the quick scale). In each a Gaussian process (Matérn ½) is fitted to all that was
-measured, a generator is trained anew on its mean as the reward, and 16 objects it likes are
-measured. Top-10 return: by how much the mean of the ten best rises. All generators start from the
-same 512 measured objects, among them 4 of the 16 modes (a draw that has as many is looked for;
-2.2 are usual).
+Ten rounds (six at the quick scale). In each a Gaussian process (Matérn ½) is fitted to all
+measurements, a generator is trained from scratch with its mean as the reward, and 16 of its objects
+are measured. Top-10 return: the increase of the mean of the ten best. All generators start from the
+same 512 measured objects, which include 4 of the 16 modes (by rejection sampling; the mean is 2.2).
 
-`exact` draws perfect samples of what the process believes: no generator can follow it better, and
-what that does not find is the process's doing.
+`exact` samples exactly from the mean of the process: an upper bound for generators, whose failures
+are those of the process.
 
-Queries are objects not measured yet: for the flow network, PPO and chance drawn without
-replacement from the exact law of the policy, for the chain the ones it came by last.
+Queries are unmeasured objects: for the flow network, PPO and random they are drawn without
+replacement from the exact distribution of the policy, for the chain they are the last ones visited.
 
 Diversity is the mean Euclidean distance of all pairs of the ten best in the end, with coordinates
-in [-1, 1]; in units of [0, 1] it is half of that. Which unit the published 0.83 (flow network),
-0.61 (chain) and 0.51 (PPO) are in is not said, so only their order is compared.
+in [-1, 1]; in units of [0, 1] it is half of that. The unit of the published 0.83 (flow network),
+0.61 (chain) and 0.51 (PPO) is not stated, so only their order is compared.
 
 Source: E. Bengio, PhD thesis, section 5.4.3 and algorithm 1. The exponent of the reward is not
 given (1 here), nor are the updates of each round.
@@ -50,7 +49,7 @@ from semigradient.training.summary import bootstrap_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLE = "Active learning on the hyper-grid, flow network, chain, PPO, chance: thesis figure 5.15"
+TITLE = "Active learning on the hyper-grid, flow network, MCMC, PPO, random: thesis figure 5.15"
 SEEDS = {"quick": 2, "full": 3}
 METHODS = ("gflownet", "metropolis", "ppo", "random", "exact")
 MODES_KNOWN = 4
@@ -59,7 +58,7 @@ _SOURCE = "section 5.4.3"
 
 
 class Believed(HyperGrid):
-    """The grid with rewards that somebody believes in: (S,), all positive."""
+    """The grid with given positive rewards (S,), the mean of a model."""
 
     def __init__(self, believed: Tensor) -> None:
         super().__init__(HyperGridOptions(4, 8, r0=0.1))
@@ -85,7 +84,7 @@ def first_set(core: ActiveLearning, seed: int) -> ActiveLearningState:
 
 
 def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | PPO | Walker:
-    """A generator for believed rewards (S,), after so many states visited."""
+    """A generator trained on believed rewards (S,) for a number of states."""
     words = [*FLAGS[method].split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     command = parse([*words, "--seed", str(seed)]).command
     rules: Any = Building(Believed(believed), {})
@@ -106,41 +105,41 @@ def train(method: str, believed: Tensor, seed: int, states: int) -> GFlowNet | P
 def queries(
     agent: GFlowNet | PPO | Walker | Tensor | None, core: ActiveLearning, known: Tensor, seed: int
 ) -> Tensor:
-    """Places (queries,) of objects to measure that are not `known` (X,).
+    """Indices (queries,) of objects to measure that are not `known` (X,).
 
-    In place of an agent, what is believed of all states (S,): perfect samples of that.
+    `agent` may also be the believed rewards of all states (S,), which are then sampled exactly.
     """
     if isinstance(agent, Walker):
         return last_met(agent.visits.recent, core, known)
     table = core.rules
     if agent is None:
-        law = random_law(table)
+        distribution = random_law(table)
     elif isinstance(agent, Tensor):
-        law = agent / agent.sum()
+        distribution = agent / agent.sum()
     elif isinstance(agent, GFlowNet):
-        law = table.reach(policy_table(table, agent.network))[1]
+        distribution = table.reach(policy_table(table, agent.network))[1]
     else:
         states = torch.arange(table.size)
         with torch.no_grad():
             logits = agent.network.policy(table.features(states), table.legal(states))
-        law = table.reach(logits.log_softmax(1))[1]
-    # Something of everything, in case a policy is so sure that it offers fewer than are asked for.
-    chance = (law[core.objects] + 1e-12).masked_fill(known, 0.0)
+        distribution = table.reach(logits.log_softmax(1))[1]
+    # A small mass on all objects, for policies with fewer likely objects than queries.
+    probabilities = (distribution[core.objects] + 1e-12).masked_fill(known, 0.0)
     generator = torch.Generator().manual_seed(seed)
-    return torch.multinomial(chance, core.queries, False, generator=generator)
+    return torch.multinomial(probabilities, core.queries, False, generator=generator)
 
 
 def last_met(met: Tensor, core: ActiveLearning, known: Tensor) -> Tensor:
-    """The unknown objects that were met last, each once; unknown ones in order if too few."""
+    """The distinct unknown objects visited last; if too few, other unknown ones in order."""
     place = torch.full((core.rules.size,), -1)
     place[core.objects] = torch.arange(len(core.objects))
-    found: dict[int, None] = {}
-    for each in [*place[met.flip(0)].tolist(), *range(len(known))]:
-        if not known[each]:
-            found[each] = None
-        if len(found) == core.queries:
+    chosen: dict[int, None] = {}
+    for index in [*place[met.flip(0)].tolist(), *range(len(known))]:
+        if not known[index]:
+            chosen[index] = None
+        if len(chosen) == core.queries:
             break
-    return torch.tensor(list(found))
+    return torch.tensor(list(chosen))
 
 
 def learn(method: str, seed: int, rounds: int, states: int) -> dict[str, Array]:
@@ -187,9 +186,9 @@ def mean_distance(points: Array) -> float:
 
 
 def reproduce(job: Job) -> Report:
-    """Run every generator from the same first sets."""
+    """Run every generator from the same initial sets."""
     rounds, states = (10, 50_000) if job.full else (6, 20_000)
-    found = {}
+    results = {}
     for method in METHODS:
         flags = FLAGS.get(method, "")
         parts = [
@@ -200,13 +199,13 @@ def reproduce(job: Job) -> Report:
             )
             for seed in range(job.seeds)
         ]
-        found[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
-    rows = _claims(found)
+        results[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+    rows = _claims(results)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 2)
         for panel, key in zip(panels, ("top", "modes"), strict=True):
-            draw_curves(panel, found, "round", key, COLOURS)
+            draw_curves(panel, results, "round", key, COLOURS)
             panel.set(xlabel="round")
         panels[0].set_ylabel("mean of the ten best rewards")
         panels[1].set_ylabel("modes known, of 16")
@@ -215,15 +214,15 @@ def reproduce(job: Job) -> Report:
     return Report(rows, draw)
 
 
-def _claims(found: dict[str, dict[str, Array]]) -> list[Row]:
+def _claims(results: dict[str, dict[str, Array]]) -> list[Row]:
     """Bounds, then the order of the generators."""
-    top = {method: curve["top"] for method, curve in found.items()}
-    gains = np.concatenate([each[:, -1] - each[:, 0] for each in top.values()])
-    limit = 2.6 - float(min(each[:, 0].min() for each in top.values()))
-    # With four modes and ring cells at first, 1.20; a first set may lack ring cells or share modes.
+    top = {method: curve["top"] for method, curve in results.items()}
+    gains = np.concatenate([means[:, -1] - means[:, 0] for means in top.values()])
+    limit = 2.6 - float(min(means[:, 0].min() for means in top.values()))
+    # 1.20 with four modes and ring cells initially; a first set may lack ring cells or share modes.
     inside = bool(gains.max() <= limit + 1e-9)
     rows = [_row("sum of returns", "≤ 1.20", gains, f"largest ≤ {limit:.2f}", inside)]
-    five = {method: curve["modes"][:, 5] for method, curve in found.items()}
+    five = {method: curve["modes"][:, 5] for method, curve in results.items()}
     met = float(five["gflownet"].mean())
     words = "mean in 10 ± 2"
     rows.append(
@@ -233,7 +232,7 @@ def _claims(found: dict[str, dict[str, Array]]) -> list[Row]:
         gap = five[more] - five[fewer]
         name = f"modes after 5 rounds, {more} minus {fewer}"
         rows.append(_row(name, "≥ 0", gap, "mean ≥ 0", bool(gap.mean() >= 0)))
-    spread = {method: curve["diversity"][:, 0] for method, curve in found.items()}
+    spread = {method: curve["diversity"][:, 0] for method, curve in results.items()}
     for more, fewer in (("gflownet", "metropolis"), ("metropolis", "ppo")):
         gap = spread[more] - spread[fewer]
         name = f"distance of the ten best in [-1, 1] units, {more} minus {fewer}"

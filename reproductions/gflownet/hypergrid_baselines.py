@@ -1,14 +1,14 @@
-"""Figure 5.2: a flow network, a Markov chain, PPO and chance on the 4-D grid with H = 8.
+"""Figure 5.2: a flow network and the baselines MCMC, PPO and random on the 4-D grid with H = 8.
 
-Two things against states visited (edges constructed, proposals of the chain): how far the sampled
-distribution is from p, as the mean of |p - q| over objects, and how many of the 16 modes were met.
+Measured over states visited (edges constructed, proposals of the chain): the mean of |p - q| over
+objects between the target and the sampled distribution, and the number of the 16 modes found.
 
-For the flow network, PPO and chance q is the exact law of the policy; a chain has none, so its q
-is the frequencies of all its samples. Rejected moves of the chain repeat its object, as they must;
-`accepted only` is the published count, which converges to something else than p.
+For the flow network, PPO and random, q is the exact distribution of the policy; for a chain it is
+the frequencies of all its samples. Rejected moves of the chain repeat its object, as required;
+`accepted only` is the published count, which does not converge to p.
 
-Source: E. Bengio, PhD thesis, section 5.4.1 (PPO with entropy coefficient 0.5); what it leaves
-open is from its published code.
+Source: E. Bengio, PhD thesis, section 5.4.1 (PPO with entropy coefficient 0.5); what it does
+not state is from its published code.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ FLAGS: Mapping[str, str] = {
 _SOURCE = "figure 5.2"
 
 
-class Recorder(CoreVector):
-    """The vector environment of a construction, which counts the objects that come out."""
+class CountingVector(CoreVector):
+    """The vector environment of a construction, which counts the constructed objects."""
 
     def __init__(self, command: Command) -> None:
         run = command.run
@@ -73,16 +73,16 @@ class Recorder(CoreVector):
         self.visits: SampleCounts = SampleCounts(self.table)
 
     def step(self, actions: np.ndarray) -> Arrays:
-        """Act, and note what was built."""
-        found = super().step(actions)
-        terminated, infos = found[2], found[4]
+        """Step, and count the finished objects."""
+        arrays = super().step(actions)
+        terminated, infos = arrays[2], arrays[4]
         if terminated.any():
             self.visits.add(torch.from_numpy(infos["final_info"]["state"][terminated]))
-        return found
+        return arrays
 
 
 def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, SampleCounts, Table]:
-    """The agent, what counts its objects, and the truth."""
+    """The agent, its sample counts, and the exact table."""
     words = [*FLAGS[method].split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     words += ["--seed", str(seed), "--threads", "1", "--env-options", "dimensions=4", f"r0={r0}"]
     command = parse(words).command
@@ -96,9 +96,9 @@ def learner(method: str, r0: float, seed: int, states: int) -> tuple[Any, Sample
 
 
 def recorded(command: Command) -> tuple[Any, SampleCounts, Table]:
-    """The same for an agent that steps environments."""
+    """The same for agents that step environments."""
     run = command.run
-    envs = Recorder(command)
+    envs = CountingVector(command)
     setup = AgentContext(
         envs,
         torch.device("cpu"),
@@ -110,7 +110,7 @@ def recorded(command: Command) -> tuple[Any, SampleCounts, Table]:
 
 
 def measure(agent: Any, visits: SampleCounts, table: Table) -> tuple[float, float]:
-    """Mean |p - q| of the policy's own law (of a chain: of its samples), and modes met."""
+    """Mean |p - q| of the exact policy (for a chain: of its samples), and modes found."""
     if isinstance(agent, Walker) and agent.config.kind == "metropolis":
         l1 = visits.metrics()["empirical_l1"]
     elif isinstance(agent, GFlowNet):
@@ -126,7 +126,7 @@ def measure(agent: Any, visits: SampleCounts, table: Table) -> tuple[float, floa
 
 
 def curve(method: str, r0: float, seed: int, states: int) -> dict[str, Array]:
-    """States, L1 and modes at `POINTS` instants, and when all modes had been met (inf: never)."""
+    """States, L1 and modes at `POINTS` points, and the states until all modes (inf: never)."""
     agent, visits, table = learner(method, r0, seed, states)
     rows, all_met = [], np.inf
     for point in range(1, POINTS + 1):
@@ -141,20 +141,20 @@ def curve(method: str, r0: float, seed: int, states: int) -> dict[str, Array]:
 
 
 def reproduce(job: Job) -> Report:
-    """Run every method at every R0, and compare."""
+    """Run and compare every method at every R0."""
     states = 1_000_000 if job.full else 200_000
-    found: dict[tuple[str, float], dict[str, Array]] = {}
+    results: dict[tuple[str, float], dict[str, Array]] = {}
     for r0 in R0:
         for method in FLAGS:
             parts = [_cell(job, method, r0, seed, states) for seed in range(job.seeds)]
-            found[method, r0] = {key: np.stack([p[key] for p in parts]) for key in parts[0]}
-    rows = [row for r0 in R0 for row in _claims(found, r0, states)]
+            results[method, r0] = {key: np.stack([p[key] for p in parts]) for key in parts[0]}
+    rows = [row for r0 in R0 for row in _claims(results, r0, states)]
     floors = {r0: _floor(r0) for r0 in R0}
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(2, len(R0), sharex=True)
         for column, r0 in enumerate(R0):
-            chosen = {method: found[method, r0] for method in FLAGS}
+            chosen = {method: results[method, r0] for method in FLAGS}
             draw_curves(panels[0, column], chosen, "steps", "l1", COLOURS)
             draw_curves(panels[1, column], chosen, "steps", "modes", COLOURS)
             panels[0, column].axhline(floors[r0], color="grey", linewidth=0.8)
@@ -173,15 +173,17 @@ def _cell(job: Job, method: str, r0: float, seed: int, states: int) -> dict[str,
     return job.cell(name, (FLAGS[method], r0, seed, states), work)
 
 
-def _claims(found: Mapping[tuple[str, float], Mapping[str, Array]], r0: float, states: int) -> Any:
-    """GFlowNet below the others in L1, and first to meet all modes; paired by seed."""
+def _claims(
+    results: Mapping[tuple[str, float], Mapping[str, Array]], r0: float, states: int
+) -> Any:
+    """GFlowNet has the lowest L1 and is first to find all modes; paired by seed."""
     for other in ("metropolis", "accepted only", "ppo", "random"):
-        ours, theirs = (found[m, r0]["l1"][:, -1] for m in ("gflownet", other))
+        ours, theirs = (results[m, r0]["l1"][:, -1] for m in ("gflownet", other))
         yield _below(f"R0={r0}: L1, gflownet minus {other}", ours - theirs)
     for other in ("metropolis", "ppo"):
-        # A method that has not met all of them counts with its whole budget.
+        # A method that has not found all of them counts with its entire budget.
         ours, theirs = (
-            np.minimum(found[m, r0]["all_met"][:, 0], states) for m in ("gflownet", other)
+            np.minimum(results[m, r0]["all_met"][:, 0], states) for m in ("gflownet", other)
         )
         yield _below(f"R0={r0}: states to all modes, gflownet minus {other}", ours - theirs)
 
@@ -194,6 +196,6 @@ def _below(quantity: str, difference: Array) -> Row:
 
 
 def _floor(r0: float) -> float:
-    """What frequencies of 200 000 perfect samples would show."""
+    """Expected L1 of the frequencies of 200 000 exact samples."""
     table = tabulate(HyperGridOptions(4, 8, r0=r0).rules())
     return floor(table.distribution(), table, 200_000)

@@ -1,10 +1,10 @@
-"""Beside figure 5.2: agents for reward and entropy, and chains with learned proposals, on the grid.
+"""More baselines for figure 5.2: maximum-entropy agents and MCMC with learned proposals.
 
 On the 4-D grid with H = 8, soft Q-learning and soft actor-critic over temperatures and entropies:
-rewarded R, what they sample is not R / Z, and where they find most modes they are close to
-uniform. A policy counts as degenerate here when its exact L1 is not below nine tenths of the
-uniform policy's. MARS walks with learned proposals; without the ratio of proposals it converges to
-something else.
+with reward R they do not sample R / Z, and where they find most modes they are close to uniform.
+A policy counts as degenerate here when its exact L1 is not below nine tenths of the uniform
+policy's. MARS has learned proposals; without the ratio of proposals it converges to another
+distribution.
 
 Source: E. Bengio, PhD thesis, section 5.4.1 (SAC "at best 10 of 16 modes"); MARS on the grid is in
 its published code only.
@@ -48,11 +48,11 @@ SETTINGS: Mapping[str, str] = {
     "mars": _MARS,
     "mars published": f"{_MARS} --no-proposal-ratio",
 }
-_LATE = 5_000  # objects, the last ones, among which modes are counted
+_LATE = 5_000  # last objects among which modes are counted
 
 
 def train(flags: str, seed: int, states: int) -> dict[str, Array]:
-    """Exact L1 of the policy (of a chain: of its samples), modes met, and among the last ones."""
+    """Exact L1 of the policy (for a chain: of its samples), and modes found, in all and last."""
     words = [*flags.split(), "--env", "semigradient/HyperGrid-v0", "--steps", str(states)]
     words += ["--seed", str(seed), "--threads", "1", "--env-options", "dimensions=4", "r0=0.1"]
     command = parse(words).command
@@ -70,19 +70,19 @@ def train(flags: str, seed: int, states: int) -> dict[str, Array]:
     l1 = visits.metrics()["empirical_l1"] if isinstance(agent, MARS) else _exact(agent, table)
     visits._settle()
     late = visits.rules.modes(visits.recent[-_LATE:])
-    found = (visits.modes_found, len(late[late >= 0].unique()))
-    return {"l1": np.array([l1]), "modes": np.array(found, dtype=float)}
+    counts = (visits.modes_found, len(late[late >= 0].unique()))
+    return {"l1": np.array([l1]), "modes": np.array(counts, dtype=float)}
 
 
 def _exact(agent: SoftQ, table: Table) -> float:
     states = torch.arange(table.size)
     features, legal = table.features(states).numpy(), table.legal(states).numpy()
-    law = table.reach(agent.log_policy(features, legal))[1]
-    return distance(law, table.distribution(), table)["l1"]
+    distribution = table.reach(agent.log_policy(features, legal))[1]
+    return distance(distribution, table.distribution(), table)["l1"]
 
 
 def uniform_l1() -> float:
-    """Of the uniform policy."""
+    """Exact L1 of the uniform policy."""
     table = tabulate(HyperGridOptions(4, 8, r0=0.1).rules())
     return distance(random_law(table), table.distribution(), table)["l1"]
 
@@ -90,7 +90,7 @@ def uniform_l1() -> float:
 def reproduce(job: Job) -> Report:
     """Train every setting."""
     states = 1_000_000 if job.full else 60_000
-    found: dict[str, dict[str, Array]] = {}
+    results: dict[str, dict[str, Array]] = {}
     for name, flags in SETTINGS.items():
         parts = [
             job.cell(
@@ -100,27 +100,27 @@ def reproduce(job: Job) -> Report:
             )
             for seed in range(job.seeds)
         ]
-        found[name] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+        results[name] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
-        names = list(found)
+        names = list(results)
         for row, name in enumerate(names):
-            left.plot(found[name]["l1"][:, 0], [row] * job.seeds, "o", alpha=0.6)
-            right.plot(found[name]["modes"][:, 1], [row] * job.seeds, "o", alpha=0.6)
+            left.plot(results[name]["l1"][:, 0], [row] * job.seeds, "o", alpha=0.6)
+            right.plot(results[name]["modes"][:, 1], [row] * job.seeds, "o", alpha=0.6)
         left.set(xscale="log", xlabel="mean |p - q|", yticks=range(len(names)), yticklabels=names)
         right.set(xlabel=f"modes among the last {_LATE} objects, of {MODES}")
 
-    return Report(_claims(found), draw)
+    return Report(_claims(results), draw)
 
 
-def _claims(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
+def _claims(results: Mapping[str, Mapping[str, Array]]) -> list[Row]:
     limit = 0.9 * uniform_l1()
     rows = []
     for agent in ("sac", "soft-q"):
         kept = {
             name: runs["modes"][:, 1]
-            for name, runs in found.items()
+            for name, runs in results.items()
             if name.startswith(agent) and runs["l1"].mean() < limit
         }
         best = max(kept, key=lambda name: float(kept[name].mean()), default="none")
@@ -128,7 +128,7 @@ def _claims(found: Mapping[str, Mapping[str, Array]]) -> list[Row]:
         quantity = f"{agent}: modes, best of {len(kept)} settings that are not uniform ({best})"
         agrees = bool(modes.mean() <= 10)
         rows.append(_row(quantity, "at best 10 of 16", modes, "≤ 10", agrees, agent == "sac"))
-    gap = (found["mars published"]["l1"] - found["mars"]["l1"])[:, 0]
+    gap = (results["mars published"]["l1"] - results["mars"]["l1"])[:, 0]
     quantity = "mars: L1 without the ratio of proposals, minus with it"
     rows.append(_row(quantity, "another law", gap, "mean > 0", bool(gap.mean() > 0), True))
     return rows

@@ -1,8 +1,8 @@
-"""Hyper-grids against the truth: every loss, exact total variation, figure 5.3 and 5.4 in numbers.
+"""Exact total variation of every loss on hyper-grids: figures 5.3 and 5.4 in numbers.
 
-The published figures compare frequencies of the last 200 000 objects with p; at this size a
-perfect sampler would show 0.006 (2-D) and 0.051 (4-D) of total variation there. Here the
-distribution of the policy itself is computed.
+The published figures compare frequencies of the last 200 000 objects with p, where an exact
+sampler has a total variation of 0.006 (2-D) and 0.051 (4-D). Here the exact distribution of the
+policy is computed.
 
 Source: E. Bengio, PhD thesis, sections 5.2 to 5.4.1; Malkin et al. 2022 and Madan et al. 2023 for
 the balance losses; limits of total variation are this project's.
@@ -21,7 +21,7 @@ from semigradient.envs.constructions.construction import tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import (
-    Run,
+    FlowRun,
     curves,
     draw_curves,
     exact_row,
@@ -48,20 +48,20 @@ _FLOWS = {
 
 
 def settings(dimensions: int, full: bool) -> list[tuple[str, float]]:
-    """(rule, R0) that are run; the quick scale leaves out half of the four-dimensional ones."""
+    """The (rule, R0) pairs; the quick scale omits half of the four-dimensional ones."""
     if dimensions == 4 and not full:
         return [("edge", 0.1), ("exit_only", 0.01)]
     return [(rule, r0) for rule in ("edge", "exit_only") for r0 in (0.1, 0.01)]
 
 
-def grid_run(loss: str, dimensions: int, rule: str, r0: float, full: bool) -> Run:
-    """The training of one loss on one grid."""
+def grid_run(loss: str, dimensions: int, rule: str, r0: float, full: bool) -> FlowRun:
+    """The run of one loss on one grid."""
     batch, rate, edges = RECIPES[dimensions]
     if loss == "fm" and dimensions == 4:
-        rate = "3e-3"  # at 1e-2 some runs lose modes for good where R0 = 0.01
+        rate = "3e-3"  # at 1e-2 some runs permanently lose modes at R0 = 0.01
     flags = ("--loss", loss, "--batch-size", str(batch), "--optim.lr", rate, "--schedule", "linear")
     options = (f"dimensions={dimensions}", f"rule={rule}", f"r0={r0}")
-    return Run("semigradient/HyperGrid-v0", options, flags, edges * (4 if full else 1))
+    return FlowRun("semigradient/HyperGrid-v0", options, flags, edges * (4 if full else 1))
 
 
 RECIPES = {2: (64, "3e-3", 120_000), 4: (16, "1e-2", 200_000)}
@@ -69,16 +69,16 @@ RECIPES = {2: (64, "3e-3", 120_000), 4: (16, "1e-2", 200_000)}
 
 
 def reproduce(job: Job) -> Report:
-    """Check what is known by hand, then train every loss on every grid."""
+    """Check the results known by hand, then train every loss on every grid."""
     rows = by_hand()
-    found = {}
+    trained = {}
     for dimensions, limit in LIMITS.items():
         for loss in OBJECTIVES:
             tv, log_z = {}, {}
             for rule, r0 in settings(dimensions, job.full):
                 run, name = grid_run(loss, dimensions, rule, r0, job.full), f"{rule} R0={r0}"
                 curve = curves(job, f"{dimensions}d-{loss}-{rule}-{r0}", run)
-                found[dimensions, loss, name] = curve
+                trained[dimensions, loss, name] = curve
                 tv[name], log_z[name] = final(curve, "tv"), relative(curve, log_partition(run))
             where = f"{dimensions}-D {loss}"
             rows.append(worst_row(f"{where}: TV", (f"≤ {limit}", _LIMIT), tv, limit))
@@ -91,7 +91,7 @@ def reproduce(job: Job) -> Report:
         for axes, (dimensions, name) in zip(
             figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
         ):
-            chosen = {loss: found[dimensions, loss, name] for loss in OBJECTIVES}
+            chosen = {loss: trained[dimensions, loss, name] for loss in OBJECTIVES}
             draw_curves(axes, chosen, "steps", "tv", COLOURS)
             axes.axhline(LIMITS[dimensions], color="grey", linewidth=0.8)
             axes.set(title=f"{dimensions}-D, {name}", xlabel="states visited", yscale="log")
@@ -102,7 +102,7 @@ def reproduce(job: Job) -> Report:
 
 
 def by_hand() -> list[Row]:
-    """Flows, gradients and losses on 3×3 cells, and the law of who takes the graph for a tree."""
+    """Flows, gradients and losses on 3×3 cells, and the path-biased distribution."""
     rows = []
     for rule, expected in _FLOWS.items():
         state = small_grid(rule).flows().state

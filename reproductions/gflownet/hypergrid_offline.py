@@ -1,8 +1,8 @@
 """Figures 5.5 and 5.6: flow matching on a fixed set of trajectories, without any interaction.
 
-The 30×30 grid with the reward 0.01 + Π (cos 50 x_i + 1) φ(5 x_i). Set A are trajectories of the
-uniformly random policy, which stay near the origin; set B walks back by random parents from cells
-drawn uniformly. Flow matching needs to have seen the edges that carry flow: B does, A does not.
+The 30×30 grid with the reward 0.01 + Π (cos 50 x_i + 1) φ(5 x_i). Set A has trajectories of the
+uniform policy, which stay near the origin; set B samples random parents backwards from uniformly
+drawn cells. Flow matching needs the edges that carry flow, which are in B but not in A.
 
 Source: E. Bengio, PhD thesis, section 5.4.1. Sizes of the sets, updates and rates are not given
 there; those here are of the grid's published code, with 2 000 trajectories.
@@ -46,19 +46,19 @@ def learner(which: str, seed: int) -> GFlowNet:
 
 
 def train(which: str, seed: int, updates: int) -> dict[str, Array]:
-    """Total variation at the end, |log Z error|, and the three panels: (H, H) each."""
+    """Final total variation, |log Z error|, and the three panels, (H, H) each."""
     agent = learner(which, seed)
     for _ in range(updates):
         agent.iterate()
-    found, table = agent.evaluate(), agent.table
+    metrics, table = agent.evaluate(), agent.table
     assert table is not None, "the grid can be enumerated"
     memory = agent.batches.memory
     assert memory is not None, "there is a fixed set"
     ends = np.bincount(memory.everything().objects.numpy(), minlength=table.size)
     learned = table.reach(policy_table(table, agent.network))[1]
     return {
-        "tv": np.array([found["tv"]]),
-        "log_z_error": np.array([found["log_z_error"]]),
+        "tv": np.array([metrics["tv"]]),
+        "log_z_error": np.array([metrics["log_z_error"]]),
         "learned": learned.numpy().reshape(30, 30),
         "true": agent.visits.target.numpy().reshape(30, 30),
         "data": ends.reshape(30, 30) / ends.sum(),
@@ -68,8 +68,8 @@ def train(which: str, seed: int, updates: int) -> dict[str, Array]:
 def reproduce(job: Job) -> Report:
     """Learn from both sets."""
     updates = 20_000 if job.full else 3_000
-    found = {which: [_cell(job, which, s, updates) for s in range(job.seeds)] for which in SETS}
-    tv = {which: np.array([float(run["tv"][0]) for run in runs]) for which, runs in found.items()}
+    trained = {which: [_cell(job, which, s, updates) for s in range(job.seeds)] for which in SETS}
+    tv = {which: np.array([float(run["tv"][0]) for run in runs]) for which, runs in trained.items()}
     rows = [
         _row(
             "B, uniform objects: TV", "close to p", tv["B"], "< 0.05", bool(tv["B"].mean() < 0.05)
@@ -83,7 +83,7 @@ def reproduce(job: Job) -> Report:
         panels = figure.subplots(len(SETS), 3)
         for row, which in enumerate(SETS):
             for column, name in enumerate(("learned", "true", "data")):
-                panels[row, column].imshow(found[which][0][name], origin="lower")
+                panels[row, column].imshow(trained[which][0][name], origin="lower")
                 panels[row, column].set(title=f"{name}, set {which}", xticks=[], yticks=[])
 
     return Report(rows, draw, (9.0, 6.0))

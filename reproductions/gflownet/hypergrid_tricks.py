@@ -1,13 +1,13 @@
-"""Figures 5.18 to 5.22: what habits of reinforcement learning do to a flow network on the grid.
+"""Figures 5.18 to 5.22: reinforcement-learning techniques in a flow network on the grid.
 
 Flow matching on the 4-D grid with H = 8 and R0 = 0.1: optimizers over learning rates, replay,
-target networks, exploration. Every setting changes one thing of Adam at 1e-3 with 16 trajectories
-an update, and is judged by the mean of |p - q| over objects, q the exact law of the policy, after
-training. The document gives no values for its knobs; those here are ours.
+target networks, exploration. Every setting changes one option of Adam at 1e-3 with 16
+trajectories per update; reported is the mean of |p - q| over objects after training, with q the
+exact distribution of the policy. The document does not state the values of the options.
 
-At the quick scale 1 000 updates and one or two values of each knob; at the full scale 20 000 and
-more of them. The document's doubly parameterised network is not among the targets: it does not say
-what it is for flows.
+At the quick scale 1 000 updates and one or two values per option; at the full scale 20 000 updates
+and more values. The document's doubly parameterised network is omitted, because it is not defined
+for flows.
 
 Source: E. Bengio, PhD thesis, section 5.4.4.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from semigradient.experiments.curves import COLOURS
-from semigradient.reproductions.gflownet.flow_runs import Array, Run
+from semigradient.reproductions.gflownet.flow_runs import Array, FlowRun
 from semigradient.reproductions.report import Job, Report, Row
 
 if TYPE_CHECKING:
@@ -56,36 +56,36 @@ FULL: Mapping[str, str] = {
     **{f"random {e}": f"--random-actions {e}" for e in ("0.01", "0.2")},
     **{f"sharpness {k}": f"--sharpness {k}" for k in ("0.8", "1.5")},
 }
-"""Flags of each setting, which come after those that all share. Power 0.3 is that of a squared
+"""Flags of each setting, appended to the shared ones. Power 0.3 is that of a squared
 residual, so that the priority is the residual to the power 0.6."""
 
 
-def setting(flags: str) -> Run:
+def setting(flags: str) -> FlowRun:
     """A run of flow matching with these flags."""
     common = "--loss fm --optim.lr 1e-3 --batch-size 16"
     words = common.split()
     if "--optim " in flags:
-        # Another optimizer's rate has to follow its name.
+        # The rate of another optimizer must follow its name.
         words = ["--loss", "fm", "--batch-size", "16"]
     options = ("dimensions=4", "height=8", "r0=0.1")
-    return Run("semigradient/HyperGrid-v0", options, (*words, *flags.split()), 10**9)
+    return FlowRun("semigradient/HyperGrid-v0", options, (*words, *flags.split()), 10**9)
 
 
 def train(flags: str, seed: int, updates: int) -> dict[str, Array]:
-    """The exact L1 after half and after all of the updates."""
-    agent, found = setting(flags).agent(seed), []
+    """The exact L1 after half and all of the updates."""
+    agent, distances = setting(flags).agent(seed), []
     for update in range(1, updates + 1):
         agent.iterate()
         agent.progress.pop_episodes()
         if update in (updates // 2, updates):
-            found.append(agent.evaluate()["l1"])
-    return {"l1": np.array(found)}
+            distances.append(agent.evaluate()["l1"])
+    return {"l1": np.array(distances)}
 
 
 def reproduce(job: Job) -> Report:
-    """Train every setting, and judge the claims."""
+    """Train every setting and evaluate the claims."""
     settings, updates = (FULL, 20_000) if job.full else (QUICK, 1_000)
-    found = {
+    results = {
         name: np.stack(
             [
                 job.cell(
@@ -98,7 +98,7 @@ def reproduce(job: Job) -> Report:
         )
         for name, flags in settings.items()
     }
-    final = {name: l1[:, -1] for name, l1 in found.items()}
+    final = {name: l1[:, -1] for name, l1 in results.items()}
 
     def draw(figure: Figure) -> None:
         panel, names = figure.subplots(), list(final)
@@ -112,11 +112,11 @@ def reproduce(job: Job) -> Report:
 
 
 def _family(name: str) -> int:
-    return sorted({each.split()[0] for each in FULL}).index(name.split()[0])
+    return sorted({label.split()[0] for label in FULL}).index(name.split()[0])
 
 
 def _best(final: Mapping[str, Array], family: str) -> Array:
-    """Of the settings of a family the one with the lowest mean."""
+    """The setting of a family with the lowest mean."""
     return min((l1 for name, l1 in final.items() if name.startswith(family)), key=np.mean)
 
 
@@ -147,14 +147,14 @@ def _ratio(
 ) -> Row:
     """The ratio of two means over the same seeds, resampled together; agrees if within limits."""
 
-    def of(pairs: Array) -> float:
+    def ratio_of(pairs: Array) -> float:
         return float(pairs[:, 0].mean() / pairs[:, 1].mean())
 
     pairs = np.stack([one, other], 1)
     rng = np.random.default_rng(0)
-    drawn = [of(pairs[rng.integers(len(pairs), size=len(pairs))]) for _ in range(2000)]
+    drawn = [ratio_of(pairs[rng.integers(len(pairs), size=len(pairs))]) for _ in range(2000)]
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    ratio = of(pairs)
+    ratio = ratio_of(pairs)
     words = f"in [{limits[0]:g}, {limits[1]:g}]"
     agrees = limits[0] <= ratio <= limits[1]
     return Row(

@@ -1,9 +1,9 @@
-"""The binding-energy proxy: the same network fitted on the spot, and the published one's scores.
+"""The binding-energy proxy: the network fitted from scratch, and scores of the published one.
 
 Molecules of up to eight published blocks, four fifths built at random and a fifth greedily, are
-labelled with ten times their drug-likeness, in place of docking; the network of the published
-proxy is fitted to them as that was (Adam at 2.5e-4, batches of 64) with far fewer molecules and
-updates. R² is that on molecules that had no part in it. The networks are left in the folder as
+labelled with ten times their drug-likeness instead of docking scores; the network of the published
+proxy is fitted to them in the same way (Adam at 2.5e-4, batches of 64) with far fewer molecules and
+updates. R² is measured on held-out molecules. The networks are saved in the folder as
 `proxy-s0.safetensors` and so on, for `--env-options reward=fitted reward_file=…`.
 
 With `--folder DIR`, where DIR holds `best_params.pkl.gz`, the published network's scores of five
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-TITLE = "The binding-energy proxy, fitted on the spot and published: thesis section 5.4.2"
+TITLE = "The binding-energy proxy, fitted from scratch and published: thesis section 5.4.2"
 SEEDS = {"quick": 2, "full": 3}
 FILE = "best_params.pkl.gz"
 REFERENCES = {
@@ -59,31 +59,31 @@ REFERENCES = {
 
 def drug_likeness(molecules: Sequence[Molecule]) -> Tensor:
     """Ten times QED: (m,) float64."""
-    return torch.tensor([10 * qed(each) for each in molecules], dtype=torch.float64)
+    return torch.tensor([10 * qed(molecule) for molecule in molecules], dtype=torch.float64)
 
 
 def train(seed: int, count: int, fitting: Fitting, out: Path) -> dict[str, Array]:
-    """Fit on 80 % of a set, choose on 10 %, and judge on 10 %; the network goes to `out`."""
+    """Fit on 80 % of a set, validate on 10 %, test on 10 %; the network is saved in `out`."""
     torch.manual_seed(seed)
     molecules, scores = labelled(Assembler(read()), drug_likeness, count, seed)
     graphs = graphs_of(molecules)
     order = np.random.default_rng(seed).permutation(count)
     parts = np.split(order, [int(0.8 * count), int(0.9 * count)])
     training, validation, test = (([graphs[i] for i in rows], scores[rows]) for rows in parts)
-    found = fit(AtomNetwork(), training, validation, fitting, seed)
-    save(found.network, out / f"proxy-s{seed}.safetensors")
-    predicted = predict(found.network, test[0])
+    fitted = fit(AtomNetwork(), training, validation, fitting, seed)
+    save(fitted.network, out / f"proxy-s{seed}.safetensors")
+    predicted = predict(fitted.network, test[0])
     return {
         "r2": np.array([r_squared(predicted, test[1])]),
         "mse": np.array([float((predicted - test[1]).square().mean())]),
-        "validation": np.array(found.validation),
+        "validation": np.array(fitted.validation),
         "predicted": predicted.numpy(),
         "truth": test[1].numpy(),
     }
 
 
 def reproduce(job: Job) -> Report:
-    """Fit the network; look at the published one where there is a folder."""
+    """Fit the network; with a folder, also score the published one."""
     count, fitting = (50_000, Fitting(20_000)) if job.full else (1_500, Fitting(600))
     runs = [
         job.cell(
@@ -120,9 +120,11 @@ def _published(path: Path) -> list[Row]:
     mols = [chem.MolFromSmiles(smiles) for smiles in REFERENCES]
     rows = []
     for column, layout in enumerate(("x_W", "x_WT")):
-        found = load_proxy(path, layout)(mols)  # type: ignore[arg-type]
-        want = torch.tensor([pair[column] for pair in REFERENCES.values()], dtype=torch.float64)
-        error = float((found - want).abs().max())
+        scores = load_proxy(path, layout)(mols)  # type: ignore[arg-type]
+        reference = torch.tensor(
+            [pair[column] for pair in REFERENCES.values()], dtype=torch.float64
+        )
+        error = float((scores - reference).abs().max())
         claim = ("scores to four digits", "reference scores")
         rows.append(exact_row(f"published proxy, root {layout}: score error", claim, error, 1e-3))
     return rows

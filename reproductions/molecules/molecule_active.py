@@ -1,15 +1,15 @@
 """Figures 5.16 and 5.17: multi-round active learning on molecules.
 
-In each round the network of the binding-energy proxy is fitted anew to all molecules whose score is
-known, with a fixed validation set for stopping; a generator is trained anew on what the network
-says; and of the molecules it builds, a batch of new ones is scored. Returned are the best of all
-that is known in the end.
+In each round the network of the binding-energy proxy is fitted from scratch to all scored
+molecules, with a fixed validation set for early stopping; a generator is trained from scratch on
+its predictions; and a batch of new molecules of the generator is scored. Reported are the best of
+all scored molecules.
 
 The oracle is the synthetic `dock_like` here, or with `--folder DIR` the published proxy from
 `DIR/best_params.pkl.gz`, in place of docking. The quick scale has 18 blocks, up to four in a
 molecule, 150 molecules at first and three rounds of 40; the full one 72, up to six, 2 000 and nine
-rounds of 200, as published. The first molecules are random: the published ones, whose similarity of
-0.60 random molecules do not have, were not.
+rounds of 200, as published. The initial molecules are random, unlike the published ones,
+which have a similarity of 0.60.
 
 Source: E. Bengio, PhD thesis, section 5.4.3; β = 8 from its published code.
 """
@@ -62,16 +62,16 @@ _SOURCE = "section 5.4.3"
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How large everything is.
+class CampaignScale:
+    """The size of a campaign.
 
     Attributes:
         options: of the molecules, by keyword.
-        first: molecules known at first.
+        first: initial scored molecules.
         validation: molecules of the validation set.
-        rounds: how many.
-        queries: molecules scored in each.
-        steps: of a generator in each, in its own unit.
+        rounds: number of rounds.
+        queries: molecules scored per round.
+        steps: steps of a generator per round, in its own unit.
         width: of the generators' networks.
         graph_steps: convolutions of the generators' networks.
         proxy: width and rounds of messages of the proxy.
@@ -90,12 +90,12 @@ class Scale:
     fitting: Fitting
 
 
-QUICK = Scale(
+QUICK = CampaignScale(
     (("vocabulary", "small"), ("max_blocks", 4)),
     *(150, 60, 3, 40, 3_000, 32, 3, (32, 4)),
     Fitting(150, lr=1e-3, evaluate_every=30, batch_size=32),
 )
-FULL = Scale(
+FULL = CampaignScale(
     (("max_blocks", 6),),
     *(2_000, 3_000, 9, 200, 100_000, 256, 10, (64, 12)),
     Fitting(20_000, weight_decay=1e-6),
@@ -105,11 +105,11 @@ FULL = Scale(
 def graphs_of(smiles: list[str]) -> list[Any]:
     """Molecules as graphs of atoms, each as a batch of one."""
     chem = chemistry()
-    return [atom_graphs([chem.MolFromSmiles(each)]) for each in smiles]
+    return [atom_graphs([chem.MolFromSmiles(string)]) for string in smiles]
 
 
-def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Scale) -> Any:
-    """A generator for a reward."""
+def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: CampaignScale) -> Any:
+    """A generator trained on a reward."""
     graph = f"--graph-width {scale.width} --graph-steps {scale.graph_steps}"
     flags = {
         "gflownet": f"{graph} --graph-form normalised --batch-size 16 --exact-every 0 "
@@ -135,8 +135,8 @@ def train(method: str, reward: Callable[[list[str]], Any], seed: int, scale: Sca
 
 
 def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) -> Trees:
-    """Molecules that the generator builds and that are not known: as many as wanted, or fewer."""
-    found: dict[str, int] = {}
+    """Up to `count` molecules of the generator that are not known."""
+    new: dict[str, int] = {}
     for _ in range(50):
         if isinstance(agent, GFlowNet):
             objects = agent.batches.build(agent._look, None, (0, 1)).paths.objects
@@ -149,24 +149,24 @@ def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) 
         kept = objects[rules.legal(objects)[:, -1] | rules.finished(objects)]
         for name, number in zip(rules.smiles(kept), kept.tolist(), strict=True):
             if name not in known:
-                found.setdefault(name, number)
-        if len(found) >= count:
+                new.setdefault(name, number)
+        if len(new) >= count:
             break
-    return rules.trees(torch.tensor(list(found.values())[:count], dtype=torch.int64))
+    return rules.trees(torch.tensor(list(new.values())[:count], dtype=torch.int64))
 
 
 def random_molecules(rules: BlockMolecules, known: set[str], count: int, seed: int) -> list[str]:
-    """Different molecules of the uniform policy that are not known."""
+    """Distinct molecules of the uniform policy that are not known."""
     random = generator(seed, 21)
-    found: dict[str, None] = {}
-    while len(found) < count:
+    molecules: dict[str, None] = {}
+    while len(molecules) < count:
         draws = uniform_draws(rules, 256, random)
         smiles = rules.smiles(forward(rules, uniform(rules), draws).objects)
-        found.update(dict.fromkeys(each for each in smiles if each not in known))
-    return list(found)[:count]
+        molecules.update(dict.fromkeys(string for string in smiles if string not in known))
+    return list(molecules)[:count]
 
 
-def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
+def learn(method: str, seed: int, scale: CampaignScale, file: str) -> dict[str, Array]:
     """Means of the best 10 and 100 after each round, and similarity of the best 100."""
     options: dict[str, Any] = {
         **dict(scale.options),
@@ -188,10 +188,10 @@ def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
         if method != "random":
             torch.manual_seed(number)
             network = AtomNetwork(width=scale.proxy[0], steps=scale.proxy[1])
-            known = (graphs, state.score[0, : len(graphs)])
-            found = fit(network, known, validation, scale.fitting, number)
-            errors.append(min(found.validation))
-            reward = partial(believed, found.network)
+            training = (graphs, state.score[0, : len(graphs)])
+            fitted = fit(network, training, validation, scale.fitting, number)
+            errors.append(min(fitted.validation))
+            reward = partial(believed, fitted.network)
         agent = train(method, reward, number, scale)
         state = core.measure(
             state, [new_objects(agent, agent.rules, set(smiles), scale.queries)]
@@ -208,8 +208,8 @@ def learn(method: str, seed: int, scale: Scale, file: str) -> dict[str, Array]:
 
 def best(state: ActiveMoleculesState) -> list[float]:
     """Means of the 10 and the 100 best scores known."""
-    known = state.score[0].sort(descending=True).values
-    return [float(known[known.isfinite()][:k].mean()) for k in (10, 100)]
+    scores = state.score[0].sort(descending=True).values
+    return [float(scores[scores.isfinite()][:k].mean()) for k in (10, 100)]
 
 
 def likeness(core: ActiveMolecules, state: ActiveMoleculesState) -> float:
@@ -219,15 +219,15 @@ def likeness(core: ActiveMolecules, state: ActiveMoleculesState) -> float:
 
 
 def believed(network: AtomNetwork, smiles: list[str]) -> Array:
-    """What the network says of molecules."""
+    """Predictions of the network."""
     return predict(network.eval(), graphs_of(smiles)).numpy()
 
 
 def reproduce(job: Job) -> Report:
-    """Run every generator from the same first molecules."""
+    """Run every generator from the same initial molecules."""
     scale = FULL if job.full else QUICK
     file = str(Path(job.folder) / FILE) if job.folder else ""
-    found = {}
+    results = {}
     for method in METHODS:
         parts = [
             job.cell(
@@ -237,29 +237,29 @@ def reproduce(job: Job) -> Report:
             )
             for seed in range(job.seeds)
         ]
-        found[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
-    rows = _claims(found)
+        results[method] = {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+    rows = _claims(results)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 2)
         for panel, (column, k) in zip(panels, enumerate((10, 100)), strict=True):
-            for colour, (method, runs) in zip(COLOURS, found.items(), strict=False):
+            for colour, (method, runs) in zip(COLOURS, results.items(), strict=False):
                 panel.plot(runs["top"][:, :, column].T, color=colour, alpha=0.6, label=method)
             panel.set(xlabel="round", ylabel=f"mean score of the {k} best")
 
     return Report(rows, draw)
 
 
-def _claims(found: dict[str, dict[str, Array]]) -> list[Row]:
+def _claims(results: dict[str, dict[str, Array]]) -> list[Row]:
     rows = []
     for column, k in enumerate((10, 100)):
         for other in ("mars", "random"):
-            gap = found["gflownet"]["top"][:, -1, column] - found[other]["top"][:, -1, column]
+            gap = results["gflownet"]["top"][:, -1, column] - results[other]["top"][:, -1, column]
             printed = f"{PUBLISHED['gflownet'][column]} and " + (
                 f"{PUBLISHED['mars'][column]}" if other == "mars" else "less"
             )
             rows.append(_row(f"mean of the {k} best, gflownet minus {other}", printed, gap, 1))
-    gap = found["gflownet"]["similar"][:, -1] - found["mars"]["similar"][:, -1]
+    gap = results["gflownet"]["similar"][:, -1] - results["mars"]["similar"][:, -1]
     rows.append(_row("similarity of the 100 best, gflownet minus mars", "0.54 and 0.64", gap, -1))
     return rows
 

@@ -1,13 +1,13 @@
-"""Flow networks on molecules by themselves: figures 5.8, 5.12 and 5.14, and chance beside them.
+"""Flow networks on molecules: figures 5.8, 5.12 and 5.14, with random molecules as the baseline.
 
-A flow network trained by flow matching builds molecules, for three exponents β. Then: how scores
-move up with β; how the flow into a molecule, and the probability of building it, go with its
-reward; what was found on the way, against as many random molecules. The flow into a molecule is
+A flow network is trained by flow matching for three exponents β. Measured are: scores by β; the
+correlation of the flow into a molecule, and of the probability of building it, with its reward;
+and the discovered molecules, against as many random ones. The flow into a molecule is
 the published measure. Its probability is exact: the sum over all orders of building it.
 
 The quick scale takes 18 blocks, up to five in a molecule, the synthetic score `dock_like`, and a
 network 64 wide with 4 convolutions; the full scale the published vocabulary and network, with the
-published proxy from `--folder DIR`, where this installation knows one, or with `dock_like`.
+published proxy from `--folder DIR`, if given, or with `dock_like`.
 
 Source: E. Bengio, PhD thesis, section 5.4.2.
 """
@@ -48,14 +48,14 @@ _LAST, _TESTED = 2000, 256
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One training.
+class FlowSetting:
+    """One training run.
 
     Attributes:
         beta: exponent of the reward.
         flags: of `train.py`, besides.
         options: of the environment, KEY=VALUE.
-        molecules: how many are built.
+        molecules: number of molecules built.
         thresholds: scores above which modes count.
     """
 
@@ -66,7 +66,7 @@ class Setting:
     thresholds: tuple[float, ...] = THRESHOLDS
 
     def agent(self, seed: int) -> GFlowNet:
-        """The learner before it has learned."""
+        """The untrained learner."""
         words = ["--agent", "gflownet", "--env", "semigradient/Molecule-v0", "--seed", str(seed)]
         words += ["--threads", "1", "--exact-every", "0", "--test-objects", "0"]
         words += ["--reward-exponent", str(self.beta), *self.flags.split()]
@@ -77,7 +77,7 @@ class Setting:
         return agent
 
     def results(self, seed: int) -> dict[str, Array]:
-        """Train, and look at the last molecules."""
+        """Train, and evaluate the last molecules."""
         agent, losses = self.agent(seed), []
         rules, record = agent.rules, agent.record
         assert isinstance(rules, BlockMolecules)
@@ -95,26 +95,29 @@ class Setting:
         }
 
 
-def summary(rules: BlockMolecules, last: Tensor, found: TopMolecules) -> dict[str, Array]:
-    """Scores of the last molecules, and what was found: best, similarity of the best 100, modes."""
-    metrics, best = found.metrics(), [name for name, _ in found.top(100)]
+def summary(rules: BlockMolecules, last: Tensor, discovered: TopMolecules) -> dict[str, Array]:
+    """Scores of the last molecules; best scores, similarity of the best 100, modes."""
+    metrics, best = discovered.metrics(), [name for name, _ in discovered.top(100)]
     return {
         "scores": rules.score(last).numpy(),
         "top_10": np.array(metrics["top_10"]),
         "top_100": np.array(metrics["top_100"]),
         "similarity": np.array(similarity(best)),
-        "modes": np.array([len(each) for each in found.modes.values()], dtype=float),
+        "modes": np.array([len(modes) for modes in discovered.modes.values()], dtype=float),
     }
 
 
-def by_chance(setting: Setting, seed: int) -> dict[str, Array]:
-    """As many random molecules."""
+def random_baseline(setting: FlowSetting, seed: int) -> dict[str, Array]:
+    """The same number of random molecules."""
     rules = setting.agent(seed).rules
     assert isinstance(rules, BlockMolecules)
     draws = uniform_draws(rules, setting.molecules, generator(seed, 7))
-    objects, found = forward(rules, uniform(rules), draws).objects, TopMolecules(setting.thresholds)
-    found.add(rules.smiles(objects), rules.score(objects).tolist())
-    return summary(rules, objects[-_LAST:], found)
+    objects, discovered = (
+        forward(rules, uniform(rules), draws).objects,
+        TopMolecules(setting.thresholds),
+    )
+    discovered.add(rules.smiles(objects), rules.score(objects).tolist())
+    return summary(rules, objects[-_LAST:], discovered)
 
 
 @torch.no_grad()
@@ -126,49 +129,53 @@ def log_leaf_inflow(agent: GFlowNet, objects: Tensor) -> Tensor:
     return torch.where(rules.finished(objects), at.log_inflow(objects), stop).double()
 
 
-def settings(job: Job) -> dict[int, Setting]:
-    """What is trained, by β."""
+def settings(job: Job) -> dict[int, FlowSetting]:
+    """Training runs by β."""
     if job.full:
         reward: tuple[str, ...] = ("reward=dock_like",)
         if job.folder:
             reward = ("reward=proxy", f"reward_file={job.folder}/best_params.pkl.gz")
         return {
-            beta: Setting(beta, "--loss fm", reward, 100_000, (7.0, 8.0)) for beta in (1, 4, 10)
+            beta: FlowSetting(beta, "--loss fm", reward, 100_000, (7.0, 8.0)) for beta in (1, 4, 10)
         }
     options = ("vocabulary=small", "max_blocks=5", "reward=dock_like")
     flags = "--loss fm --batch-size 16 --graph-width 64 --graph-steps 4 --bidirectional"
     lengths = {1: 6_000, 4: 6_000, 8: 16_000}
-    return {beta: Setting(beta, flags, options, count) for beta, count in lengths.items()}
+    return {beta: FlowSetting(beta, flags, options, count) for beta, count in lengths.items()}
 
 
 def reproduce(job: Job) -> Report:
-    """Train for every β, build at random, compare."""
+    """Train for every β, sample random molecules, compare."""
     chosen = settings(job)
     sharp = max(chosen)
 
     def cells(name: str, beta: int, chance: bool = False) -> list[dict[str, Array]]:
         setting = chosen[beta]
-        work = partial(by_chance, setting) if chance else setting.results
+        work = partial(random_baseline, setting) if chance else setting.results
         return [
             job.cell(f"{name}-s{seed}", (setting, seed, chance), partial(work, seed))
             for seed in range(job.seeds)
         ]
 
     random = cells("random", sharp, True)
-    found = {beta: cells(f"beta-{beta}", beta) for beta in sorted(chosen, reverse=True)}
-    rows = [*_shift(found), *_against_chance(found[sharp], random), *_consistency(found[sharp])]
+    trained = {beta: cells(f"beta-{beta}", beta) for beta in sorted(chosen, reverse=True)}
+    rows = [
+        *_shift(trained),
+        *_against_random(trained[sharp], random),
+        *_consistency(trained[sharp]),
+    ]
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        named = {"random": random, **{f"β = {beta}": runs for beta, runs in found.items()}}
+        named = {"random": random, **{f"β = {beta}": runs for beta, runs in trained.items()}}
         for colour, (name, runs) in zip(COLOURS, named.items(), strict=False):
-            scores = np.concatenate([each["scores"] for each in runs])
+            scores = np.concatenate([run["scores"] for run in runs])
             left.hist(scores, 60, (0, 10), True, histtype="step", color=colour, label=name)
         left.set(xlabel="score of the last molecules", ylabel="density")
         left.legend()
-        for runs_, key in ((found[sharp], "log_inflow"), (found[sharp], "log_probability")):
-            x = np.concatenate([each["log_reward"] for each in runs_])
-            y = np.concatenate([each[key] - each[key].mean() for each in runs_])
+        for runs_, key in ((trained[sharp], "log_inflow"), (trained[sharp], "log_probability")):
+            x = np.concatenate([run["log_reward"] for run in runs_])
+            y = np.concatenate([run[key] - run[key].mean() for run in runs_])
             right.plot(x, y, ".", markersize=2, label=key.replace("_", " "))
         right.set(xlabel="β log R", ylabel="log, less its mean", title=f"β = {sharp}")
         right.legend()
@@ -176,10 +183,12 @@ def reproduce(job: Job) -> Report:
     return Report(rows, draw)
 
 
-def _shift(found: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
-    """Figure 5.8: rewards move up with β."""
-    means = {beta: np.array([run["scores"].mean() for run in runs]) for beta, runs in found.items()}
-    betas = sorted(found)
+def _shift(trained: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
+    """Figure 5.8: rewards increase with β."""
+    means = {
+        beta: np.array([run["scores"].mean() for run in runs]) for beta, runs in trained.items()
+    }
+    betas = sorted(trained)
     return [
         _row(
             f"mean score of the last molecules, β = {high} minus β = {low}",
@@ -191,8 +200,8 @@ def _shift(found: Mapping[int, list[dict[str, Array]]]) -> list[Row]:
     ]
 
 
-def _against_chance(learned: list[dict[str, Array]], random: list[dict[str, Array]]) -> list[Row]:
-    """Better, more modes, and less alike than nothing but chance is."""
+def _against_random(learned: list[dict[str, Array]], random: list[dict[str, Array]]) -> list[Row]:
+    """Better, more modes, and higher similarity than random molecules."""
 
     def gap(key: str) -> Array:
         pairs = zip(learned, random, strict=True)
@@ -213,7 +222,7 @@ def _against_chance(learned: list[dict[str, Array]], random: list[dict[str, Arra
 
 
 def _consistency(learned: list[dict[str, Array]]) -> list[Row]:
-    """Figure 5.12: flow goes with reward, at a slope below 1."""
+    """Figure 5.12: flow correlates with reward, with a slope below 1."""
     rows = []
     for key, words in (("log_inflow", "log leaf in-flow"), ("log_probability", "log P")):
         fits = np.array([_fit(run["log_reward"], run[key]) for run in learned])
@@ -233,7 +242,7 @@ def _fit(x: Array, y: Array) -> tuple[float, float]:
 
 
 def _row(quantity: str, claim: tuple[str, str], values: Array, rule: str) -> Row:
-    """The mean over seeds, judged by one of three rules."""
+    """The mean over seeds, tested by one of three criteria."""
     low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
     mean = float(values.mean())
     agrees = {"> 0": mean > 0, "≥ 0.5": mean >= 0.5, "in (0, 1.2)": 0 < mean < 1.2}[rule]

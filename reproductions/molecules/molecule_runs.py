@@ -1,8 +1,8 @@
-"""Searches for molecules that several reproductions share: agents, and what they came upon.
+"""Searches for molecules shared by several reproductions: agents, and their discoveries.
 
-Methods are compared at equal numbers of *scored* molecules: distinct ones whose reward was asked
-for, in the order of asking. That is what a reward costs, and the same for builders, chains (which
-ask for rejected proposals, too) and breeders.
+Methods are compared at equal numbers of *scored* molecules: distinct ones whose reward was
+queried, in order. This is the cost of the reward, comparable between generative policies, MCMC
+(which also queries rejected proposals) and genetic algorithms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from semigradient.training.cli import parse
 Array = NDArray[np.float64]
 POINTS = 20
 KEPT = (100, 1000)
-"""Numbers of best molecules among which similarity is measured."""
+"""Numbers of best molecules whose similarity is measured."""
 
 
 @dataclass(frozen=True)
@@ -52,41 +52,41 @@ class Search:
         assert rules is not None, "molecules are built of blocks"
         score = rules.score_of
         assert isinstance(score, Scorer)
-        # Twenty steps a molecule are enough for a method that still finds any.
+        # Twenty steps per molecule are enough for a method that still discovers any.
         while score.calls < self.calls and agent.progress.steps < 20 * self.calls:
             agent.iterate()
             agent.progress.pop_episodes()
         return list(score.scored.items())[: self.calls]
 
     def results(self, seed: int) -> dict[str, Array]:
-        """What `summary` says of a run."""
+        """The `summary` of a run."""
         return summary(self.scored(seed), self.calls, self.thresholds)
 
 
 def summary(
     scored: Sequence[tuple[str, float]], calls: int, thresholds: Sequence[float]
 ) -> dict[str, Array]:
-    """Means of the best against calls, and at the end similarity, modes, scaffolds.
+    """Means of the best by calls, and final similarity, modes and scaffolds.
 
     Returns:
-        `calls` and `top_10`, `top_100`, `top_1000` (POINTS,), NaN while there are fewer; `similar`,
-        of the best `KEPT`; `modes`, `scaffolds` and `above` (thresholds,); `scored`, how many.
+        `calls` and `top_10`, `top_100`, `top_1000` (POINTS,), NaN if there are fewer; `similar`,
+        of the best `KEPT`; `modes`, `scaffolds` and `above` (thresholds,); `scored`, their number.
     """
     at = np.linspace(calls / POINTS, calls, POINTS).astype(int)
     values = np.array([score for _, score in scored])
-    found: dict[str, Array] = {"calls": at.astype(float), "scored": np.array([len(scored) * 1.0])}
+    curves: dict[str, Array] = {"calls": at.astype(float), "scored": np.array([len(scored) * 1.0])}
     for k in (10, 100, 1000):
         best = [np.sort(values[:count])[-k:].mean() if count >= k else np.nan for count in at]
-        found[f"top_{k}"] = np.array(best)
+        curves[f"top_{k}"] = np.array(best)
     record = TopMolecules(thresholds)
     record.add([name for name, _ in scored], values.tolist())
     metrics = record.metrics()
     for name in ("modes", "scaffolds", "above"):
-        found[name] = np.array([metrics[f"{name}_{each:g}"] for each in thresholds])
+        curves[name] = np.array([metrics[f"{name}_{threshold:g}"] for threshold in thresholds])
     names = [name for name, _ in record.top(max(KEPT))]
     likeness = [similarity(names[:k]) if len(names) > 1 else np.nan for k in KEPT]
-    found["similar"] = np.array(likeness)
-    return found
+    curves["similar"] = np.array(likeness)
+    return curves
 
 
 def runs(job: Job, name: str, search: Search) -> dict[str, Array]:

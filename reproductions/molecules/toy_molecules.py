@@ -1,8 +1,8 @@
-"""Exact toy molecules: flow matching, detailed and trajectory balance against the true law.
+"""Toy molecules: flow matching, detailed and trajectory balance against the exact distribution.
 
 Two vocabularies of a few blocks have 24 and 80 molecules; the reward is QED. Flows are exact only
 when every action that leads to a molecule counts as one of its parents: with each parent counted
-once, flow matching finds a zero of its loss that samples something else.
+once, flow matching has a zero of its loss that samples another distribution.
 
 Source: Bengio et al. 2021 (the construction); the toys and their numbers are this project's, by
 enumeration.
@@ -19,7 +19,7 @@ from semigradient.envs.molecules.toy import ToyMolecules, ToyMoleculesOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import (
     Array,
-    Run,
+    FlowRun,
     curves,
     draw_curves,
     exact_row,
@@ -41,7 +41,7 @@ LOSSES = ("fm", "db", "tb")
 _CLAIM = ("≤ 0.02", "acceptance limit")
 
 
-def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> Run:
+def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> FlowRun:
     """A run on one of the toys."""
     common = (
         "--loss",
@@ -54,7 +54,7 @@ def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> Run:
         "--schedule",
         "linear",
     )
-    return Run(
+    return FlowRun(
         "semigradient/ToyMolecules-v0",
         (f"vocabulary={vocabulary}",),
         (*common, "--optim.lr", "3e-3", *flags),
@@ -63,10 +63,10 @@ def toy(vocabulary: str, loss: str, edges: int, *flags: str) -> Run:
 
 
 def reproduce(job: Job) -> Report:
-    """Train the losses on both toys, and flow matching once more without multiplicities."""
+    """Train the losses on both toys, and tabular flow matching with and without multiplicities."""
     edges = 400_000 if job.full else 100_000
     rows: list[Row] = []
-    found = {}
+    trained = {}
     for vocabulary, (_, z) in TOYS.items():
         runs = {loss: toy(vocabulary, loss, edges) for loss in LOSSES}
         log_z = log_partition(runs["fm"])
@@ -76,15 +76,15 @@ def reproduce(job: Job) -> Report:
         )
         for loss, run in runs.items():
             name = f"{vocabulary} {loss}"
-            found[name] = curves(job, name.replace(" ", "-"), run)
-            rows.append(worst_row(f"{name}: TV", _CLAIM, {name: final(found[name], "tv")}, 0.02))
-            error = {name: relative(found[name], log_z)}
+            trained[name] = curves(job, name.replace(" ", "-"), run)
+            rows.append(worst_row(f"{name}: TV", _CLAIM, {name: final(trained[name], "tv")}, 0.02))
+            error = {name: relative(trained[name], log_z)}
             rows.append(worst_row(f"{name}: |log Z error|", ("≤ 1 %", _CLAIM[1]), error, 0.01))
         rows += _blind(job, vocabulary)
 
     def draw(figure: Figure) -> None:
         for axes, vocabulary in zip(figure.subplots(1, 2, sharey=True), TOYS, strict=True):
-            chosen = {loss: found[f"{vocabulary} {loss}"] for loss in LOSSES}
+            chosen = {loss: trained[f"{vocabulary} {loss}"] for loss in LOSSES}
             draw_curves(axes, chosen, "steps", "tv", COLOURS)
             axes.axhline(0.02, color="grey", linewidth=0.8)
             axes.set(title=vocabulary, xlabel="edges constructed", yscale="log")
@@ -95,20 +95,23 @@ def reproduce(job: Job) -> Report:
 
 
 def _blind(job: Job, vocabulary: str) -> list[Row]:
-    """The zero of flow matching that is found with each parent counted once, at β = 4."""
+    """The minimum of flow matching with each parent counted once, at β = 4."""
     building = ToyMoleculesOptions(vocabulary).make()
     assert isinstance(building.rules, ToyMolecules)
-    whole, rows = building.rules, []
+    rules, rows = building.rules, []
     for counted in (True, False):
-        table = Table(whole._child, whole._log_reward, whole._features, multiplicity=counted)
+        table = Table(rules._child, rules._log_reward, rules._features, multiplicity=counted)
 
         def work(table: Table = table) -> dict[str, Array]:
-            found = [tabular_flow_matching(table, 4.0, seed) for seed in range(job.seeds)]
-            return {"loss": np.array([a for a, _ in found]), "tv": np.array([b for _, b in found])}
+            minima = [tabular_flow_matching(table, 4.0, seed) for seed in range(job.seeds)]
+            return {
+                "loss": np.array([a for a, _ in minima]),
+                "tv": np.array([b for _, b in minima]),
+            }
 
         name = "all" if counted else "one"
-        found = job.cell(f"{vocabulary}-tabular-{name}", ("tabular", vocabulary, counted), work)
-        loss, tv = found["loss"], found["tv"]
+        minima = job.cell(f"{vocabulary}-tabular-{name}", ("tabular", vocabulary, counted), work)
+        loss, tv = minima["loss"], minima["tv"]
         how = f"{vocabulary}, tabular minimum at β = 4, parents counted {name}"
         claim = ("0", "20.8" if counted else "enumeration")
         rows.append(exact_row(f"{how}: loss", claim, float(loss.max()), 1e-12))

@@ -1,8 +1,7 @@
-"""Harmonising a soprano by the rules: PPO from a trained Coconet on, beside the same as a sampler.
+"""Harmonising a soprano by rules: PPO initialised with a trained Coconet, against its sampler.
 
-A policy with Coconet's convolutions begins as its ancestral sampler and is then rewarded by the
-rules of harmony alone. It must leave the sampler behind, and random notes far behind. What it
-writes is judged by the model it came from, too: reward hacking shows there.
+A policy with Coconet's convolutions is initialised as its ancestral sampler and then trained on the
+rules of harmony alone. It must outperform the sampler, which must outperform random notes.
 
 The decision process is this project's; the model is T. Cooijmans, PhD thesis, chapter 3.
 """
@@ -47,7 +46,7 @@ _SHOWN = 3
 
 
 def reproduce(job: Job) -> Report:
-    """Train, and score all policies on the same excerpts of the split test."""
+    """Train, and evaluate all policies on the same excerpts of the test split."""
     folder = coconet_run(job)
     steps = _STEPS[job.scale]
     curves = [
@@ -67,8 +66,8 @@ def reproduce(job: Job) -> Report:
         for curve in curves:
             label = "PPO" if curve is curves[0] else None
             axes.plot(curve["steps"], curve["mean"], color="C0", label=label)
-        for place, (name, found) in enumerate(others.items(), 1):
-            axes.axhline(found["returns"].mean(), color=f"C{place}", label=name)
+        for place, (name, measured) in enumerate(others.items(), 1):
+            axes.axhline(measured["returns"].mean(), color=f"C{place}", label=name)
         axes.axhline(bach.mean(), color="grey", label="Bach")
         axes.set(xlabel="notes written in training", ylabel="return by the rules, split test")
         axes.legend()
@@ -101,23 +100,23 @@ def _rows(curves: list[dict[str, Array]], others: dict[str, Any], bach: Array) -
 
 
 def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
-    """Train PPO; mean returns on the way, returns and pictures at the end."""
+    """Train PPO; mean returns during training, final returns and pictures."""
     words = ["--agent", "ppo", "--env", ENV, "--seed", str(seed), "--steps", str(steps)]
     words += ["--threads", "1", "--torso-weights", folder, *PPO, "--env-options", *OPTIONS]
     agent: Any = build(parse(words).command)
-    found: dict[str, list[float]] = {"steps": [], "mean": []}
+    points: dict[str, list[float]] = {"steps": [], "mean": []}
     for point in range(_POINTS + 1):
         while agent.progress.steps < steps * point / _POINTS:
             agent.iterate()
-        found["steps"].append(float(agent.progress.steps))
-        found["mean"].append(float(returns(agent.policy(False), 32).mean()))
+        points["steps"].append(float(agent.progress.steps))
+        points["mean"].append(float(returns(agent.policy(False), 32).mean()))
     pictures, last = _pictures(agent.policy(False)), returns(agent.policy(False), _EPISODES)
-    curve = {name: np.array(values) for name, values in found.items()}
+    curve = {name: np.array(values) for name, values in points.items()}
     return {**curve, "returns": last, "pictures": pictures}
 
 
 def reference(folder: str, kind: str) -> dict[str, Array]:
-    """Returns of a policy that learns nothing."""
+    """Returns of a fixed policy."""
     words = ["--agent", "composer", "--kind", kind, "--env", ENV, "--num-envs", "32"]
     words += ["--env-options", *OPTIONS, f"model={folder}"]
     agent: Any = build(parse(words).command)
@@ -125,23 +124,23 @@ def reference(folder: str, kind: str) -> dict[str, Array]:
 
 
 def real() -> dict[str, Array]:
-    """What the notes that Bach wrote would have earned on the same excerpts."""
+    """Returns of Bach's own notes on the same excerpts."""
     envs = _excerpts()
     setting: Setting = envs.core.setting  # type: ignore[attr-defined]
-    found = []
+    gains = []
     for _ in range(_EPISODES // envs.num_envs):
         roll = setting.corpus.draw(envs.num_envs, envs.generator)
         rules = setting.need_rules("real")
         given = roll.clone()
         given[:, 1:] = -1
         gain = rules.potential(rules.count(roll)) - rules.potential(rules.count(given))
-        found.append(gain.numpy())
-    return {"returns": np.concatenate(found)}
+        gains.append(gain.numpy())
+    return {"returns": np.concatenate(gains)}
 
 
 def returns(policy: Policy, episodes: int) -> Array:
-    """Of whole episodes on excerpts of the split test, always the same: (episodes,)."""
-    envs, found = _excerpts(), []
+    """Returns (episodes,) on fixed excerpts of the test split."""
+    envs, totals = _excerpts(), []
     for _ in range(max(1, episodes // envs.num_envs)):
         obs, infos = envs.reset()
         total, over = np.zeros(envs.num_envs), False
@@ -149,12 +148,12 @@ def returns(policy: Policy, episodes: int) -> Array:
             obs, reward, terminated, truncated, infos = envs.step(policy(obs, infos["action_mask"]))
             total += reward
             over = bool((terminated | truncated).all())
-        found.append(total)
-    return np.concatenate(found)
+        totals.append(total)
+    return np.concatenate(totals)
 
 
 def _pictures(policy: Policy) -> Array:
-    """The first excerpts, harmonised: (3, 4P, 8T, 3)."""
+    """Pictures of the first harmonised excerpts, (3, 4P, 8T, 3)."""
     envs = _excerpts()
     obs, infos = envs.reset()
     while int(envs.state.missing[0]) > 1:

@@ -1,4 +1,4 @@
-"""What reproductions of music as a decision process share: a trained Coconet, rolls to score."""
+"""Shared by reproductions of music as a decision process: a trained Coconet, piano rolls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CROPS = {"quick": 8_000, "full": 58_400}
 
 
 def coconet_run(job: Job) -> str:
-    """Run folder of a small Coconet on quarters: `--folder`, else trained here."""
+    """Run folder of a small Coconet on quarters: `--folder`, or trained here."""
     if job.folder:
         return job.folder
     folder = job.out / "coconet"
@@ -35,7 +35,7 @@ def coconet_run(job: Job) -> str:
     if any((folder / "checkpoints").glob("step-*")):
         resume(folder)
         return str(folder)
-    shutil.rmtree(folder, ignore_errors=True)  # what never came to a checkpoint
+    shutil.rmtree(folder, ignore_errors=True)  # a run without a checkpoint
     train(
         "coconet-small",
         "semigradient/Chorales-v0",
@@ -49,35 +49,35 @@ def coconet_run(job: Job) -> str:
 
 
 def shifted(piece: Rolls, rng: np.random.Generator) -> Rolls:
-    """The same voices, each from another place on, round its end."""
+    """The piece with each voice rotated in time by a random offset."""
     return np.stack([np.roll(voice, int(rng.integers(len(voice)))) for voice in piece])
 
 
 def counted(counts: Counts, pairs: bool, runs: int, frames: int, rng: np.random.Generator) -> Rolls:
-    """Rolls (runs, 4, T) of voices that know nothing of each other, MIDI pitches."""
+    """Rolls (runs, 4, T) of independent voices, MIDI pitches."""
     alone, after = np.exp(counts.alone), np.exp(counts.after)
     voices, size = alone.shape
     rolls = np.zeros((runs, voices, frames), dtype=np.int64)
     for voice in range(voices):
-        law = np.broadcast_to(alone[voice], (runs, size))
+        probabilities = np.broadcast_to(alone[voice], (runs, size))
         for frame in range(frames):
-            cumulated = law.cumsum(1)
+            cumulated = probabilities.cumsum(1)
             drawn = (cumulated < rng.random((runs, 1)) * cumulated[:, -1:]).sum(1)
             rolls[:, voice, frame] = drawn
-            law = after[voice, drawn] if pairs else law
+            probabilities = after[voice, drawn] if pairs else probabilities
     return rolls + chorales.PITCHES[0]
 
 
 def crops(split: str, grid: int, runs: int, frames: int, rng: np.random.Generator) -> list[Rolls]:
-    """Beginnings on a quarter of random pieces that are long enough."""
+    """Excerpts of random pieces that are long enough, starting on a quarter."""
     stride = 4 // grid
     long = [p for p in chorales.load(split, grid).pieces if p.shape[1] >= frames]
-    found = []
+    excerpts = []
     for piece in rng.integers(len(long), size=runs):
         roll = long[piece].astype(np.int64)
         start = int(rng.integers((roll.shape[1] - frames) // stride + 1)) * stride
-        found.append(roll[:, start : start + frames])
-    return found
+        excerpts.append(roll[:, start : start + frames])
+    return excerpts
 
 
 def composed(
@@ -91,7 +91,7 @@ def composed(
 
 
 def by_100_frames(rolls: Sequence[Rolls], beat: int) -> Array:
-    """Counts of the rules' events by 100 frames, (rolls, E)."""
+    """Counts of the rules' events per 100 frames, (rolls, E)."""
     rules = Rules(beat)
     counts = [rules.count(torch.from_numpy(roll[None]))[0].numpy() for roll in rolls]
     frames = np.array([roll.shape[1] for roll in rolls])

@@ -1,8 +1,8 @@
-"""Rules of harmony as judges: Bach, imitations of Bach, and what a model writes.
+"""Rules of harmony as an evaluation of Bach, imitations of Bach, and samples of a model.
 
-The thesis has 96 pairs of pieces judged by people: Gibbs sampling above NADE, Bach above NADE, Bach
-and Gibbs not told apart. Here the potential of `envs.music.chorale_rules` judges, which knows
-nothing of the model, on eight bars of sixteenths and on four of quarters.
+In the thesis, people compared 96 pairs of pieces: Gibbs sampling above NADE, Bach above NADE, Bach
+and Gibbs not distinguished. Here pieces are scored by the potential of `envs.music.chorale_rules`,
+which is independent of the model, on eight bars of sixteenths and four of quarters.
 
 Source: T. Cooijmans, PhD thesis, section 3.6.3, figure 3.3. Rates of events are this project's.
 """
@@ -47,7 +47,7 @@ _SWEEPS = 50
 
 
 def reproduce(job: Job) -> Report:
-    """Count events of the corpus and of its imitations; let a model write and judge that."""
+    """Count events of the corpus and its imitations, and score samples of a model."""
     corpus = job.cell("corpus", "sixteenths", partial(sixteenths, 0))
     runs = 200 if job.full else 60
     parts = [
@@ -71,7 +71,7 @@ def reproduce(job: Job) -> Report:
 
 
 def sixteenths(seed: int) -> dict[str, Array]:
-    """Events by 100 frames of all pieces, of the same with voices shifted, and of counts."""
+    """Events per 100 frames of all pieces, of pieces with shifted voices, and of counts."""
     rng = np.random.default_rng(seed)
     pieces = [roll.astype(np.int64) for roll in chorales.corpus().values()]
     counts = score_counts.count(chorales.load("train", 1))
@@ -81,17 +81,17 @@ def sixteenths(seed: int) -> dict[str, Array]:
         "pairs": list(models.counted(counts, True, 60, 128, rng)),
         "pitches": list(models.counted(counts, False, 60, 128, rng)),
     }
-    lengths = {name: np.array([roll.shape[1] for roll in each]) for name, each in rolls.items()}
-    events = {name: models.by_100_frames(each, 4) for name, each in rolls.items()}
-    # Frames count alike, whatever the piece.
+    lengths = {name: np.array([roll.shape[1] for roll in group]) for name, group in rolls.items()}
+    events = {name: models.by_100_frames(group, 4) for name, group in rolls.items()}
+    # Weighted by length, so that all frames count equally.
     return {
-        name: (each * lengths[name][:, None]).sum(0, keepdims=True) / lengths[name].sum()
-        for name, each in events.items()
+        name: (group * lengths[name][:, None]).sum(0, keepdims=True) / lengths[name].sum()
+        for name, group in events.items()
     }
 
 
 def quarters(job: Job, runs: int, seed: int) -> dict[str, Array]:
-    """Scores (runs,) by 100 frames of what each source writes on quarters."""
+    """Scores (runs,) per 100 frames of samples of each source on quarters."""
     rng, random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     model = conditionals(models.coconet_run(job))
     counts = score_counts.count(chorales.load("train", 4))
@@ -107,11 +107,11 @@ def quarters(job: Job, runs: int, seed: int) -> dict[str, Array]:
         "pairs": list(models.counted(counts, True, runs, _FRAMES, rng)),
         "pitches": list(models.counted(counts, False, runs, _FRAMES, rng)),
     }
-    return {name: models.score(models.by_100_frames(each, 1)) for name, each in rolls.items()}
+    return {name: models.score(models.by_100_frames(group, 1)) for name, group in rolls.items()}
 
 
 def _loose(events: Array) -> Array:
-    """Scores without what is said of frames that are held."""
+    """Scores without the events of held frames."""
     return models.score(np.where(np.array(EVENTS) == "held", 0.0, events))
 
 
@@ -122,8 +122,8 @@ def _corpus_rows(corpus: dict[str, Array]) -> list[Row]:
     for name, (value, limit) in _BACH.items():
         rows.append(_near(f"Bach: {name} by 100 frames", rates[name], value, limit))
     for name, (value, limit) in _SCORES.items():
-        found = float(_loose(corpus[name])[0])
-        rows.append(_near(f"{name}: score by 100 frames, held ones aside", found, value, limit))
+        score = float(_loose(corpus[name])[0])
+        rows.append(_near(f"{name}: score by 100 frames, held ones aside", score, value, limit))
     return rows
 
 
@@ -139,7 +139,7 @@ def _model_rows(scores: dict[str, Array]) -> list[Row]:
         above("Gibbs", "ancestral", listeners),
         above("shifted", "pitches", "expected"),
     ]
-    # A Coconet of a few minutes writes its first notes badly: this asks for a better one.
+    # A Coconet trained for minutes has poor first notes: this needs a better one.
     rows.append(replace(above("ancestral", "pairs", "expected"), required=False))
     both = separated("", "", "", scores["Bach"], scores["Gibbs"], 1)
     difference, low, high = both.measured, both.low, both.high
@@ -151,7 +151,7 @@ def _model_rows(scores: dict[str, Array]) -> list[Row]:
 
 
 def _significance() -> Row:
-    """The published statistic does not have the published p-value."""
+    """The p-value of the published statistic, which differs from the published one."""
     p = math.exp(-12.23 / 2)
     name = "p of χ²(2) = 12.23"
     return Row(name, "< 0.001", "section 3.6.3", p, p, p, "< 0.001", p < 0.001, required=False)

@@ -1,8 +1,8 @@
-"""Trained models of chorales and what is measured on them, for the tables of chapter 3.
+"""Trained models of chorales and their measurements, for the tables of chapter 3.
 
-Coconet is trained as `train.py` trains it; beside it a recurrent network over frames
+Coconet is trained as by `train.py`; the baselines are a recurrent network over frames
 (`nets/frame_nade.py`) and counts of pitches and pairs of pitches (`domains/music/score_counts.py`).
-Everything is measured on the beginnings of test pieces, or on scores that the model wrote itself.
+Measurements use the beginnings of test pieces, or samples of the model.
 
 Source: T. Cooijmans, PhD thesis, section 3.6.
 """
@@ -39,15 +39,15 @@ _SAMPLES_AT_ONCE = 25
 
 
 @dataclass(frozen=True)
-class Plan:
+class CoconetPlan:
     """One resolution at one scale.
 
     Attributes:
-        grid: sixteenths in a step.
+        grid: sixteenths per step.
         steps: T of training crops and of test pieces.
         flags: of `train.py`.
-        pieces: of the split test that likelihoods are measured on.
-        length: T of scores that are sampled.
+        pieces: test pieces whose likelihoods are measured.
+        length: T of sampled scores.
         sweeps: N, Gibbs steps.
         runs: sampled scores.
         rates: ρ of ancestral Gibbs.
@@ -67,16 +67,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Models:
-    """What was trained at one resolution with one seed."""
+    """The trained models of one resolution and seed."""
 
     agent: Coconet
     valid_loss: float
-    """Nats a hidden note, on the split valid."""
+    """Nats per hidden note, on the validation split."""
     recurrent: FrameNade
 
 
-def train(job: Job, plan: Plan, seed: int) -> Models:
-    """Train both networks, or take them from the job's folder if they are there."""
+def train(job: Job, plan: CoconetPlan, seed: int) -> Models:
+    """Train both networks, or load them from the cache."""
     agent = _agent(plan, seed)
 
     def work() -> dict[str, Array]:
@@ -87,19 +87,19 @@ def train(job: Job, plan: Plan, seed: int) -> Models:
             scalars = agent.iterate()
             if before // every < progress.steps // every:
                 job.say(f"grid {plan.grid}, {progress.steps} crops: {float(scalars['loss']):.3f}")
-        found = {k: v.cpu().numpy() for k, v in parts.policy_state(agent)["network"].items()}
-        return {**found, _LOSS: np.array([agent.validation_loss()])}
+        weights = {k: v.cpu().numpy() for k, v in parts.policy_state(agent)["network"].items()}
+        return {**weights, _LOSS: np.array([agent.validation_loss()])}
 
     identity = (plan.grid, plan.steps, plan.flags, seed)
     arrays = job.cell(f"coconet-{plan.grid}-{seed}", identity, work)
     loss = float(arrays.pop(_LOSS)[0])
     parts.load_policy_state(agent, {"network": _tensors(arrays)})
-    agent.setup.learning = False  # the statistics are the trained ones
+    agent.setup.learning = False  # keep the trained batch statistics
     return Models(agent, loss, _recurrent(job, plan, seed))
 
 
-def _recurrent(job: Job, plan: Plan, seed: int) -> FrameNade:
-    """The recurrent network with the weights that did best on the split valid."""
+def _recurrent(job: Job, plan: CoconetPlan, seed: int) -> FrameNade:
+    """The recurrent network with the best weights on the validation split."""
     updates, width = plan.recurrent
     torch.manual_seed(seed)
     network = FrameNade(width)
@@ -117,16 +117,16 @@ def _tensors(arrays: dict[str, Array]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
 
-def table_1(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]:
-    """NLL in nats a frame of each test piece's beginning, (pieces,) by model and order."""
+def table_1(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str, Array]:
+    """NLL in nats per frame of the beginning of each test piece, (pieces,) by model and order."""
     agent, network = models.agent, models.recurrent
     pieces = beginnings(plan)
 
     def work() -> dict[str, Array]:
-        found: dict[str, list[float]] = {}
+        nll: dict[str, list[float]] = {}
 
         def add(name: str, value: float) -> None:
-            found.setdefault(name, []).append(value)
+            nll.setdefault(name, []).append(value)
 
         source = generator(seed, 7)
         counts = score_counts.count(chorales.load("train", plan.grid))
@@ -148,18 +148,18 @@ def table_1(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]
             sampled = ensemble_nll(chained(network, many, "sample", source))
             add("recurrent", float(sampled.mean()))
             add("recurrent, truth", -float(chained(network, truth[None], "truth").mean()))
-        return {name: np.array(values) for name, values in found.items()}
+        return {name: np.array(values) for name, values in nll.items()}
 
     return job.cell(f"table-1-{plan.grid}-{seed}", (plan, seed), work)
 
 
-def table_2(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]:
-    """NLL of scores that the model writes, (runs,) by scheme; `… curve` (places, runs) over steps.
+def table_2(job: Job, plan: CoconetPlan, seed: int, models: Models) -> dict[str, Array]:
+    """NLL of samples of the model, (runs,) by scheme; `… curve` (places, runs) over steps.
 
-    With a rate of 0 nothing of a step's score is left for the next: every step is a first one.
+    With a rate of 0 no part of the score is kept between steps: every step is a first one.
     """
     agent = models.agent
-    found: dict[str, Array] = {}
+    measured: dict[str, Array] = {}
     for name in [INDEPENDENT, *map(str, plan.rates)]:
 
         def work(name: str = name) -> dict[str, Array]:
@@ -170,17 +170,17 @@ def table_2(job: Job, plan: Plan, seed: int, models: Models) -> dict[str, Array]
                 chain = _chain(agent.conditionals, plan, name, count, source)
                 kept = set(places(plan.sweeps)) if name != "0.0" else {0}
                 scores = [step.pitches for at, step in enumerate(chain) if at in kept]
-                parts.append(np.stack([_scores_nll(agent, each, source) for each in scores]))
+                parts.append(np.stack([_scores_nll(agent, pitches, source) for pitches in scores]))
             curve = np.concatenate(parts, axis=1)
             return {"curve": curve, "nll": curve[-1]}
 
         arrays = job.cell(f"table-2-{plan.grid}-{name}-{seed}", (plan, seed), work)
-        found[name], found[f"{name} curve"] = arrays["nll"], arrays["curve"]
-    return found
+        measured[name], measured[f"{name} curve"] = arrays["nll"], arrays["curve"]
+    return measured
 
 
-def strip(job: Job, plan: Plan, seed: int, models: Models, rows: int = 5) -> list[Frame]:
-    """Figure 3.1: a score rewritten from the first fill on, at a few steps."""
+def strip(job: Job, plan: CoconetPlan, seed: int, models: Models, rows: int = 5) -> list[Frame]:
+    """Figure 3.1: a score at several steps of rewriting, from the first fill."""
 
     def work() -> dict[str, Any]:
         chain = list(_chain(models.agent.conditionals, plan, INDEPENDENT, 1, generator(seed, 9)))
@@ -198,25 +198,27 @@ def strip(job: Job, plan: Plan, seed: int, models: Models, rows: int = 5) -> lis
     ]
 
 
-def beginnings(plan: Plan) -> Chorales:
-    """The first T steps of the first test pieces that are so long."""
+def beginnings(plan: CoconetPlan) -> Chorales:
+    """The first T steps of the first test pieces that are long enough."""
     test = chorales.load("test", plan.grid)
-    long = [at for at, roll in enumerate(test.pieces) if roll.shape[1] >= plan.steps][: plan.pieces]
-    rolls = tuple(test.pieces[at][:, : plan.steps] for at in long)
-    return Chorales(rolls, tuple(test.names[at] for at in long), plan.grid)
+    long = [index for index, roll in enumerate(test.pieces) if roll.shape[1] >= plan.steps][
+        : plan.pieces
+    ]
+    rolls = tuple(test.pieces[index][:, : plan.steps] for index in long)
+    return Chorales(rolls, tuple(test.names[index] for index in long), plan.grid)
 
 
 def places(sweeps: int) -> list[int]:
-    """Steps of a chain where its scores are scored: 0, the powers of 4, and the last."""
-    found = {0, sweeps}
+    """Steps of a chain whose scores are evaluated: 0, the powers of 4, and the last."""
+    steps = {0, sweeps}
     step = 1
     while step < sweeps:
-        found.add(step)
+        steps.add(step)
         step *= 4
-    return sorted(found)
+    return sorted(steps)
 
 
-def _agent(plan: Plan, seed: int) -> Coconet:
+def _agent(plan: CoconetPlan, seed: int) -> Coconet:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments = ["--agent", "coconet-small" if plan.steps < 32 else "coconet"]
     arguments += ["--env", "semigradient/Chorales-v0", "--seed", str(seed), "--device", device]
@@ -227,7 +229,9 @@ def _agent(plan: Plan, seed: int) -> Coconet:
     return agent
 
 
-def _fit_recurrent(network: FrameNade, plan: Plan, updates: int, seed: int) -> dict[str, Tensor]:
+def _fit_recurrent(
+    network: FrameNade, plan: CoconetPlan, updates: int, seed: int
+) -> dict[str, Tensor]:
     """Adam on crops; the weights of the best validation, one every fiftieth update."""
     pieces, source = chorales.load("train", plan.grid), generator(seed, 6)
     valid = chorales.crops(chorales.load("valid", plan.grid), 64, plan.steps, generator(0, 4))
@@ -253,7 +257,7 @@ def _recurrent_loss(network: FrameNade, pitches: Tensor) -> Tensor:
 
 
 def _chain(
-    conditionals: Conditionals, plan: Plan, name: str, count: int, source: torch.Generator
+    conditionals: Conditionals, plan: CoconetPlan, name: str, count: int, source: torch.Generator
 ) -> Iterator[Rewrite]:
     blank = torch.zeros(count, len(VOICES), plan.length, dtype=torch.int64)
     nothing = torch.zeros_like(blank, dtype=torch.bool)
@@ -264,15 +268,15 @@ def _chain(
 
 
 def _scores_nll(agent: Coconet, scores: Tensor, source: torch.Generator) -> Array:
-    """Framewise NLL of each of (B, I, T), nats a frame."""
+    """Framewise NLL of each of (B, I, T), in nats per frame."""
     return np.array(
         [
             float(
                 ensemble_nll(
-                    framewise(agent.conditionals, each, ORDERINGS, generator=source)
+                    framewise(agent.conditionals, score, ORDERINGS, generator=source)
                 ).mean()
             )
-            for each in scores
+            for score in scores
         ]
     )
 

@@ -1,12 +1,12 @@
 """Coconet by orderings and by samplers: thesis tables 3.1 and 3.2, figures 3.1 and 3.2.
 
-Framewise likelihoods of test chorales, with frames in random and in chronological order, beside a
-recurrent network and counts; then likelihoods, under the model, of scores that it wrote itself, by
-ancestral and by independent Gibbs sampling.
+Framewise likelihoods of test chorales, with frames in random and in chronological order, with a
+recurrent network and counts as baselines; and likelihoods of the model's own samples, by ancestral
+and by independent Gibbs sampling.
 
 The chorales are those of `envs/music/chorales.py`, close relatives of the published split and not
-the same, so published values are only roughly comparable; what is asked for are their orderings, by
-95 % bootstrap intervals over pieces and over samples.
+the same, so published values are only roughly comparable; the rows test their orderings, by 95 %
+bootstrap intervals over pieces and over samples.
 
 Source: T. Cooijmans, PhD thesis, section 3.6; Huang et al. 2017.
 """
@@ -22,7 +22,12 @@ from semigradient.domains.music.piano_rolls import film_strip
 from semigradient.experiments.curves import COLOURS
 from semigradient.nets.coconet import Coconet
 from semigradient.reproductions.music import coconet_bench as bench
-from semigradient.reproductions.music.coconet_bench import INDEPENDENT, Plan, averaged, pooled
+from semigradient.reproductions.music.coconet_bench import (
+    INDEPENDENT,
+    CoconetPlan,
+    averaged,
+    pooled,
+)
 from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.training.summary import bootstrap_interval
 
@@ -33,13 +38,13 @@ if TYPE_CHECKING:
 TITLE = "Coconet: orderings and Gibbs sampling, thesis tables 3.1 and 3.2, figures 3.1 and 3.2"
 SEEDS = {"quick": 2, "full": 2}
 
-QUICK = (Plan(4, 16, ("--steps", "48000"), 12, 16, 50, 20, (0.0, 0.5), (600, 64)),)
+QUICK = (CoconetPlan(4, 16, ("--steps", "48000"), 12, 16, 50, 20, (0.0, 0.5), (600, 64)),)
 FULL = tuple(
-    Plan(grid, 128 // grid, (), 70, 32, 100, 100, (0.0, 0.05, 0.1, 0.25, 0.5), (10_000, 256))
+    CoconetPlan(grid, 128 // grid, (), 70, 32, 100, 100, (0.0, 0.05, 0.1, 0.25, 0.5), (10_000, 256))
     for grid in (4, 2, 1)
 )
 _GRIDS = {4: "quarters", 2: "eighths", 1: "sixteenths"}
-_TABLE_1 = {  # by sixteenths in a step: recurrent, chronological, random
+_TABLE_1 = {  # by sixteenths per step: recurrent, chronological, random
     4: (5.03, 7.79, 5.03),
     2: (3.78, 4.21, 1.84),
     1: (2.05, 2.22, 0.57),
@@ -47,16 +52,16 @@ _TABLE_1 = {  # by sixteenths in a step: recurrent, chronological, random
 
 
 def reproduce(job: Job) -> Report:
-    """Train, score test pieces, sample, score samples."""
+    """Train, evaluate test pieces, sample, evaluate samples."""
     plans, seeds = FULL if job.full else QUICK, range(job.seeds)
     rows = [_parameters()]
     first: dict[int, list[dict[str, Array]]] = {}
     for plan in plans:
         models = [bench.train(job, plan, seed) for seed in seeds]
         first[plan.grid] = [bench.table_1(job, plan, seed, models[seed]) for seed in seeds]
-        rows += _rows_1(plan, first[plan.grid], [each.valid_loss for each in models], job.full)
+        rows += _rows_1(plan, first[plan.grid], [model.valid_loss for model in models], job.full)
     rows += _finer(first) if len(plans) > 1 else []
-    # The thesis samples scores of sixteenths, which is the last plan; the quick one has quarters.
+    # The thesis samples sixteenths, the last plan; the quick scale has quarters.
     second = [bench.table_2(job, plan, seed, models[seed]) for seed in seeds]
     rows += _rows_2(plan, second)
     frames = bench.strip(job, plan, 0, models[0])
@@ -87,18 +92,18 @@ def _parameters() -> Row:
 
 
 def _rows_1(
-    plan: Plan, parts: list[dict[str, Array]], losses: list[float], full: bool
+    plan: CoconetPlan, parts: list[dict[str, Array]], losses: list[float], full: bool
 ) -> list[Row]:
     values = {name: averaged(parts, name) for name in parts[0]}
     grid = _GRIDS[plan.grid]
     recurrent, chronological, random = _TABLE_1[plan.grid]
     source = f"table 3.1, {grid}"
     loss = float(np.mean(losses))
-    found = [
+    rows = [
         Row(
-            f"{grid}: loss of a hidden note on the split valid",
+            f"{grid}: loss per hidden note on the validation split",
             "below what counts of pairs give",
-            "anchor of our own: a quarter of the bigram's NLL a frame",
+            "anchor of our own: a quarter of the bigram's NLL per frame",
             loss,
             min(losses),
             max(losses),
@@ -142,27 +147,27 @@ def _rows_1(
         ("bigram", "-"),
         ("unigram", "-"),
     ):
-        found.append(_value(f"{grid}: {name}", values[name], published, source))
-    return found
+        rows.append(_value(f"{grid}: {name}", values[name], published, source))
+    return rows
 
 
 def _finer(first: dict[int, list[dict[str, Array]]]) -> list[Row]:
-    """The finer the grid, the lower the NLL: holding notes is rewarded."""
-    found = []
+    """Finer grids have a lower NLL per frame, because notes are held."""
+    rows = []
     for fine, coarse in ((2, 4), (1, 2)):
         for name in ("random", "chronological"):
             low, high = (averaged(first[grid], name) for grid in (fine, coarse))
             label = f"{_GRIDS[fine]}, {name}"
-            claim = "finer grids are easier a frame"
-            found.append(_less(label, _GRIDS[coarse], low, high, claim, "section 3.6.1"))
-    return found
+            claim = "finer grids are easier per frame"
+            rows.append(_less(label, _GRIDS[coarse], low, high, claim, "section 3.6.1"))
+    return rows
 
 
-def _rows_2(plan: Plan, parts: list[dict[str, Array]]) -> list[Row]:
+def _rows_2(plan: CoconetPlan, parts: list[dict[str, Array]]) -> list[Row]:
     values = {name: pooled(parts, name) for name in [INDEPENDENT, *map(str, plan.rates)]}
     source = "table 3.2"
     published = {"0.0": 1.09, "0.05": 1.08, "0.1": 0.97, "0.25": 0.80, "0.5": 0.74}
-    found = [
+    rows = [
         _less(
             "samples: independent Gibbs",
             "ancestral (ρ = 0)",
@@ -176,7 +181,7 @@ def _rows_2(plan: Plan, parts: list[dict[str, Array]]) -> list[Row]:
         name = str(rate)
         claim = f"{published[name]} below 1.09"
         required = rate >= 0.25
-        found.append(
+        rows.append(
             _less(
                 f"samples: ancestral Gibbs, ρ = {name}",
                 "ancestral (ρ = 0)",
@@ -189,7 +194,7 @@ def _rows_2(plan: Plan, parts: list[dict[str, Array]]) -> list[Row]:
         )
     best = str(plan.rates[-1])
     claim = f"0.52 below {published[best]}"
-    found.append(
+    rows.append(
         _less(
             "samples: independent Gibbs",
             f"ancestral Gibbs, ρ = {best}",
@@ -202,8 +207,8 @@ def _rows_2(plan: Plan, parts: list[dict[str, Array]]) -> list[Row]:
     for name in values:
         text = "0.52" if name == INDEPENDENT else f"{published[name]}"
         label = name if name == INDEPENDENT else f"ancestral, ρ = {name}"
-        found.append(_value(f"samples: {label}", values[name], text, source))
-    return found
+        rows.append(_value(f"samples: {label}", values[name], text, source))
+    return rows
 
 
 def _note(values: dict[str, Array]) -> float:
@@ -219,17 +224,17 @@ def _less(
     source: str,
     required: bool = True,
 ) -> Row:
-    """How far one thing is below another, of the same pieces or of as many samples."""
+    """A row for a difference of NLLs, paired by piece or sample."""
     difference = high - low
     ends = bootstrap_interval(np.mean, difference, np.random.default_rng(0))
     mean = float(difference.mean())
-    quantity = f"{name}, nats a frame below {other}"
+    quantity = f"{name}, nats per frame below {other}"
     agrees = ends[0] > 0
     return Row(quantity, claim, source, mean, *ends, "the interval is above 0", agrees, required)
 
 
 def _value(name: str, values: Array, published: str, source: str) -> Row:
-    """A level: shown, and not asked for, since data and size are not the published ones."""
+    """A row for a level, not required because data and size differ from the published ones."""
     low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
     mean = float(values.mean())
     inside = low <= float(published.split()[0]) <= high if published[0].isdigit() else True
@@ -249,12 +254,12 @@ def _draw_1(axes: Axes, first: dict[int, list[dict[str, Array]]]) -> None:
             axes.bar(place, mean, 0.18, color=COLOURS[row], label=label)
             axes.errorbar(place, mean, [[mean - low], [high - mean]], color="black", capsize=2)
     axes.set_xticks(range(len(first)), [_GRIDS[grid] for grid in first])
-    axes.set_ylabel("NLL, nats a frame")
+    axes.set_ylabel("NLL, nats per frame")
     axes.legend(fontsize=7)
     axes.set_title("Test chorales (table 3.1)", fontsize=9)
 
 
-def _draw_2(axes: Axes, plan: Plan, parts: list[dict[str, Array]]) -> None:
+def _draw_2(axes: Axes, plan: CoconetPlan, parts: list[dict[str, Array]]) -> None:
     steps = np.array(bench.places(plan.sweeps))
     for index, name in enumerate([INDEPENDENT, *map(str, plan.rates)]):
         curve = pooled(parts, f"{name} curve")

@@ -1,9 +1,8 @@
-"""The chorale of six notes: what is known of it exactly, and learners that must find it.
+"""The chorale of six notes: exact values and samplers, and learners that must find them.
 
-Numbers come from summing over all 729 rolls and 4096 contexts. The optimal policy of filling with
-an entropy bonus of temperature 1 is the ancestral sampler, and the value of the empty roll is
-log 720; without the bonus a policy gradient leaves the sampler behind and forgets all rolls but a
-few.
+Exact results are sums over all 729 rolls and 4096 contexts. The optimal policy of filling with an
+entropy bonus of temperature 1 is the ancestral sampler, and the value of the empty roll is log 720;
+without the bonus a policy gradient exceeds the sampler's return and collapses to a few rolls.
 
 Source: T. Cooijmans, PhD thesis, chapter 3, for loss, likelihood and samplers; the rest is derived.
 """
@@ -42,7 +41,7 @@ _SOFT = math.lgamma(CELLS + 1)
 
 
 def reproduce(job: Job) -> Report:
-    """Sum what can be summed, then train."""
+    """Enumerate the exact results, then train."""
     rows = enumerated() + gibbs_rows()
     seeds = range(job.seeds)
     soft = [job.cell(f"pcl-s{s}", job.full, partial(learn_soft, s, job.full)) for s in seeds]
@@ -68,13 +67,13 @@ def reproduce(job: Job) -> Report:
 
 
 def enumerated() -> list[Row]:
-    """Identities that hold to rounding."""
+    """Rows for identities that hold up to rounding."""
     joint = toy_joint()
     p, context = joint.log_p.exp(), exact.all_contexts()
     missing = (~context[1]).flatten(1).sum(1).double()
     values = exact.optimal_values(1.0, False) - torch.lgamma(missing + 1)
     hard = float(exact.optimal_values(0.0, False)[-1])
-    kept = [p @ exact.one_by_one_kernel(known) - p for known in exact.subsets()]
+    residuals = [p @ exact.one_by_one_kernel(known) - p for known in exact.subsets()]
 
     def near(quantity: str, published: str, error: float, limit: float = 1e-9) -> Row:
         return exact_row(quantity, (published, _DERIVED), abs(error), limit)
@@ -98,13 +97,13 @@ def enumerated() -> list[Row]:
         near(
             "ancestral Gibbs: p less p after a step, all kept sets",
             "0",
-            max(float(each.abs().max()) for each in kept),
+            max(float(residual.abs().max()) for residual in residuals),
         ),
     ]
 
 
 def gibbs_rows() -> list[Row]:
-    """The bias of erasing many cells and drawing them independently."""
+    """Rows for the bias of erasing many cells and drawing them independently."""
     p = toy_joint().log_p.exp()
     rows = []
     for alpha, q in exact.gibbs_laws(tuple(_ALPHAS)).items():
@@ -117,7 +116,7 @@ def gibbs_rows() -> list[Row]:
 
 
 def learn_soft(seed: int, full: bool) -> dict[str, Array]:
-    """Train PCL as its preset says; exact figures on the way."""
+    """Train PCL with its preset; exact metrics during training."""
     steps = 256_000 if full else 64_000
     agent: Any = make_agent("pcl", _ENV, seed=seed, threads=1, steps=steps)
     return _curve(agent, steps, lambda: soft_figures(agent))
@@ -125,7 +124,7 @@ def learn_soft(seed: int, full: bool) -> dict[str, Array]:
 
 @torch.no_grad()
 def soft_figures(agent: PCL) -> dict[str, float]:
-    """Value of the empty roll; how far policy and rolls are from the ancestral sampler's."""
+    """Value of the empty roll; distances of policy and rolls from the ancestral sampler's."""
     log_probs, value = agent.evaluate(*_everywhere(agent))
     return {"value": float(value[-1]), **_distances(log_probs.double().exp())}
 
@@ -140,17 +139,17 @@ def _everywhere(agent: PCL | PPO) -> tuple[Tensor, Tensor]:
 
 
 def _distances(probs: Tensor) -> dict[str, float]:
-    """How far a policy (states, actions) and its rolls are from the ancestral sampler's."""
+    """Distances of a policy (states, actions) and its rolls from the ancestral sampler's."""
     open_ = exact.states().missing > 0
     policy = probs.view(-1, CELLS, PITCHES).where(open_[:, None, None], 0.0)
-    mass, law = exact.reach(policy)
+    mass, distribution = exact.reach(policy)
     apart = (policy - exact.ancestral_policy()).abs().sum((1, 2)) / 2
     p = toy_joint().log_p.exp()
     return {
-        "tv": exact.total_variation(law, p),
+        "tv": exact.total_variation(distribution, p),
         "policy_tv": float((mass * apart)[open_].sum() / CELLS),
-        "return": float((law * toy_joint().log_p).sum()),
-        "effective": float(1 / law.square().sum()),
+        "return": float((distribution * toy_joint().log_p).sum()),
+        "effective": float(1 / distribution.square().sum()),
     }
 
 
@@ -175,7 +174,7 @@ def learn_plain(seed: int) -> dict[str, Array]:
 
 @torch.no_grad()
 def plain_figures(agent: PPO) -> dict[str, float]:
-    """The same of a policy without a soft value."""
+    """Distances of a policy without a soft value."""
     return _distances(agent.network.policy(*_everywhere(agent)).double().softmax(1))
 
 
@@ -189,7 +188,7 @@ def _curve(agent: Any, steps: int, figures: Any) -> dict[str, Array]:
 
 
 def soft_rows(curves: list[dict[str, Array]]) -> list[Row]:
-    """The acceptance limits of a maximum-entropy learner."""
+    """Rows for a maximum-entropy learner."""
 
     def last(key: str) -> Array:
         return np.array([curve[key][-1] for curve in curves])
@@ -206,7 +205,7 @@ def soft_rows(curves: list[dict[str, Array]]) -> list[Row]:
 
 
 def plain_rows(curves: list[dict[str, Array]]) -> list[Row]:
-    """What a policy gradient without a bonus does: a known failure, displayed."""
+    """Rows for a policy gradient without a bonus: a known failure."""
     returns = np.array([curve["return"][-1] for curve in curves])
     rolls = np.array([curve["effective"][-1] for curve in curves])
     p = toy_joint().log_p.exp()

@@ -1,4 +1,4 @@
-"""Everything about the chorale of six notes that is a finite sum: values, samplers, policies."""
+"""Exact values, samplers and policies of the chorale of six notes, by enumeration."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SIZE = PITCHES**CELLS
 
 
 def all_contexts() -> tuple[Tensor, Tensor]:
-    """Pitches and what is known in every context, (4096, 2, 3) each, by `ToyJoint.number`.
+    """Pitches and known cells of every context, (4096, 2, 3) each, by `ToyJoint.number`.
 
-    The empty one is the last.
+    The empty context is the last.
     """
     digits = torch.cartesian_prod(*[torch.arange(PITCHES + 1)] * CELLS)
     digits = digits.view(-1, VOICES, FRAMES)
@@ -36,7 +36,7 @@ def states() -> FillState:
 
 
 def children(rows: Tensor, cell: int) -> Tensor:
-    """Numbers (m, P) of the contexts that writing a pitch into an unknown cell leads to."""
+    """Indices (m, P) of the contexts after writing a pitch into an unknown cell."""
     power = (PITCHES + 1) ** (CELLS - 1 - cell)
     return rows[:, None] + (torch.arange(PITCHES) - PITCHES) * power
 
@@ -44,8 +44,8 @@ def children(rows: Tensor, cell: int) -> Tensor:
 def optimal_values(temperature: float, given_order: bool) -> Tensor:
     """Values of all contexts under the reward log p by dynamic programming: (4096,) float64.
 
-    The agent chooses cell and pitch, or the pitch of a cell that is drawn uniformly; its entropy
-    counts `temperature` times.
+    The agent chooses cell and pitch, or the pitch of a uniformly drawn cell; its entropy is
+    weighted by `temperature`.
     """
     pitches, known = all_contexts()
     log_p = toy_joint().conditionals(pitches, known).flatten(1, 2)
@@ -74,7 +74,7 @@ def ancestral_policy() -> Tensor:
 
 
 def reach(policy: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a policy (4096, 6, 3) goes from the empty roll.
+    """Contexts and rolls that a policy (4096, 6, 3) reaches from the empty roll.
 
     Returns:
         Probabilities (4096,) of passing through each context, and (729,) of ending with each roll.
@@ -90,9 +90,9 @@ def reach(policy: Tensor) -> tuple[Tensor, Tensor]:
             flow = mass[rows, None] * policy[rows, cell]
             mass.index_add_(0, children(rows, cell).flatten(), flow.flatten())
     full = (unknown.sum(1) == 0).nonzero().squeeze(1)
-    law = torch.zeros(SIZE, dtype=torch.float64)
-    law[toy_joint().index(pitches[full])] = mass[full]
-    return mass, law
+    distribution = torch.zeros(SIZE, dtype=torch.float64)
+    distribution[toy_joint().index(pitches[full])] = mass[full]
+    return mass, distribution
 
 
 def total_variation(one: Tensor, other: Tensor) -> float:
@@ -117,20 +117,20 @@ def orderless_loss() -> float:
 
 def subsets() -> list[Tensor]:
     """All 64 sets of cells, (2, 3) bool each."""
-    every = itertools.product((False, True), repeat=CELLS)
-    return [torch.tensor(each).view(VOICES, FRAMES) for each in every]
+    combinations = itertools.product((False, True), repeat=CELLS)
+    return [torch.tensor(cells).view(VOICES, FRAMES) for cells in combinations]
 
 
 def refill_kernel(known: Tensor) -> Tensor:
-    """(729, 729): keep the known cells (2, 3), draw all others at once from their conditionals."""
+    """(729, 729): keep the known cells (2, 3), draw all others jointly from their conditionals."""
     joint = toy_joint()
     log_p = joint.conditionals(joint.rolls, known.expand(SIZE, -1, -1)).flatten(1, 2)
     same = torch.nn.functional.one_hot(joint.rolls.flatten(1), PITCHES).double()
-    law = same.where(known.flatten()[:, None], log_p.exp())
-    whole = law[:, 0]
+    marginals = same.where(known.flatten()[:, None], log_p.exp())
+    kernel = marginals[:, 0]
     for cell in range(1, CELLS):
-        whole = (whole[:, :, None] * law[:, cell, None]).flatten(1)
-    return whole
+        kernel = (kernel[:, :, None] * marginals[:, cell, None]).flatten(1)
+    return kernel
 
 
 def one_by_one_kernel(known: Tensor) -> Tensor:
@@ -143,19 +143,19 @@ def one_by_one_kernel(known: Tensor) -> Tensor:
 
 
 def gibbs_laws(alphas: tuple[float, ...]) -> dict[float, Tensor]:
-    """Stationary laws (729,) of independent Gibbs sampling that erases cells at a constant rate."""
+    """Stationary distributions (729,) of independent Gibbs sampling with a constant erase rate."""
     kernels = [(int((~known).sum()), refill_kernel(known)) for known in subsets()]
-    found = {}
+    stationaries = {}
     for alpha in alphas:
-        whole = torch.zeros(SIZE, SIZE, dtype=torch.float64)
+        mixture = torch.zeros(SIZE, SIZE, dtype=torch.float64)
         for count, kernel in kernels:
-            whole += alpha**count * (1 - alpha) ** (CELLS - count) * kernel
-        found[alpha] = stationary(whole)
-    return found
+            mixture += alpha**count * (1 - alpha) ** (CELLS - count) * kernel
+        stationaries[alpha] = stationary(mixture)
+    return stationaries
 
 
 def stationary(kernel: Tensor) -> Tensor:
-    """The law that a chain with this kernel (n, n) stays in: (n,)."""
+    """The stationary distribution (n,) of a Markov kernel (n, n)."""
     matrix = kernel.T - torch.eye(len(kernel), dtype=kernel.dtype)
     matrix[-1] = 1.0
     right = torch.zeros(len(kernel), dtype=kernel.dtype)

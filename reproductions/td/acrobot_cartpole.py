@@ -1,7 +1,7 @@
 """Policy evaluation on Acrobot and CartPole from a buffer: figures 4.9 and 4.10.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.1 and 4.3.3.12: the settings of Mountain Car, with
-targets of 5 steps on Acrobot and 3 on CartPole. Policies and right values: `control_buffers`.
+targets of 5 steps on Acrobot and 3 on CartPole. Policies and true values: `control_buffers`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.td import control_buffers
 from semigradient.reproductions.td.mountain_car_iid import BETAS_OF_GRID, METHODS, RATES, STEPS
-from semigradient.reproductions.td.policy_evaluation import Setting
+from semigradient.reproductions.td.policy_evaluation import EvaluationSetting
 from semigradient.reproductions.td.pooled import NAMES, curves, lower, pool, train, untrained
-from semigradient.reproductions.td.problems import Batch, Buffer
+from semigradient.reproductions.td.problems import Buffer, TransitionBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,32 +27,32 @@ Array = NDArray[np.float64]
 TITLE = "Acrobot and CartPole policy evaluation: thesis figures 4.9-4.10"
 SEEDS = {"quick": 10, "full": 10}
 FIGURES = {"acrobot": ("4.9", 5), "cartpole": ("4.10", 3)}
-"""Figure, and steps of the targets."""
+"""Figure, and number of steps of the targets."""
 TRANSITIONS = 50_000
 ANSWERS = 2048
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4,))
-    found: dict[str, dict[str, Array]] = {}
+    results: dict[str, dict[str, Array]] = {}
     for name in FIGURES:
         problem = load(job, name)
         worst = untrained(problem)
         for method in METHODS:
             cells = [
-                Setting(problem, (h,) * 3, METHODS[method], beta, size, RATES, STEPS)
+                EvaluationSetting(problem, (h,) * 3, METHODS[method], beta, size, RATES, STEPS)
                 for h in hidden
                 for beta in BETAS_OF_GRID
                 for size in sizes
             ]
             losses = [train(job, f"{name}-{method}", cell, worst) for cell in cells]
-            found.setdefault(name, {})[method] = pool(losses)
-    rows = [row for name, runs in found.items() for row in _claims(name, runs, job.full)]
+            results.setdefault(name, {})[method] = pool(losses)
+    rows = [row for name, runs in results.items() for row in _claims(name, runs, job.full)]
 
     def draw(figure: Figure) -> None:
         steps = np.arange(250, STEPS + 1, 250)
-        for axes, (name, runs) in zip(figure.subplots(1, 2), found.items(), strict=True):
+        for axes, (name, runs) in zip(figure.subplots(1, 2), results.items(), strict=True):
             curves(axes, steps, runs)
             title = f"{FIGURES[name][0]}, {name}"
             axes.set(title=title, xlabel="step", ylabel="MSE to $V^\\pi$", yscale="log")
@@ -62,7 +62,7 @@ def reproduce(job: Job) -> Report:
 
 
 def load(job: Job, name: str) -> Buffer:
-    """The buffer and the right values of `acrobot` or `cartpole`, collected once a folder."""
+    """The buffer and the true values of `acrobot` or `cartpole`, collected once per folder."""
     steps = FIGURES[name][1]
     stored = job.cell(
         f"{name}-buffer",
@@ -75,7 +75,7 @@ def load(job: Job, name: str) -> Buffer:
         lambda: control_buffers.answers(name, ANSWERS),
     )
     names = ("inputs", "reward", "discount", "next_inputs")
-    transitions = Batch(*(torch.from_numpy(stored[k]).float()[None] for k in names))
+    transitions = TransitionBatch(*(torch.from_numpy(stored[k]).float()[None] for k in names))
     answer = tuple(torch.from_numpy(right[k]).float() for k in ("inputs", "values"))
     return Buffer(f"{name}, {steps} steps", transitions, (answer[0], answer[1]))
 

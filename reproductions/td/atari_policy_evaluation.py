@@ -5,12 +5,12 @@
 An expert is recorded twice, once to learn from and once to test on. The error is that of Q(s, a) to
 the discounted return that followed, on the test episodes. Compared are Adam, the diagonal
 correction over Adam's denominator, momentum with and without that correction, and Adam with frozen
-targets. `adam-same` is Adam at the very rates of the corrected one: what of the difference between
-the published settings is the settings'.
+targets. `adam-same` is Adam with the rates of the corrected one, which separates the effect of the
+correction from that of the published settings.
 
-With a run folder the expert is its Q-learner. The quick scale does without: a policy that acts at
-random on MsPacman stands in, a network of 12 745 parameters learns, and rates are ten times the
-published ones because updates are so few.
+With a run folder the expert is its Q-learner. The quick scale needs none: it evaluates a random
+policy on MsPacman with a network of 12 745 parameters and ten times the published rates, because it
+has few updates.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.3 and 4.3.3.8. Rates of the two without a denominator
 are not published.
@@ -42,7 +42,7 @@ from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td.pooled import lower
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, record
-from semigradient.reproductions.td.replayed import Learner, OneStep
+from semigradient.reproductions.td.replayed import OneStep, ReplayedLearner
 from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -56,19 +56,19 @@ STAND_IN = "ALE/MsPacman-v5"
 GAMMA = 0.99
 _FULL = "atari-policy-evaluation at full scale"
 TEST_SEED = 1_000
-"""Distance between the seeds of the episodes to learn from and of those to test on."""
+"""Offset of the seeds of test episodes from those of training episodes."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class AtariPlan:
     """The size of the runs.
 
     Attributes:
-        steps: recorded steps to learn from.
-        test: recorded steps to test on.
+        steps: recorded training steps.
+        test: recorded test steps.
         updates: of minibatches of 32.
         every: updates between measurements.
-        renewed: updates between copies, for frozen targets.
+        renewed: updates between renewals of frozen targets.
         width: of the published network; 0: the small one.
         optimizers: the methods; `frozen` has frozen targets.
     """
@@ -95,28 +95,28 @@ def methods(factor: float) -> dict[str, OptimizerConfig]:
     }
 
 
-QUICK = Plan(1000, 300, 40, 10, 20, 0, methods(10))
-FULL = Plan(100_000, 10_000, 500_000, 2500, 2500, 64, methods(1))
+QUICK = AtariPlan(1000, 300, 40, 10, 20, 0, methods(10))
+FULL = AtariPlan(100_000, 10_000, 500_000, 2500, 2500, 64, methods(1))
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """What is learned from, and what is tested on."""
+class TrainTestEpisodes:
+    """Training and test episodes."""
 
     train: Recorded
     test: Recorded
 
 
-def episodes(plan: Plan, seed: int, player: Expert | None) -> Episodes:
-    """Record the expert, or its stand-in."""
+def episodes(plan: AtariPlan, seed: int, player: Expert | None) -> TrainTestEpisodes:
+    """Record the expert, or without one a random policy."""
     if player is not None:
         test = player.record(plan.test, seed + TEST_SEED, gamma=GAMMA)
-        return Episodes(player.record(plan.steps, seed, gamma=GAMMA), test)
+        return TrainTestEpisodes(player.record(plan.steps, seed, gamma=GAMMA), test)
     train, test = (
         at_random(steps, number)
         for steps, number in ((plan.steps, seed), (plan.test, seed + TEST_SEED))
     )
-    return Episodes(train, test)
+    return TrainTestEpisodes(train, test)
 
 
 def at_random(steps: int, seed: int, env: str = STAND_IN) -> Recorded:
@@ -124,14 +124,14 @@ def at_random(steps: int, seed: int, env: str = STAND_IN) -> Recorded:
     envs = make_vector(env, 1, seed)
     actions = int(envs.single_action_space.n)  # type: ignore[attr-defined]
     rng = np.random.default_rng((seed, 5))
-    found = record(
+    recorded = record(
         lambda obs, mask: rng.integers(actions, size=len(obs)), envs, steps, GAMMA, signs=True
     )
     envs.close()
-    return found
+    return recorded
 
 
-def network(plan: Plan, recorded: Recorded, seed: int) -> nn.Module:
+def network(plan: AtariPlan, recorded: Recorded, seed: int) -> nn.Module:
     """The untrained network of action values."""
     channels = recorded.observation.shape[0]
     with torch.random.fork_rng(devices=[]):
@@ -143,35 +143,37 @@ def network(plan: Plan, recorded: Recorded, seed: int) -> nn.Module:
     return made.to(recorded.action.device)
 
 
-def measure(of: Episodes, method: str, plan: Plan, seed: int) -> dict[str, Array]:
+def measure(
+    episodes: TrainTestEpisodes, method: str, plan: AtariPlan, seed: int
+) -> dict[str, Array]:
     """Train with one method; `error` (T,) to the test returns, before learning and at intervals.
 
-    `spread` is the error of predicting the mean of the test returns. A run that diverged counts as
-    predicting zero, as does one that is worse.
+    `spread` is the error of predicting the mean of the test returns. Errors are bounded by
+    that of predicting zero, which also replaces diverged ones.
     """
     frozen = method == "frozen"
     targets = OneStep(every=plan.renewed if frozen else 0, sarsa=True)
-    made_network = network(plan, of.train, seed)
-    made = Learner(made_network, of.train, targets, plan.optimizers[method], seed)
-    returns = of.test.returns()
-    errors = [_error(made, of.test)]
+    made_network = network(plan, episodes.train, seed)
+    made = ReplayedLearner(made_network, episodes.train, targets, plan.optimizers[method], seed)
+    returns = episodes.test.returns()
+    errors = [_error(made, episodes.test)]
     for update in range(1, plan.updates + 1):
         made.learn(made.draw(made.batch_size))
         if update % plan.every == 0:
-            errors.append(_error(made, of.test))
+            errors.append(_error(made, episodes.test))
     worst = returns.double().square().mean().item()
     bounded = np.minimum(np.nan_to_num(np.array(errors), nan=worst), worst)
     return {"error": bounded, "spread": np.array([returns.double().var(unbiased=False).item()])}
 
 
-def _error(learner: Learner, test: Recorded) -> float:
+def _error(learner: ReplayedLearner, test: Recorded) -> float:
     """Mean squared error of Q(s, a) to the returns."""
     values = test.evaluate(learner.network).gather(1, test.action[:, None])[:, 0]
     return (values - test.returns()).double().square().mean().item()
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, _FULL) if job.full or job.folder else None
     who = f"the Q-learner of {job.folder}" if player else f"random actions on {STAND_IN}"
@@ -179,9 +181,9 @@ def reproduce(job: Job) -> Report:
     losses: dict[str, list[Array]] = {}
     spreads: list[float] = []
     for seed in range(job.seeds):
-        for method, found in _of_seed(job, plan, player, seed):
-            losses.setdefault(method, []).append(found["error"])
-            spreads.append(float(found["spread"][0]))
+        for method, run in _of_seed(job, plan, player, seed):
+            losses.setdefault(method, []).append(run["error"])
+            spreads.append(float(run["spread"][0]))
     runs = {method: np.stack(seeds) for method, seeds in losses.items()}
     last = ", ".join(f"{method} {r[:, -1].mean():.4g}" for method, r in runs.items())
     job.say(f"final errors: {last}; of predicting the mean return: {np.mean(spreads):.4g}")
@@ -203,13 +205,13 @@ def reproduce(job: Job) -> Report:
 
 
 def _of_seed(
-    job: Job, plan: Plan, player: Expert | None, seed: int
+    job: Job, plan: AtariPlan, player: Expert | None, seed: int
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield the methods of one seed, which learn from the same episodes."""
-    of = functools.lru_cache(1)(lambda: episodes(plan, seed, player))
+    recorded = functools.lru_cache(1)(lambda: episodes(plan, seed, player))
 
     def work(method: str) -> dict[str, Array]:
-        return measure(of(), method, plan, seed)
+        return measure(recorded(), method, plan, seed)
 
     for method in plan.optimizers:
         yield (
@@ -223,7 +225,7 @@ def _of_seed(
 
 
 def claims(runs: Mapping[str, Array], who: str, full: bool) -> list[Row]:
-    """The published statements beside what the runs (S, T) say."""
+    """Rows comparing the published statements with the runs (S, T)."""
     last = {method: errors[:, -1] for method, errors in runs.items()}
     words = f"final error of corrected Adam less that of Adam ({who})"
     rows = [lower(words, "figure 4.16", last["corrected-adam"], last["adam"], full, level=0.01)]

@@ -1,10 +1,9 @@
-"""Acrobot and CartPole as policy evaluation: buffers of n-step transitions, and right values.
+"""Policy evaluation on Acrobot and CartPole: buffers of n-step transitions, and true values.
 
-The policies are written down instead of learned, so nothing is downloaded:
+The policies are hand-written, so nothing has to be downloaded:
 
 - Acrobot: the torque has the sign of the second joint's velocity, which always adds energy.
-  Policy and dynamics are deterministic, so the discounted return that follows a state is its
-  value, exactly.
+  Policy and dynamics are deterministic, so the discounted return of a state is its exact value.
 - CartPole: a linear controller; every fifth action on average is random. Observations have the
   time over 500 as fifth feature: with it, the value under the limit of 500 steps is a function
   of the observation, and the limit counts as the end. The value is the mean return of many
@@ -32,12 +31,12 @@ Array = NDArray[Any]
 GAMMA = 0.99
 REWARD_SCALE = 0.1
 LIMIT = 500
-"""Steps after which either environment stops."""
+"""Time limit of both environments, in steps."""
 RANDOM = 0.2
-"""Share of random actions on CartPole."""
+"""Fraction of random actions on CartPole."""
 GAINS = np.array([0.0, 0.0, 1.0, 1.0])
-"""Of CartPole's controller: push right if the inner product with the observation is positive. It
-balances the pole and lets the cart drift: episodes end after 120 to 500 steps."""
+"""Gains of CartPole's controller, which pushes right if their inner product with the observation is
+positive. It balances the pole but lets the cart drift: episodes last 120 to 500 steps."""
 
 
 class Episode(NamedTuple):
@@ -78,7 +77,7 @@ def episodes(name: str, seed: int, copies: int = 16) -> Iterator[Episode]:
             rewards[i].append(REWARD_SCALE * float(reward[i]))
             running[i].append((infos["final_obs"][i] if done else seen[i]).copy())
             if done:
-                # CartPole's observations know the time, so its limit is an end like another.
+                # CartPole's observations include the time, so its time limit is a termination.
                 ended = bool(terminated[i]) or name == "cartpole"
                 yield Episode(_observed(name, running[i]), np.array(rewards[i]), ended)
                 running[i], rewards[i] = [seen[i].copy()], []
@@ -94,22 +93,22 @@ def _observed(name: str, rows: list[Array]) -> Array:
 def n_step(episode: Episode, n: int) -> tuple[Array, Array, Array, Array]:
     """Inputs (T, d), rewards, discounts (T,) and next inputs (T, d) of n-step transitions.
 
-    Transitions of the last n steps stop at the end of the episode. If that was a limit of time
-    rather than an end, the value there is bootstrapped from as few steps as there are.
+    Transitions of the last n steps stop at the end of the episode. After a truncation they
+    bootstrap there, with fewer than n steps.
     """
     steps = len(episode.rewards)
     ahead = np.minimum(np.arange(steps) + n, steps)
-    taken = ahead - np.arange(steps)
+    counts = ahead - np.arange(steps)
     rewards = np.zeros(steps)
     for k in range(n):
-        inside = np.flatnonzero(k < taken)
+        inside = np.flatnonzero(k < counts)
         rewards[inside] += GAMMA**k * episode.rewards[inside + k]
-    discounts = GAMMA**taken * ~((ahead == steps) & episode.ended)
+    discounts = GAMMA**counts * ~((ahead == steps) & episode.ended)
     return episode.observations[:-1], rewards, discounts, episode.observations[ahead]
 
 
 def buffer(name: str, n: int, size: int, seed: int = 0) -> dict[str, Array]:
-    """Collect whole episodes until there are `size` transitions, by the fields of `Batch`."""
+    """Collect complete episodes until there are `size` transitions, by field of the batch."""
     parts: list[tuple[Array, ...]] = []
     for episode in episodes(name, seed):
         parts.append(n_step(episode, n))
@@ -120,18 +119,18 @@ def buffer(name: str, n: int, size: int, seed: int = 0) -> dict[str, Array]:
 
 
 def answers(name: str, count: int, seed: int = 1) -> dict[str, Array]:
-    """States of episodes that are not in the buffer, (count, d) `inputs`, and their `values`."""
+    """States (count, d) of episodes outside the buffer, `inputs`, and their `values`."""
     rng = np.random.default_rng(seed)
-    states, returns, found = [], [], 0
+    states, returns, collected = [], [], 0
     for episode in episodes(name, seed):
         if not episode.ended:
             continue
         states.append(episode.observations[:-1])
         returns.append(discounted(episode.rewards))
-        found += len(episode.rewards)
-        if found >= 4 * count:
+        collected += len(episode.rewards)
+        if collected >= 4 * count:
             break
-    chosen = rng.choice(found, count, replace=False)
+    chosen = rng.choice(collected, count, replace=False)
     inputs = np.concatenate(states)[chosen]
     if name == "acrobot":
         return {"inputs": inputs, "values": np.concatenate(returns)[chosen]}
@@ -140,11 +139,11 @@ def answers(name: str, count: int, seed: int = 1) -> dict[str, Array]:
 
 def discounted(rewards: Array) -> Array:
     """The return (T,) from each step of an episode."""
-    total, found = 0.0, np.zeros(len(rewards))
+    total, returns = 0.0, np.zeros(len(rewards))
     for t in range(len(rewards) - 1, -1, -1):
         total = rewards[t] + GAMMA * total
-        found[t] = total
-    return found
+        returns[t] = total
+    return returns
 
 
 def cartpole_values(inputs: Array, rng: np.random.Generator, repeats: int = 64) -> Array:
@@ -159,7 +158,7 @@ def cartpole_values(inputs: Array, rng: np.random.Generator, repeats: int = 64) 
     alive, total, factor = np.ones(count, bool), np.zeros(count), REWARD_SCALE
     while alive.any():
         seen, _, terminated, truncated, _ = env.step(cartpole_policy(seen, rng))
-        # Every step that is taken is rewarded, the last one too.
+        # Every step is rewarded, including the last one.
         total += factor * alive
         alive &= ~(terminated | truncated)
         factor *= GAMMA

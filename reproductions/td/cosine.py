@@ -1,4 +1,4 @@
-"""How well first-order models follow the gradients of past samples: figure 4.14.
+"""Cosine of first-order models with the gradients of past samples: figure 4.14.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.2 and 4.3.3.7.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.td.policy_evaluation import FULL, Setting
+from semigradient.reproductions.td.policy_evaluation import FULL, EvaluationSetting
 from semigradient.reproductions.td.pooled import lower, train
 from semigradient.reproductions.td.problems import MountainCar
 from semigradient.training.summary import bootstrap_interval
@@ -25,13 +25,15 @@ TITLE = "Cosine similarity of first-order models with true gradients: thesis fig
 SEEDS = {"quick": 10, "full": 40}
 STEPS = 5000
 CLOSE = 0.8
-"""What is taken for the published "relatively high (close to 1)"."""
+"""Threshold for the published "relatively high (close to 1)"."""
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     hidden = 16 if job.full else 8
-    cell = Setting(MountainCar(), (hidden,) * 3, FULL, 0.95, 16, (0.1,), STEPS, measure=("cosine",))
+    cell = EvaluationSetting(
+        MountainCar(), (hidden,) * 3, FULL, 0.95, 16, (0.1,), STEPS, measure=("cosine",)
+    )
     similar = train(job, "full", cell, 1.0, key="cosine")[0]
     stale = train(job, "full", cell, 1.0, key="stale_cosine")[0]
     rng = np.random.default_rng(0)

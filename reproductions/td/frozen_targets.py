@@ -12,7 +12,12 @@ import numpy as np
 
 from semigradient.reproductions.report import Job, Report
 from semigradient.reproductions.td.mountain_car_iid import BETAS_OF_GRID, RATES, STEPS
-from semigradient.reproductions.td.policy_evaluation import DIAGONAL, MOMENTUM, Method, Setting
+from semigradient.reproductions.td.policy_evaluation import (
+    DIAGONAL,
+    MOMENTUM,
+    EvaluationSetting,
+    Method,
+)
 from semigradient.reproductions.td.pooled import curves, lower, pool, train, untrained
 from semigradient.reproductions.td.problems import MountainCar
 
@@ -29,13 +34,13 @@ METHODS = {
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(MountainCar())
     hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4, 16))
     runs = {}
     for name, method in METHODS.items():
         cells = [
-            Setting(MountainCar(), (h,) * 3, method, beta, size, RATES, STEPS)
+            EvaluationSetting(MountainCar(), (h,) * 3, method, beta, size, RATES, STEPS)
             for h in hidden
             for beta in BETAS_OF_GRID
             for size in sizes

@@ -1,15 +1,15 @@
-"""What an update at one step does to the losses of steps nearby in time: figures 3.7-3.9, 3.11.
+"""Gain of one update at nearby steps in time: figures 3.7-3.9, 3.11.
 
-    gain(x) = J_θ(S_{t+x}) - J_θ'(S_{t+x}),    θ' one update at S_t later
+    gain(x) = J_θ(S_{t+x}) - J_θ'(S_{t+x}),    θ' after one update at S_t
 
 Networks regress to an expert's values (`reg`), to one step ahead of them (`td*`) and to sampled
-returns (`mc`); others learn them by Q-learning from the same recorded episodes (`batch`), or learn
-to act in the environment (`control`). J is the squared temporal difference, with targets that stand
-still: of the expert's values for the regressions, as in the published code, and of the frozen
-network for Q-learning.
+returns (`mc`); others learn by Q-learning from the same recorded episodes (`batch`) or by acting in
+the environment (`control`). J is the squared temporal difference with fixed targets: from the
+expert's values for the regressions, as in the published code, and from the frozen network for
+Q-learning.
 
-The quick scale evaluates the policy that pushes Mountain Car along its velocity, whose values are
-known exactly, with rewards of -0.1 and gamma 0.95; a run folder gives the expert at the full scale.
+The quick scale evaluates the policy that pushes Mountain Car along its velocity, whose exact values
+are known, with rewards of -0.1 and gamma 0.95; at the full scale the expert is a run folder.
 
 Source: E. Bengio, PhD thesis, section 3.2.2.4 and 3.2.4.2.
 """
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from semigradient.diagnostics import gain
@@ -37,49 +36,52 @@ from semigradient.optim.configs import (
     RMSpropConfig,
     SGDConfig,
 )
-from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.rows import signed
+from semigradient.reproductions.report import Job, Report
 from semigradient.reproductions.td import mountain_car
+from semigradient.reproductions.td.gain_claims import (
+    OFFSETS,
+    REGRESSIONS,
+    Array,
+    Runs,
+    claims,
+    draw_curve,
+    known_mean,
+)
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, mountain_car_record
 from semigradient.reproductions.td.recorded import mountain_car_values as exact_values
-from semigradient.reproductions.td.replayed import Learner, Table, nearby_gain, network, q_learning
+from semigradient.reproductions.td.replayed import (
+    ReplayedLearner,
+    TargetTable,
+    nearby_gain,
+    network,
+    q_learning,
+)
 from semigradient.training.agent import generator
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 from semigradient.training.returns import max_q_bootstrap, td_target
-from semigradient.training.summary import bootstrap_interval
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 TITLE = "Gain by distance in time, regressions and Q-learning: thesis figures 3.7-3.9 and 3.11"
 SEEDS = {"quick": 2, "full": 10}
-REGRESSIONS = ("reg", "td*", "mc")
 OBJECTIVES = (*REGRESSIONS, "batch")
-OFFSETS = np.arange(-30, 31)
-NEAR = (OFFSETS != 0) & (abs(OFFSETS) <= 10)
-OVERLAP = 0.25
-"""Largest mean difference of two curves, relative to their size, that counts as overlapping."""
-CONSTANT = 2.0
-"""Largest ratio of two gains that counts as constant in time."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class GainPlan:
     """The size of the runs.
 
     Attributes:
         steps: recorded steps.
         updates: of regressions and of Q-learning from recorded steps.
-        every: one update in so many is measured.
+        every: one of `every` updates is measured.
         renewed: updates between copies to the frozen network.
         control: environment steps of learning to act, one update every four.
-        acting: the optimizers that also learn to act.
-        optimizers: those compared.
+        acting: the optimizers of the control runs.
+        optimizers: the compared optimizers.
     """
 
     steps: int
@@ -91,7 +93,7 @@ class Plan:
     optimizers: Mapping[str, OptimizerConfig]
 
 
-QUICK = Plan(
+QUICK = GainPlan(
     3000,
     1000,
     20,
@@ -106,7 +108,7 @@ QUICK = Plan(
     },
 )
 _DECAY = 1e-4
-FULL = Plan(
+FULL = GainPlan(
     500_000,
     500_000,
     1000,
@@ -130,8 +132,8 @@ _CONTROL_FULL = "--loss mse --max-grad-norm 0 --clip-rewards --buffer-size 50000
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Recorded episodes, and what the expert says of them.
+class ExpertRecord:
+    """Recorded episodes with the values of the expert.
 
     Attributes:
         recorded: the episodes.
@@ -144,8 +146,8 @@ class Subject:
     one_step: Tensor
 
 
-def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
-    """Record the expert, or the policy on Mountain Car where there is none."""
+def subject(plan: GainPlan, seed: int, player: Expert | None) -> ExpertRecord:
+    """Record the expert, or without one the fixed policy on Mountain Car."""
     if player is None:
         recorded = mountain_car_record(plan.steps, seed)
         here, there = exact_values(recorded)
@@ -155,26 +157,30 @@ def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
         there = recorded.evaluate(player.network, successors=True)
     values = here.gather(1, recorded.action[:, None])[:, 0]
     one_step = td_target(recorded.reward, recorded.discount, max_q_bootstrap(there))
-    return Subject(recorded, values, one_step)
+    return ExpertRecord(recorded, values, one_step)
 
 
-def learner(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) -> Learner:
+def learner(
+    record: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int
+) -> ReplayedLearner:
     """A learner of one objective with one optimizer."""
-    recorded = of.recorded
-    tables: dict[str, Table] = {
-        "reg": Table(lambda _: of.values),
-        "td*": Table(lambda _: of.one_step),
-        "mc": Table(lambda _: recorded.returns()),
-        "batch": Table(q_learning(recorded), plan.renewed),
+    recorded = record.recorded
+    tables: dict[str, TargetTable] = {
+        "reg": TargetTable(lambda _: record.values),
+        "td*": TargetTable(lambda _: record.one_step),
+        "mc": TargetTable(lambda _: recorded.returns()),
+        "batch": TargetTable(q_learning(recorded), plan.renewed),
     }
     made = network(recorded, seed)
-    return Learner(made, recorded, tables[objective], plan.optimizers[optimizer], seed)
+    return ReplayedLearner(made, recorded, tables[objective], plan.optimizers[optimizer], seed)
 
 
-def profile(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) -> Array:
+def profile(
+    record: ExpertRecord, objective: str, plan: GainPlan, optimizer: str, seed: int
+) -> Array:
     """Mean gain by distance in time at each measurement, (M, 61)."""
-    made = learner(of, objective, plan, optimizer, seed)
-    measured = None if objective == "batch" else of.one_step
+    made = learner(record, objective, plan, optimizer, seed)
+    measured = None if objective == "batch" else record.one_step
     curves = []
     chosen = instants(plan, seed)
     for update in range(plan.updates):
@@ -187,21 +193,23 @@ def profile(of: Subject, objective: str, plan: Plan, optimizer: str, seed: int) 
     return torch.stack(curves).cpu().numpy()
 
 
-def instants(plan: Plan, seed: int) -> set[int]:
-    """Which updates are measured: a random one of each `every`.
+def instants(plan: GainPlan, seed: int) -> set[int]:
+    """Indices of the measured updates: a random one of each `every`.
 
-    At even intervals too many of them would be the first ones after the frozen network was renewed,
-    whose gains are like no others.
+    At regular intervals too many of them would directly follow a renewal of the frozen network,
+    where gains are atypical.
     """
     rng = np.random.default_rng((seed, 6))
     starts = np.arange(0, plan.updates - plan.every + 1, plan.every)
     return set((starts + rng.integers(plan.every, size=len(starts))).tolist())
 
 
-def control(plan: Plan, optimizer: str, seed: int, env: str = mountain_car.ID) -> dict[str, Array]:
-    """Learn to act: the gain at each measurement (M, 61), and the last layer's singular values."""
+def control(
+    plan: GainPlan, optimizer: str, seed: int, env: str = mountain_car.ID
+) -> dict[str, Array]:
+    """Control: the gain at each measurement (M, 61), and the last layer's singular values."""
     agent: Any = _agent(plan, optimizer, seed, env)
-    # At most one update every four steps; before the first, there may be hardly any experience.
+    # At most one update every four steps; the first one may have hardly any experience.
     chosen = instants(dataclasses.replace(plan, updates=plan.control // 4), seed) - {0}
     curves = []
     while agent.progress.steps < plan.control:
@@ -210,40 +218,24 @@ def control(plan: Plan, optimizer: str, seed: int, env: str = mountain_car.ID) -
             continue
         chosen.remove(agent.updates)
         view = View(agent.experience(), agent.experience, generator(seed, agent.updates), 32)
-        found = gain.measure(view).profiles["offset"]
+        by_offset = gain.measure(view).profiles["offset"]
         curve = torch.full((len(OFFSETS),), torch.nan, dtype=torch.float64)
-        curve[found.x.cpu() + 30] = found.curves["gain"].double().cpu()
+        curve[by_offset.x.cpu() + 30] = by_offset.curves["gain"].double().cpu()
         curves.append(curve)
     values = torch.linalg.svdvals(agent.experience().hidden.detach()).double()
     return {"gain": torch.stack(curves).numpy(), "singular": values.cpu().numpy()}
 
 
-def _agent(plan: Plan, optimizer: str, seed: int, env: str) -> Any:
-    """DQN as `train.py` makes it, with the optimizer of the plan."""
+def _agent(plan: GainPlan, optimizer: str, seed: int, env: str) -> Any:
+    """DQN as `train.py` creates it, with the optimizer of the plan."""
     words = ["--agent", "dqn", "--env", env, "--optim", optimizer, "--seed", str(seed)]
     words += ["--steps", str(plan.control), "--threads", "1"]
     command = parse([*words, *(_CONTROL if plan is not FULL else _CONTROL_FULL).split()]).command
     return build(dataclasses.replace(command, optimizer=plan.optimizers[optimizer]))
 
 
-def near(curves: Array, chosen: Mask = NEAR) -> float:
-    """Mean gain (M, 61) over measurements and over some distances, by default 1 to 10."""
-    return float(np.nanmean(curves[:, chosen]))
-
-
-def known_mean(values: ArrayLike) -> Array:
-    """Mean over the first axis of what is not NaN; NaN where nothing is: too far for an episode."""
-    table = np.asarray(values, np.float64)
-    count = np.isfinite(table).sum(0)
-    return np.where(count > 0, np.nansum(table, 0) / np.maximum(count, 1), np.nan)
-
-
-Runs = dict[tuple[str, str], list[Array]]
-"""Gains (M, 61) of each seed, by objective and optimizer."""
-
-
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, "gain-profiles at full scale") if job.full else None
     runs = trained(job, plan, player, (*OBJECTIVES, "control"), tuple(plan.optimizers))
@@ -251,15 +243,15 @@ def reproduce(job: Job) -> Report:
     def draw(figure: Figure) -> None:
         first, second, third, fourth = figure.subplots(2, 2).flatten()
         for objective in REGRESSIONS:
-            _curve(first, runs[objective, "adam"], objective)
+            draw_curve(first, runs[objective, "adam"], objective)
         first.set(title="3.7, Adam")
         for line, objective in (("-", "control"), ("--", "batch")):
             for colour, name in zip(COLOURS, plan.optimizers, strict=False):
                 label = f"{objective}, {name}"
                 if (objective, name) in runs:
-                    _curve(second, runs[objective, name], label, OFFSETS != 0, line, colour)
+                    draw_curve(second, runs[objective, name], label, OFFSETS != 0, line, colour)
                 if objective == "batch":
-                    _curve(third, runs[objective, name], name, colour=colour)
+                    draw_curve(third, runs[objective, name], name, colour=colour)
         second.set(title="3.8")
         third.set(title="3.9, batch", yscale="symlog")
         third.set_yscale("symlog", linthresh=1e-3)
@@ -279,12 +271,12 @@ def reproduce(job: Job) -> Report:
 
 def trained(
     job: Job,
-    plan: Plan,
+    plan: GainPlan,
     player: Expert | None,
     objectives: tuple[str, ...],
     optimizers: tuple[str, ...],
 ) -> Runs:
-    """The gains of all runs asked for, made unless they are there."""
+    """The gains of all requested runs, computed unless cached."""
     runs: Runs = {}
     for seed in range(job.seeds):
         for (objective, name), gains in _of_seed(job, plan, player, objectives, optimizers, seed):
@@ -294,7 +286,7 @@ def trained(
 
 def _of_seed(
     job: Job,
-    plan: Plan,
+    plan: GainPlan,
     player: Expert | None,
     objectives: tuple[str, ...],
     optimizers: tuple[str, ...],
@@ -316,97 +308,3 @@ def _of_seed(
             words = f"{objective.replace('*', '-star')}-{name}-s{seed}"
             cell = job.cell(words, setting, functools.partial(work, objective, name))
             yield (objective, name), cell["gain"]
-
-
-def claims(runs: Runs, optimizers: tuple[str, ...]) -> list[Row]:
-    """The published statements beside what the runs say."""
-    gains = {key: np.array([near(curves) for curves in seeds]) for key, seeds in runs.items()}
-    rows = []
-    for objective in REGRESSIONS:
-        least = np.min([gains[objective, name] for name in optimizers], axis=0)
-        words = f"gain at distances 1 to 10, {objective}, least of the optimizers'"
-        rows.append(signed(words, "positive", "figure 3.7", least, 1))
-    rows.append(_overlap(runs))
-    for objective in ("reg", "mc"):
-        ratio = gains["batch", "adam"] / gains[objective, "adam"]
-        words = f"gain at distances 1 to 10, batch Q-learning over {objective}, Adam"
-        rows.append(_within(words, "more than an order of magnitude smaller", ratio, high=0.1))
-    far = np.array([_drop(curves) for curves in runs["batch", "adam"]])
-    of_reg = np.array([_drop(curves) for curves in runs["reg", "adam"]])
-    words = "gain at distances 6 to 10 over that at 1 to 5, batch Q-learning less reg, Adam"
-    rows.append(signed(words, "drops off even faster", "figure 3.8", far - of_reg, -1))
-    for name, sign in (("rmsprop", -1), ("sgd", -1), ("adam", 1), ("momentum", 1)):
-        if name in optimizers:
-            words = f"gain at distances 1 to 10, batch Q-learning, {name}"
-            said = "positive" if sign > 0 else "slightly negative"
-            rows.append(signed(words, said, "figure 3.8", gains["batch", name], sign))
-    words = "gain at distances 1 to 10, control less batch Q-learning, Adam"
-    apart = gains["control", "adam"] - gains["batch", "adam"]
-    rows.append(signed(words, "larger in control", "figure 3.8", apart, 1))
-    centre = {
-        name: np.array([near(curves, OFFSETS == 0) for curves in runs["batch", name]])
-        for name in ("rmsprop", "adam")
-    }
-    words = "gain at distance 0, batch Q-learning, RMSProp less Adam"
-    apart = centre["rmsprop"] - centre["adam"]
-    rows.append(signed(words, "surprisingly large with RMSProp", "figure 3.9", apart, 1))
-    late = np.array([near(_part(c, 3, 4)) / near(_part(c, 1, 2)) for c in runs["control", "adam"]])
-    words = "gain at distances 1 to 10, control, Adam, last quarter of learning over the second"
-    rows.append(
-        _within(words, "constant after the first epochs", late, 1 / CONSTANT, CONSTANT, "3.11")
-    )
-    return rows
-
-
-def _part(curves: Array, first: int, last: int) -> Array:
-    """Measurements between two quarters of the time."""
-    count = len(curves)
-    return curves[count * first // 4 : count * last // 4]
-
-
-def _drop(curves: Array) -> float:
-    distance = abs(OFFSETS)
-    return near(curves, (distance > 5) & (distance <= 10)) / near(
-        curves, (distance > 0) & (distance <= 5)
-    )
-
-
-def _overlap(runs: Runs) -> Row:
-    """How far apart the curves of reg and td* are."""
-    pairs = zip(runs["reg", "adam"], runs["td*", "adam"], strict=True)
-    means = [(known_mean(one), known_mean(other)) for one, other in pairs]
-    apart = np.array([np.nansum(abs(a - b)) / np.nansum(abs(a)) for a, b in means])
-    words = "mean difference of the curves of reg and td*, relative to reg, Adam"
-    return _within(words, "the curves mostly overlap", apart, high=OVERLAP, figure="3.7")
-
-
-def _within(
-    words: str,
-    published: str,
-    values: Array,
-    low: float | None = None,
-    high: float = np.inf,
-    figure: str = "3.8",
-) -> Row:
-    """A row for a ratio of seeds (S,) whose median lies between bounds; by size, without `low`."""
-    measured = values if low is not None else abs(values)
-    ends = bootstrap_interval(np.median, measured, np.random.default_rng(0))
-    middle = float(np.median(measured))
-    text = f"median below {high:g}" if low is None else f"median between {low:g} and {high:g}"
-    agrees = (low or 0.0) <= middle < high
-    return Row(words, published, f"figure {figure}", middle, *ends, text, agrees)
-
-
-def _curve(
-    axes: Axes,
-    seeds: list[Array],
-    label: str,
-    chosen: Mask | None = None,
-    line: str = "-",
-    colour: str | None = None,
-) -> None:
-    """Draw the mean over seeds and measurements by distance."""
-    mean = known_mean([known_mean(curves) for curves in seeds])
-    shown = np.where(OFFSETS == OFFSETS if chosen is None else chosen, mean, np.nan)
-    axes.plot(OFFSETS, shown, line, color=colour, label=label)
-    axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)

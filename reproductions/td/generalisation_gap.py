@@ -1,19 +1,18 @@
 """Interference and the generalisation gap: figures 3.4, 3.5, 3.6 and 3.16.
 
 Classifiers, Q-learners and REINFORCE are trained on the first n_T images only, at several
-capacities. Then two things are measured: the function interference
+capacities. Then the function interference is measured,
 
     ρ̄ = mean over pairs u ≠ v of training examples of ∇_θ f(u) · ∇_θ f(v),    f = max of outputs
 
 (for REINFORCE the mean of outputs), and the gap: performance on the training images minus
-performance on unseen ones. Reported is how log ρ̄ and the gap correlate.
+performance on unseen ones. Reported is the correlation of log ρ̄ and the gap.
 
-At full scale the images are those of the folder given: SVHN or CIFAR-10. The quick scale draws
-glyphs of its own.
+At full scale the images are those in `--folder`: SVHN or CIFAR-10. The quick scale draws glyphs.
 
 Source: E. Bengio, PhD thesis, section 3.2.2.3; what it leaves open (steps, rates) is from its
 published code. Performance is accuracy for classifiers and the mean greedy return for agents;
-"solved within 20 steps", which the code reports, is kept beside it, but guessing at random
+"solved within 20 steps", which the code reports, is also recorded, but random guessing
 already solves 0.88 of the episodes.
 """
 
@@ -47,12 +46,12 @@ if TYPE_CHECKING:
 TITLE = "Interference and the generalisation gap: thesis figures 3.4, 3.5, 3.6 and 3.16"
 SEEDS = {"quick": 2, "full": 3}
 EXAMPLES = {"classifier": 96, "dqn": 128, "reinforce": 128}
-_IMAGES = 1000  # most images that a performance is measured on
+_IMAGES = 1000  # maximum number of images for a performance
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which runs are made.
+class GapPlan:
+    """The grid of runs.
 
     Attributes:
         dataset: of `envs.images.datasets`.
@@ -60,7 +59,7 @@ class Plan:
         widths: capacities n_h.
         depths: extra layers n_L.
         learners: flags of `train.py` by agent.
-        folder: where the data set's published files are.
+        folder: folder of the data set's published files.
     """
 
     dataset: str
@@ -75,7 +74,7 @@ _QUICK_DQN = (
     "--steps 6000 --num-envs 2 --train-every 2 --batch-size 64 --learning-starts 500 "
     "--buffer-size 6000 --optim.lr 1e-3"
 )
-QUICK = Plan(
+QUICK = GapPlan(
     "small-glyphs",
     (20, 100, 500),
     (4, 8),
@@ -84,11 +83,11 @@ QUICK = Plan(
 )
 
 
-def full_plan(folder: str) -> Plan:
+def full_plan(folder: str) -> GapPlan:
     """The published runs, on the images whose files are in `folder`."""
     require(folder != "", "generalisation-gap at full scale: needs --folder with SVHN or CIFAR-10")
     svhn = (Path(folder).expanduser() / "train_32x32.mat").exists()
-    return Plan(
+    return GapPlan(
         "svhn" if svhn else "cifar10",
         (20, 100, 250, 500, 1000, 5000, 10000, 50000),
         (8, 16, 32) if svhn else (16, 32, 64),
@@ -103,7 +102,7 @@ def full_plan(folder: str) -> Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class GapRun:
     """One trained learner: its setting, ρ̄, and performance on training and unseen images."""
 
     learner: str
@@ -157,7 +156,7 @@ def play(policy: Policy, core: Glimpse) -> tuple[dict[str, float], Tensor]:
         guessed |= guesses
         live &= ~(terminated | truncated)
     scores = {"performance": return_, "solved": solved, "first_guess": first, "length": length}
-    return {name: float(each.double().mean()) for name, each in scores.items()}, torch.cat(met)
+    return {name: float(score.double().mean()) for name, score in scores.items()}, torch.cat(met)
 
 
 def classify(policy: Policy, core: Supervised) -> dict[str, float]:
@@ -176,12 +175,12 @@ def train(
     flags: Iterable[str],
     folder: str = "",
 ) -> tuple[Agent, dict[str, Any]]:
-    """Train as `train.py` does; the agent, and the options of its training images."""
+    """Train as `train.py` does; return the agent and the options of its training images."""
     env = "Classification" if learner == "classifier" else "Glimpse"
     options = {"dataset": dataset, "limit": size} | ({"folder": folder} if folder else {})
     words = ["--agent", learner, "--env", f"semigradient/{env}-v0", "--seed", str(seed)]
     words += ["--torso-width", str(width), "--torso-depth", str(depth)]
-    # One thread: these networks are too small to be shared out.
+    # One thread: these networks are too small for more.
     words += ["--hidden", str(4 * width), "--threads", "1", *flags, "--env-options"]
     command = parse([*words, *(f"{key}={value}" for key, value in options.items())]).command
     agent = build(command)
@@ -199,7 +198,7 @@ def measure(
     seed: int,
     flags: Iterable[str],
     folder: str = "",
-) -> Run:
+) -> GapRun:
     """Train one learner and measure its interference and its gap."""
     agent, options = train(learner, dataset, size, width, depth, seed, flags, folder)
     unseen = {**options, "split": "test", "limit": 0}
@@ -217,12 +216,12 @@ def measure(
     device = agent.setup.device
     rho = interference(network, (chosen.float() / 255).to(device), mean=learner == "reinforce")
     count = sum(p.numel() for p in network.parameters())
-    return Run(learner, size, width, depth, seed, count, rho, scores, test)
+    return GapRun(learner, size, width, depth, seed, count, rho, scores, test)
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Correlation coefficient (eq. 3.16); 0 where either does not vary."""
-    centred = [(each := np.asarray(values, float)) - each.mean() for values in (x, y)]
+    centred = [(array := np.asarray(values, float)) - array.mean() for values in (x, y)]
     scale = float(np.sqrt((centred[0] @ centred[0]) * (centred[1] @ centred[1])))
     return float(centred[0] @ centred[1]) / scale if scale > 0 else 0.0
 
@@ -235,8 +234,8 @@ def interval(x: ArrayLike, y: ArrayLike, resamples: int = 2000) -> tuple[float, 
     return float(low), float(high)
 
 
-def claims(runs: Sequence[Run]) -> list[Row]:
-    """The published statements beside what the runs say."""
+def claims(runs: Sequence[GapRun]) -> list[Row]:
+    """Rows comparing the published statements with the runs."""
     rows = []
     for learner in dict.fromkeys(run.learner for run in runs):
         ours = [run for run in runs if run.learner == learner]
@@ -269,7 +268,7 @@ _AGREES: dict[str, Callable[[float], bool]] = {
 }
 
 
-def _columns(runs: Sequence[Run]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _columns(runs: Sequence[GapRun]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Log ρ̄ and gap (n,) of runs."""
     return np.array([run.log_interference for run in runs]), np.array([run.gap for run in runs])
 
@@ -281,7 +280,7 @@ def _row(quantity: str, source: str, published: str, x: ArrayLike, y: ArrayLike)
 
 
 def reproduce(job: Job) -> Report:
-    """Make every run that is not there yet and set them beside the published claims."""
+    """Run whatever is not cached and compare it with the published claims."""
     plan = full_plan(job.folder) if job.full else QUICK
     settings = itertools.product(plan.sizes, plan.widths, plan.depths, range(job.seeds))
     runs = [_run(job, plan, learner, *setting) for setting in settings for learner in plan.learners]
@@ -299,23 +298,25 @@ def reproduce(job: Job) -> Report:
     return Report(claims(runs), draw)
 
 
-def _run(job: Job, plan: Plan, learner: str, size: int, width: int, depth: int, seed: int) -> Run:
-    """The run of one setting, made unless it is there."""
+def _run(
+    job: Job, plan: GapPlan, learner: str, size: int, width: int, depth: int, seed: int
+) -> GapRun:
+    """The run of one setting, computed unless cached."""
     setting = (learner, plan.dataset, size, width, depth, seed, plan.learners[learner])
 
     def work() -> dict[str, Any]:
         run = measure(*setting, plan.folder)
-        scores = [[each[name] for name in sorted(run.train)] for each in (run.train, run.test)]
+        scores = [[split[name] for name in sorted(run.train)] for split in (run.train, run.test)]
         return {
             "names": np.array(sorted(run.train)),
             "scores": np.array(scores),
             "numbers": np.array([run.parameters, run.interference]),
         }
 
-    found = job.cell(f"{learner}-n{size}-h{width}-l{depth}-s{seed}", setting, work)
+    stored = job.cell(f"{learner}-n{size}-h{width}-l{depth}-s{seed}", setting, work)
     train_, test = (
-        {str(k): v for k, v in zip(found["names"], row.tolist(), strict=True)}
-        for row in found["scores"]
+        {str(k): v for k, v in zip(stored["names"], row.tolist(), strict=True)}
+        for row in stored["scores"]
     )
-    count, rho = found["numbers"].tolist()
-    return Run(learner, size, width, depth, seed, int(count), rho, train_, test)
+    count, rho = stored["numbers"].tolist()
+    return GapRun(learner, size, width, depth, seed, int(count), rho, train_, test)

@@ -1,13 +1,13 @@
-"""How interference itself changes along an update, in three parts: figure 3.17.
+"""The change of interference along an update, in three terms: figure 3.17.
 
     ρ'_AB = -(r1 + r2 + r3)
 
 of `diagnostics.evolution`, over pairs of steps drawn from recorded episodes, early in learning:
 for a regression to an expert's values (`reg`), and for temporal differences whose target is a copy
 renewed at intervals (`dqn`), a copy that follows with rate 0.01 (`ddqn`), or the network itself
-(`ql`). Where the target stands still, its part of the formula for temporal differences is zero,
-as the derivative is. The factor 2 that the source prints before r2 does not follow from its
-derivation, and is left out.
+(`ql`). For fixed targets, their term in the formula for temporal differences is zero, as
+is their derivative. The factor 2 that the source prints before r2 does not follow from its
+derivation and is omitted.
 
 The quick scale is on Mountain Car, as in `gain_profiles`, with state values and SGD.
 
@@ -32,7 +32,7 @@ from semigradient.optim.configs import AdamConfig, OptimizerConfig, SGDConfig
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td import replayed
-from semigradient.reproductions.td.gain_profiles import Subject
+from semigradient.reproductions.td.gain_profiles import ExpertRecord
 from semigradient.reproductions.td.recorded import (
     Expert,
     Recorded,
@@ -40,7 +40,7 @@ from semigradient.reproductions.td.recorded import (
     mountain_car_record,
     mountain_car_values,
 )
-from semigradient.reproductions.td.replayed import Learner, OneStep, Table, Targets
+from semigradient.reproductions.td.replayed import OneStep, ReplayedLearner, Targets, TargetTable
 from semigradient.training.agent import generator
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ PARTS = ("r1", "r2", "r3")
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvolutionPlan:
     """The size of the runs.
 
     Attributes:
@@ -66,7 +66,7 @@ class Plan:
         every: updates between measurements.
         side: examples on each side of the pairs.
         renewed: updates between copies (`dqn`).
-        optimizer: what learns.
+        optimizer: the optimizer.
     """
 
     steps: int
@@ -77,8 +77,8 @@ class Plan:
     optimizer: OptimizerConfig
 
 
-QUICK = Plan(3000, 600, 30, 8, 100, SGDConfig(lr=1e-2))
-FULL = Plan(500_000, 100_000, 1000, 32, 10_000, AdamConfig(lr=1e-4, weight_decay=1e-4))
+QUICK = EvolutionPlan(3000, 600, 30, 8, 100, SGDConfig(lr=1e-2))
+FULL = EvolutionPlan(500_000, 100_000, 1000, 32, 10_000, AdamConfig(lr=1e-4, weight_decay=1e-4))
 
 
 def network(recorded: Recorded, seed: int, frames: bool) -> nn.Module:
@@ -90,10 +90,10 @@ def network(recorded: Recorded, seed: int, frames: bool) -> nn.Module:
         return mlp((2, 16, 16, 1), "leaky_relu")
 
 
-def targets(case: str, plan: Plan, values: Tensor) -> Targets:
-    """What one case regresses to; `values` (T,) are the expert's."""
+def targets(case: str, plan: EvolutionPlan, values: Tensor) -> Targets:
+    """Targets of one case; `values` (T,) are those of the expert."""
     if case == "reg":
-        return Table(lambda _: values)
+        return TargetTable(lambda _: values)
     return {
         "dqn": OneStep(every=plan.renewed),
         "ddqn": OneStep(rate=0.01),
@@ -102,18 +102,18 @@ def targets(case: str, plan: Plan, values: Tensor) -> Targets:
 
 
 def measure(
-    of: Subject, case: str, plan: Plan, seed: int, frames: bool = False
+    record: ExpertRecord, case: str, plan: EvolutionPlan, seed: int, frames: bool = False
 ) -> dict[str, Array]:
-    """Train one network, and measure before every so many updates.
+    """Train one network and measure every `plan.every` updates.
 
     Returns `parts` (M, 3, 3): for r1, r2, r3 the mean over pairs, the mean of the positive ones and
-    that of the negative ones; `positive` (M, 3), which share of pairs is positive; and `negative`
-    (M, 3), which share of the sum of absolute values is of negative pairs.
+    that of the negative ones; `positive` (M, 3), the fraction of positive pairs; and `negative`
+    (M, 3), the fraction of the sum of absolute values from negative pairs.
     """
-    made = Learner(
-        network(of.recorded, seed, frames),
-        of.recorded,
-        targets(case, plan, of.values),
+    made = ReplayedLearner(
+        network(record.recorded, seed, frames),
+        record.recorded,
+        targets(case, plan, record.values),
         plan.optimizer,
         seed,
     )
@@ -121,10 +121,10 @@ def measure(
     parts, positive, negative = [], [], []
     for update in range(plan.updates):
         if update % plan.every == 0:
-            drawn = torch.randint(of.recorded.size, (2, plan.side), generator=drawing)
+            drawn = torch.randint(record.recorded.size, (2, plan.side), generator=drawing)
             one, other = (made.examples(index.to(made.action.device)) for index in drawn)
-            found = evolution(one, other)
-            pairs = torch.stack([getattr(found, part).flatten().double() for part in PARTS])
+            terms = evolution(one, other)
+            pairs = torch.stack([getattr(terms, part).flatten().double() for part in PARTS])
             up, down = pairs.clamp(min=0), pairs.clamp(max=0)
             parts.append(torch.stack([pairs.mean(1), _mean(up), _mean(down)], 1))
             positive.append((pairs > 0).double().mean(1))
@@ -139,7 +139,7 @@ def _mean(clamped: Tensor) -> Tensor:
     return clamped.sum(1) / (clamped != 0).sum(1).clamp(min=1)
 
 
-def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
+def subject(plan: EvolutionPlan, seed: int, player: Expert | None) -> ExpertRecord:
     """Recorded episodes with the expert's values: of states on Mountain Car, of actions else."""
     if player is None:
         recorded = mountain_car_record(plan.steps, seed)
@@ -147,26 +147,26 @@ def subject(plan: Plan, seed: int, player: Expert | None) -> Subject:
     else:
         recorded = player.record(plan.steps, seed)
         values = recorded.evaluate(player.network).gather(1, recorded.action[:, None])[:, 0]
-    return Subject(recorded, values, values)
+    return ExpertRecord(recorded, values, values)
 
 
 Runs = dict[str, list[dict[str, Array]]]
-"""What `measure` gives for each seed, by case."""
+"""Results of `measure` for each seed, by case."""
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, "interference-evolution at full scale") if job.full else None
     runs: Runs = {}
     for seed in range(job.seeds):
-        for case, found in _of_seed(job, plan, player, seed):
-            runs.setdefault(case, []).append(found)
+        for case, run in _of_seed(job, plan, player, seed):
+            runs.setdefault(case, []).append(run)
 
     def draw(figure: Figure) -> None:
         time = np.arange(0, plan.updates, plan.every)
         for axes, (case, seeds) in zip(figure.subplots(1, len(CASES)), runs.items(), strict=True):
-            mean = np.mean([found["parts"] for found in seeds], 0)
+            mean = np.mean([run["parts"] for run in seeds], 0)
             for index, (part, colour) in enumerate(zip(PARTS, ("C0", "C1", "C2"), strict=True)):
                 axes.plot(time, mean[:, index, 0], "--", color=colour, alpha=0.5)
                 axes.plot(time, mean[:, index, 1], color=colour, label=part)
@@ -179,7 +179,7 @@ def reproduce(job: Job) -> Report:
 
 
 def _of_seed(
-    job: Job, plan: Plan, player: Expert | None, seed: int
+    job: Job, plan: EvolutionPlan, player: Expert | None, seed: int
 ) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield the cases of one seed, which learn from the same episodes."""
     recorded = functools.lru_cache(1)(lambda: subject(plan, seed, player))
@@ -193,7 +193,7 @@ def _of_seed(
 
 
 def claims(runs: Runs) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     share = {case: np.stack([f["positive"].mean(0) for f in seeds]) for case, seeds in runs.items()}
     mass = {case: np.stack([f["negative"].mean(0) for f in seeds]) for case, seeds in runs.items()}
     mean = {case: np.stack([f["parts"][:, :, 0] for f in seeds]) for case, seeds in runs.items()}

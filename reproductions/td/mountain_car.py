@@ -1,8 +1,8 @@
-"""Mountain Car under a fixed policy, in closed form enough to know its value exactly.
+"""Mountain Car under a fixed policy, with exact values.
 
-The dynamics are those of Gymnasium's `MountainCar-v0` (a test compares them step by step), written
-for many cars at once, because the published experiment draws every transition from a fresh uniform
-state. The policy pushes along the velocity: left if it is negative, right otherwise.
+The dynamics are those of Gymnasium's `MountainCar-v0` (a test compares them step by step), batched
+over many cars, because the published experiment draws every transition from a uniform state. The
+policy pushes along the velocity: left if it is negative, right otherwise.
 
 With reward r at every step and a number of steps n(s) to the goal that simulation gives exactly,
 the value is V(s) = r (1 - gamma^n(s)) / (1 - gamma).
@@ -31,11 +31,11 @@ gymnasium.register(
     ID, entry_point="semigradient.reproductions.td.mountain_car:make", max_episode_steps=200
 )
 LONGEST = 1000
-"""Steps after which an episode that has not ended is an error: the longest takes 172."""
+"""Maximum number of steps of an episode, beyond which an error is raised; the longest takes 172."""
 
 
 def make(**options: Any) -> gymnasium.Env:
-    """Gymnasium's Mountain Car with a reward of -0.1 a step."""
+    """Gymnasium's Mountain Car with a reward of -0.1 per step."""
     return TransformReward(MountainCarEnv(**options), lambda reward: -REWARD * reward)  # type: ignore[operator]
 
 
@@ -47,9 +47,9 @@ def uniform(*shape: int, generator: torch.Generator) -> Tensor:
 
 
 def step(states: Tensor, push: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
-    """One step from states (..., 2): the next states and who arrived (...).
+    """One step from states (..., 2): the next states and whether they are terminal (...).
 
-    `push` is -1 (left), 0 or 1 (right), Gymnasium's action less 1; None: the policy's.
+    `push` is -1 (left), 0 or 1 (right), Gymnasium's action less 1; None: that of the policy.
     """
     position, velocity = states.unbind(-1)
     if push is None:

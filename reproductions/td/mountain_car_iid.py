@@ -5,9 +5,9 @@ published code; `full` has the derivative of that loss, `full-half` half of it, 
 
 The full correction at its consistent scale is stable only while |1 - lr lambda| < 1 for the
 eigenvalues lambda of the averaged derivative: at 0.5 it always diverges here, at 0.1 often, half of
-it (the published code's) at 0.5 mostly. So figure 4.3 comes for the published learning rates
-together (shown), for those below 0.5, and, with the consistent scale, for 0.05. At the quick scale
-the sweeps of figures 4.7 and 4.8 are shown, too: their few runs seldom separate the ends.
+it (the published code's) at 0.5 mostly. So figure 4.3 is evaluated for the published learning rates
+together (not required), for those below 0.5, and, with the consistent scale, for 0.05. At the quick
+scale the sweeps of figures 4.7 and 4.8 are not required either: too few runs separate the ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.td.policy_evaluation import METHODS, Setting
+from semigradient.reproductions.td.policy_evaluation import METHODS, EvaluationSetting
 from semigradient.reproductions.td.pooled import (
     NAMES,
     curves,
@@ -42,7 +42,7 @@ TITLE = "Mountain Car policy evaluation, independent transitions: thesis figures
 SEEDS = {"quick": 10, "full": 10}
 RATES = (0.5, 0.1, 0.05)
 STABLE = (0.05,)
-"""Where the correction at its consistent scale is stable."""
+"""Learning rates at which the correction at its consistent scale is stable."""
 BETAS_OF_GRID = (0.9, 0.99)
 BETAS = (0.8, 0.9, 0.95, 0.975, 0.99, 0.995, 0.999)
 MANY_RATES = (0.5, 0.4, 0.3, 0.2, 0.1, 0.075, 0.05, 0.025, 0.01, 0.005, 0.001)
@@ -53,7 +53,7 @@ CHEAP = ("momentum", "full", "diagonal")
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(MountainCar())
     grid = {name: _grid(job, name, worst) for name in METHODS}
     main = {name: pool(parts) for name, parts in grid.items()}
@@ -99,9 +99,11 @@ def reproduce(job: Job) -> Report:
     return Report(rows, draw, inches=(17.0, 3.6))
 
 
-def setting(method: str, hidden: int, beta: float, size: int, lrs: tuple[float, ...]) -> Setting:
+def setting(
+    method: str, hidden: int, beta: float, size: int, lrs: tuple[float, ...]
+) -> EvaluationSetting:
     """One cell: three hidden layers, 5000 steps."""
-    return Setting(MountainCar(), (hidden,) * 3, METHODS[method], beta, size, lrs, STEPS)
+    return EvaluationSetting(MountainCar(), (hidden,) * 3, METHODS[method], beta, size, lrs, STEPS)
 
 
 def _grid(job: Job, method: str, worst: float) -> list[Array]:
@@ -117,7 +119,7 @@ def _grid(job: Job, method: str, worst: float) -> list[Array]:
 
 
 def _longer(job: Job, method: str, worst: float) -> Array:
-    """Losses (runs, T), once every 1000 steps; of the full correction where it is stable."""
+    """Losses (runs, T) every 1000 steps; for the full correction at its stable rates."""
     hidden, size, lrs, steps = (32, 16, RATES, 50_000) if job.full else (8, 4, (0.1, 0.05), 20_000)
     cell = replace(setting(method, hidden, 0.9, size, lrs), steps=steps, every=1000)
     losses = train(job, method, cell, worst)
@@ -145,7 +147,7 @@ def _rates(job: Job, method: str, worst: float) -> Array:
 
 
 def _pairs(correction: str) -> list[tuple[str, str]]:
-    """Every two methods of figure 4.3, with the correction at one of its scales."""
+    """All pairs of methods of figure 4.3, with the correction at one of its scales."""
     return list(itertools.combinations(("oracle", correction, "diagonal", "momentum"), 2))
 
 
@@ -155,7 +157,7 @@ def _differences(
     lrs: tuple[float, ...],
     full: bool,
 ) -> list[Row]:
-    """Figure 4.3 at some learning rates: all methods differ; the text says corrections help."""
+    """Figure 4.3 at some learning rates: all methods differ, and corrections help."""
     chosen = [RATES.index(rate) for rate in lrs]
     rates, rows = ", ".join(f"{rate:g}" for rate in lrs), []
     for first, second in pairs:
@@ -172,7 +174,7 @@ def _shown(rows: Iterable[Row], required: bool) -> list[Row]:
 
 
 def _convergence(longer: dict[str, Array], full: bool) -> list[Row]:
-    """Figure 4.5: everything goes on towards the value function after step 5k."""
+    """Figure 4.5: all methods continue to converge after step 5k."""
     rows = []
     for name, runs in longer.items():
         quantity = f"4.5: loss of {NAMES[name]} at the last step less that at step 5k"
@@ -188,11 +190,11 @@ def _small_batches(losses: Array, full: bool) -> Row:
 
 
 def _u_shape(
-    what: str, values: tuple[float, ...], found: dict[str, Array], figure: str, full: bool
+    what: str, values: tuple[float, ...], sweeps: dict[str, Array], figure: str, full: bool
 ) -> list[Row]:
     """The best value has lower losses than both ends of the sweep."""
     rows = []
-    for name, losses in found.items():
+    for name, losses in sweeps.items():
         best = int(losses.mean(0).argmin())
         for end in (0, len(values) - 1):
             quantity = (

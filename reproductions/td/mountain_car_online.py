@@ -4,12 +4,12 @@ Source: E. Bengio, PhD thesis, sections 4.3.2.1 and 4.3.3.4. As in its published
 delta^2 and the error is the squared one at the state just visited, here averaged over the last
 1000 steps and measured against the exact value.
 
-The published learning rates, taken as they stand for the average (1 - beta) sum beta^(t-i) g_i,
-hardly learn anything in 20 000 steps. Divided by 1 - beta, which is the same algorithm without the
-factor in front of the sum, they do: but at the largest of them (0.5 at beta = 0.99) the full
-correction diverges, and momentum in some runs. So the rows come for three readings: without that
-largest one (required), with it, and as printed (the last, at the quick scale, for beta = 0.9
-alone). The correction also comes with half of Z, as the published code has it.
+The published learning rates, applied to the average (1 - beta) sum beta^(t-i) g_i, hardly learn
+anything in 20 000 steps. Divided by 1 - beta, which is the same algorithm without the factor in
+front of the sum, they do: but at the largest of them (0.5 at beta = 0.99) the full
+correction diverges, and momentum in some runs. So there are rows for three readings: without that
+largest one (required), with it, and as printed (at the quick scale only for beta = 0.9). The
+correction is also evaluated with half of Z, as in the published code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.td.policy_evaluation import METHODS, Setting
+from semigradient.reproductions.td.policy_evaluation import METHODS, EvaluationSetting
 from semigradient.reproductions.td.pooled import (
     NAMES,
     alike,
@@ -60,10 +60,10 @@ def rates(beta: float, full: bool) -> dict[str, tuple[float, ...]]:
     return readings
 
 
-def setting(method: str, beta: float, full: bool) -> Setting:
-    """One cell: three hidden layers, all readings of the learning rates at once, none twice."""
+def setting(method: str, beta: float, full: bool) -> EvaluationSetting:
+    """One cell: three hidden layers, the distinct learning rates of all readings."""
     every = {rate for reading in rates(beta, full).values() for rate in reading}
-    return Setting(
+    return EvaluationSetting(
         MountainCar(online=True),
         (16 if full else 8,) * 3,
         METHODS[method],
@@ -76,7 +76,7 @@ def setting(method: str, beta: float, full: bool) -> Setting:
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(MountainCar())
     readings: dict[str, dict[str, Array]] = {}
     for name in METHODS:

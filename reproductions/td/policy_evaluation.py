@@ -7,10 +7,10 @@ delta^2 / 2 of the thesis' equations and 2 for delta^2, which its published code
 differ in what they make of g_t:
 
 - `momentum`: the running average mu (`beta = 0`: plain gradient descent);
-- `frozen`: the same, the target made by a copy of the network that is renewed at intervals;
-- `oracle`: mu*, every minibatch of the last 2 / (1 - beta) evaluated anew at theta_t;
-- `corrected`: mu less its staleness by the full matrix of derivatives, by its diagonal, or by
-  blocks of layers.
+- `frozen`: the same, with targets from a copy of the network that is renewed at intervals;
+- `oracle`: mu*, with the gradients of the last 2 / (1 - beta) minibatches recomputed at theta_t;
+- `corrected`: mu minus its staleness, by the full matrix of derivatives, its diagonal, or blocks
+  of layers.
 
 Source: E. Bengio, PhD thesis, eq. 4.2-4.6 and 4.12-4.19, section 4.3.2.
 """
@@ -28,35 +28,35 @@ from torch import Tensor
 
 from semigradient.reproductions.td import updates
 from semigradient.reproductions.td.history import History, per_sample, semi_gradient, window
-from semigradient.reproductions.td.networks import Stack
-from semigradient.reproductions.td.problems import Batch, Problem
+from semigradient.reproductions.td.problems import Problem, TransitionBatch
+from semigradient.reproductions.td.stacked_networks import Stack
 from semigradient.reproductions.td.updates import Averages, Correction
 
 Array = NDArray[np.float64]
 
 CACHED = 100_000
-"""Numbers in a layer's activations up to which several members share a pass: more would no longer
-stay in a processor's cache, fewer would be all overhead."""
+"""Maximum size of a layer's activations for which several members share a forward pass: larger ones
+exceed the processor's cache, smaller ones are dominated by overhead."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is made of a stream of gradients."""
+    """An update rule."""
 
     kind: str
     """momentum, frozen, oracle or corrected."""
     full_layers: tuple[int, int] | None = None
-    """Corrected: layers [first, last) with every derivative by one another; None: all of them."""
+    """Corrected: layers [first, last) with the full matrix of derivatives; None: all layers."""
     diagonal: bool = False
-    """Corrected: the other parameters have their diagonal."""
+    """Corrected: diagonal correction of the other parameters."""
     derivative_scale: float = 1.0
-    """Corrected: 0.5 with the loss delta^2 is what the published code does: the gradient has the
-    factor 2, its derivative has not."""
+    """Corrected: 0.5 with the loss delta^2 is the published code, where the gradient has the
+    factor 2 and its derivative has not."""
     renewed_every: int = 0
-    """FunctionPlayer: steps between copies."""
+    """Frozen: steps between renewals of the copy."""
 
     def correction(self, stack: Stack) -> Correction:
-        """The parameters that are corrected in full."""
+        """The correction of the parameters."""
         first, last = (0, len(stack.layers)) if self.full_layers is None else self.full_layers
         if first == last:
             return Correction(slice(0, 0), self.diagonal)
@@ -80,8 +80,8 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One cell of a published grid: everything that decides its numbers but the seeds."""
+class EvaluationSetting:
+    """One cell of a published grid: everything that determines its results except the seeds."""
 
     problem: Problem
     hidden: tuple[int, ...]
@@ -100,11 +100,11 @@ class Setting:
     minibatches."""
 
 
-class Learner:
+class StackLearner:
     """The networks of one setting: A learning rates times S seeds, E = A S members."""
 
     def __init__(
-        self, setting: Setting, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+        self, setting: EvaluationSetting, seeds: Sequence[int], dtype: torch.dtype = torch.float32
     ) -> None:
         self.setting = setting
         self.stack = Stack((setting.problem.width, *setting.hidden, 1))
@@ -118,7 +118,7 @@ class Learner:
         self.history: History | None = None
         self.time = 0
 
-    def of_members(self, batch: Batch) -> Batch:
+    def of_members(self, batch: TransitionBatch) -> TransitionBatch:
         """The minibatches of S seeds for every learning rate, (E, m, ...)."""
         rates = len(self.setting.lrs)
 
@@ -127,10 +127,10 @@ class Learner:
 
         truth = None if batch.truth is None else expanded(batch.truth)
         inputs, reward, discount, next_inputs = (expanded(part) for part in batch[:4])
-        return Batch(inputs, reward, discount, next_inputs, truth)
+        return TransitionBatch(inputs, reward, discount, next_inputs, truth)
 
-    def remember(self, batch: Batch) -> None:
-        """Keep the minibatch (E, m, ...), if anybody is going to look back at it."""
+    def remember(self, batch: TransitionBatch) -> None:
+        """Store the minibatch (E, m, ...) if the method or a measurement needs it."""
         setting, extras = self.setting, {}
         if "drift" in setting.measure:
             extras["next_values"] = self.stack.values(self.theta, batch.next_inputs)
@@ -139,13 +139,13 @@ class Learner:
         if not extras and setting.method.kind != "oracle":
             return
         if self.history is None:
-            # The oracle sees the present minibatch and as many before it as the window has.
+            # The oracle uses the present minibatch and the window before it.
             slots = window(setting.beta) + (setting.method.kind == "oracle")
             self.history = History(slots, batch, **extras)
         self.history.push(batch, **extras)
 
-    def learn(self, batch: Batch) -> None:
-        """Take one step on a minibatch (E, m, ...) that has been remembered."""
+    def learn(self, batch: TransitionBatch) -> None:
+        """Take one step on a minibatch (E, m, ...) after `remember`."""
         setting, kind = self.setting, self.setting.method.kind
         scale = setting.loss_scale / setting.size
         if kind == "oracle":
@@ -159,7 +159,7 @@ class Learner:
             updates.momentum(self.averages, self.theta, gradient, self.lr, setting.beta)
         self.time += 1
 
-    def _corrected(self, batch: Batch, scale: float) -> None:
+    def _corrected(self, batch: TransitionBatch, scale: float) -> None:
         gradients, a, b = per_sample(self.stack, self.theta, batch)
         assert self.correction is not None
         updates.corrected(
@@ -183,34 +183,37 @@ class Learner:
         share = self._share(2 * past.inputs.shape[1])
         for start in range(0, len(self.theta), share):
             part = slice(start, start + share)
-            theta, few = self.theta[part], Batch(*(p[part] for p in past if p is not None))
+            theta, few = (
+                self.theta[part],
+                TransitionBatch(*(p[part] for p in past if p is not None)),
+            )
             parts.append(semi_gradient(self.stack, theta, few, weight, None))
         return torch.cat(parts)
 
     def _share(self, inputs: int) -> int:
-        """Members that pass over so many inputs in one call."""
+        """Number of members per forward pass over `inputs` inputs."""
         return max(1, CACHED // (inputs * max(self.stack.sizes)))
 
     def errors(self) -> Tensor:
-        """Mean squared error (E,) to the right values."""
+        """Mean squared error (E,) to the true values."""
         inputs, values = self.setting.problem.evaluation()
-        found = [
+        parts = [
             ((self.stack.values(theta, inputs.expand(len(theta), -1, -1)) - values) ** 2).mean(1)
             for theta in self.theta.split(self._share(len(values)))
         ]
-        return torch.cat(found)
+        return torch.cat(parts)
 
 
 @torch.no_grad()
-def run(setting: Setting, seeds: Sequence[int]) -> dict[str, Array]:
-    """Train and measure; `step` (T,), and (A, S, T) each for `error` and what else was asked.
+def run(setting: EvaluationSetting, seeds: Sequence[int]) -> dict[str, Array]:
+    """Train and measure; `step` (T,), and (A, S, T) for each of `error` and `setting.measure`.
 
-    `visited` is the mean squared error at the states of the minibatches since the measurement
-    before, predicted before learning from them; there where the problem's stream knows the truth.
-    A member that diverged has error infinity from then on.
+    `visited`, if the problem provides true values, is the mean squared error at the states of the
+    minibatches since the previous measurement, predicted before learning from them. Diverged
+    members have an infinite error.
     """
-    learner = Learner(setting, seeds)
-    found: dict[str, list[Tensor]] = {}
+    learner = StackLearner(setting, seeds)
+    measured: dict[str, list[Tensor]] = {}
     visited: list[Tensor] = []
     for batch in itertools.islice(setting.problem.batches(seeds, setting.size), setting.steps):
         members = learner.of_members(batch)
@@ -221,26 +224,28 @@ def run(setting: Setting, seeds: Sequence[int]) -> dict[str, Array]:
         learner.learn(members)
         if learner.time % setting.every == 0:
             for name, value in _measure(learner, visited).items():
-                found.setdefault(name, []).append(value)
+                measured.setdefault(name, []).append(value)
             visited.clear()
     shape = (len(setting.lrs), len(seeds), -1)
-    arrays = {name: torch.stack(v, 1).reshape(shape).double().numpy() for name, v in found.items()}
+    arrays = {
+        name: torch.stack(v, 1).reshape(shape).double().numpy() for name, v in measured.items()
+    }
     steps = np.arange(setting.every, setting.steps + 1, setting.every, dtype=np.float64)
     return {"step": steps, **arrays}
 
 
-def _measure(learner: Learner, visited: list[Tensor]) -> dict[str, Tensor]:
+def _measure(learner: StackLearner, visited: list[Tensor]) -> dict[str, Tensor]:
     """One measurement of every member, (E,) each."""
-    found = {"error": learner.errors()}
+    measured = {"error": learner.errors()}
     if visited:
-        found["visited"] = torch.stack(visited).mean(0)
+        measured["visited"] = torch.stack(visited).mean(0)
     history = learner.history
     if history is not None and "drift" in learner.setting.measure:
-        found["drift"] = history.drift(learner.stack, learner.theta)
+        measured["drift"] = history.drift(learner.stack, learner.theta)
     if history is not None and "cosine" in learner.setting.measure:
-        found["cosine"] = history.cosine(learner.stack, learner.theta)
-        found["stale_cosine"] = history.cosine(learner.stack, learner.theta, correct=False)
+        measured["cosine"] = history.cosine(learner.stack, learner.theta)
+        measured["stale_cosine"] = history.cosine(learner.stack, learner.theta, correct=False)
     for name in ("error", "visited", "drift"):
-        if name in found:
-            found[name] = torch.nan_to_num(found[name], nan=torch.inf)
-    return found
+        if name in measured:
+            measured[name] = torch.nan_to_num(measured[name], nan=torch.inf)
+    return measured

@@ -1,7 +1,7 @@
-"""Many polynomials fit the same four points, and not all of them are good: figure 3.1.
+"""Over-parameterised polynomials that fit the same four points: figure 3.1.
 
 Left: the minimum-norm fit of growing degree stays reasonable. Right: fits of degree 100 with
-random components in the null space of the data are just as exact on it and wild elsewhere.
+random components in the null space of the data fit it as well and oscillate elsewhere.
 
 Source: E. Bengio, PhD thesis, section 3.1. The points are not published. Features are Legendre
 polynomials of x in [-1, 1], each scaled to the same mean square, which keeps the norm meaningful.
@@ -48,7 +48,7 @@ def random_fit(degree: int, rng: np.random.Generator, spread: float = 0.3) -> Ar
 
 
 def reproduce(job: Job) -> Report:
-    """Fit, and compare how far from the points' range the fits go."""
+    """Fit, and compare the mean squares of the fits."""
     smooth = {degree: minimum_norm(degree) for degree in DEGREES}
     wild = [random_fit(100, np.random.default_rng(seed)) for seed in range(job.seeds)]
     fits = [*smooth.values(), *wild]

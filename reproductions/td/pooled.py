@@ -1,14 +1,14 @@
-"""Losses pooled over hyperparameters and seeds: how the thesis compares its methods.
+"""Losses pooled over hyperparameters and seeds, as in the thesis.
 
 "Throughout our figures, shaded areas are bootstrapped 95% confidence intervals over
-hyperparameter settings and runs", and methods are told apart by Welch's t-test on the pooled
-losses at a fixed step. A run that diverged has no loss to pool; here no run counts as worse than
-predicting zero everywhere, which is about what an untrained network does.
+hyperparameter settings and runs", and methods are compared by Welch's t-test on the pooled losses
+at a fixed step. Losses are bounded by that of predicting zero everywhere, about that of an
+untrained network, so that diverged runs can be pooled.
 
-Here all methods learn from the same data from the same start, so a row shows the mean of the paired
-differences with its bootstrap interval. What counts as agreement was fixed before anything was
-measured: at the full scale, the published p-value; at the quick scale, whose few runs cannot give
-that, an interval on the published side of zero. The p-value is shown at both.
+All methods learn from the same data with the same initial parameters, so a row shows the mean of
+the paired differences with its bootstrap interval. The criterion of agreement was fixed before
+anything was measured: at the full scale the published p-value; at the quick scale, which has too
+few runs for it, an interval on the published side of zero. The p-value is shown at both scales.
 
 Source: E. Bengio, PhD thesis, section 4.3.
 """
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from semigradient.experiments.curves import COLOURS
 from semigradient.experiments.statistics import welch
 from semigradient.reproductions.report import Job, Row
-from semigradient.reproductions.td.policy_evaluation import Setting, run
+from semigradient.reproductions.td.policy_evaluation import EvaluationSetting, run
 from semigradient.reproductions.td.problems import Problem
 from semigradient.training.summary import bootstrap_interval
 
@@ -43,10 +43,12 @@ NAMES = {
 }
 
 
-def train(job: Job, method: str, cell: Setting, worst: float, key: str = "error") -> Array:
-    """Measurements (A, S, T) of one setting, trained unless that has been done already.
+def train(
+    job: Job, method: str, cell: EvaluationSetting, worst: float, key: str = "error"
+) -> Array:
+    """Measurements (A, S, T) of one setting, trained unless cached.
 
-    `method` names the part on the screen and in the folder; `worst` bounds the losses.
+    `method` is the name of the part in the output and in the folder; `worst` bounds the losses.
     """
     width = cell.hidden[0] if cell.hidden else "linear"
     name = f"{method}-h{width}-b{cell.beta:g}-m{cell.size}-{cell.steps}"
@@ -64,7 +66,7 @@ def untrained(problem: Problem) -> float:
 
 
 def bounded(losses: ArrayLike, worst: float) -> Array:
-    """Losses, none of them worse than `worst`; what diverged (infinite, NaN) counts as that."""
+    """Losses clipped to `worst`, which also replaces diverged ones (infinite, NaN)."""
     return np.minimum(np.nan_to_num(np.asarray(losses, np.float64), nan=worst), worst)
 
 

@@ -1,8 +1,8 @@
-"""What the networks of the policy-evaluation bench learn from, and are measured against.
+"""Problems of the policy-evaluation bench: streams of minibatches and true values.
 
-A problem says what a minibatch is and what the right answer is. Minibatches are drawn for S
-independent seeds at once: the stream of a seed depends on that seed alone, so that every method
-and every learning rate learns from the same data, and more seeds never change the earlier ones.
+Minibatches are drawn for S independent seeds at once. The stream of a seed depends on that seed
+alone, so that all methods and learning rates learn from the same data, and adding seeds does not
+change the results of the others.
 
 Source: E. Bengio, PhD thesis, sections 4.3.1 (regression) and 4.3.2.1 (Mountain Car).
 """
@@ -20,10 +20,10 @@ from torch import Tensor
 from semigradient.reproductions.td import mountain_car
 
 BLOCK = 250
-"""Steps whose random numbers are drawn in one call."""
+"""Steps per call of the random generator."""
 
 
-class Batch(NamedTuple):
+class TransitionBatch(NamedTuple):
     """One minibatch of m transitions for each of S seeds."""
 
     inputs: Tensor
@@ -35,31 +35,31 @@ class Batch(NamedTuple):
     next_inputs: Tensor
     """(S, m, d)"""
     truth: Tensor | None = None
-    """(S, m) the right values at `inputs`, where the stream knows them anyway."""
+    """(S, m) the true values at `inputs`, if the stream provides them."""
 
 
 class Problem(Protocol):
-    """A stream of minibatches and a right answer."""
+    """A stream of minibatches and the true values."""
 
     @property
     def width(self) -> int:
-        """The size d of an input."""
+        """Input size d."""
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
-        """Yield minibatches without end, the same for the same seed."""
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
+        """Yield minibatches indefinitely, identical for the same seed."""
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
-        """Inputs (N, d) and the right values (N,)."""
+        """Inputs (N, d) and the true values (N,)."""
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator a seed, none of them the one that initialised the network."""
+    """One generator per seed, different from the one that initialised the network."""
     return [torch.Generator().manual_seed(1_000_003 + seed) for seed in seeds]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Gaussian features on a regular grid over the state box, and whatever stands in for it.
+    """Gaussian features on a regular grid over the state box.
 
     phi_u(s) = exp(-sum_k ((s_k - u_k) / d_k)^2) with d_k = sqrt(variance) range_k / side: the
     width is in units of the spacing of the grid. (The thesis gives two other formulas, which
@@ -71,7 +71,7 @@ class Grid:
 
     @property
     def width(self) -> int:
-        """Features, one a node of the grid; the bias belongs to the linear layer."""
+        """Number of features, one per node of the grid; the bias belongs to the linear layer."""
         return self.side**2
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -85,28 +85,30 @@ class Grid:
 
 @dataclass(frozen=True)
 class MountainCar:
-    """Transitions of the policy from uniform states: independent ones, or one after the other."""
+    """Transitions of the policy from uniform states, independent or consecutive."""
 
     online: bool = False
-    """In the order in which one car makes them, each once; a new start after each arrival."""
+    """Consecutive transitions of one car, each used once; a new start after each arrival."""
     grid: Grid | None = None
-    """Features instead of position and velocity."""
+    """Use features instead of position and velocity."""
 
     @property
     def width(self) -> int:
         """Position and velocity, or features."""
         return self.grid.width if self.grid else 2
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
         """Yield minibatches; online they have one transition."""
         if self.online and size != 1:
-            raise ValueError(f"an online stream has one transition a step, not {size}")
+            raise ValueError(f"an online stream has one transition per step, not {size}")
         draw = self._following(seeds) if self.online else self._independent(seeds, size)
         for states, truth in draw:
             following, arrived = mountain_car.step(states)
             reward = torch.full(arrived.shape, mountain_car.REWARD)
             discount = mountain_car.GAMMA * (~arrived).float()
-            yield Batch(self._seen(states), reward, discount, self._seen(following), truth)
+            yield TransitionBatch(
+                self._seen(states), reward, discount, self._seen(following), truth
+            )
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
         """4096 uniform states."""
@@ -141,7 +143,7 @@ class MountainCar:
 
 
 def _starts(source: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield uniform states (2,) and how many steps from the goal each is, ()."""
+    """Yield uniform states (2,) and their numbers of steps to the goal, ()."""
     while True:
         states = mountain_car.uniform(64, generator=source)
         yield from zip(states, mountain_car.steps_to_goal(states), strict=True)
@@ -168,12 +170,12 @@ class Sines:
             + 0.32 * torch.sin(38 * x - 0.1)
         )
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
-        """Yield minibatches of points with their target as reward and nothing to follow."""
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
+        """Yield minibatches of points with the target as reward and a discount of 0."""
         inputs, targets = self.evaluation()
         for index in _indices(seeds, size, len(inputs)):
             x = inputs[index]
-            yield Batch(x, targets[index], torch.zeros(x.shape[:2]), x)
+            yield TransitionBatch(x, targets[index], torch.zeros(x.shape[:2]), x)
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
         """The points themselves, as in the published figure: a training error."""
@@ -197,27 +199,27 @@ def _indices(seeds: Sequence[int], size: int, count: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Transitions collected once, then drawn with replacement."""
+    """A fixed buffer of transitions, sampled with replacement."""
 
     name: str
-    """Tells two buffers apart, in `repr`."""
-    transitions: Batch = field(repr=False)
+    """Identifies the buffer in `repr`."""
+    transitions: TransitionBatch = field(repr=False)
     """The buffer, as one batch with S = 1, m its size."""
     answer: tuple[Tensor, Tensor] = field(repr=False)
-    """Inputs (N, d) and right values (N,)."""
+    """Inputs (N, d) and true values (N,)."""
 
     @property
     def width(self) -> int:
-        """That of the buffer's inputs."""
+        """Input size of the buffer."""
         return self.transitions.inputs.shape[-1]
 
-    def batches(self, seeds: Sequence[int], size: int) -> Iterator[Batch]:
+    def batches(self, seeds: Sequence[int], size: int) -> Iterator[TransitionBatch]:
         """Yield minibatches."""
         stored = [part[0] for part in self.transitions[:4]]
         for index in _indices(seeds, size, len(stored[1])):
             inputs, reward, discount, following = (part[index] for part in stored)
-            yield Batch(inputs, reward, discount, following)
+            yield TransitionBatch(inputs, reward, discount, following)
 
     def evaluation(self) -> tuple[Tensor, Tensor]:
-        """The answer."""
+        """Inputs and true values of the buffer."""
         return self.answer

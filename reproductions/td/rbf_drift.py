@@ -1,4 +1,4 @@
-"""Value drift of sparse and dense features, and what correcting it is worth: figures 4.11 to 4.13.
+"""Value drift of sparse and dense features, and the effect of correction: figures 4.11 to 4.13.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.2, 4.3.3.5 and 4.3.3.6. The features are those of
 `problems.Grid`. The model is linear, so the full correction is the oracle without its window.
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report, Row
-from semigradient.reproductions.td.policy_evaluation import FULL, MOMENTUM, Setting
+from semigradient.reproductions.td.policy_evaluation import FULL, MOMENTUM, EvaluationSetting
 from semigradient.reproductions.td.pooled import lower, paired, train, untrained
 from semigradient.reproductions.td.problems import Grid, MountainCar
 from semigradient.training.summary import bootstrap_interval
@@ -34,17 +34,17 @@ BETA, SIZE, STEPS = 0.99, 16, 5000
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     sides = (10, 20) if job.full else (10,)
     rows, panels = [], []
     for side in sides:
-        found = {
+        trained = {
             (name, variance): _train(job, name, Grid(side, variance))
             for variance in VARIANCES[job.scale]
             for name in METHODS
         }
         for index, rate in enumerate(RATES):
-            error, drift = ({k: v[m][index] for k, v in found.items()} for m in range(2))
+            error, drift = ({k: v[m][index] for k, v in trained.items()} for m in range(2))
             text = f"grid {side}, learning rate {rate:g}"
             rows += _claims(text, error, drift, job)
             panels.append((text, error, drift))
@@ -68,13 +68,15 @@ def reproduce(job: Job) -> Report:
 
 
 def _train(job: Job, method: str, grid: Grid) -> tuple[Array, Array]:
-    """Final error and mean drift, (A, S) each; neither above that of predicting zero."""
+    """Final error and mean drift, (A, S) each, bounded by the error of predicting zero."""
     problem = MountainCar(grid=grid)
-    cell = Setting(problem, (), METHODS[method], BETA, SIZE, RATES, STEPS, measure=("drift",))
+    cell = EvaluationSetting(
+        problem, (), METHODS[method], BETA, SIZE, RATES, STEPS, measure=("drift",)
+    )
     return _error_and_drift(job, f"{method}-grid{grid.side}-v{grid.variance:g}", cell)
 
 
-def _error_and_drift(job: Job, name: str, cell: Setting) -> tuple[Array, Array]:
+def _error_and_drift(job: Job, name: str, cell: EvaluationSetting) -> tuple[Array, Array]:
     worst = untrained(MountainCar())
     error = train(job, name, cell, worst)[..., -1]
     return error, train(job, name, cell, worst, key="drift").mean(-1)
@@ -83,7 +85,7 @@ def _error_and_drift(job: Job, name: str, cell: Setting) -> tuple[Array, Array]:
 def _train_mlp(job: Job) -> Array:
     """Mean drift (S,) of a perceptron under momentum."""
     hidden = 16 if job.full else 8
-    cell = Setting(
+    cell = EvaluationSetting(
         MountainCar(), (hidden,) * 3, MOMENTUM, BETA, SIZE, (0.1,), STEPS, measure=("drift",)
     )
     return _error_and_drift(job, "momentum", cell)[1][0]
@@ -144,16 +146,18 @@ def _correlation(
 ) -> Row:
     """Figure 4.13: across widths, the loss of momentum rises with its drift."""
     losses, drifts = (
-        np.log(np.stack([found["momentum", v] for v in VARIANCES[job.scale]]))
-        for found in (error, drift)
+        np.log(np.stack([measured["momentum", v] for v in VARIANCES[job.scale]]))
+        for measured in (error, drift)
     )
-    each = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(losses.T, drifts.T, strict=True)])
-    low, high = bootstrap_interval(np.mean, each, np.random.default_rng(0))
+    correlations = np.array(
+        [np.corrcoef(a, b)[0, 1] for a, b in zip(losses.T, drifts.T, strict=True)]
+    )
+    low, high = bootstrap_interval(np.mean, correlations, np.random.default_rng(0))
     return Row(
         f"4.13, {text}: correlation of log drift and log loss of μ across σ²",
         "drift correlates with performance",
         "figure 4.13, section 4.3.2.2",
-        float(each.mean()),
+        float(correlations.mean()),
         low,
         high,
         "the interval is above zero",

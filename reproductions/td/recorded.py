@@ -1,7 +1,7 @@
-"""Whole episodes of a policy that stands still, one after the other: what it is evaluated from.
+"""Complete episodes of a fixed policy, for policy evaluation.
 
-Steps are numbered in order of time, 0 to T - 1, all of them in episodes that came to their end:
-each has a return, and each but the last of its episode a next action.
+Steps are numbered in order of time, 0 to T - 1, all of them in terminated episodes: each has a
+return, and each but the last of its episode a next action.
 
 Source: E. Bengio, PhD thesis, section 3.2.2.4 (the buffer of an expert's transitions).
 """
@@ -28,17 +28,17 @@ from semigradient.training.returns import discounted_return, lambda_return
 from semigradient.training.stepping import EnvStepper
 
 EPSILON = 0.05
-"""Share of random actions among those recorded."""
+"""Fraction of random actions in recorded episodes."""
 AT_ONCE = 1024
-"""Observations that pass through a network together."""
+"""Observations per forward pass."""
 PATIENCE = (50, 20_000)
-"""So many times the steps asked for, and at least so many, are played before giving up on episodes
-that never end."""
+"""Recording fails after this multiple of the requested steps, and at least this number of steps, if
+too few episodes end."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """T steps of whole episodes.
+    """T steps of complete episodes.
 
     Attributes:
         memory: the observations, in a replay of one environment.
@@ -47,7 +47,7 @@ class Recorded:
         terminated: (T,) bool; the next step begins another episode.
         gamma: discount of one step.
         observation: space of one observation.
-        actions: how many actions there are, A.
+        actions: number of actions, A.
     """
 
     memory: Replay
@@ -70,20 +70,20 @@ class Recorded:
 
     @property
     def next_action(self) -> Tensor:
-        """What the policy did next, (T,); 0 at the end of an episode."""
+        """The next action, (T,); 0 at the end of an episode."""
         return self.action.roll(-1).masked_fill(self.terminated, 0)
 
     def at(self, index: Tensor) -> Batch:
-        """Transitions at numbers (m,)."""
+        """Transitions at the steps `index` (m,)."""
         return self.memory.at(index, self.gamma)
 
     def returns(self) -> Tensor:
-        """Discounted sums of the rewards that followed, (T,)."""
+        """Discounted returns (T,)."""
         columns = self.reward[:, None], self.terminated[:, None]
         return discounted_return(*columns, torch.zeros_like(columns[1]), self.gamma)[:, 0]
 
     def lambda_returns(self, next_values: Tensor, lambda_: float) -> Tensor:
-        """Mixtures of n-step returns that bootstrap from values of successors (T,): (T,)."""
+        """Lambda-returns (T,) that bootstrap from the values of successors (T,)."""
         reward, terminated = self.reward[:, None], self.terminated[:, None]
         never = torch.zeros_like(terminated)
         next_values = next_values[:, None]
@@ -91,7 +91,7 @@ class Recorded:
 
     @torch.no_grad()
     def evaluate(self, network: Callable[[Tensor], Tensor], successors: bool = False) -> Tensor:
-        """Outputs (T, ...) at all observations, or at what followed them."""
+        """Outputs (T, ...) at all observations, or at their successors."""
         parts = []
         for index in torch.arange(self.size, device=self.action.device).split(AT_ONCE):
             batch = self.at(index)
@@ -107,22 +107,22 @@ def record(
     signs: bool = False,
     device: torch.device | None = None,
 ) -> Recorded:
-    """Play until `steps` steps are in episodes that ended; `signs`: keep the rewards' signs only.
+    """Play until terminated episodes have `steps` steps; `signs`: record the signs of rewards.
 
-    Episodes that a time limit cut off are left out: their returns are not known.
+    Truncated episodes are discarded because their returns are unknown.
     """
     stepper = EnvStepper(envs)
     running: list[list[_Step]] = [[] for _ in range(envs.num_envs)]
     kept: list[_Step] = []
     while len(kept) < steps:
         if stepper.steps > max(PATIENCE[0] * steps, PATIENCE[1]):
-            raise UserError(f"{envs.protocol.get('env')}: hardly any episode ends by itself")
+            raise UserError(f"{envs.protocol.get('env')}: hardly any episode terminates")
         obs = stepper.obs
         actions = policy(obs, stepper.mask)
         step = stepper.step(actions)
         reward = np.sign(step.reward) if signs else step.reward
         for i, episode in enumerate(running):
-            # Successors are the observations of the next step, but for the last one.
+            # Successors are the observations of the next step, except at the end of an episode.
             end = bool(step.terminated[i])
             last = step.next_obs[i].copy() if end else None
             episode.append(_Step(obs[i].copy(), actions[i], float(reward[i]), last))
@@ -141,22 +141,22 @@ class _Step(NamedTuple):
 
 
 def _keep(kept: list[_Step], envs: ExactVector, gamma: float, device: torch.device) -> Recorded:
-    """The steps as a record."""
+    """The steps as a `Recorded`."""
     observation, action = envs.single_observation_space, envs.single_action_space
     stacked = envs.stacked_frames
     memory = Replay(len(kept), 1, observation, action, device, stacked=stacked)
     never = np.zeros(1, dtype=bool)
-    for number, (obs, taken, reward, last) in enumerate(kept):
+    for number, (obs, action_taken, reward, last) in enumerate(kept):
         following = kept[number + 1].obs if last is None else last
         memory.add(
             obs[None],
-            np.array([taken]),
+            np.array([action_taken]),
             np.array([reward], dtype=np.float32),
             np.array([last is not None]),
             never,
             following[None],
         )
-    # Very short episodes of stacked frames crowd out the oldest ones.
+    # With stacked frames, very short episodes displace the oldest steps.
     kept = kept[-memory.times() :]
     assert isinstance(observation, spaces.Box)
     return Recorded(
@@ -171,7 +171,7 @@ def _keep(kept: list[_Step], envs: ExactVector, gamma: float, device: torch.devi
 
 
 def explored(policy: Policy, actions: int, seed: int, epsilon: float = EPSILON) -> Policy:
-    """The policy with a share `epsilon` of uniformly random actions."""
+    """The policy with a fraction `epsilon` of uniformly random actions."""
     rng = np.random.default_rng((seed, 5))
 
     def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -188,25 +188,25 @@ def along_velocity(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarra
 
 
 def mountain_car_record(steps: int, seed: int) -> Recorded:
-    """Episodes of that policy on Gymnasium's Mountain Car: reward -0.1 a step, gamma 0.95."""
+    """Episodes of that policy on Gymnasium's Mountain Car: reward -0.1 per step, gamma 0.95."""
     envs = make_vector(mountain_car.ID, 4, seed)
     policy = explored(along_velocity, 3, seed)
     return record(policy, envs, steps, mountain_car.GAMMA)
 
 
 def mountain_car_values(recorded: Recorded) -> tuple[Tensor, Tensor]:
-    """The policy's exact action values, (T, A) each: at all states, and at what followed them.
+    """Exact action values of the policy, (T, A) each: at all states and at their successors.
 
-    Of the policy without random actions.
+    Values are those of the policy without random actions.
     """
 
     def values(states: Tensor) -> Tensor:
-        found = []
+        columns = []
         for action in range(recorded.actions):
             following, arrived = mountain_car.step(states, float(action - 1))
             rest = torch.where(arrived, 0.0, mountain_car.value(following))
-            found.append(mountain_car.REWARD + mountain_car.GAMMA * rest)
-        return torch.stack(found, -1).float()
+            columns.append(mountain_car.REWARD + mountain_car.GAMMA * rest)
+        return torch.stack(columns, -1).float()
 
     everything = recorded.at(torch.arange(recorded.size))
     return values(everything.obs.double()), values(everything.next_obs.double())
@@ -221,8 +221,8 @@ class Expert:
         policy: its greedy policy.
         network: its action values.
         gamma: its discount.
-        device: where it lives.
-        envs: makes so many environments like those it was trained in, from a seed.
+        device: device of the network.
+        envs: creates a number of environments like those of training, from a seed.
     """
 
     env: str
@@ -235,7 +235,7 @@ class Expert:
     def record(
         self, steps: int, seed: int, num_envs: int = 8, gamma: float | None = None
     ) -> Recorded:
-        """Episodes of its policy, with random actions now and then; signs of rewards.
+        """Episodes of its policy with some random actions, and the signs of rewards.
 
         `gamma` replaces its discount.
         """
@@ -247,10 +247,10 @@ class Expert:
 
 
 def expert(folder: str, name: str) -> Expert:
-    """The trained Q-learner of a run folder; `name` is the reproduction that asks for it.
+    """The trained Q-learner of a run folder; `name` is the requesting reproduction.
 
     Raises:
-        UserError: no folder, no run in it, or one of another kind of learner.
+        UserError: no folder, no run in it, or a run of another kind of agent.
     """
     require(folder != "", f"{name}: needs --folder with a run of a Q-learner, such as runs/…")
     path = Path(folder).expanduser()

@@ -1,8 +1,8 @@
-"""Regression to a mixture of sines: figure 4.1, where correcting momentum is not expected to help.
+"""Regression to a mixture of sines, where the correction is not expected to help: figure 4.1.
 
 Source: E. Bengio, PhD thesis, sections 4.3.1 and 4.3.3.1. As in its published code, the loss is
 delta^2 and the gradients are summed without the factor 1 - beta: the published learning rates are
-divided by 1 - beta here, which is the same.
+divided by 1 - beta here, which is equivalent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from semigradient.reproductions.td.policy_evaluation import (
     FULL_HALF,
     MOMENTUM,
     ORACLE,
-    Setting,
+    EvaluationSetting,
 )
 from semigradient.reproductions.td.pooled import alike, curves, different, pool, train, untrained
 from semigradient.reproductions.td.problems import Sines
@@ -36,11 +36,11 @@ STEPS = 5000
 SOURCE = "figure 4.1, section 4.3.1"
 
 
-def settings(method: str, full: bool) -> list[Setting]:
-    """The published grid, or its smallest width and one size of minibatch."""
+def settings(method: str, full: bool) -> list[EvaluationSetting]:
+    """The published grid, or at quick scale its smallest width and minibatch."""
     hidden, sizes = ((8, 16, 32), (4, 16, 64)) if full else ((8,), (4,))
     return [
-        Setting(Sines(), (h,) * 3, METHODS[method], beta, size, _rates(beta), STEPS)
+        EvaluationSetting(Sines(), (h,) * 3, METHODS[method], beta, size, _rates(beta), STEPS)
         for h in hidden
         for beta in (0.9, 0.99)
         for size in sizes
@@ -48,7 +48,7 @@ def settings(method: str, full: bool) -> list[Setting]:
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     worst = untrained(Sines())
     runs = {
         name: pool([train(job, name, cell, worst) for cell in settings(name, job.full)])

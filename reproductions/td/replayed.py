@@ -1,13 +1,13 @@
-"""A network of values that learns from recorded episodes, and what one of its updates does nearby.
+"""A value network that learns from recorded episodes, and the gain of its updates nearby in time.
 
     J(s, a) = (f(s, a) - y)² / 2,    f = Q, or V with a single output
 
-Objectives differ in their targets y: a table of all T steps, made once or anew at intervals
-(returns, an expert's values, lambda-returns or Q-learning from a frozen copy), or one step ahead
-from a copy that follows the network, down to the network itself.
+Objectives differ in their targets y: a table of all T steps, computed once or at intervals
+(returns, an expert's values, lambda-returns or Q-learning from a frozen copy), or one-step targets
+from a moving average of the network or the network itself.
 
-Source: E. Bengio, PhD thesis, section 3.2.2.4, eq. 3.17, 3.19. The half in front of the square is
-that of `diagnostics`; the thesis has none.
+Source: E. Bengio, PhD thesis, section 3.2.2.4, eq. 3.17, 3.19. The factor 1/2 is that of
+`diagnostics`; the thesis has none.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ MINIBATCH = 32
 
 
 class Targets(Protocol):
-    """What values are regressed to."""
+    """Regression targets of the values."""
 
     moving: bool
-    """Whether targets have a derivative by the parameters (that learning leaves out)."""
+    """Whether targets depend on the parameters (learning ignores that derivative)."""
     sarsa: bool
-    """Moving ones: bootstrap from the action that followed, not from the best one."""
+    """Whether moving targets bootstrap from the next action instead of the greedy one."""
 
     def renew(self, network: nn.Module, updates: int) -> None:
-        """Follow the network: before the first update, with 0, and after each."""
+        """Update the targets: before the first update (`updates` 0) and after each."""
         ...
 
     def at(self, batch: Batch, index: Tensor, next_action: Tensor) -> Tensor:
-        """Targets (m,) of the steps with these numbers (m,)."""
+        """Targets (m,) of the steps `index` (m,)."""
         ...
 
 
-class Table:
-    """Targets (T,) of all steps, made by `make(network)`: once, or anew every so many updates."""
+class TargetTable:
+    """Targets (T,) of all steps from `make(network)`, computed once or every `every` updates."""
 
     moving = sarsa = False
 
@@ -68,12 +68,12 @@ class Table:
         self.values: Tensor | None = None
 
     def renew(self, network: nn.Module, updates: int) -> None:
-        """Make the table if it is time."""
+        """Recompute the table if due."""
         if self.values is None or (self.every and updates % self.every == 0):
             self.values = self.make(network)
 
     def at(self, batch: Batch, index: Tensor, next_action: Tensor) -> Tensor:
-        """Look them up."""
+        """Look up the targets."""
         assert self.values is not None
         return self.values[index]
 
@@ -81,7 +81,7 @@ class Table:
 class OneStep:
     """r + gamma Q̄(s', a') with Q̄ <- (1 - rate) Q̄ + rate Q after each update; rate 1: Q itself.
 
-    `every`: instead, Q̄ <- Q every so many updates.
+    With `every` > 0 instead Q̄ <- Q every `every` updates.
     """
 
     def __init__(self, rate: float = 1.0, every: int = 0, sarsa: bool = False) -> None:
@@ -91,7 +91,7 @@ class OneStep:
 
     @torch.no_grad()
     def renew(self, network: nn.Module, updates: int) -> None:
-        """Let the copy follow."""
+        """Update the copy."""
         if self.network is None:
             self.network = network if self.moving else copy.deepcopy(network)
         elif self.every and updates % self.every == 0:
@@ -103,7 +103,7 @@ class OneStep:
 
     @torch.no_grad()
     def at(self, batch: Batch, index: Tensor, next_action: Tensor) -> Tensor:
-        """One step ahead."""
+        """One-step targets."""
         assert self.network is not None
         following = self.network(batch.next_obs)
         if self.sarsa:
@@ -114,9 +114,9 @@ class OneStep:
 
 
 def network(recorded: Recorded, seed: int, outputs: int = 0) -> nn.Module:
-    """An untrained network of action values, or with so many outputs.
+    """An untrained network of action values, or with `outputs` outputs.
 
-    Two hidden layers of 64, or for frames the published convolutions.
+    Two hidden layers of 64 units, or for frames the published convolutional network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -138,10 +138,10 @@ def q_learning(recorded: Recorded) -> Callable[[nn.Module], Tensor]:
     return make
 
 
-class Learner:
+class ReplayedLearner:
     """Minibatches of recorded steps, drawn uniformly, and one optimizer step on each.
 
-    A network with one output learns V, one with more Q; its seed decides the minibatches.
+    A network with one output learns V, otherwise Q; the seed determines the minibatches.
     """
 
     def __init__(
@@ -166,12 +166,12 @@ class Learner:
         self.targets.renew(network, 0)
 
     def draw(self, count: int) -> Tensor:
-        """(count,) numbers of steps, uniformly with replacement."""
+        """Indices of steps (count,), uniform with replacement."""
         drawn = torch.randint(self.recorded.size, (count,), generator=self.drawing)
         return drawn.to(self.action.device)
 
     def learn(self, index: Tensor) -> None:
-        """One update on the steps with these numbers."""
+        """One update on the steps `index` (m,)."""
         batch = self.recorded.at(index)
         target = self.targets.at(batch, index, self.next_action[index])
         prediction = self.network(batch.obs).gather(1, self.action[index][:, None])[:, 0]
@@ -189,7 +189,7 @@ class Learner:
         return {name: p.detach().clone() for name, p in self.network.named_parameters()}
 
     def examples(self, index: Tensor, table: Tensor | None = None) -> Examples:
-        """The regression at these numbers, for observers; to `table` (T,) where there is one."""
+        """The regression at the steps `index`, for observers; to `table` (T,) if given."""
         batch = self.recorded.at(index)
         samples = {"obs": batch.obs, "action": self.action[index]}
         if table is None and self.targets.moving:
@@ -207,7 +207,7 @@ class Learner:
         return Examples(self.network, samples, _value, lambda call, s: s["target"])
 
     def experience(self) -> Experience:
-        """Everything recorded, as observers see it."""
+        """All recorded steps, for observers."""
         return Experience(
             self.network,
             self.optimizer,
@@ -224,7 +224,7 @@ class Learner:
         )
 
     def view(self, samples: int, seed: int) -> View:
-        """One measurement of an observer that asks for nothing held out."""
+        """The view of an observer without held-out data."""
         return View(self.experience(), self.experience, generator(seed, 8), samples)
 
     def _bootstrapped(self, call: Call, sample: Samples) -> Tensor:
@@ -248,16 +248,16 @@ class Learner:
 
 
 def nearby_gain(
-    learner: Learner, index: Tensor, table: Tensor | None = None
+    learner: ReplayedLearner, index: Tensor, table: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Learn from the steps `index` (m,), and the gain at steps around them.
+    """Learn from the steps `index` (m,) and measure the gain at steps around them.
 
-    Losses before and after are of the same targets, those that the learner regresses to before
-    the update, or of `table` (T,).
+    Losses before and after use the same targets: those of the learner before the update, or
+    `table` (T,).
 
     Returns:
-        Sum of the gains by distance in time, -30 to 30, and how many there are, (61,) each; steps
-        of other episodes count for nothing.
+        Sum of the gains by distance in time, -30 to 30, and their number, (61,) each; steps of
+        other episodes are ignored.
     """
     offsets = torch.arange(-OFFSETS, OFFSETS + 1, device=index.device)
     number, valid = learner.experience().around(index, offsets)

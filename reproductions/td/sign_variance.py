@@ -1,13 +1,13 @@
 """Errors of neighbouring states whose signs disagree, and what they cost: figure 3.15.
 
-Q-learners act at several learning rates and widths. After learning, the variance of the sign of
-their temporal differences in windows of five consecutive states is set beside the function
-interference ρ̄ of their values and beside the reward they earn. With ρ̄ positive, an update at one
-of two neighbours whose errors differ in sign raises the loss of the other.
+Q-learners are trained at several learning rates and widths. After learning, the variance of the
+sign of their temporal differences in windows of five consecutive states is compared with the
+function interference ρ̄ of their values and with their reward. With positive ρ̄, an update at one of
+two neighbours whose errors differ in sign increases the loss of the other.
 
-The quick scale learns CartPole, the full scale MsPacman. The source says once that these are the
-runs of the policy evaluation of figure 3.8; its figure shows rewards, so here they are learners
-that act.
+The quick scale learns CartPole, the full scale MsPacman. The source states once that these
+are the policy-evaluation runs of figure 3.8; since its figure shows rewards, they are control runs
+here.
 
 Source: E. Bengio, PhD thesis, section 3.2.3.2.
 """
@@ -42,22 +42,22 @@ TITLE = "Sign variance of temporal differences, interference and reward: thesis 
 SEEDS = {"quick": 2, "full": 3}
 SOURCE = "figure 3.15"
 SAMPLES = 128
-"""Pairs are of so many examples; windows are four times as many."""
+"""Examples in pairs; four times as many windows."""
 MEASUREMENTS = 5
-"""Measurements over the last fifth of learning: one instant is noisy."""
+"""Measurements over the last fifth of learning, averaged because a single one is noisy."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which runs are made.
+class SignVariancePlan:
+    """The grid of runs.
 
     Attributes:
-        env: what is learned.
+        env: the environment.
         steps: environment steps.
         rates: learning rates, smallest first; the last but one is the normal one.
         widths: units of the hidden layers.
-        layers: how many hidden layers.
-        flags: what else `train.py` is told.
+        layers: number of hidden layers.
+        flags: further flags of `train.py`.
     """
 
     env: str
@@ -72,7 +72,7 @@ _QUICK_FLAGS = (
     "--preset none --num-envs 4 --loss mse --learning-starts 200 --buffer-size 2400 "
     "--train-every 4 --target-update-every 400 --epsilon-fraction 0.3 --epsilon-end 0.05"
 )
-QUICK = Plan(
+QUICK = SignVariancePlan(
     "CartPole-v1",
     2400,
     (3e-5, 1e-3, 5e-3),
@@ -80,7 +80,7 @@ QUICK = Plan(
     2,
     tuple(_QUICK_FLAGS.split()),
 )
-FULL = Plan(
+FULL = SignVariancePlan(
     "ALE/MsPacman-v5",
     10_000_000,
     (1e-6, 1e-5, 1e-4, 1e-3),
@@ -91,7 +91,7 @@ FULL = Plan(
 
 
 @dataclass(frozen=True)
-class Run:
+class SignVarianceRun:
     """One learner after learning.
 
     Attributes:
@@ -116,8 +116,8 @@ class Run:
         return float(np.log(max(self.interference, 1e-12)))
 
 
-def measure(plan: Plan, rate: float, width: int, seed: int) -> dict[str, Array]:
-    """Train one learner; `found`: sign variance, ρ̄ and reward."""
+def measure(plan: SignVariancePlan, rate: float, width: int, seed: int) -> dict[str, Array]:
+    """Train one learner; `measured`: sign variance, ρ̄ and reward."""
     words = ["--agent", "dqn", "--env", plan.env, "--seed", str(seed), "--steps", str(plan.steps)]
     words += ["--optim", "adam", "--optim.lr", str(rate), "--threads", "1", *plan.flags]
     words += ["--hidden", *[str(width)] * plan.layers]
@@ -132,11 +132,11 @@ def measure(plan: Plan, rate: float, width: int, seed: int) -> dict[str, Array]:
         if times and agent.progress.steps >= times[-1]:
             numbers.append(_observed(agent, seed, times.pop()))
     variance, rho = np.mean(numbers, 0)
-    return {"found": np.array([variance, rho, np.mean(returns)])}
+    return {"measured": np.array([variance, rho, np.mean(returns)])}
 
 
 def _observed(agent: Any, seed: int, step: int) -> tuple[float, float]:
-    """Sign variance and ρ̄ now."""
+    """Present sign variance and ρ̄."""
     experience = agent.experience()
     view = View(experience, lambda: experience, generator(seed, step), SAMPLES)
     variance = coherence.measure(view).scalars["sign_variance"]
@@ -146,14 +146,14 @@ def _observed(agent: Any, seed: int, step: int) -> tuple[float, float]:
 
 
 def reproduce(job: Job) -> Report:
-    """Make every run that is not there yet and set them beside the published claims."""
+    """Run whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     runs = []
     for rate, width, seed in itertools.product(plan.rates, plan.widths, range(job.seeds)):
         name = f"lr{rate:g}-h{width}-s{seed}"
         work = functools.partial(measure, plan, rate, width, seed)
         cell = job.cell(name, (plan, rate, width, seed), work)
-        runs.append(Run(rate, width, seed, *cell["found"].tolist()))
+        runs.append(SignVarianceRun(rate, width, seed, *cell["measured"].tolist()))
 
     def draw(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True)
@@ -169,8 +169,8 @@ def reproduce(job: Job) -> Report:
     return Report(claims(runs), draw, inches=(6.0, 6.0))
 
 
-def claims(runs: Sequence[Run]) -> list[Row]:
-    """The published statements beside what the runs say."""
+def claims(runs: Sequence[SignVarianceRun]) -> list[Row]:
+    """Rows comparing the published statements with the runs."""
     variance = np.array([run.sign_variance for run in runs])
     rho = np.array([run.log_interference for run in runs])
     r, (low, high) = pearson(rho, variance), interval(rho, variance)

@@ -1,7 +1,7 @@
-"""How spread the singular values of the last hidden layer are: figures 3.10 and 3.14.
+"""Spread of the singular values of the last hidden layer: figures 3.10 and 3.14.
 
-Networks that learn to act and networks that evaluate recorded episodes, both by Q-learning, and
-TD(λ) for several λ. The spread is the standard deviation of the singular values.
+Q-learning from control and from recorded episodes, and TD(λ) for several λ. The spread is the
+standard deviation of the singular values.
 
 Source: E. Bengio, PhD thesis, sections 3.2.2.4 and 3.2.3.1. The published figures are of the
 weights (512, 9216) after 100 000 and 500 000 updates.
@@ -21,7 +21,7 @@ from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td import gain_profiles, mountain_car, td_lambda
-from semigradient.reproductions.td.gain_profiles import Plan, control, subject
+from semigradient.reproductions.td.gain_profiles import GainPlan, control, subject
 from semigradient.reproductions.td.recorded import Expert, expert
 from semigradient.reproductions.td.td_lambda import of_lambda, rising
 from semigradient.training.summary import bootstrap_interval
@@ -36,11 +36,11 @@ TITLE = "Singular values of the last hidden layer: thesis figures 3.10 and 3.14"
 SEEDS = {"quick": 3, "full": 5}
 OPTIMIZERS = ("adam", "rmsprop")
 CUTOFF = 200
-"""Where the published singular values drop dramatically, of 512."""
+"""Rank at which the published singular values drop sharply, of 512."""
 
 
-def plan(full: bool) -> Plan:
-    """Q-learning of as many updates to act as to evaluate: 100 000 at the full scale."""
+def plan(full: bool) -> GainPlan:
+    """Q-learning with equal numbers of updates in control and evaluation: 100 000 at full scale."""
     if not full:
         return gain_profiles.QUICK
     # One update every four environment steps, after 50 000 of them.
@@ -53,9 +53,9 @@ def spread(values: Array) -> float:
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     player = expert(job.folder, "singular-values at full scale") if job.full else None
-    found = {
+    spectra = {
         (kind, name): [
             _values(job, plan(job.full), player, kind, name, s) for s in range(job.seeds)
         ]
@@ -70,8 +70,8 @@ def reproduce(job: Job) -> Report:
             f"spread of singular values, evaluation less control, {name}",
             "a consistently larger spread in policy evaluation",
             "figure 3.10",
-            np.array([spread(v) for v in found["batch", name]])
-            - np.array([spread(v) for v in found["control", name]]),
+            np.array([spread(v) for v in spectra["batch", name]])
+            - np.array([spread(v) for v in spectra["control", name]]),
             1,
         )
         for name in OPTIMIZERS
@@ -81,20 +81,22 @@ def reproduce(job: Job) -> Report:
     spreads = of_lambda(runs, lambda run: spread(run["singular"]))
     rows += rising("spread of singular values", "figure 3.14", spreads)
     if job.full:
-        every = [*found.values(), *of_td.values()]
+        every = [*spectra.values(), *of_td.values()]
         rows.append(_cutoff(np.array([v for seeds in every for v in seeds])))
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        of_q = {f"{kind}, {name}": seeds for (kind, name), seeds in found.items()}
+        of_q = {f"{kind}, {name}": seeds for (kind, name), seeds in spectra.items()}
         _curves(left, of_q, "3.10")
         _curves(right, of_td, "3.14")
 
     return Report(rows, draw)
 
 
-def _values(job: Job, plan: Plan, player: Expert | None, kind: str, name: str, seed: int) -> Array:
-    """The singular values after Q-learning of one kind, trained unless they are there."""
+def _values(
+    job: Job, plan: GainPlan, player: Expert | None, kind: str, name: str, seed: int
+) -> Array:
+    """The singular values after Q-learning of one kind, trained unless cached."""
     where = player.env if player else mountain_car.ID
 
     def work() -> dict[str, Array]:
@@ -107,12 +109,12 @@ def _values(job: Job, plan: Plan, player: Expert | None, kind: str, name: str, s
         return {"singular": values.cpu().numpy()}
 
     setting = (where, job.folder, plan, kind, name, seed)
-    found: Array = job.cell(f"{kind}-{name}-s{seed}", setting, work)["singular"]
-    return found
+    spectrum: Array = job.cell(f"{kind}-{name}-s{seed}", setting, work)["singular"]
+    return spectrum
 
 
 def _cutoff(values: Array) -> Row:
-    """A row for the drop behind the 200th of singular values (runs, n)."""
+    """A row for the drop after the 200th of singular values (runs, n)."""
     before, behind = values[:, CUTOFF - 100 : CUTOFF - 50], values[:, CUTOFF + 50 : CUTOFF + 100]
     ratios = behind.mean(1) / before.mean(1)
     low, high = bootstrap_interval(np.mean, ratios, np.random.default_rng(0))

@@ -2,9 +2,9 @@
 
     J = (V(S_t) - G^λ_t)² / 2,    G^λ_t = R_t + γ [(1 - λ) V̄(S_{t+1}) + λ G^λ_{t+1}]
 
-with V̄ a copy of the network that is renewed at intervals, and all targets with it. Measured are
-the cosine of gradients, and the gain of one update, by distance in time. The published code weighs
-the last return of an episode by a power of λ that is off by two; here the weights add up to one.
+with V̄ a copy of the network; copy and targets are renewed at intervals. Measured are the cosine of
+gradients and the gain of one update, by distance in time. The published code weights the last
+return of an episode by a power of λ that is off by two; here the weights sum to one.
 
 The quick scale is on Mountain Car, as in `gain_profiles`.
 
@@ -29,10 +29,11 @@ from semigradient.optim.configs import AdamConfig
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.reproductions.td import gain_profiles, replayed
-from semigradient.reproductions.td.gain_profiles import NEAR, OFFSETS, instants, near
+from semigradient.reproductions.td.gain_claims import NEAR, OFFSETS, near
+from semigradient.reproductions.td.gain_profiles import instants
 from semigradient.reproductions.td.generalisation_gap import pearson
 from semigradient.reproductions.td.recorded import Expert, Recorded, expert, mountain_car_record
-from semigradient.reproductions.td.replayed import Learner, Table, nearby_gain
+from semigradient.reproductions.td.replayed import ReplayedLearner, TargetTable, nearby_gain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,22 +48,22 @@ WINDOWS = 16
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The size of the runs; as in `gain_profiles`, of Q-learning too."""
+class LambdaPlan:
+    """The size of the runs; those of Q-learning are as in `gain_profiles`."""
 
     lambdas: tuple[float, ...]
-    runs: gain_profiles.Plan
+    runs: gain_profiles.GainPlan
 
     @property
     def optimizer(self) -> AdamConfig:
-        """Adam, at the rate of the other runs."""
-        found = self.runs.optimizers["adam"]
-        assert isinstance(found, AdamConfig)
-        return found
+        """Adam, with the learning rate of the other runs."""
+        config = self.runs.optimizers["adam"]
+        assert isinstance(config, AdamConfig)
+        return config
 
 
-QUICK = Plan((0.0, 0.5, 0.9, 0.99, 1.0), gain_profiles.QUICK)
-FULL = Plan((0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0), gain_profiles.FULL)
+QUICK = LambdaPlan((0.0, 0.5, 0.9, 0.99, 1.0), gain_profiles.QUICK)
+FULL = LambdaPlan((0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0), gain_profiles.FULL)
 
 
 def targets(recorded: Recorded, lambda_: float) -> Callable[[nn.Module], Tensor]:
@@ -75,15 +76,15 @@ def targets(recorded: Recorded, lambda_: float) -> Callable[[nn.Module], Tensor]
     return make
 
 
-def train(recorded: Recorded, plan: Plan, lambda_: float, seed: int) -> dict[str, Array]:
+def train(recorded: Recorded, plan: LambdaPlan, lambda_: float, seed: int) -> dict[str, Array]:
     """Train one network of state values.
 
-    Returns `gain` (M, 61) at each measurement, `cosine` (M', 61), NaN at the distances that are
-    not measured, and at the end the `singular` values of the last hidden layer.
+    Returns `gain` (M, 61) at each measurement, `cosine` (M', 61), NaN at unmeasured distances, and
+    the final `singular` values of the last hidden layer.
     """
-    runs, table = plan.runs, Table(targets(recorded, lambda_), plan.runs.renewed)
+    runs, table = plan.runs, TargetTable(targets(recorded, lambda_), plan.runs.renewed)
     network = replayed.network(recorded, seed, outputs=1)
-    made = Learner(network, recorded, table, plan.optimizer, seed)
+    made = ReplayedLearner(network, recorded, table, plan.optimizer, seed)
     gains, cosines = [], []
     late = {runs.updates - 1 - k * runs.updates // (2 * STIFFNESS) for k in range(STIFFNESS)}
     chosen = instants(runs, seed)
@@ -95,9 +96,9 @@ def train(recorded: Recorded, plan: Plan, lambda_: float, seed: int) -> dict[str
         else:
             made.learn(index)
         if update in late:
-            found = measure_stiffness(made.view(WINDOWS, seed + update)).profiles["offset"]
+            profile = measure_stiffness(made.view(WINDOWS, seed + update)).profiles["offset"]
             curve = torch.full((len(OFFSETS),), torch.nan, dtype=torch.float64)
-            curve[found.x.cpu() + 30] = found.curves["cosine"].double().cpu()
+            curve[profile.x.cpu() + 30] = profile.curves["cosine"].double().cpu()
             cosines.append(curve)
     values = singular_values(made.experience().hidden).double()
     return {
@@ -108,20 +109,20 @@ def train(recorded: Recorded, plan: Plan, lambda_: float, seed: int) -> dict[str
 
 
 Runs = dict[float, list[dict[str, Array]]]
-"""What `train` gives for each seed, by λ."""
+"""Results of `train` for each seed, by λ."""
 
 
-def trained(job: Job, plan: Plan, player: Expert | None) -> Runs:
-    """All runs, made unless they are there."""
+def trained(job: Job, plan: LambdaPlan, player: Expert | None) -> Runs:
+    """All runs, computed unless cached."""
     runs: Runs = {}
     for seed in range(job.seeds):
-        for lambda_, found in _of_seed(job, plan, player, seed):
-            runs.setdefault(lambda_, []).append(found)
+        for lambda_, run in _of_seed(job, plan, player, seed):
+            runs.setdefault(lambda_, []).append(run)
     return runs
 
 
 def _of_seed(
-    job: Job, plan: Plan, player: Expert | None, seed: int
+    job: Job, plan: LambdaPlan, player: Expert | None, seed: int
 ) -> Iterator[tuple[float, dict[str, Array]]]:
     """Yield the runs of one seed, which learn from the same episodes."""
     steps = plan.runs.steps
@@ -137,13 +138,13 @@ def _of_seed(
 
 
 def _train(
-    recorded: Callable[[], Recorded], plan: Plan, lambda_: float, seed: int
+    recorded: Callable[[], Recorded], plan: LambdaPlan, lambda_: float, seed: int
 ) -> dict[str, Array]:
     return train(recorded(), plan, lambda_, seed)
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = FULL if job.full else QUICK
     player = expert(job.folder, "td-lambda at full scale") if job.full else None
     runs = trained(job, plan, player)
@@ -154,7 +155,7 @@ def reproduce(job: Job) -> Report:
             figure.subplots(1, 2), ("cosine", "gain"), ("3.12", "3.13"), strict=True
         ):
             for lambda_, seeds in runs.items():
-                table = np.concatenate([found[key] for found in seeds])
+                table = np.concatenate([run[key] for run in seeds])
                 shown = np.isfinite(table).any(0) & (OFFSETS != 0)
                 mean = np.nanmean(table[:, shown], 0)
                 axes.plot(OFFSETS[shown], mean, marker=".", label=f"λ = {lambda_:g}")
@@ -165,9 +166,9 @@ def reproduce(job: Job) -> Report:
 
 
 def claims(runs: Runs, q_learning: list[Array]) -> list[Row]:
-    """The published statements beside what the runs say."""
-    gains = of_lambda(runs, lambda found: near(found["gain"]))
-    cosines = of_lambda(runs, lambda found: near(found["cosine"]))
+    """Rows comparing the published statements with the runs."""
+    gains = of_lambda(runs, lambda run: near(run["gain"]))
+    cosines = of_lambda(runs, lambda run: near(run["cosine"]))
     after = OFFSETS > 0
     sides = [near(f["gain"], NEAR & after) - near(f["gain"], NEAR & ~after) for f in runs[1.0]]
     rival = np.array([near(curves) for curves in q_learning])
@@ -192,8 +193,8 @@ def claims(runs: Runs, q_learning: list[Array]) -> list[Row]:
 
 
 def of_lambda(runs: Runs, number: Callable[[dict[str, Array]], float]) -> dict[float, Array]:
-    """One number of each run, (S,) for each λ."""
-    return {lam: np.array([number(found) for found in seeds]) for lam, seeds in runs.items()}
+    """One number per run, (S,) for each λ."""
+    return {lam: np.array([number(run) for run in seeds]) for lam, seeds in runs.items()}
 
 
 def rising(quantity: str, source: str, values: dict[float, Array]) -> list[Row]:
@@ -209,5 +210,5 @@ def rising(quantity: str, source: str, values: dict[float, Array]) -> list[Row]:
 
 
 def rank_correlation(x: Array, y: Array) -> float:
-    """Spearman's; no ties."""
+    """Spearman's rank correlation without ties."""
     return pearson(np.argsort(np.argsort(x)), np.argsort(np.argsort(y)))

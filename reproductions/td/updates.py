@@ -1,7 +1,7 @@
 """The updates under comparison, for E members at once: momentum and its corrections.
 
-What `optim.Momentum` and `optim.CorrectedMomentum` do to one network, done to the rows of a matrix
-of parameters (E, n) in one call; tests hold that both give the same parameters to 1e-12 of float64.
+The updates of `optim.Momentum` and `optim.CorrectedMomentum` on the rows of a matrix of parameters
+(E, n) in one call; tests verify equal parameters to 1e-12 in float64.
 
 Source: E. Bengio, PhD thesis, ch. 4, eq. 4.2-4.3 (momentum) and 4.12-4.19 (corrected), with the
 displacement measured as in `optim/corrected_momentum.py`.
@@ -17,17 +17,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Correction:
-    """Which derivatives of the gradient are averaged: a full block, the rest diagonal or not."""
+    """Which derivatives of the gradient are averaged: a full block, and optionally the diagonal."""
 
     full: slice
-    """Parameters that have every derivative by one another; an empty slice for none."""
+    """Parameters of the full block; an empty slice for none."""
     diagonal: bool = False
-    """The other parameters have the derivative of their own gradient by themselves."""
+    """Whether the other parameters have a diagonal correction."""
 
 
 @dataclass
 class Averages:
-    """What a method remembers; each (E, n) but `block`, which is (E, f, f), f of the full part."""
+    """State of a method: (E, n) each but `block`, (E, f, f), f the size of the full block."""
 
     mu: Tensor
     eta: Tensor | None = None
@@ -37,7 +37,7 @@ class Averages:
 
     @classmethod
     def zero(cls, theta: Tensor, correction: Correction | None = None) -> Averages:
-        """The memory before the first step at parameters `theta` (E, n)."""
+        """Initial state at parameters `theta` (E, n)."""
         if correction is None:
             return cls(torch.zeros_like(theta))
         part = theta[:, correction.full]
@@ -52,7 +52,7 @@ class Averages:
 
 
 def momentum(averages: Averages, theta: Tensor, gradient: Tensor, lr: Tensor, beta: float) -> None:
-    """Move `theta` (E, n) in place by a running average of gradients; `lr` is (E, 1)."""
+    """Update `theta` (E, n) in place by a running average of gradients; `lr` is (E, 1)."""
     averages.mu.lerp_(gradient, 1 - beta)
     theta.addcmul_(averages.mu, lr, value=-1)
 
@@ -67,11 +67,11 @@ def corrected(
     beta: float,
     correction: Correction,
 ) -> None:
-    """Move `theta` (E, n) in place by the average less its staleness.
+    """Update `theta` (E, n) in place by the average minus its staleness.
 
-    The derivative of the gradient is Z = sum_i a_i b_i^T, of rows (E, m, n) that already hold
-    the weight of their sample. Derivatives average with that of the step before still in place
-    when the staleness moves on: the order of the lines below matters.
+    The derivative of the gradient is Z = sum_i a_i b_i^T, of rows (E, m, n) that include the
+    weight of their sample. The staleness is updated with the averages of the previous step: the
+    order of the statements matters.
     """
     assert averages.eta is not None
     assert averages.previous is not None

@@ -16,7 +16,7 @@ import pytest
 
 from semigradient.errors import UserError
 from semigradient.experiments import engines, ray_engine
-from semigradient.experiments.engines import Engine, Job, Result, run_all
+from semigradient.experiments.engines import CommandJob, Engine, Result, run_all
 from support.commands import ROOT
 
 # Ray makes its workers, and so their commands, nicer by 15: where two other tests keep both cores
@@ -51,8 +51,8 @@ class UntilFile:
             yield self.command
 
 
-def job(folder: Path, name: str, *commands: Sequence[str]) -> Job:
-    return Job(name, Fixed(commands), folder / f"{name}.log")
+def job(folder: Path, name: str, *commands: Sequence[str]) -> CommandJob:
+    return CommandJob(name, Fixed(commands), folder / f"{name}.log")
 
 
 def by_name(results: Iterator[Result]) -> dict[str, Result]:
@@ -90,7 +90,7 @@ def test_a_job_that_cannot_start_does_not_stop_the_others(tmp_path):
         yield []
 
     jobs = [
-        Job("broken", broken, tmp_path / "broken.log"),
+        CommandJob("broken", broken, tmp_path / "broken.log"),
         job(tmp_path, "missing", ["/nonexistent/program"]),
         job(tmp_path, "killed", python("import os; os.kill(os.getpid(), 9)")),
         job(tmp_path, "fine", python("")),
@@ -143,7 +143,7 @@ def test_a_job_waits_for_a_process_that_still_writes_its_log(tmp_path):
     with (tmp_path / "shared.log").open("ab") as log:
         assert engines._try_lock(log)
         process = subprocess.Popen(orphan, stdout=log)
-    shared = Job("shared", UntilFile(made, command), tmp_path / "shared.log")
+    shared = CommandJob("shared", UntilFile(made, command), tmp_path / "shared.log")
     (result,) = run_all([shared], engine)
     assert result.returncode == 0
     process.wait()
@@ -266,7 +266,7 @@ def test_a_missing_ray_is_named_with_its_extra(monkeypatch):
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
 def test_a_silent_cluster_is_found_out_at_once(address):
-    with pytest.raises(UserError, match=f"--ray-address {address}: nothing answers there"):
+    with pytest.raises(UserError, match=f"--ray-address {address}: cannot be reached"):
         ray_engine._check_reachable(address)
     ray_engine._check_reachable("auto")
 
@@ -317,7 +317,7 @@ def test_ray_runs_jobs_and_reports_failures(cluster, tmp_path):
 
 
 def test_ray_retries_a_dead_worker_from_the_checkpoint(cluster, tmp_path):
-    task = Job(
+    task = CommandJob(
         "mortal",
         UntilFile(tmp_path / "done", python(MORTAL, tmp_path)),
         tmp_path / "mortal.log",

@@ -119,7 +119,7 @@ def test_an_interrupted_run_keeps_what_is_finished(fake, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(fake, "reproduce", answer)
     assert command(tmp_path) == reproduce.INTERRUPTED
-    assert "goes on" in capsys.readouterr().err
+    assert "repeat the command to continue" in capsys.readouterr().err
     interrupted = False
     assert command(tmp_path) == 0
     assert finished == ["first", "second"]
@@ -219,7 +219,7 @@ def test_welch_of_a_known_example():
 def test_welch_without_spread_or_with_too_little_data():
     assert welch([1, 1], [1, 1]).p == 1
     assert welch([1, 1], [2, 2]).p == 0
-    with pytest.raises(ValueError, match="two scores a side"):
+    with pytest.raises(ValueError, match="at least two scores per sample"):
         welch([1], [1, 2])
     with pytest.raises(ValueError, match="NaN"):
         welch([1, np.nan], [1, 2])

@@ -18,7 +18,7 @@ from semigradient.gradients.repeated import (
     expected_return,
     sample,
 )
-from semigradient.reproductions.games import lola_dice
+from semigradient.reproductions.games import lola_dice_figures
 
 ROUNDS, GAMMA, RATE = 3, 0.96, 0.7
 
@@ -100,7 +100,9 @@ def test_critics_learn_the_returns() -> None:
 
 
 def test_correlations_of_the_estimates_with_the_exact_derivatives() -> None:
-    correlations = lola_dice.correlations(pairs=1, samples=3000, chunk=1000, rounds=20, seed=0)
+    correlations = lola_dice_figures.correlations(
+        pairs=1, samples=3000, chunk=1000, rounds=20, seed=0
+    )
     assert correlations["samples"].tolist() == [1000, 2000, 3000]
     assert correlations["gradient"].shape == correlations["hessian"].shape == (1, 3)
     assert correlations["gradient"][0, -1] > 0.97

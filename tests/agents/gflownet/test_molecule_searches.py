@@ -18,7 +18,7 @@ from semigradient.errors import UserError
 from semigradient.nets.block_actor_critic import BlockActorCritic
 from semigradient.reproductions.molecules import molecule_active
 from semigradient.reproductions.molecules.molecule_runs import POINTS, Search, summary
-from semigradient.reproductions.molecules.molecules import methods
+from semigradient.reproductions.molecules.molecule_search import methods
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 
@@ -103,7 +103,7 @@ def test_every_method_searches(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["gflownet", "mars", "random"])
 def test_a_campaign_asks_for_new_molecules(method: str) -> None:
-    tiny = molecule_active.Scale(
+    tiny = molecule_active.CampaignScale(
         (("vocabulary", "small"), ("max_blocks", 3)),
         *(20, 10, 2, 6, 100, 8, 1, (8, 1)),
         Fitting(3, batch_size=4, evaluate_every=2),

@@ -28,7 +28,7 @@ from semigradient.reproductions.continuous_time import (
 )
 from support.commands import QUIET
 
-SMALL = dau_pusher.Plan(seconds=2.0, gradient_steps=2)
+SMALL = dau_pusher.PusherPlan(seconds=2.0, gradient_steps=2)
 
 
 def test_closed_forms_agree() -> None:

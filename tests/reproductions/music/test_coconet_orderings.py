@@ -11,10 +11,10 @@ import pytest
 
 from semigradient import reproduce
 from semigradient.reproductions.music import coconet_bench, coconet_orderings
-from semigradient.reproductions.music.coconet_bench import Plan
+from semigradient.reproductions.music.coconet_bench import CoconetPlan
 from semigradient.reproductions.report import Job, Row
 
-TINY = Plan(
+TINY = CoconetPlan(
     grid=4,
     steps=8,
     flags=("--steps", "96", "--channels", "6", "--layers", "4", "--statistics-passes", "1"),
@@ -56,10 +56,10 @@ def test_published_orderings_agree_and_reversed_ones_do_not() -> None:
     good = coconet_orderings._rows_1(TINY, [first(5.0, 7.8)], [1.5], full=True)
     assert all(verdicts(good).values())
     bad = verdicts(coconet_orderings._rows_1(TINY, [first(8.9, 7.8)], [2.3], full=True))
-    assert not bad["quarters: random orders, nats a frame below chronological order"]
-    assert not bad["quarters: random orders, nats a frame below bigram"]
-    assert not bad["quarters: loss of a hidden note on the split valid"]
-    assert bad["quarters: recurrent network, nats a frame below chronological order"]
+    assert not bad["quarters: random orders, nats per frame below chronological order"]
+    assert not bad["quarters: random orders, nats per frame below bigram"]
+    assert not bad["quarters: loss per hidden note on the validation split"]
+    assert bad["quarters: recurrent network, nats per frame below chronological order"]
     good = coconet_orderings._rows_2(TINY, [second(0.5, 0.74, 1.09)])
     assert all(verdicts(good).values())
     bad = verdicts(coconet_orderings._rows_2(TINY, [second(1.2, 0.74, 1.09)]))
@@ -71,7 +71,7 @@ def test_finer_grids_are_asked_to_be_easier() -> None:
     assert all(verdicts(coconet_orderings._finer(measured)).values())
     measured[1] = [first(2, 2.2)]
     finer = verdicts(coconet_orderings._finer(measured))
-    assert not finer["sixteenths, random, nats a frame below eighths"]
+    assert not finer["sixteenths, random, nats per frame below eighths"]
 
 
 def test_full_plans_are_the_published_ones() -> None:
@@ -92,7 +92,7 @@ def test_the_whole_at_a_tiny_scale(
     result = json.loads((tmp_path / "result.json").read_text())
     rows: dict[str, Any] = {row["quantity"]: row for row in result["rows"]}
     assert rows["parameters at the published size"]["agrees"]
-    assert rows["quarters: the ensemble of 5, nats a frame below its members"]["agrees"]
+    assert rows["quarters: the ensemble of 5, nats per frame below its members"]["agrees"]
     assert rows["quarters: unigram, NLL"]["measured"] == pytest.approx(10.5, abs=1.5)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     capsys.readouterr()

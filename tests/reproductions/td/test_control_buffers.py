@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semigradient.reproductions.td import control_buffers as buffers
-from semigradient.reproductions.td.problems import Batch, Buffer
+from semigradient.reproductions.td.problems import Buffer, TransitionBatch
 
 
 def collected(name, count):
@@ -97,7 +97,7 @@ def test_a_buffer_is_sampled():
     stored = buffers.buffer("acrobot", 5, 300)
     assert len(stored["inputs"]) >= 300
     parts = [torch.from_numpy(stored[k]).float() for k in stored]
-    problem = Buffer("acrobot", Batch(*(p[None] for p in parts)), (parts[0], parts[1]))
+    problem = Buffer("acrobot", TransitionBatch(*(p[None] for p in parts)), (parts[0], parts[1]))
     assert problem.width == 6
     assert repr(problem) == "Buffer(name='acrobot')"
     batch = next(problem.batches([0, 1], 7))

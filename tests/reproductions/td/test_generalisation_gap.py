@@ -85,7 +85,7 @@ def test_correlation_and_its_interval() -> None:
     assert high - low == pytest.approx(2 * 1.645 * 0.5 / np.sqrt(200), rel=0.3)
 
 
-def runs(slope: float) -> list[gap.Run]:
+def runs(slope: float) -> list[gap.GapRun]:
     rng = np.random.default_rng(1)
     made = []
     for learner, sign in (("classifier", 1), ("dqn", -1)):
@@ -93,7 +93,7 @@ def runs(slope: float) -> list[gap.Run]:
             log_rho = np.log(width) * sign * slope + rng.normal() * 1e-3
             performance = {"performance": 1 - 0.1 * np.log(size) + 0.01 * sign * log_rho}
             made.append(
-                gap.Run(
+                gap.GapRun(
                     learner, size, width, 0, 0, width**2, float(np.exp(log_rho)),
                     performance, {"performance": 0.0},
                 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -15,21 +14,21 @@ from semigradient.optim.corrected_momentum import CorrectedMomentum
 from semigradient.optim.forms import FORMS
 from semigradient.optim.momentum import Momentum
 from semigradient.optim.temporal_difference import TemporalDifference, per_sample_gradients
-from semigradient.reproductions.td import mountain_car, updates
+from semigradient.reproductions.td import updates
 from semigradient.reproductions.td.history import History, per_sample, semi_gradient, window
-from semigradient.reproductions.td.networks import Stack
 from semigradient.reproductions.td.policy_evaluation import (
     DIAGONAL,
     FULL,
     FULL_HALF,
     MOMENTUM,
     ORACLE,
-    Learner,
+    EvaluationSetting,
     Method,
-    Setting,
+    StackLearner,
     run,
 )
-from semigradient.reproductions.td.problems import Batch, Grid, MountainCar, Sines
+from semigradient.reproductions.td.problems import MountainCar, Sines, TransitionBatch
+from semigradient.reproductions.td.stacked_networks import Stack
 from semigradient.reproductions.td.updates import Averages, Correction
 
 SIZES = (2, 5, 4, 1)
@@ -53,13 +52,13 @@ def random_batch(members, size, width=2, seed=0):
     source = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=source, dtype=torch.float64)  # noqa: E731
     discount = 0.95 * (torch.rand(members, size, generator=source) > 0.2).double()
-    return Batch(
+    return TransitionBatch(
         draw(members, size, width), draw(members, size), discount, draw(members, size, width)
     )
 
 
 def setting(method, **changes):
-    plain = Setting(MountainCar(), (5, 4), method, 0.9, 4, (0.1, 0.02), 60, every=20)
+    plain = EvaluationSetting(MountainCar(), (5, 4), method, 0.9, 4, (0.1, 0.02), 60, every=20)
     return replace(plain, **changes)
 
 
@@ -110,7 +109,7 @@ def test_published_parameter_counts(hidden, count):
 def test_members_equal_the_optimizers(size, kind):
     """50 steps of two members, each beside the same network under the real optimizer."""
     method = {"momentum": MOMENTUM, "full": FULL, "diagonal": DIAGONAL}[kind]
-    learner = Learner(setting(method, size=size), range(2), torch.float64)
+    learner = StackLearner(setting(method, size=size), range(2), torch.float64)
     ordinary = networks(learner.theta)
     optimizers = []
     for network, lr in zip(ordinary, learner.lr.flatten().tolist(), strict=True):
@@ -167,7 +166,9 @@ def recursion(theta, batches, lr, beta, mask):
 @pytest.mark.parametrize("layers", [(0, 0), (0, 1), (1, 3), (0, 3)])
 def test_blocks_of_layers_equal_a_plain_loop(layers, diagonal):
     method = Method("corrected", layers, diagonal)
-    learner = Learner(setting(method, lrs=(0.1,), loss_scale=1.0, size=3), range(1), torch.float64)
+    learner = StackLearner(
+        setting(method, lrs=(0.1,), loss_scale=1.0, size=3), range(1), torch.float64
+    )
     batches = [random_batch(1, 3, seed=t) for t in range(20)]
     ends = [0, *(part.stop for part in learner.stack.layers)]
     mask = torch.eye(learner.stack.count, dtype=torch.float64) * diagonal
@@ -218,7 +219,7 @@ def test_the_window_keeps_the_weight_it_should(beta, mass):
 
 def test_the_oracle_equals_a_loop_over_the_window():
     beta, size = 0.8, 3
-    learner = Learner(setting(ORACLE, beta=beta, size=size), range(2), torch.float64)
+    learner = StackLearner(setting(ORACLE, beta=beta, size=size), range(2), torch.float64)
     past = []
     for batch in itertools.islice(learner.setting.problem.batches(range(2), size), 25):
         members = learner.of_members(batch)
@@ -311,7 +312,7 @@ def test_rows_are_those_of_the_optimizers():
 
 
 def test_frozen_targets_equal_a_plain_loop():
-    learner = Learner(setting(Method("frozen", renewed_every=7)), range(1), torch.float64)
+    learner = StackLearner(setting(Method("frozen", renewed_every=7)), range(1), torch.float64)
     ordinary, copies = networks(learner.theta), networks(learner.theta)
     optimizers = [
         Momentum(network.parameters(), lr, 0.9)
@@ -334,83 +335,6 @@ def test_frozen_targets_equal_a_plain_loop():
     for i, network in enumerate(ordinary):
         expected = torch.nn.utils.parameters_to_vector(network.parameters())
         torch.testing.assert_close(learner.theta[i], expected, rtol=0, atol=1e-12)
-
-
-# --- Mountain Car ---------------------------------------------------------------------------------
-
-
-def test_dynamics_are_gymnasiums():
-    states = mountain_car.uniform(300, generator=torch.Generator().manual_seed(0))
-    states[0] = torch.tensor([-1.2, -0.05])  # against the wall
-    states[1] = torch.tensor([0.49, 0.02])  # over the goal
-    following, arrived = mountain_car.step(states)
-    env = gymnasium.make("MountainCar-v0").unwrapped
-    env.reset(seed=0)
-    for i, state in enumerate(states.numpy()):
-        env.state = tuple(state)
-        observation, _, terminated, _, _ = env.step(0 if state[1] < 0 else 2)
-        np.testing.assert_allclose(following[i].numpy(), observation, atol=1e-6)
-        assert bool(arrived[i]) == terminated
-    assert arrived.any()
-    assert not arrived.all()
-
-
-def test_exact_values_match_published_figures():
-    states = mountain_car.uniform(20_000, generator=torch.Generator().manual_seed(1))
-    steps = mountain_car.steps_to_goal(states).double()
-    values = mountain_car.value(states)
-    assert steps.mean().item() == pytest.approx(51.2, abs=1.0)
-    assert steps.median().item() == pytest.approx(54, abs=1)
-    assert (steps == 1).double().mean().item() == pytest.approx(0.038, abs=0.004)
-    assert values.mean().item() == pytest.approx(-1.611, abs=0.012)
-    assert values.var().item() == pytest.approx(0.2726, abs=0.006)
-    assert values.min() >= -2
-    assert values.max().item() == pytest.approx(-0.1)
-
-
-def test_exact_values_solve_the_bellman_equation():
-    states = mountain_car.uniform(500, generator=torch.Generator().manual_seed(2))
-    following, arrived = mountain_car.step(states)
-    target = -0.1 + 0.95 * torch.where(arrived, 0.0, mountain_car.value(following))
-    torch.testing.assert_close(mountain_car.value(states), target, rtol=0, atol=1e-12)
-
-
-def test_a_seed_sees_the_same_data_whatever_the_other_seeds():
-    for problem, size in ((MountainCar(), 3), (MountainCar(online=True), 1), (Sines(50), 4)):
-        alone = list(itertools.islice(problem.batches([4], size), 300))
-        among = list(itertools.islice(problem.batches([2, 4, 9], size), 300))
-        for a, b in zip(alone, among, strict=True):
-            assert torch.equal(a.inputs[0], b.inputs[1])
-            assert torch.equal(a.reward[0], b.reward[1])
-
-
-def test_online_transitions_follow_one_another():
-    stream = list(itertools.islice(MountainCar(online=True).batches([0, 1], 1), 400))
-    ended = 0
-    for now, then in itertools.pairwise(stream):
-        going_on = now.discount[:, 0] > 0
-        ended += int((~going_on).sum())
-        assert torch.equal(now.next_inputs[going_on], then.inputs[going_on])
-    assert ended > 4
-    visited = torch.stack([b.inputs[:, 0] for b in stream]).double()
-    truth = torch.stack([b.truth[:, 0] for b in stream])
-    # Inputs were rounded to single precision, which now and then costs or saves one step.
-    assert (mountain_car.value(visited) - truth).abs().median() < 1e-6
-    with pytest.raises(ValueError, match="one transition"):
-        next(MountainCar(online=True).batches([0], 4))
-
-
-def test_features_are_gaussians_on_a_grid():
-    grid = Grid(3, 2.0)
-    low, high = torch.tensor(mountain_car.LOW), torch.tensor(mountain_car.HIGH)
-    middle = (low + high) / 2
-    features = grid(middle)
-    assert features.shape == (9,)
-    assert features[4] == pytest.approx(1.0)
-    assert features[1] == pytest.approx(np.exp(-(1.5**2) / 2.0))
-    assert features[0] == pytest.approx(np.exp(-2 * 1.5**2 / 2.0))
-    assert grid(torch.stack([low, high])).shape == (2, 9)
-    assert MountainCar(grid=grid).evaluation()[0].shape == (4096, 9)
 
 
 # --- running --------------------------------------------------------------------------------------

@@ -18,7 +18,13 @@ from semigradient.nets.padded import padded_cnn, small_cnn
 from semigradient.optim.configs import AdamConfig, CorrectedAdamConfig, SGDConfig
 from semigradient.reproductions.td import mountain_car, recorded, replayed
 from semigradient.reproductions.td.recorded import Recorded
-from semigradient.reproductions.td.replayed import Learner, OneStep, Table, nearby_gain, q_learning
+from semigradient.reproductions.td.replayed import (
+    OneStep,
+    ReplayedLearner,
+    TargetTable,
+    nearby_gain,
+    q_learning,
+)
 from semigradient.reproductions.td.td_lambda import targets
 from semigradient.training.replay import Replay
 from support.recordings import run_folder
@@ -141,7 +147,7 @@ def test_a_regression_of_distinct_states_gains_at_the_updated_one_only():
     truth = record.returns()
     network = tabular(record)
     before = truth - network.weight[0].detach()
-    made = Learner(network, record, Table(lambda _: truth), SGDConfig(lr=lr), 0)
+    made = ReplayedLearner(network, record, TargetTable(lambda _: truth), SGDConfig(lr=lr), 0)
     total, count = nearby_gain(made, torch.tensor([7]))
     # Half a square, so a step of lr takes the share lr of the error.
     gain = 0.5 * before[7] ** 2 * (1 - (1 - lr) ** 2)
@@ -155,7 +161,9 @@ def test_a_regression_of_distinct_states_gains_at_the_updated_one_only():
 def test_gains_of_steps_that_are_not_there_or_of_another_episode_do_not_count():
     record = chain([20, 20])
     network = nn.Linear(record.size, 1)  # the bias is shared: everything moves
-    made = Learner(network, record, Table(lambda _: record.returns()), SGDConfig(lr=0.3), 0)
+    made = ReplayedLearner(
+        network, record, TargetTable(lambda _: record.returns()), SGDConfig(lr=0.3), 0
+    )
     total, count = nearby_gain(made, torch.tensor([7]))
     assert torch.equal(total != 0, count > 0)
     assert count.nonzero()[:, 0].tolist() == list(range(23, 43))
@@ -171,27 +179,29 @@ def test_correcting_optimizers_are_shown_what_moves_the_target():
     values = torch.cat([network.weight.detach().T[1:], torch.zeros(1, 3)])
     following = {True: record.next_action, False: values.argmax(1)}
     for sarsa in (True, False):
-        made = Learner(network, record, OneStep(sarsa=sarsa), SGDConfig(), 0)
+        made = ReplayedLearner(network, record, OneStep(sarsa=sarsa), SGDConfig(), 0)
         shown = made._temporal_difference(record.at(index), index)
         assert torch.equal(shown.discount, record.discount)
         assert torch.equal(shown.bootstrap["action"], following[sarsa])
         assert torch.equal(shown.bootstrap["obs"], record.at(index).next_obs)
-    for still in (OneStep(every=5), OneStep(rate=0.1), Table(lambda _: record.returns())):
-        made = Learner(network, record, still, SGDConfig(), 0)
+    for still in (OneStep(every=5), OneStep(rate=0.1), TargetTable(lambda _: record.returns())):
+        made = ReplayedLearner(network, record, still, SGDConfig(), 0)
         assert made._temporal_difference(record.at(index), index).bootstrap is None
 
 
 def test_bootstrapping_from_the_network_itself_moves_the_predecessors_loss():
     record, lr = chain([20]), 0.3
     network = tabular(record)
-    made = Learner(network, record, OneStep(), SGDConfig(lr=lr), 0)
+    made = ReplayedLearner(network, record, OneStep(), SGDConfig(lr=lr), 0)
     examples, before = made.examples(torch.arange(20)), made.parameters()
     assert examples.moving
     made.learn(torch.tensor([7]))
     gain = replayed.pointwise_gain(examples, before, made.parameters())
     assert gain.nonzero()[:, 0].tolist() == [6, 7]
     # With a table of the frozen network, nothing but the state itself moves.
-    frozen = Learner(network, record, Table(q_learning(record), 1000), SGDConfig(lr=lr), 0)
+    frozen = ReplayedLearner(
+        network, record, TargetTable(q_learning(record), 1000), SGDConfig(lr=lr), 0
+    )
     total, _ = nearby_gain(frozen, torch.tensor([7]))
     assert total.nonzero()[:, 0].tolist() == [30]
 
@@ -202,7 +212,7 @@ def test_copies_follow_the_network_as_they_should():
     for kind in (hard, slow):
         network = tabular(record)
         start = network.weight.detach().clone()
-        made = Learner(network, record, kind, SGDConfig(lr=0.5), 0)
+        made = ReplayedLearner(network, record, kind, SGDConfig(lr=0.5), 0)
         made.learn(torch.arange(10))
         first = network.weight.detach().clone()
         expected = start if kind is hard else start + 0.25 * (first - start)
@@ -217,7 +227,7 @@ def test_sarsa_bootstraps_from_the_recorded_action_and_q_learning_from_the_best(
     network = tabular(record, 3)
     values = network.weight.detach().T
     for sarsa in (True, False):
-        made = Learner(network, record, OneStep(sarsa=sarsa), SGDConfig(lr=0.1), 0)
+        made = ReplayedLearner(network, record, OneStep(sarsa=sarsa), SGDConfig(lr=0.1), 0)
         index = torch.arange(6)
         target = made.targets.at(record.at(index), index, made.next_action)
         following = torch.cat([values[1:], torch.zeros(1, 3)])
@@ -234,7 +244,7 @@ def test_corrected_adam_without_derivatives_is_adam():
 
     def trained(config, weight):
         network = tabular(record, 2)
-        made = Learner(network, record, OneStep(sarsa=True), config, 3)
+        made = ReplayedLearner(network, record, OneStep(sarsa=True), config, 3)
         shown = made._temporal_difference
         made._temporal_difference = lambda batch, index: dataclasses.replace(
             shown(batch, index), weight=torch.full((4,), weight)
@@ -272,7 +282,7 @@ def test_published_networks_have_the_published_numbers_of_parameters():
 def test_episodes_that_never_end_by_themselves_are_an_error(monkeypatch):
     monkeypatch.setattr(recorded, "PATIENCE", (5, 0))
     envs = recorded.make_vector("Pendulum-v1", 1, 0)
-    with pytest.raises(UserError, match="Pendulum-v1: hardly any episode ends"):
+    with pytest.raises(UserError, match="Pendulum-v1: hardly any episode terminates"):
         recorded.record(lambda obs, mask: np.zeros((1, 1), np.float32), envs, 100, 0.9)
 
 

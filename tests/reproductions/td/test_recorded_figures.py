@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 
 import numpy as np
 import pytest
@@ -13,15 +12,16 @@ from semigradient.errors import UserError
 from semigradient.reproductions import report, rows
 from semigradient.reproductions.td import (
     atari_policy_evaluation,
+    gain_claims,
     gain_profiles,
     interference_evolution,
+    loss_sensitivity,
     recorded,
-    sensitivity,
     sign_variance,
     singular_values,
     td_lambda,
 )
-from semigradient.reproductions.td.gain_profiles import OFFSETS
+from semigradient.reproductions.td.gain_claims import OFFSETS
 from support.recordings import frames, run_folder
 
 RNG = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def bump(height, centre, width=10.0):
 
 
 def published_gains():
-    runs = {(k, o): bump(1, 2) for k in gain_profiles.REGRESSIONS for o in OPTIMIZERS}
+    runs = {(k, o): bump(1, 2) for k in gain_claims.REGRESSIONS for o in OPTIMIZERS}
     heights = {"adam": 0.02, "momentum": 0.02, "rmsprop": -0.01, "sgd": -0.01}
     for name, height in heights.items():
         runs["batch", name] = bump(height, 5 if name == "rmsprop" else 1, width=4.0)
@@ -68,14 +68,14 @@ def published_gains():
 
 
 def test_published_gains_agree_and_none_of_the_reversed_ones_does():
-    found = gain_profiles.claims(published_gains(), OPTIMIZERS)
+    found = gain_claims.claims(published_gains(), OPTIMIZERS)
     assert len(found) == 14
     assert all(agreeing(found))
     runs = {key: [-curves for curves in seeds] for key, seeds in published_gains().items()}
     runs["td*", "adam"] = bump(1, 2)
     runs["batch", "adam"] = bump(-0.5, -1, width=30.0)
     runs["control", "adam"] = [np.linspace(1, 9, 20)[:, None] * c for c in bump(-1, 1)]
-    assert not any(agreeing(gain_profiles.claims(runs, OPTIMIZERS)))
+    assert not any(agreeing(gain_claims.claims(runs, OPTIMIZERS)))
 
 
 def published_lambdas(sign=1):
@@ -157,7 +157,9 @@ def sign_runs(sign=1):
             reward = 100 - 80 * sign * v * v
             rho = float(np.exp(sign * 5 * v + 0.1 * RNG.normal()))
             shown = v if sign > 0 else 1 - v
-            made.append(sign_variance.Run(rate, width, seed, shown, rho * (1 + shown), reward))
+            made.append(
+                sign_variance.SignVarianceRun(rate, width, seed, shown, rho * (1 + shown), reward)
+            )
     return made
 
 
@@ -176,106 +178,6 @@ def test_published_sign_variances_agree():
 
 def test_a_group_without_runs_does_not_agree():
     assert not rows.separated("", "", "", np.ones(0), np.ones(2), -1).agrees
-
-
-def sensitivities(sign=1):
-    few = np.concatenate([np.full(3, 10.0), np.full(7, 0.1)])
-    alike = np.linspace(1, 1.2, 10)
-    real, random = (few, alike) if sign > 0 else (alike, few)
-    spread, sharp = np.full((10, 10), 0.8), np.full((10, 10), 0.2)
-    np.fill_diagonal(spread, 1)
-    np.fill_diagonal(sharp, 1)
-    tables = (spread, sharp) if sign > 0 else (1 / sharp, 1 / spread)
-    runs = {}
-    for labels in sensitivity.LABELS:
-        for inputs, each, table in zip(
-            sensitivity.INPUTS, (real, random), tables if sign > 0 else tables[::-1], strict=True
-        ):
-            noisy = [np.tile(each, (4, 1)) * (1 + 0.001 * RNG.random((4, 10))) for _ in range(3)]
-            runs[labels, inputs] = [{"each": one, "table": table} for one in noisy]
-    return runs
-
-
-def test_published_sensitivities_agree_and_reversed_ones_do_not():
-    found = sensitivity.claims(sensitivities())
-    assert all(agreeing(found))
-    assert not any(agreeing(sensitivity.claims(sensitivities(-1)))[:6])
-
-
-def test_gini_coefficients_of_running_means():
-    each = np.array([[1.0, 2, 3, 4], [1, 2, 3, 4]])
-    assert sensitivity.running_gini(each).tolist() == pytest.approx([0.25, 0.25])
-    later = np.array([[1.0, 0], [0, 1]])
-    assert sensitivity.running_gini(later).tolist() == pytest.approx([0.5, 0.0])
-
-
-def test_sensitivity_is_what_retraining_with_another_input_changes():
-    plan = sensitivity.Plan(6, 12, 1, lr=0.1)
-    found = sensitivity.measure(plan, "own", "real", 0)["each"][0]
-    data = sensitivity.dataset(plan, "own", "real", 0)
-    data = {"x": data["x"].double(), "y": data["y"]}
-    order = torch.randint(6, (12,), generator=torch.Generator().manual_seed(2))
-    last = order[11]
-
-    def loss_after(x):
-        torch.manual_seed(0)
-        network = sensitivity.mlp((49, 16, 16, 6), "tanh").double()
-        optimizer = torch.optim.SGD(network.parameters(), 0.1)
-        for index in order[:11]:
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(x[index]), data["y"][index]).backward()
-            optimizer.step()
-        # Without the direct dependence of the last loss on its own input.
-        return torch.nn.functional.cross_entropy(network(data["x"][last]), data["y"][last]).item()
-
-    example, total = int(order[3]), 0.0
-    for pixel in range(49):
-        ends = []
-        for shift in (1e-4, -1e-4):
-            x = data["x"].clone()
-            x[example, pixel] += shift
-            ends.append(loss_after(x))
-        total += abs(ends[0] - ends[1]) / 2e-4
-    assert found[example] == pytest.approx(total, rel=1e-3)
-
-
-def write_mnist(folder, count, compressed):
-    rng = np.random.default_rng(0)
-    images = rng.integers(256, size=(count, 28, 28), dtype=np.uint8)
-    labels = rng.integers(10, size=count, dtype=np.uint8)
-    for name, magic, sizes, data in (
-        ("train-images-idx3-ubyte", 2051, (count, 28, 28), images),
-        ("train-labels-idx1-ubyte", 2049, (count,), labels),
-    ):
-        raw = np.array([magic, *sizes], ">i4").tobytes() + data.tobytes()
-        if compressed:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(raw))
-        else:
-            (folder / name).write_bytes(raw)
-    return images, labels
-
-
-@pytest.mark.parametrize("compressed", [True, False])
-def test_digits_are_read_from_published_files_and_averaged_down(tmp_path, compressed):
-    images, labels = write_mnist(tmp_path, 5, compressed)
-    found = sensitivity.mnist(str(tmp_path), 5, 0)
-    order = np.random.default_rng(0).choice(5, 5, replace=False)
-    assert found["y"].tolist() == labels[order].tolist()
-    corner = images[order[0], 2:4, 4:6].mean() / 255
-    assert found["x"][0, 14 + 2].item() == pytest.approx(corner, rel=1e-5)
-
-
-def test_folders_without_digits_are_errors(tmp_path):
-    with pytest.raises(UserError, match="needs --folder"):
-        sensitivity.full_plan("")
-    with pytest.raises(UserError, match="has no train-images"):
-        sensitivity.mnist(str(tmp_path), 5, 0)
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"something else")
-    with pytest.raises(UserError, match="is not a file of MNIST"):
-        sensitivity.mnist(str(tmp_path), 5, 0)
-    write_mnist(tmp_path, 5, False)
-    with pytest.raises(UserError, match="needs 6 digits"):
-        sensitivity.mnist(str(tmp_path), 6, 0)
 
 
 def test_published_errors_on_frames_agree_and_reversed_ones_do_not():
@@ -314,7 +216,7 @@ TINY = dataclasses.replace(
 
 def test_tiny_passes_through_the_figures_of_recorded_episodes(tmp_path, monkeypatch):
     monkeypatch.setattr(gain_profiles, "QUICK", TINY)
-    monkeypatch.setattr(td_lambda, "QUICK", td_lambda.Plan((0.0, 1.0), TINY))
+    monkeypatch.setattr(td_lambda, "QUICK", td_lambda.LambdaPlan((0.0, 1.0), TINY))
     plan = dataclasses.replace(interference_evolution.QUICK, steps=40, updates=4, every=2, side=3)
     monkeypatch.setattr(interference_evolution, "QUICK", plan)
     modules = (gain_profiles, td_lambda, singular_values, interference_evolution)
@@ -323,11 +225,11 @@ def test_tiny_passes_through_the_figures_of_recorded_episodes(tmp_path, monkeypa
 
 
 def test_tiny_passes_through_sensitivity_and_sign_variance(tmp_path, monkeypatch):
-    monkeypatch.setattr(sensitivity, "QUICK", sensitivity.Plan(12, 8, 2))
+    monkeypatch.setattr(loss_sensitivity, "QUICK", loss_sensitivity.SensitivityPlan(12, 8, 2))
     tiny = dataclasses.replace(sign_variance.QUICK, steps=300, rates=(1e-4, 1e-3), widths=(4,))
     monkeypatch.setattr(sign_variance, "QUICK", tiny)
     monkeypatch.setattr(sign_variance, "SAMPLES", 8)
-    for count, module in zip((7, 3), (sensitivity, sign_variance), strict=True):
+    for count, module in zip((7, 3), (loss_sensitivity, sign_variance), strict=True):
         assert len(finished(module, tmp_path / module.__name__)) == count
 
 
@@ -354,7 +256,7 @@ def test_a_tiny_pass_through_policy_evaluation_from_frames(tmp_path, monkeypatch
 
 
 def test_the_error_on_test_episodes_is_that_of_the_recorded_actions():
-    of = atari_policy_evaluation.Episodes(frames((5, 7), 0)[0], frames((6,), 1)[0])
+    of = atari_policy_evaluation.TrainTestEpisodes(frames((5, 7), 0)[0], frames((6,), 1)[0])
     plan = dataclasses.replace(atari_policy_evaluation.QUICK, updates=0)
     found = atari_policy_evaluation.measure(of, "adam", plan, seed=3)
     network = atari_policy_evaluation.network(plan, of.train, 3)

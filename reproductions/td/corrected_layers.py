@@ -1,4 +1,4 @@
-"""Which layers to correct: figure 4.15.
+"""Correction of some of the layers: figure 4.15.
 
 Source: E. Bengio, PhD thesis, sections 4.3.2.2 and 4.3.3.11. Six layers; the first k from the
 input ("bottom") or the last k ("top") are corrected in full, the others by their diagonal or not.
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.reproductions.report import Job, Report
-from semigradient.reproductions.td.policy_evaluation import MOMENTUM, Method, Setting
+from semigradient.reproductions.td.policy_evaluation import MOMENTUM, EvaluationSetting, Method
 from semigradient.reproductions.td.pooled import lower, train, untrained
 from semigradient.reproductions.td.problems import MountainCar
 from semigradient.training.summary import bootstrap_interval
@@ -31,7 +31,7 @@ OTHERS = {"plain": False, "diagonal": True}
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     counts = range(1, LAYERS) if job.full else (1, 3, 5)
     kinds = OTHERS if job.full else {"plain": False}
     every = _train(job, "all", Method("corrected"))
@@ -49,18 +49,18 @@ def reproduce(job: Job) -> Report:
         words = f"the {count} bottom layers less that of the {count} top layers, others {others}"
         rival = top[others, count]
         rows.append(lower(f"4.15: loss correcting {words}", SOURCE, losses, rival, job.full))
-    for name, found in (("bottom", bottom), ("top", top)):
-        for (others, count), losses in found.items():
+    for name, groups in (("bottom", bottom), ("top", top)):
+        for (others, count), losses in groups.items():
             words = f"all layers less that of the {count} {name} layers, others {others}"
             rows.append(lower(f"4.15: loss correcting {words}", SOURCE, every, losses, job.full))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         rng = np.random.default_rng(0)
-        for name, found in (("bottom", bottom), ("top", top)):
+        for name, groups in (("bottom", bottom), ("top", top)):
             for others in kinds:
                 ends = [(0, none)] if others == "plain" else []
-                points = [*ends, *((c, found[others, c]) for c in counts), (LAYERS, every)]
+                points = [*ends, *((c, groups[others, c]) for c in counts), (LAYERS, every)]
                 count = [c for c, _ in points]
                 low, high = zip(
                     *(bootstrap_interval(np.mean, v, rng) for _, v in points), strict=True
@@ -81,5 +81,5 @@ def _partial(end: str, count: int, diagonal: bool) -> Method:
 def _train(job: Job, name: str, method: Method) -> Array:
     """Final losses (S,)."""
     width = 16 if job.full else 8
-    cell = Setting(MountainCar(), (width,) * (LAYERS - 1), method, 0.9, 16, (0.1,), STEPS)
+    cell = EvaluationSetting(MountainCar(), (width,) * (LAYERS - 1), method, 0.9, 16, (0.1,), STEPS)
     return train(job, name, cell, untrained(MountainCar()))[0, :, -1]

@@ -1,7 +1,7 @@
 """Many small value networks at once, and their derivatives in closed form.
 
-A published comparison needs tens of seeds for each of tens of settings; one network at a time,
-nearly all the time would go into calling the library. Here the parameters of E multilayer
+A published comparison needs tens of seeds for each of tens of settings; with one network at a time,
+call overhead would dominate. Here the parameters of E multilayer
 perceptrons are the rows of one matrix (E, n), each row in the order of the parameters of
 `nets.bricks.mlp` (weight, bias, weight, ...), and every operation is a batched matrix product.
 A single layer over features gives the linear models.
@@ -24,7 +24,7 @@ from torch.nn.functional import leaky_relu
 from semigradient.nets.bricks import mlp
 
 SLOPE = 0.01
-"""Of the rectifier below zero: torch's default."""
+"""Negative slope of the rectifier: torch's default."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Stack:
 
     @functools.cached_property
     def layers(self) -> list[slice]:
-        """Where the parameters of each layer lie in a row of the matrix, bottom first."""
+        """Slices of the parameters of each layer in a row of the matrix, bottom first."""
         pairs = itertools.pairwise(self.sizes)
         ends = list(itertools.accumulate((i + 1) * o for i, o in pairs))
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def initial(self, seeds: Sequence[int]) -> Tensor:
-        """Parameters (S, n) as torch initialises this network, one row a seed."""
+        """Parameters (S, n) as torch initialises this network, one row per seed."""
         rows = []
         with torch.random.fork_rng(devices=[]):
             for seed in seeds:
@@ -61,7 +61,7 @@ class Stack:
         return self.forward(theta, inputs)[0]
 
     def forward(self, theta: Tensor, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Values (E, m), and what each layer was given: (E, m, width), bottom first."""
+        """Values (E, m), and the inputs of each layer, (E, m, width), bottom first."""
         given = [inputs]
         *below, (weight, bias) = self._views(theta)
         for w, b in below:
@@ -92,7 +92,7 @@ class Stack:
         for index, ((weight, _), inputs) in reversed(list(enumerate(layers))):
             pairs.append((signal, inputs))
             if index:
-                # The rectifier keeps signs, so its output tells on which side the input was.
+                # The rectifier preserves signs, so the sign of its output is that of its input.
                 signal = torch.bmm(signal, weight)
                 signal = torch.where(inputs > 0, signal, SLOPE * signal)
         return pairs

@@ -1,14 +1,14 @@
-"""DiCE's estimates beside exact derivatives, and LOLA-DiCE on the prisoner's dilemma.
+"""DiCE's estimates against exact derivatives, and LOLA-DiCE on the prisoner's dilemma.
 
-The DiCE slides show both as pictures without a number in the text. What they and the paper claim:
-derivatives of any order come out right, those of second order need many samples (the paper: with
+The DiCE slides show both as figures without numbers. They and the paper claim: derivatives of any
+order are estimated without bias, those of second order need many samples (the paper: with
 100,000 games a correlation of 0.999 for the gradient and 0.97 for the Hessian); LOLA-DiCE learns to
-cooperate, near a reward of -1 a round, where naive learners and the same algorithm with the
+cooperate, near a reward of -1 per round, where naive learners and the same algorithm with the
 surrogate loss end at -2.
 
-Exact derivatives are those of the same 150 rounds, by following the distribution of the state.
-Single runs of LOLA-DiCE differ much, since second derivatives from 128 games are mostly noise; the
-rule for the learning curves was fixed beforehand from an independent implementation's spread.
+Exact derivatives are those of the same 150 rounds, by propagating the distribution of the state.
+Single runs of LOLA-DiCE vary widely, since second derivatives from 128 games are mostly noise; the
+criterion for the learning curves was fixed in advance from an independent implementation's spread.
 
 Source: the DiCE slides (experiments); J. Foerster et al. 2018 for the two correlations.
 """
@@ -39,15 +39,15 @@ Array = NDArray[np.float64]
 TITLE = "DiCE's gradients and Hessians beside exact ones; LOLA-DiCE learns to cooperate"
 SEEDS = {"quick": 5, "full": 5}
 GAMMA, ROUNDS = 0.96, 150
-_LAST = 20  # updates that a learner is judged by
+_LAST = 20  # final updates over which learners are averaged
 
 
 def derivatives(value: Tensor, policies: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (10,) by both players' logits, and the mixed second derivatives (5, 5)."""
     (gradient,) = torch.autograd.grad(value, policies, create_graph=True)
     rows = [
-        torch.autograd.grad(each, policies, retain_graph=True)[0][1]
-        for each in gradient[0].unbind()
+        torch.autograd.grad(component, policies, retain_graph=True)[0][1]
+        for component in gradient[0].unbind()
     ]
     return gradient.detach().flatten(), torch.stack(rows)
 
@@ -58,16 +58,20 @@ def correlations(
     """Correlations (pairs, n) of estimates from 1 to n chunks of games with the exact ones.
 
     Policies are logits from N(0, 1). The gradient has a baseline, the exact mean return to go of
-    every round; the mixed second derivatives of the surrogate stand beside as their largest size.
+    every round; of the mixed second derivatives of the surrogate the largest magnitude is recorded.
     """
     random = torch.Generator().manual_seed(seed)
     counts = np.arange(1, samples // chunk + 1) * chunk
-    found: dict[str, list[list[float]]] = {"gradient": [], "hessian": [], "surrogate_hessian": []}
+    curves_by_name: dict[str, list[list[float]]] = {
+        "gradient": [],
+        "hessian": [],
+        "surrogate_hessian": [],
+    }
     for _ in range(pairs):
         policies = torch.randn(2, 5, generator=random, dtype=torch.float64).requires_grad_()
         true = derivatives(expected_return(policies, PRISONERS, rounds, GAMMA)[0], policies)
-        sums: list[Tensor] = [torch.zeros_like(each) for each in true]
-        curves: dict[str, list[float]] = {name: [] for name in found}
+        sums: list[Tensor] = [torch.zeros_like(exact) for exact in true]
+        curves: dict[str, list[float]] = {name: [] for name in curves_by_name}
         for _ in counts:
             episodes = sample(policies, PRISONERS, rounds, chunk, random)
             both, rewards = episodes.log_probs.sum(0), episodes.rewards[0]
@@ -79,8 +83,8 @@ def correlations(
             largest = derivatives(control, policies)[1].abs().max()
             curves["surrogate_hessian"].append(float(largest))
         for name, curve in curves.items():
-            found[name].append(curve)
-    arrays = {name: np.array(curve) for name, curve in found.items()}
+            curves_by_name[name].append(curve)
+    arrays = {name: np.array(curve) for name, curve in curves_by_name.items()}
     return {"samples": counts.astype(float), **arrays}
 
 
@@ -105,13 +109,13 @@ LEARNERS = {
 
 
 def learn(config: Config, updates: int, seeds: int) -> dict[str, Array]:
-    """Mean reward of a round (updates, S), of both players together."""
+    """Mean reward per round (updates, S), averaged over both players."""
     learner = LolaDiceLearner(config, seeds)
     return {"reward": np.array([learner.iterate().mean(1).numpy() for _ in range(updates)], float)}
 
 
 def reproduce(job: Job) -> Report:
-    """Estimate, learn, compare."""
+    """Estimate derivatives, train the learners, compare."""
     plan = (4, 100_000, 5_000) if job.full else (2, 40_000, 4_000)
     accuracy = job.cell("derivatives", (plan, ROUNDS), partial(correlations, *plan))
     updates = 200 if job.full else 150
@@ -139,13 +143,13 @@ def reproduce(job: Job) -> Report:
     return Report(accuracy_rows(accuracy) + learning_rows(curves), draw)
 
 
-def accuracy_rows(found: dict[str, Array]) -> list[Row]:
-    """What the estimates' correlations say."""
-    count = int(found["samples"][-1])
+def accuracy_rows(accuracy: dict[str, Array]) -> list[Row]:
+    """Rows for the correlations of the estimates."""
+    count = int(accuracy["samples"][-1])
     source = "Foerster et al. 2018, at 100,000 games"
     rows = []
     for name, published, least in (("gradient", "0.999", 0.99), ("hessian", "0.97", 0.75)):
-        last = found[name][:, -1]
+        last = accuracy[name][:, -1]
         rows.append(
             Row(
                 f"correlation of the {name} with the exact one, {count} games",
@@ -158,7 +162,7 @@ def accuracy_rows(found: dict[str, Array]) -> list[Row]:
                 bool(last.min() >= least),
             )
         )
-    largest = float(found["surrogate_hessian"].max())
+    largest = float(accuracy["surrogate_hessian"].max())
     rows.append(
         Row(
             "largest mixed second derivative of the surrogate",
@@ -175,7 +179,7 @@ def accuracy_rows(found: dict[str, Array]) -> list[Row]:
 
 
 def learning_rows(curves: dict[str, Array]) -> list[Row]:
-    """What the learners end at."""
+    """Rows for the final rewards of the learners."""
     rows = []
     for name, curve in curves.items():
         last = curve[-_LAST:].mean(0)

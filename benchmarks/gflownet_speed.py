@@ -1,11 +1,12 @@
-"""Time of a training iteration of `gflownet`, beside torchgfn, and how well both have learned.
+"""Time per training iteration of `gflownet` and of torchgfn, and the total variation of both.
 
-    python -m semigradient.benchmarks.gflownet --peer VENV/bin/python --dimensions 2 4 --loss tb fm
+    python -m semigradient.benchmarks.gflownet_speed --peer VENV/bin/python --loss tb fm
 
-The peer runs in a Python of its own (`pip install torchgfn "numpy<2"`). Both learners live for the
-whole measurement and take turns of a few iterations: same grid (exit_only, the peer's rule), same
-network, batch, optimizer and threads. An iteration samples a batch on-policy and takes a gradient
-step. Beside the wall clock stands processor time, which says what a busy machine hides.
+The peer runs in a separate Python (`pip install torchgfn "numpy<2"`). Both learners exist for the
+entire measurement and alternate every few iterations, on the same grid (exit_only, the peer's
+rule), with the same network, batch, optimizer and threads. An iteration samples a batch on-policy
+and takes a gradient step. Reported are wall-clock time and processor time, which is less sensitive
+to other load on the machine.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _PEER = Path(__file__).with_name("torchgfn_peer.py")
 
 
 class Ours:
-    """Our learner, with the exact evaluation left out of the time."""
+    """Our learner; the exact evaluation is not timed."""
 
     def __init__(self, loss: str, dimensions: int, chosen: argparse.Namespace) -> None:
         agent = make_agent(
@@ -58,7 +59,7 @@ class Ours:
         return [time.perf_counter() - wall, time.process_time() - processor]
 
     def total_variation(self) -> float:
-        """Exact."""
+        """Exact total variation."""
         return self.agent.evaluate()["tv"]
 
 
@@ -77,7 +78,7 @@ class Theirs:
         return self._ask(str(iterations))
 
     def total_variation(self) -> float:
-        """Exact."""
+        """Exact total variation."""
         return float(self._ask("tv"))
 
     def close(self) -> None:
@@ -95,12 +96,12 @@ class Theirs:
     def _answer(self) -> Any:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        require(line != "", "--peer: it ended; its own message stands above")
+        require(line != "", "--peer: the process ended; see its message above")
         return json.loads(line)
 
 
 def compare(loss: str, dimensions: int, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Let both take turns until the trajectories are done; milliseconds an iteration, and TV."""
+    """Run both in turns for all trajectories; milliseconds per iteration, and total variation."""
     learners: dict[str, Any] = {"ours": Ours(loss, dimensions, chosen)}
     if chosen.peer:
         learners["torchgfn"] = Theirs(loss, dimensions, chosen)
@@ -109,8 +110,8 @@ def compare(loss: str, dimensions: int, chosen: argparse.Namespace) -> dict[str,
     for turn in range(max(2, updates // chosen.turn)):
         for name, learner in learners.items():
             spent = learner.run(chosen.turn)
-            if turn > 0:  # the first one warms up
-                times[name].append([1000 * each / chosen.turn for each in spent])
+            if turn > 0:  # the first turn is a warm-up
+                times[name].append([1000 * seconds / chosen.turn for seconds in spent])
     row: dict[str, Any] = {"loss": loss, "dimensions": dimensions, "height": chosen.height}
     row |= {"batch": chosen.batch, "threads": chosen.threads, "updates": updates}
     for name, learner in learners.items():
@@ -126,13 +127,13 @@ def compare(loss: str, dimensions: int, chosen: argparse.Namespace) -> dict[str,
 
 
 def report(row: dict[str, Any]) -> str:
-    """The row in words."""
+    """The row as text."""
     lines = [f"{row['loss']} {row['dimensions']}-D H={row['height']}, batch {row['batch']}"]
     for name in ("ours", "torchgfn"):
         if name in row:
             it = row[name]
             lines.append(
-                f"  {name:9s} {it['wall_ms']:8.2f} ms wall {it['cpu_ms']:8.2f} ms processor an "
+                f"  {name:9s} {it['wall_ms']:8.2f} ms wall {it['cpu_ms']:8.2f} ms processor per "
                 f"iteration; exact TV {it['tv']:.4f} after {row['updates']} updates"
             )
     if "torchgfn" in row:
@@ -149,28 +150,30 @@ def main(argv: list[str]) -> int:
     try:
         require(
             not chosen.peer or Path(chosen.peer).exists(),
-            f"--peer {chosen.peer!r}: is not there; accepted is a Python with torchgfn",
+            f"--peer {chosen.peer!r}: does not exist; accepted is a Python with torchgfn",
         )
         for dimensions in chosen.dimensions:
             for loss in chosen.loss:
                 rows.append(compare(loss, dimensions, chosen))
                 print(report(rows[-1]), flush=True)
     except UserError as problem:
-        fail(problem, "semigradient.benchmarks.gflownet")
+        fail(problem, "semigradient.benchmarks.gflownet_speed")
     if chosen.out:
         Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="semigradient.benchmarks.gflownet", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="semigradient.benchmarks.gflownet_speed", description=__doc__
+    )
     parser.add_argument("--peer", default="", help="a Python with torchgfn; default: ours alone")
     parser.add_argument("--loss", nargs="+", default=["tb", "fm"], choices=("tb", "fm"))
     parser.add_argument("--dimensions", nargs="+", type=int, default=[2, 4])
     parser.add_argument("--height", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--trajectories", type=int, default=32_000)
-    parser.add_argument("--turn", type=int, default=5, help="iterations before the other's turn")
+    parser.add_argument("--turn", type=int, default=5, help="iterations per turn")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="", help="JSON file for the rows")

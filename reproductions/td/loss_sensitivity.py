@@ -1,16 +1,16 @@
-"""Which examples later losses depend on, for real and for random inputs: figures 3.2 and 3.3.
+"""Sensitivity of later losses to training examples, real and random: figures 3.2 and 3.3.
 
 A small classifier learns from one example at a time. The sensitivity ḡ of an example is how much
-the loss, at later times, changes with its input through all the updates in between
-(`diagnostics.sensitivity`). Where it is spread evenly, a low Gini coefficient, every example had to
-be stored; where it is not, a few sufficed. Labels are classes, or each example is a class of its
-own; inputs are as given, or uniform noise.
+the loss at later times changes with its input through all the updates in between
+(`diagnostics.sensitivity`). An even distribution, with a low Gini coefficient, means that every
+example had to be memorised; otherwise few sufficed. Labels are classes, or one class per example;
+inputs are the original ones or uniform noise.
 
 The quick scale draws 200 examples around ten prototypes of 49 numbers. The full scale has 1000
 digits of MNIST, from the folder given, averaged down to 14x14 pixels.
 
 Source: E. Bengio, PhD thesis, section 3.1.2, eq. 3.2-3.5. Learning rate, nonlinearity and seeds are
-not stated there; losses are differentiated at a few times instead of at all.
+not stated there; losses are differentiated at a few updates instead of all.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ LABELS = ("classes", "own")
 INPUTS = ("real", "random")
 CLASSES = 10
 HIGH = 0.1
-"""Share of the largest sensitivity above which an example counts as sensitive."""
+"""Fraction of the largest sensitivity above which an example counts as sensitive."""
 _MAGIC = {"images": (b"\x00\x00\x08\x03", 16), "labels": (b"\x00\x00\x08\x01", 8)}
 
 
 @dataclass(frozen=True)
-class Plan:
+class SensitivityPlan:
     """The size of the runs.
 
     Attributes:
         examples: N.
         updates: of one example each, T.
-        times: instants at which losses are differentiated.
+        times: number of updates at which losses are differentiated.
         lr: learning rate.
-        folder: where MNIST's files are; none: prototypes are drawn.
+        folder: folder of MNIST's files; empty: prototypes are drawn.
     """
 
     examples: int
@@ -71,13 +71,13 @@ class Plan:
     folder: str = ""
 
 
-QUICK = Plan(200, 800, 8)
+QUICK = SensitivityPlan(200, 800, 8)
 
 
-def full_plan(folder: str) -> Plan:
+def full_plan(folder: str) -> SensitivityPlan:
     """The published runs, on MNIST from `folder`."""
     require(folder != "", "sensitivity at full scale: needs --folder with MNIST's training files")
-    return Plan(1000, 100_000, 50, folder=folder)
+    return SensitivityPlan(1000, 100_000, 50, folder=folder)
 
 
 def prototypes(count: int, seed: int, pixels: int = 49, spread: float = 0.25) -> Samples:
@@ -112,7 +112,7 @@ def _idx(folder: Path, name: str, kind: str) -> NDArray[np.uint8]:
     raise UserError(f"--folder {str(folder)!r}: has no {name} or {name}.gz")
 
 
-def dataset(plan: Plan, labels: str, inputs: str, seed: int) -> Samples:
+def dataset(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> Samples:
     """The examples of one case."""
     if plan.folder:
         real = mnist(plan.folder, plan.examples, seed)
@@ -126,10 +126,10 @@ def dataset(plan: Plan, labels: str, inputs: str, seed: int) -> Samples:
     return {"x": x, "y": y if labels == "classes" else torch.arange(len(y))}
 
 
-def measure(plan: Plan, labels: str, inputs: str, seed: int) -> dict[str, Array]:
-    """Train one classifier, 16 tanh units twice.
+def measure(plan: SensitivityPlan, labels: str, inputs: str, seed: int) -> dict[str, Array]:
+    """Train one classifier with two hidden layers of 16 tanh units.
 
-    Returns `each` (K, N): sensitivity of the loss at each instant to each example;
+    Returns `sensitivities` (K, N): sensitivity of the loss at each instant to each example;
     with `classes`, `table` (10, 10): mean sensitivity of the loss of
     class i to examples of class j.
     """
@@ -154,53 +154,55 @@ def measure(plan: Plan, labels: str, inputs: str, seed: int) -> dict[str, Array]
         plan.examples, (plan.updates,), generator=torch.Generator().manual_seed(seed + 2)
     )
     times = [round((plan.updates - 1) * (k + 1) / plan.times) for k in range(plan.times)]
-    found = sizes(unrolled(grad(loss), measured, params, data, order, plan.lr, times, inputs="x"))
+    sensitivities = sizes(
+        unrolled(grad(loss), measured, params, data, order, plan.lr, times, inputs="x")
+    )
     if labels != "classes":
-        return {"each": found[:, 0].double().numpy()}
-    own = found[torch.arange(plan.times), data["y"][order[times]]]
+        return {"sensitivities": sensitivities[:, 0].double().numpy()}
+    own = sensitivities[torch.arange(plan.times), data["y"][order[times]]]
     member = torch.nn.functional.one_hot(data["y"], CLASSES).float()
-    table = found.mean(0) @ (member / member.sum(0))
-    return {"each": own.double().numpy(), "table": table.double().numpy()}
+    table = sensitivities.mean(0) @ (member / member.sum(0))
+    return {"sensitivities": own.double().numpy(), "table": table.double().numpy()}
 
 
 Runs = dict[tuple[str, str], list[dict[str, Array]]]
-"""What `measure` gives for each seed, by labels and inputs."""
+"""Results of `measure` for each seed, by labels and inputs."""
 
 
 def reproduce(job: Job) -> Report:
-    """Train everything that is not trained yet and set it beside the published claims."""
+    """Train whatever is not cached and compare it with the published claims."""
     plan = full_plan(job.folder) if job.full else QUICK
     runs: Runs = {}
     for labels, inputs, seed in itertools.product(LABELS, INPUTS, range(job.seeds)):
         work = functools.partial(measure, plan, labels, inputs, seed)
-        found = job.cell(f"{labels}-{inputs}-s{seed}", (plan, labels, inputs, seed), work)
-        runs.setdefault((labels, inputs), []).append(found)
+        run = job.cell(f"{labels}-{inputs}-s{seed}", (plan, labels, inputs, seed), work)
+        runs.setdefault((labels, inputs), []).append(run)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, 4)
         time = plan.updates * np.arange(1, plan.times + 1) / plan.times
         for ax, labels in zip(axes[:2], LABELS, strict=True):
             for inputs in INPUTS:
-                curves = [running_gini(found["each"]) for found in runs[labels, inputs]]
+                curves = [running_gini(run["sensitivities"]) for run in runs[labels, inputs]]
                 ax.plot(time, np.mean(curves, 0), label=inputs)
             ax.set(title=f"3.2, {labels}", xlabel="update", ylabel="Gini coefficient", ylim=(0, 1))
             ax.legend(fontsize="small")
         for ax, inputs in zip(axes[2:], INPUTS, strict=True):
-            table = np.mean([found["table"] for found in runs["classes", inputs]], 0)
+            table = np.mean([run["table"] for run in runs["classes", inputs]], 0)
             ax.imshow(np.log10(np.maximum(table, 1e-12)))
             ax.set(title=f"3.3, {inputs}", xlabel="class of example", ylabel="class of loss")
 
     return Report(claims(runs), draw, inches=(14.0, 3.6))
 
 
-def running_gini(each: Array) -> Array:
+def running_gini(sensitivities: Array) -> Array:
     """Gini coefficient (K,) of the sensitivities averaged up to each instant, from (K, N)."""
-    means = np.cumsum(each, 0) / np.arange(1, len(each) + 1)[:, None]
+    means = np.cumsum(sensitivities, 0) / np.arange(1, len(sensitivities) + 1)[:, None]
     return np.array([gini(torch.from_numpy(row)).item() for row in means])
 
 
 def claims(runs: Runs) -> list[Row]:
-    """The published statements beside what the runs say."""
+    """Rows comparing the published statements with the runs."""
     rows = []
     for labels in LABELS:
         coefficient, share = (
@@ -227,22 +229,22 @@ def claims(runs: Runs) -> list[Row]:
 
 
 def _of(seeds: list[dict[str, Array]], number: Callable[[dict[str, Array]], float]) -> Array:
-    return np.array([number(found) for found in seeds])
+    return np.array([number(run) for run in seeds])
 
 
-def _final_gini(found: dict[str, Array]) -> float:
-    return float(running_gini(found["each"])[-1])
+def _final_gini(run: dict[str, Array]) -> float:
+    return float(running_gini(run["sensitivities"])[-1])
 
 
-def _share(found: dict[str, Array]) -> float:
-    """Which share of examples has more than a tenth of the largest sensitivity."""
-    mean = found["each"].mean(0)
+def _share(run: dict[str, Array]) -> float:
+    """Fraction of examples with more than a tenth of the largest sensitivity."""
+    mean = run["sensitivities"].mean(0)
     return float((mean > HIGH * mean.max()).mean())
 
 
-def _off_diagonal(found: dict[str, Array]) -> float:
+def _off_diagonal(run: dict[str, Array]) -> float:
     """Mean of a table (10, 10) off its diagonal, over that on it."""
-    table = found["table"]
+    table = run["table"]
     count = len(table)
     on = np.trace(table) / count
     return float((table.sum() - np.trace(table)) / (count * (count - 1)) / on)

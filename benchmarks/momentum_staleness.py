@@ -1,11 +1,11 @@
-"""How much of momentum's staleness each form of the correction removes.
+"""Share of momentum's staleness that each form of the correction removes.
 
-    python -m semigradient.benchmarks.staleness --seeds 10          # on Mountain Car
-    python -m semigradient.benchmarks.staleness --images --seeds 3  # images, windowed oracle
+    python -m semigradient.benchmarks.momentum_staleness --seeds 10  # on Mountain Car
+    python -m semigradient.benchmarks.momentum_staleness --images    # images, windowed oracle
 
-All forms are observers of one and the same run, plain momentum's, so that they face the same
-minibatches and the same displacements: mu - eta of each is compared with the recomputed mu* at
-the parameters of that run. Reported is the mean distance |mu - eta - mu*| in units of plain
+All forms observe the same run of plain momentum, so that they see the same minibatches and the
+same displacements: mu - eta of each is compared with the recomputed mu* at the parameters of that
+run. Reported is the mean distance |mu - eta - mu*| in units of plain
 momentum's |mu - mu*|: 0 removes all staleness, 1 none, more than 1 adds to it; mean and 95 %
 bootstrap interval over seeds.
 """
@@ -56,7 +56,7 @@ def value(call: Callable[..., Tensor], sample: Samples) -> Tensor:
 
 
 def mountain_car(generator: torch.Generator, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """States drawn uniformly, the next states under "push where you go", and whether they go on.
+    """Uniform states, the next states under "push where you go", and whether those are nonterminal.
 
     Both states are scaled to [-1, 1]. E. Bengio, PhD thesis, sec. 4.3.1 and 4.3.3 (rewards -0.1).
     """
@@ -144,12 +144,12 @@ def images(seed: int, m: int = 8, stored: int = 256) -> Task:
 def distances(
     task: Task, forms: list[str], steps: int, beta: float, windowed: bool
 ) -> dict[str, float]:
-    """Run plain momentum; return each form's |mu - eta - mu*| over plain momentum's, summed over
-    the second half of the steps.
+    """Run plain momentum; return each form's |mu - eta - mu*| relative to plain momentum's, summed
+    over the second half of the steps.
     """
     params: list[Tensor] = list(task.network.parameters())
-    # They see every minibatch and every step, and take none: their learning rate is 0. Windows
-    # (of the low-rank form, and of the oracle if it has one) leave out 1 % of the weights.
+    # Observers see every minibatch and every step, with a learning rate of 0. The windows (of the
+    # low-rank form, and of the oracle if it has one) omit 1 % of the weights.
     window = round(np.log(0.01) / np.log(beta))
     observers = {
         name: CorrectedMomentum(

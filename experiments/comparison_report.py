@@ -1,4 +1,4 @@
-"""The report of a comparison: its tables, figures and text, made from its run folders.
+"""The report of a comparison: tables, figures and text, built from its run folders.
 
 Every interval is a 95 % percentile bootstrap that resamples runs within each environment
 (`experiments/statistics.py`).
@@ -21,7 +21,7 @@ from semigradient.experiments.comparison import (
     CELL_COLUMNS,
     RESULT_COLUMNS,
     Comparison,
-    Outcome,
+    RunOutcome,
     outcomes,
     read_json,
     write_csv,
@@ -44,13 +44,13 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     try:
         return read_metrics(path)
     except (OSError, UserError) as error:
-        # Hours of other runs are not worth less for it; the scores are still there.
+        # The report is still useful: the scores and all other runs are available.
         print(f"no learning curve: {error}", file=sys.stderr)
         return []
 
 
-def _write_curves(comparison: Comparison, done: Sequence[Outcome]) -> str:
-    """`curves.csv` and, where there is something to see, `curves.png`."""
+def _write_curves(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
+    """`curves.csv` and, unless there are no curves, `curves.png`."""
     rows: list[dict[str, Any]] = []
     panels: dict[str, dict[str, Band]] = {}
     keys: dict[str, str] = {}
@@ -76,39 +76,41 @@ def _write_curves(comparison: Comparison, done: Sequence[Outcome]) -> str:
     return path.name
 
 
-Scores = dict[str, dict[str, list[float]]]  # method → environment → one score a run
+Scores = dict[str, dict[str, list[float]]]  # method → environment → one score per run
 
 
 def _by_kind(
-    comparison: Comparison, done: Sequence[Outcome]
+    comparison: Comparison, done: Sequence[RunOutcome]
 ) -> dict[str, tuple[list[str], Scores]]:
-    """Normalised scores of each kind and their environments; raw ones do not mix."""
-    found: dict[str, tuple[list[str], Scores]] = {}
+    """Normalised scores by kind, with their environments; raw scores are not comparable."""
+    by_kind: dict[str, tuple[list[str], Scores]] = {}
     for env in comparison.envs():
         for outcome in (one for one in done if one.cell.env == env):
             if (kind := outcome.row["normalised_kind"]) != "raw":
-                envs, scores = found.setdefault(kind, ([], {}))
+                envs, scores = by_kind.setdefault(kind, ([], {}))
                 if env not in envs:
                     envs.append(env)
                 runs = scores.setdefault(outcome.method, {}).setdefault(env, [])
                 runs.append(outcome.row["normalised"])
-    return found
+    return by_kind
 
 
-def _write_profiles(comparison: Comparison, done: Sequence[Outcome]) -> str:
-    """`profile.png`, of the methods that have runs of every environment of a kind."""
-    panels: dict[str, dict[str, statistics.Profile]] = {}
+def _write_profiles(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
+    """`profile.png`, of the methods with runs on every environment of a kind."""
+    panels: dict[str, dict[str, statistics.PerformanceProfile]] = {}
     thresholds: dict[str, Array] = {}
     for kind, (envs, scores) in _by_kind(comparison, done).items():
         values = [score for tasks in scores.values() for runs in tasks.values() for score in runs]
         margin = 0.05 * max(1e-6, max(values) - min(values))
         levels = np.linspace(min(0.0, *values) - margin, max(1.0, *values) + margin, 201)
-        whole = {m: scores[m] for m in comparison.methods() if len(scores.get(m, ())) == len(envs)}
-        if whole:
+        complete = {
+            m: scores[m] for m in comparison.methods() if len(scores.get(m, ())) == len(envs)
+        }
+        if complete:
             thresholds[kind] = levels
             panels[kind] = {
                 method: statistics.performance_profile(tasks, levels, np.random.default_rng(0))
-                for method, tasks in whole.items()
+                for method, tasks in complete.items()
             }
     path = comparison.out / "profile.png"
     path.unlink(missing_ok=True)
@@ -118,16 +120,16 @@ def _write_profiles(comparison: Comparison, done: Sequence[Outcome]) -> str:
     return path.name
 
 
-def _heading(comparison: Comparison, found: Sequence[Outcome]) -> str:
-    done = sum(outcome.status == "done" for outcome in found)
-    seeds = len({outcome.cell.seed for outcome in found})
+def _heading(comparison: Comparison, outcomes: Sequence[RunOutcome]) -> str:
+    done = sum(outcome.status == "done" for outcome in outcomes)
+    seeds = len({outcome.cell.seed for outcome in outcomes})
     commands = [f"- {entry['date']}: `{entry['command']}`" for entry in comparison.history]
     machine = comparison.history[-1]["machine"] if comparison.history else {}
     return "\n\n".join(
         [
             f"# Comparison {comparison.out.name}",
             f"{len(comparison.methods())} methods × {len(comparison.envs())} environments × "
-            f"{seeds} seeds: {done} of {len(found)} runs done, each scored over "
+            f"{seeds} seeds: {done} of {len(outcomes)} runs done, each scored over "
             f"{comparison.episodes} episodes.",
             "\n".join(["Made by", "", *commands]),
             "\n".join(["on", "", *(f"- {key}: {value}" for key, value in machine.items())]),
@@ -136,8 +138,8 @@ def _heading(comparison: Comparison, found: Sequence[Outcome]) -> str:
     )
 
 
-def _environment_sections(comparison: Comparison, done: Sequence[Outcome]) -> Iterable[str]:
-    header = ["method", "runs", "mean", "IQM", "median", "normalised", "minutes a run"]
+def _environment_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> Iterable[str]:
+    header = ["method", "runs", "mean", "IQM", "median", "normalised", "minutes per run"]
     for env in comparison.envs():
         rows = []
         for method in comparison.methods():
@@ -163,7 +165,7 @@ def _environment_sections(comparison: Comparison, done: Sequence[Outcome]) -> It
         yield f"## {env}\n\n{_table(header, rows)}"
 
 
-def _aggregate_sections(comparison: Comparison, done: Sequence[Outcome]) -> Iterable[str]:
+def _aggregate_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> Iterable[str]:
     for kind, (envs, scores) in _by_kind(comparison, done).items():
         rows = []
         for method in comparison.methods():
@@ -189,8 +191,8 @@ def _aggregate_sections(comparison: Comparison, done: Sequence[Outcome]) -> Iter
         yield f"## All environments: {kind} scores\n\nOver {', '.join(envs)}.\n\n{table}"
 
 
-def _improvement_section(comparison: Comparison, done: Sequence[Outcome]) -> str:
-    """How likely a run of each method beats one of the first."""
+def _improvement_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
+    """Probability that a run of each method beats a run of the first method."""
     first, *others = comparison.methods()
     envs = comparison.envs()
     if not others:
@@ -212,28 +214,28 @@ def _improvement_section(comparison: Comparison, done: Sequence[Outcome]) -> str
     return f"## Probability of improvement over {first}\n\n{_table(header, rows)}"
 
 
-def _protocol_section(comparison: Comparison, done: Sequence[Outcome]) -> str:
-    """The protocol cards of the runs; several values in one place mean that runs differ."""
-    found: dict[str, dict[str, dict[str, None]]] = {}  # field → environment → values, in order
+def _protocol_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
+    """Protocols of the runs; several values in one cell mean that runs differ."""
+    fields: dict[str, dict[str, dict[str, None]]] = {}  # field → environment → values, in order
     for outcome in done:
         card = read_json(comparison.out / outcome.row["run"] / "provenance.json").get("protocol")
         for name, value in (card or {}).items():
             text = value if isinstance(value, str) else json.dumps(value)
-            found.setdefault(name, {}).setdefault(outcome.cell.env, {})[text] = None
-    if not found:
+            fields.setdefault(name, {}).setdefault(outcome.cell.env, {})[text] = None
+    if not fields:
         return ""
-    envs = [env for env in comparison.envs() if any(env in values for values in found.values())]
+    envs = [env for env in comparison.envs() if any(env in values for values in fields.values())]
     rows = [
         [name, *(" / ".join(values.get(env, {"–": None})) for env in envs)]
-        for name, values in found.items()
+        for name, values in fields.items()
     ]
     return f"## Protocol\n\n{_table(['', *envs], rows)}"
 
 
-def _failure_section(comparison: Comparison, found: Sequence[Outcome]) -> str:
+def _failure_section(comparison: Comparison, outcomes: Sequence[RunOutcome]) -> str:
     rows = [
         [f"[{name}](logs/{name}.log)", outcome.status, outcome.message]
-        for outcome in found
+        for outcome in outcomes
         if outcome.status != "done" and (name := outcome.cell.name)
     ]
     text = _table(["run", "status", "last message"], rows) if rows else "None."
@@ -250,7 +252,7 @@ et al. 2021."""
 
 
 def _estimate(value: float, low: float, high: float, runs: int) -> str:
-    """A number with its interval; one run shows nothing of how others would differ."""
+    """A number with its interval; a single run has none."""
     interval = f"[{_number(low)}, {_number(high)}]" if runs > 1 else "(one run)"
     return f"{_number(value)} {interval}"
 
@@ -260,31 +262,31 @@ def _number(value: float) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; numbers to the right."""
+    """A Markdown table with right-aligned numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     clean = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in clean)
 
 
-def write_report(comparison: Comparison) -> list[Outcome]:
+def write_report(comparison: Comparison) -> list[RunOutcome]:
     """Rebuild every table, figure and the report of a comparison from its run folders."""
-    found = outcomes(comparison)
-    done = [outcome for outcome in found if outcome.status == "done"]
+    all_outcomes = outcomes(comparison)
+    done = [outcome for outcome in all_outcomes if outcome.status == "done"]
     write_csv(comparison.out / "results.csv", RESULT_COLUMNS, [outcome.row for outcome in done])
     figures = {
         "Learning curves": _write_curves(comparison, done),
         "Performance profiles": _write_profiles(comparison, done),
     }
     sections = [
-        _heading(comparison, found),
+        _heading(comparison, all_outcomes),
         *_environment_sections(comparison, done),
         *_aggregate_sections(comparison, done),
         _improvement_section(comparison, done),
         *(f"## {title}\n\n![{title}]({name})" for title, name in figures.items() if name),
         _protocol_section(comparison, done),
-        _failure_section(comparison, found),
+        _failure_section(comparison, all_outcomes),
         NOTES,
     ]
     text = "\n\n".join(section for section in sections if section)
     (comparison.out / "report.md").write_text(text + "\n")
-    return found
+    return all_outcomes
