@@ -81,8 +81,8 @@ class Config:
     """Trajectories of that set."""
     target: Target = "none"
     """Network of the flows further on (fm, db, fl-db): the same, an average, or an old copy."""
-    target_decay: float = 0.9
-    """Share of the average that is kept at each step."""
+    target_rate: float = 0.1
+    """Share of the network that an averaged target takes in per gradient step."""
     target_period: int = 100
     """Gradient steps between copies."""
     max_grad_norm: float = 0.0
@@ -132,7 +132,7 @@ class Config:
         for name in ("random_actions", "replay_share"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
-        require(0 <= self.target_decay < 1, f"target_decay={self.target_decay}: must be in [0, 1)")
+        require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
         require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
         for name, table in (("regression", REGRESSIONS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in table:

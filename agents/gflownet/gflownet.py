@@ -248,7 +248,7 @@ class GFlowNet:
         pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
         if self.config.target == "ema":
             for old, new in pairs:
-                old.lerp_(new, 1 - self.config.target_decay)
+                old.lerp_(new, self.config.target_rate)
         elif (self.updates + 1) % self.config.target_period == 0:
             for old, new in pairs:
                 old.copy_(new)

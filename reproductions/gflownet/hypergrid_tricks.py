@@ -41,7 +41,7 @@ QUICK: Mapping[str, str] = {
     "replay by loss": f"{_REPLAY} --replay-priority loss --replay-power 0.3",
     "replay top": "--batch-size 14 --replay trajectories --replay-size 100 --replay-share 0.125 "
     "--replay-top --replay-priority reward --replay-power 0",
-    "target ema 0.9": "--target ema --target-decay 0.9",
+    "target ema 0.9": "--target ema --target-rate 0.1",
     "target frozen 100": "--target frozen --target-period 100",
     "random 0.05": "--random-actions 0.05",
     "sharpness 0.5": "--sharpness 0.5",
@@ -51,7 +51,8 @@ FULL: Mapping[str, str] = {
     **{f"adam {lr}": f"--optim.lr {lr}" for lr in ("1e-4", "1e-2")},
     **{f"rmsprop {lr}": f"--optim rmsprop --optim.lr {lr}" for lr in ("1e-4", "1e-2")},
     **{f"momentum {lr}": f"--optim momentum --optim.lr {lr}" for lr in ("1e-1", "1e-4")},
-    **{f"target ema {tau}": f"--target ema --target-decay {tau}" for tau in ("0.5", "0.99")},
+    "target ema 0.5": "--target ema --target-rate 0.5",
+    "target ema 0.99": "--target ema --target-rate 0.01",
     **{f"target frozen {t}": f"--target frozen --target-period {t}" for t in (10, 1000)},
     **{f"random {e}": f"--random-actions {e}" for e in ("0.01", "0.2")},
     **{f"sharpness {k}": f"--sharpness {k}" for k in ("0.8", "1.5")},

@@ -158,7 +158,7 @@ def test_random_actions_fall_over_the_run() -> None:
 
 
 def test_targets_lag_behind() -> None:
-    averaged = make(*TINY, "--target", "ema", "--target-decay", 0.9)
+    averaged = make(*TINY, "--target", "ema", "--target-rate", 0.1)
     frozen = make(*TINY, "--target", "frozen", "--target-period", 3)
     first = [p.clone() for p in frozen.network.parameters()]
     for index in range(3):
