@@ -13,7 +13,7 @@ from semigradient.envs.games.coin_game import CoinGame
 from semigradient.envs.games.coin_players import Oracle, scripted
 from semigradient.envs.games.matrix_games import STRATEGIES, MatrixGame
 from semigradient.training.agent import Agent
-from semigradient.training.build import build
+from semigradient.training.build import build_for_process
 from semigradient.training.cli import parse
 from semigradient.training.evaluation import evaluate
 
@@ -21,7 +21,7 @@ from semigradient.training.evaluation import evaluate
 def train(agent: str, env: str, *flags: str) -> Agent:
     words = ["--agent", agent, "--env", f"semigradient/{env}", "--threads", "1", *flags]
     command = parse(words).command
-    learner = build(command)
+    learner = build_for_process(command)
     while learner.progress.steps < command.run.steps:
         learner.iterate()
     return learner

@@ -152,7 +152,8 @@ def test_a_job_waits_for_a_process_that_still_writes_its_log(tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
-from tests.test_engines import job, python
+sys.path[:0] = ["tests", "tests/experiments"]
+from test_engines import job, python
 from semigradient.experiments.engines import Engine, run_all
 folder = Path(sys.argv[1])
 jobs = [job(folder, f"job{i}", python(Path(sys.argv[3]).read_text(), folder / str(i)))

@@ -69,7 +69,7 @@ def test_wrong_options_are_named() -> None:
         ({"steps": 2}, "steps=2: must be ≥ 4"),
         ({"steps": 4000}, "crops of 4000 steps: the longest piece has"),
         ({"rate": 2.0}, r"rate=2\.0: must be in \[0, 1\]"),
-        ({"voices": 3}, "environment option 'voices'"),
+        ({"voices": 3}, "unknown option of semigradient/Chorales-v0 'voices'"),
     ):
         with pytest.raises(UserError, match=message):
             make_vector(ID, 1, 0, **{**QUARTERS, **options})
