@@ -27,6 +27,8 @@ from semigradient.training.logging import Logger
 from semigradient.training.loop import Loop, Outcome
 from semigradient.training.sinks import TensorBoardSink, WandbSink, resolve_wandb_mode
 
+load = load_run
+
 
 def make_agent(agent: str, env: str, **options: Any) -> Agent:
     """The untrained agent that `train.py` creates, with its environments.
@@ -79,20 +81,6 @@ def resume(folder: str | Path, trust: bool = False) -> LoadedRun:
         UserError, KeyboardInterrupt, RuntimeError: as of `train`.
     """
     return _finish(parse(["--resume", str(folder), *(["--trust"] if trust else [])]))
-
-
-def load(folder: str | Path, device: str = "", trust: bool = False) -> LoadedRun:
-    """A run folder with its latest policy, which can be queried and evaluated.
-
-    Args:
-        folder: the run folder.
-        device: auto, cpu or cuda; default: the run's own.
-        trust: allow code that its files name as "module:Name"; see `training.trust`.
-
-    Raises:
-        UserError: no such folder, no valid policy in it, or its files name untrusted code.
-    """
-    return load_run(folder, device, trust)
 
 
 def execute(invocation: Invocation, say: Callable[[str], object] = print) -> tuple[Outcome, Loop]:

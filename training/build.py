@@ -13,7 +13,7 @@ from semigradient.training import process
 from semigradient.training.agent import Agent, AgentContext
 from semigradient.training.command import Command, RunConfig
 from semigradient.training.generators import seed_all, undisturbed
-from semigradient.training.loop import choose_device
+from semigradient.training.process import choose_device
 from semigradient.validate import shown
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semigradient.envs import ExactVector
+from semigradient.envs import ExactVector, make_vector
 from semigradient.training.agent import Policy
+from semigradient.training.command import Command
 
 SEED_OFFSET = 1_000_003
 """Distance between the root seeds of training and of evaluation."""
@@ -49,6 +50,17 @@ def evaluate(policy: Policy, envs: ExactVector, episodes: int) -> Scores:
         np.array([value for values in returns for value in values]),
         np.array([value for values in lengths for value in values]),
     )
+
+
+def score(command: Command, policy: Policy, episodes: int, seed: int | None = None) -> Scores:
+    """Evaluate a policy on fresh environments with seeds apart from those of training."""
+    run = command.run
+    root = run.seed + SEED_OFFSET if seed is None else seed
+    envs = make_vector(run.env, min(episodes, 10), root, **run.evaluation_environment())
+    try:
+        return evaluate(policy, envs, episodes)
+    finally:
+        envs.close()
 
 
 def film(policy: Policy, envs: ExactVector, max_steps: int = 10_000) -> list[np.ndarray]:

@@ -16,9 +16,8 @@ from semigradient.training.build import build
 from semigradient.training.checkpoint import Loaded
 from semigradient.training.cli import parse
 from semigradient.training.command import Command
-from semigradient.training.evaluation import SEED_OFFSET, Scores
+from semigradient.training.evaluation import SEED_OFFSET, Scores, score
 from semigradient.training.generators import seed_all, undisturbed
-from semigradient.training.loop import score
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from semigradient.envs import make_vector
-from semigradient.errors import UserError
 from semigradient.training import checkpoint, parts
-from semigradient.training.agent import Agent, Policy
+from semigradient.training.agent import Agent
 from semigradient.training.command import Command
-from semigradient.training.evaluation import SEED_OFFSET, Scores, evaluate
+from semigradient.training.evaluation import score
 from semigradient.training.logging import Logger
 from semigradient.training.progress import Progress
 from semigradient.training.run import write_json
@@ -282,26 +280,6 @@ class _Signals:
         if self.loop.signal:
             raise SystemExit(128 + number)
         self.loop.signal = number
-
-
-def score(command: Command, policy: Policy, episodes: int, seed: int | None = None) -> Scores:
-    """Evaluate a policy on fresh environments with seeds apart from those of training."""
-    run = command.run
-    root = run.seed + SEED_OFFSET if seed is None else seed
-    envs = make_vector(run.env, min(episodes, 10), root, **run.evaluation_environment())
-    try:
-        return evaluate(policy, envs, episodes)
-    finally:
-        envs.close()
-
-
-def choose_device(name: str, images: bool) -> torch.device:
-    """The device called `name`; `UserError` if it is not available."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device='cuda': no CUDA device is available; accepted here: auto, cpu")
-    if name == "auto":
-        name = "cuda" if images and torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _crossed(before: int, now: int, period: int) -> bool:

@@ -1,4 +1,4 @@
-"""Performance settings of a process: threads of torch, memory of the C library.
+"""Settings of a process: device, threads of torch, memory of the C library.
 
 By default glibc may return memory to the system as soon as an update frees it, and fault it in
 again page by page in the next. Keeping it makes an outer loop of `agents.games.meva` a seventh
@@ -11,6 +11,8 @@ import ctypes
 import os
 
 import torch
+
+from semigradient.errors import UserError
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # names of <malloc.h>
 _KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**24, _MMAP_THRESHOLD: 2**25}
@@ -36,3 +38,12 @@ def keep_memory() -> bool:
     except (OSError, AttributeError, TypeError):
         return False
     return all(tuned(name, value) for name, value in _KEPT.items())
+
+
+def choose_device(name: str, images: bool) -> torch.device:
+    """The device called `name`; `UserError` if it is not available."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device='cuda': no CUDA device is available; accepted here: auto, cpu")
+    if name == "auto":
+        name = "cuda" if images and torch.cuda.is_available() else "cpu"
+    return torch.device(name)
