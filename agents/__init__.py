@@ -56,7 +56,7 @@ _OURS: dict[str, Entry] = {
     "reinforce": Entry("semigradient.agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
     "pcl": Entry("semigradient.agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
     "soft-q": Entry("semigradient.agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
-    "sac": Entry(
+    "sac-discrete": Entry(
         "semigradient.agents.soft_q:SoftQ",
         "soft actor-critic for discrete actions (Christodoulou 2019)",
         {"actor": "network", "entropy_share": 0.5},

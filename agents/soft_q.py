@@ -5,7 +5,8 @@
 With π the softmax itself V is α log Σ exp(Q̄ / α), which is soft Q-learning (Haarnoja et al. 2017,
 "Reinforcement learning with deep energy-based policies"). With a network for π, and α adjusted
 until the entropy is a given share of its maximum, it is soft actor-critic (Haarnoja et al. 2018;
-Christodoulou 2019, arXiv:1910.07207). Illegal actions have probability 0 and no part in V.
+Christodoulou 2019, arXiv:1910.07207, algorithm 1). Actor and temperature learn at the sampled
+state s. Illegal actions have probability 0 and no part in V.
 
 The sum over actions is exact, so only transitions are sampled.
 """
@@ -109,6 +110,12 @@ def log_softmax(preferences: Tensor, legal: Tensor | None) -> Tensor:
     return preferences.log_softmax(1)
 
 
+def q_loss(values: Tensor, action: Tensor, target: Tensor) -> Tensor:
+    """½ (Q(s, a) - y)², mean over (m, A) values, (m,) actions and (m,) constant targets: 0-dim."""
+    chosen = values.gather(1, action[:, None]).squeeze(1)
+    return 0.5 * (chosen - target).square().mean()
+
+
 def actor_loss(values: Tensor, log_policy: Tensor, temperature: Tensor) -> Tensor:
     """KL(π ‖ softmax(Q / α)) times α, up to a constant, (m, A) each → (m,); Q and α are fixed."""
     return -soft_value(values.detach(), log_policy, temperature.detach())
@@ -155,7 +162,9 @@ class SoftQ:
         count, masked = envs.num_envs, self.stepper.mask is not None
         capacity = config.buffer_size if setup.learning else count
         space = envs.single_observation_space
-        self.memory = Replay(capacity, count, space, action, setup.device, masked)
+        self.memory = Replay(
+            capacity, count, space, action, setup.device, masked, states_masked=masked
+        )
         self.acting, self.sampling = (
             generator(setup.seed, 1, setup.device),
             generator(setup.seed, 2),
@@ -210,34 +219,24 @@ class SoftQ:
         step = stepper.step(actions)
         with self.timers("store"):
             ended = (step.terminated, step.truncated)
-            self.memory.add(obs, actions, step.reward, *ended, step.next_obs, step.next_mask)
+            self.memory.add(obs, actions, step.reward, *ended, step.next_obs, step.next_mask, mask)
 
     def _learn(self, batch: Batch) -> dict[str, float | Tensor]:
-        """One gradient step of critics, actor and temperature."""
+        """One gradient step of critics, actor and temperature, all from the same parameters."""
         config = self.config
         alpha = self.log_temperature.detach().exp()
-        with torch.no_grad():
-            ahead = self._smaller(self.targets, batch.next_obs)
-        following = self._log_policy(batch.next_obs, batch.next_mask, ahead)
-        value = soft_value(ahead, following.detach(), alpha)
-        target = td_target(batch.reward, batch.discount, value)
-        predictions = [
-            critic(batch.obs).gather(1, batch.action[:, None]).squeeze(1)
-            for critic in self._critics()
-        ]
-        losses = (0.5 * (prediction - target).square().mean() for prediction in predictions)
-        critic_loss = sum(losses, alpha * 0)
-        goes_on = (batch.discount > 0).to(value.dtype)  # no policy where an episode ended
-        entropy = -(following.exp() * following).sum(1)
+        target = self._target(batch, alpha)
+        estimates = [critic(batch.obs) for critic in self._critics()]
+        critic_loss = sum((q_loss(q, batch.action, target) for q in estimates), alpha * 0)
+        here = _smallest(estimates).detach()
+        log_policy = self._log_policy(batch.obs, batch.mask, here)
+        entropy = -(log_policy.exp() * log_policy).sum(1)
         loss = critic_loss
         if config.actor == "network":
-            with torch.no_grad():
-                here = self._smaller(self._critics(), batch.next_obs)
-            loss = loss + (goes_on * actor_loss(here, following, alpha)).mean()
+            loss = loss + actor_loss(here, log_policy, alpha).mean()
         if config.entropy_share > 0:
-            target_entropy = config.entropy_share * self._most_entropy(batch)
-            excess = temperature_loss(self.log_temperature, entropy, target_entropy)
-            loss = loss + (goes_on * excess).mean()
+            wanted = config.entropy_share * self._most_entropy(batch)
+            loss = loss + temperature_loss(self.log_temperature, entropy, wanted).mean()
         self.optimizer.zero_grad()
         loss.backward()
         if config.max_grad_norm > 0:
@@ -245,14 +244,21 @@ class SoftQ:
         self.optimizer.step()
         self._move_targets()
         self.updates += 1
-        mean_entropy = (goes_on * entropy.detach()).sum() / goes_on.sum().clamp(min=1)
+        mean_entropy = entropy.detach().mean()
         return {"loss": critic_loss.detach(), "value": target.mean(), "entropy": mean_entropy}
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, alpha: Tensor) -> Tensor:
+        """R + γ (1 - terminated) V(s') (m,), V under the present policy at s'."""
+        ahead = self._smaller(self.targets, batch.next_obs)
+        following = self._log_policy(batch.next_obs, batch.next_mask, ahead)
+        return td_target(batch.reward, batch.discount, soft_value(ahead, following, alpha))
 
     def _most_entropy(self, batch: Batch) -> Tensor:
         """Log of the number of legal actions (m,)."""
-        if batch.next_mask is None:
+        if batch.mask is None:
             return torch.full_like(batch.reward, math.log(self.actions))
-        return batch.next_mask.sum(1).clamp(min=1).log()
+        return batch.mask.sum(1).clamp(min=1).log()
 
     def _log_policy(
         self, obs: Tensor, legal: Tensor | None, values: Tensor | None = None
@@ -271,8 +277,7 @@ class SoftQ:
 
     def _smaller(self, critics: nn.ModuleList, obs: Tensor) -> Tensor:
         """The smallest of the estimates (m, A)."""
-        estimates = [critic(obs) for critic in critics]
-        return estimates[0] if len(estimates) == 1 else torch.minimum(*estimates)
+        return _smallest([critic(obs) for critic in critics])
 
     @torch.no_grad()
     def _move_targets(self) -> None:
@@ -294,3 +299,8 @@ class SoftQ:
         if config.actor == "network":
             towers["actor"] = one()
         return towers
+
+
+def _smallest(estimates: list[Tensor]) -> Tensor:
+    """The smaller of one or two estimates (m, A)."""
+    return estimates[0] if len(estimates) == 1 else torch.minimum(*estimates)

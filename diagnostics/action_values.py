@@ -71,9 +71,7 @@ def fresh_memory(policy: Policy, envs: ExactVector, steps: int, agent: Any) -> R
 def _examples(agent: Any, batch: Batch) -> Examples:
     """Temporal differences of transitions, with all inputs of their targets."""
     config, frozen = agent.config, agent.target is not agent.network
-    samples = batch._asdict()
-    if batch.next_mask is None:
-        del samples["next_mask"]
+    samples = {name: rows for name, rows in batch._asdict().items() if rows is not None}
     if frozen:
         with torch.no_grad():
             samples["next_values"] = agent.target(batch.next_obs)

@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     discount: Tensor  # (m,) float32, γᵏ, or 0 where the episode terminated
     next_obs: Tensor  # (m, *observation), k ≤ n steps later
     next_mask: Tensor | None  # (m, A) bool, legal actions at next_obs
+    mask: Tensor | None = None  # (m, A) bool, legal actions at obs, where the memory keeps them
 
     def split(self, size: int) -> Iterator[Batch]:
         """Minibatches of `size` transitions each."""
@@ -48,6 +49,7 @@ class Replay:
         action: space of one action.
         device: of the memory.
         actions_masked: also keep the legal actions of successors.
+        states_masked: and those of the states themselves.
         stacked: observations are stacks (stack, H, W) of frames: keep each frame once.
 
     Raises:
@@ -63,6 +65,7 @@ class Replay:
         device: torch.device,
         actions_masked: bool = False,
         stacked: bool = False,
+        states_masked: bool = False,
     ) -> None:
         self.num_envs, self.device = num_envs, device
         length = max(1, capacity // num_envs)
@@ -74,8 +77,9 @@ class Replay:
         ring.field("reward", (), torch.float32)
         ring.field("terminated", (), torch.bool)
         ring.field("truncated", (), torch.bool)
-        if actions_masked:
-            ring.field("next_mask", (int(action.n),), torch.bool)  # type: ignore[attr-defined]
+        for name, kept in (("next_mask", actions_masked), ("mask", states_masked)):
+            if kept:
+                ring.field(name, (int(action.n),), torch.bool)  # type: ignore[attr-defined]
         self.observations: Observations = storage(ring, observation)
         self._transition_bytes = 2 * observation.dtype.itemsize * prod(observation.shape)
 
@@ -101,6 +105,7 @@ class Replay:
         truncated: np.ndarray,
         next_obs: np.ndarray,
         next_mask: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
     ) -> None:
         """Keep one step of B environments."""
         rows = {
@@ -110,8 +115,9 @@ class Replay:
             "truncated": truncated,
             **self.observations.rows(obs, next_obs, terminated | truncated),
         }
-        if "next_mask" in self.ring.fields:
-            rows["next_mask"] = np.ones(1, dtype=bool) if next_mask is None else next_mask
+        for name, legal in (("next_mask", next_mask), ("mask", mask)):
+            if name in self.ring.fields:
+                rows[name] = np.ones(1, dtype=bool) if legal is None else legal
         self.ring.add(**rows)
         self.observations.committed()
 
@@ -150,6 +156,7 @@ class Replay:
             discount,
             self.observations.after(last),
             ring.rows("next_mask", last) if "next_mask" in ring.fields else None,
+            ring.rows("mask", first) if "mask" in ring.fields else None,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,6 +39,20 @@ def uniform_values(table: Table, reward: Tensor) -> Tensor:
     return _evaluate(table, reward, None, 0.0)[0]
 
 
+def soft_return(table: Table, log_policy: Tensor, reward: Tensor, temperature: float) -> float:
+    """Expected reward of the object, plus α per nat of entropy along the way, of a policy (S, A).
+
+    The largest of all policies' is that of `soft_optimum`.
+    """
+    states = torch.arange(table.size, device=table.device)
+    legal = table.legal(states)
+    log_policy = log_policy.double().masked_fill(~legal, _ILLEGAL)
+    entropy = -(log_policy.exp() * log_policy).masked_fill(~legal, 0.0).sum(1)
+    visited, ended = table.reach(log_policy)
+    paid = torch.where(ended > 0, ended * reward.double(), 0.0).sum()
+    return float(paid + temperature * (visited * entropy).sum())
+
+
 def _evaluate(
     table: Table, reward: Tensor, step_reward: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor]:

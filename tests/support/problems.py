@@ -123,7 +123,47 @@ class Echo(gymnasium.Env):
         ).astype(np.float32)
 
 
-for _kind in (Clock, Minefield, Precise, Echo):
+class Contexts(gymnasium.Env):
+    """One step in one of three contexts, that share no feature: each wants an action of its own.
+
+    Of four actions three are legal: the wanted one, the one after it, and the last.
+    """
+
+    action_space = spaces.Discrete(4)
+    observation_space = spaces.Box(0, 1, (3,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.wanted = int(self.np_random.integers(3))
+        legal = np.zeros(4, dtype=bool)
+        legal[[self.wanted, (self.wanted + 1) % 3, 3]] = True
+        return np.eye(3, dtype=np.float32)[self.wanted], {"action_mask": legal}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = float(action == self.wanted)
+        obs, info = self.reset()
+        return obs, reward, True, False, info
+
+
+class TwoSteps(gymnasium.Env):
+    """Two cells, shown one-hot: 1 goes on, and from the second is worth 1; 0 ends with nothing."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(0, 1, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.cell = 0
+        return np.eye(2, dtype=np.float32)[0], {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        arrived = self.cell == 1 and action == 1
+        over = self.cell == 1 or action == 0
+        self.cell = 1
+        return np.eye(2, dtype=np.float32)[1], float(arrived), over, False, {}
+
+
+for _kind in (Clock, Minefield, Precise, Echo, Contexts, TwoSteps):
     gymnasium.register(f"test/{_kind.__name__}-v0", _kind)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from semigradient.domains.flows.tabular import soft_optimum, uniform_values
+from semigradient.domains.flows.tabular import soft_optimum, soft_return, uniform_values
 from semigradient.envs.constructions.construction import Table, tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.reproductions.gflownet.flow_theory import (
@@ -47,3 +49,18 @@ def test_uniform_values_by_hand() -> None:
     q = uniform_values(table, torch.tensor([9.0, 4.0, 1.0, 2.0]))
     assert q[1, [0, 2]].tolist() == [2, 4]
     assert q[0, :2].tolist() == [3, 1]
+
+
+def test_soft_returns_by_hand() -> None:
+    child = torch.tensor([[1, 2, -1], [3, -1, 1], [-1, -1, -1], [-1, -1, -1]])
+    table = Table(child, torch.zeros(4), torch.eye(4))
+    reward, alpha = torch.tensor([9.0, 4.0, 1.0, 2.0]), 2.0
+    uniform = torch.full((4, 3), 0.5).log()
+    # Half of the time to 2, paid 1; else to 1, where 2 or 4 is paid.
+    assert soft_return(table, uniform, reward, 0.0) == pytest.approx(2.0)
+    expected = 2.0 + alpha * 1.5 * math.log(2)
+    assert soft_return(table, uniform, reward, alpha) == pytest.approx(expected)
+    value = alpha * math.log(math.exp(1) + math.exp(2))
+    best = alpha * math.log(math.exp(value / alpha) + math.exp(0.5))
+    optimum = soft_optimum(table, reward, alpha)
+    assert soft_return(table, optimum, reward, alpha) == pytest.approx(best)

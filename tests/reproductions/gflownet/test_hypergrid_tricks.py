@@ -56,18 +56,23 @@ def test_claims_are_judged_by_ratios() -> None:
 def test_agents_for_entropy_are_measured(name: str) -> None:
     found = hypergrid_entropy.train(hypergrid_entropy.SETTINGS[name], 0, 640)
     assert 0 < float(found["l1"][0]) < 5.3e-4
+    assert name.startswith("mars") or found["gained"] <= 1
     assert found["modes"][1] <= found["modes"][0] <= 16
 
 
-def test_settings_like_the_uniform_policy_do_not_count() -> None:
-    low, high = (np.full((2, 1), l1) for l1 in (1e-4, hypergrid_entropy.uniform_l1()))
+def test_only_settings_that_learned_and_follow_the_reward_count() -> None:
+    def runs(modes: float, gained: float = 0.95, reward: float = 5.0) -> dict[str, np.ndarray]:
+        single = {"l1": 1e-4 * modes, "gained": gained, "reward": reward}
+        values = {name: np.full((2, 1), value) for name, value in single.items()}
+        return {**values, "modes": np.full((2, 2), modes)}
 
-    def runs(l1: np.ndarray, modes: float) -> dict[str, np.ndarray]:
-        return {"l1": l1, "modes": np.full((2, 2), modes)}
-
-    made = {"sac a": runs(low, 9), "sac b": runs(high, 16), "soft-q a": runs(low, 12)}
-    made |= {"mars": runs(low, 16), "mars published": runs(high, 16)}
+    made = {"sac a": runs(9), "sac uniform": runs(16, reward=1.0), "sac stuck": runs(16, 0.5)}
+    made |= {"soft-q a": runs(12), "mars": runs(15), "mars published": runs(16)}
     sac, soft_q, mars = hypergrid_entropy._claims(made)
     assert (sac.measured, sac.agrees, sac.required) == (9, True, True)
     assert (soft_q.measured, soft_q.agrees, soft_q.required) == (12, False, False)
     assert mars.agrees
+    # An actor that learned nothing finds few modes, and shows nothing.
+    sac = hypergrid_entropy._claims({**made, "sac a": runs(1, gained=0.0)})[0]
+    assert np.isnan(sac.measured)
+    assert not sac.agrees
