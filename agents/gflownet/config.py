@@ -98,7 +98,7 @@ class Config:
     exact_parents: bool = True
     """Count every action that leads to a state; false counts parents once (wrong, for study)."""
     exact_every: int = 100
-    """Gradient steps between exact evaluations, where states can be enumerated; 0 for none."""
+    """Gradient steps between exact evaluations, with one at the end of the run; 0 for none."""
     window: int = 200_000
     """Objects behind the empirical distribution."""
     graph_width: int = 256
@@ -154,6 +154,10 @@ class Config:
         require(
             self.objective.has_backward_policy or self.backward != "learned",
             "backward='learned': flow matching has no backward policy; accepted are uniform, tree",
+        )
+        require(
+            self.loss != "log-variance" or self.batch_size > 1,
+            "batch_size=1: one trajectory has no variance; loss='log-variance' accepts ≥ 2",
         )
         require(
             self.replay == "none" or self.offline == "none",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from semigradient.domains.flows.constructions import random_policy, rules_of
 from semigradient.domains.flows.sample_counts import SampleCounts
-from semigradient.domains.flows.trajectories import Trajectories, running_sum
+from semigradient.domains.flows.trajectories import Trajectories, choose, running_sum
 from semigradient.envs.constructions.construction import Construction
 from semigradient.errors import require
 from semigradient.training.agent import AgentContext, Count, Policy, generator
@@ -69,8 +69,8 @@ def grow(rules: Construction, genes: Tensor, draws: Tensor) -> Trajectories:
         legal = rules.legal(now)
         wanted = genes[step] if step < len(genes) else torch.full_like(now, stop)
         fits = (wanted >= 0) & legal.gather(1, wanted.clamp(min=0)[:, None])[:, 0]
-        chance = running_sum(torch.where(over[:, None], 1.0, legal.float()))
-        any_ = (chance <= draw[:, None]).sum(1)
+        open_ = legal | over[:, None]
+        any_ = choose(running_sum(open_.float()), open_, draw)
         taken = torch.where(over, stop, torch.where(fits, wanted, any_))
         alive = (~over).nonzero()[:, 0]
         now = now.index_copy(0, alive, rules.child(now[alive], taken[alive]))

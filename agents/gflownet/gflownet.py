@@ -26,7 +26,7 @@ from semigradient.agents.gflownet.batches import Batches
 from semigradient.agents.gflownet.config import Config
 from semigradient.agents.gflownet.molecules import record_of
 from semigradient.agents.gflownet.networks import make_network
-from semigradient.domains.flows.constructions import rules_of
+from semigradient.domains.flows.constructions import log_reward_along, rules_of
 from semigradient.domains.flows.estimates import Estimates, distinct, policy_table, with_parents
 from semigradient.domains.flows.objectives import Batch, Penalty, Root
 from semigradient.domains.flows.sample_counts import SampleCounts, distance
@@ -89,7 +89,7 @@ class GFlowNet:
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Build a batch, learn from it and from what is remembered."""
-        config = self.config
+        config, before = self.config, self.progress.steps
         self.rules.evict_unused(self._referenced)
         rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
         whole = self._estimates(None) if self._dense else None
@@ -109,10 +109,21 @@ class GFlowNet:
             with self.timers("learn"):
                 scalars, _ = self._learn(paths, whole)
         self.updates += 1
-        if config.exact_every and (self.updates - 1) % config.exact_every == 0:
+        if self._is_measured(before):
             with self.timers("exact"):
                 self._exact = {**self.evaluate(), **self.visits.metrics()}
-        return {**scalars, "lr": rate, **self._exact}
+        return {**scalars, "lr": rate, **self._exact, **self._counters()}
+
+    def _is_measured(self, before: int) -> bool:
+        """Whether the exact figures are due: now and then, and where the run reaches its end."""
+        every = self.config.exact_every
+        ends = before < self.setup.total_steps <= self.progress.steps
+        return every > 0 and (ends or (self.updates - 1) % every == 0)
+
+    def _counters(self) -> dict[str, float]:
+        """What was met and found so far, at every iteration."""
+        found = {} if self.record is None else self.record.discoveries.counters()
+        return {**self.visits.counters(), **found}
 
     def evaluate(self) -> dict[str, float]:
         """How far the policy's own distribution over objects is from R^β / Z; exact on a table.
@@ -141,7 +152,7 @@ class GFlowNet:
             return torch.tensor(math.nan)
         rules, exponent = self.rules, self.config.reward_exponent
         root = torch.tensor([rules.root], device=rules.device)
-        log_reward = lambda: exponent * rules.log_reward(root)[0]  # noqa: E731
+        log_reward = lambda: log_reward_along(rules, root, exponent)[0]  # noqa: E731
         return says(Root(self._look(root), root[0], self.log_z, log_reward))
 
     def policy(self, deterministic: bool = True) -> Policy:
@@ -197,7 +208,9 @@ class GFlowNet:
     def _reward_at(self, at: Estimates, paths: Trajectories) -> Tensor:
         """Log R^β of the states of `at` (u,) that the objective asks for, 0 for others."""
         rules, exponent, kind = self.rules, self.config.reward_exponent, at.log_edges.dtype
-        if self.table is not None or self.config.objective.rewards_all_states:
+        if self.config.objective.rewards_all_states:
+            return log_reward_along(rules, at.everything, exponent).to(kind)
+        if self.table is not None:
             return (exponent * rules.log_reward(at.everything)).to(kind)
         # A reward may be dear: only objects are asked for theirs.
         ends = paths.objects

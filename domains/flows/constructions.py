@@ -56,6 +56,17 @@ def are_objects(rules: Construction, states: Tensor) -> Tensor:
     return rules.legal(states)[:, -1] | rules.finished(states)
 
 
+def log_reward_along(rules: Construction, states: Tensor, exponent: float) -> Tensor:
+    """Log R^β of states (m,) on the way to an object: (m,) float64.
+
+    A root that is no object has 0, as is custom for forward-looking flows (Pan et al. 2023,
+    energy 0): the least reward would make their first state flows start from log R_min.
+    """
+    root = torch.tensor([rules.root], device=states.device)
+    found = exponent * rules.log_reward(states)
+    return found if bool(are_objects(rules, root)) else found.masked_fill(states == rules.root, 0.0)
+
+
 def random_policy(seed: int, actions: int) -> Policy:
     """Uniformly random legal actions: a search has no policy of construction."""
     own = generator(seed, 3)

@@ -145,12 +145,15 @@ def reduce_edges(
             "mean_transitions", the mean over edges; "balanced", the mean over edges that do not
             end a trajectory plus `leaf_weight` times that over those that do.
         leaf_weight: of "balanced".
+
+    The mean over no edges is 0: a batch may have none with a condition, as when every trajectory
+    stops at the root and stopping has no condition of its own.
     """
     kept = torch.where(valid, penalty, 0.0)
     if reduction == "sum_trajectory":
-        return kept.sum() / valid.shape[1]
+        return kept.sum() / max(1, valid.shape[1])
     if reduction == "mean_transitions":
-        return kept.sum() / valid.sum()
+        return kept.sum() / valid.sum().clamp(min=1)
     last = final & valid
     inner = valid & ~final
     leaves = torch.where(last, kept, 0.0).sum() / last.sum().clamp(min=1)

@@ -57,11 +57,14 @@ class SampleCounts:
         self._settle()
         return torch.bincount(self.recent, minlength=self.rules.size)
 
+    def counters(self) -> dict[str, float]:
+        """Objects and modes found so far: cheap enough for every iteration."""
+        found = {"objects": float(self.objects)}
+        return {**found, "modes": float(self.modes_found)} if len(self.modes) else found
+
     def metrics(self) -> dict[str, float]:
-        """Objects, modes found and, on a table, the mean absolute error of the frequencies."""
-        metrics: dict[str, float] = {"objects": float(self.objects)}
-        if len(self.modes):
-            metrics["modes"] = float(self.modes_found)
+        """The counters and, on a table, the mean absolute error of the frequencies."""
+        metrics = self.counters()
         if self.table is not None and self.objects:
             counts = self.counts().double()
             gap = (counts / counts.sum() - self.target)[self.table.objects].abs()

@@ -63,25 +63,29 @@ class TopMolecules:
         """The best distinct molecules with their scores, best first."""
         return sorted(self.best.items(), key=lambda item: (-item[1], item[0]))[:count]
 
-    def metrics(self) -> dict[str, float]:
-        """Means of the best, similarity within them, modes, scaffolds and high scorers.
+    def counters(self) -> dict[str, float]:
+        """Means of the best, modes, scaffolds and high scorers: cheap enough for every iteration.
 
         The mean of the best k is missing while there are fewer.
         """
-        ranked = self.top(TOP[-1])
-        metrics = {"objects": float(self.objects)}
+        ranked = sorted(self.best.values(), reverse=True)
+        found = {"objects": float(self.objects)}
         for k in TOP:
             if len(ranked) >= k:
-                metrics[f"top_{k}"] = float(np.mean([score for _, score in ranked[:k]]))
-        if len(ranked) > 1:
-            names = [name for name, _ in ranked]
-            metrics["similarity"] = similarity(names)
-            metrics["similarity_morgan"] = similarity(names, morgan)
+                found[f"top_{k}"] = float(np.mean(ranked[:k]))
         for threshold in self.thresholds:
             high = sum(score > threshold for score in self.high.values())
-            metrics[f"above_{threshold:g}"] = float(high)
-            metrics[f"modes_{threshold:g}"] = float(len(self.modes[threshold]))
-            metrics[f"scaffolds_{threshold:g}"] = float(len(self.scaffolds[threshold]))
+            found[f"above_{threshold:g}"] = float(high)
+            found[f"modes_{threshold:g}"] = float(len(self.modes[threshold]))
+            found[f"scaffolds_{threshold:g}"] = float(len(self.scaffolds[threshold]))
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        """The counters, and the similarity within the best."""
+        metrics, names = self.counters(), [name for name, _ in self.top(TOP[-1])]
+        if len(names) > 1:
+            metrics["similarity"] = similarity(names)
+            metrics["similarity_morgan"] = similarity(names, morgan)
         return metrics
 
     def picture(self, count: int = 12) -> NDArray[np.uint8]:

@@ -45,9 +45,10 @@ def forward(
     alive = torch.arange(count, device=device)
     now = torch.full((count,), rules.root, device=device)
     length, states, actions = torch.zeros_like(now), [now], []
-    for draw in draws[..., None]:
+    for draw in draws:
         whole = len(alive) == count
-        taken = (cumulative(now) <= (draw if whole else draw.index_select(0, alive))).sum(1)
+        level = draw if whole else draw.index_select(0, alive)
+        taken = choose(cumulative(now), rules.legal(now), level)
         now = rules.child(now, taken)
         # What has ended repeats its object, and stops.
         states.append(now if whole else states[-1].index_copy(0, alive, now))
@@ -55,11 +56,11 @@ def forward(
         actions.append(taken if whole else blank.index_copy_(0, alive, taken))
         going = (taken != stop) & ~rules.finished(now)
         length.index_fill_(0, alive, len(actions))
-        if not going.all():
-            keep = going.nonzero().squeeze(1)
+        keep = going.nonzero().squeeze(1)
+        if len(keep) == 0:
+            break
+        if len(keep) < len(alive):
             alive, now = alive.index_select(0, keep), now.index_select(0, keep)
-            if len(keep) == 0:
-                break
     return Trajectories(torch.stack(states), torch.stack(actions), length)
 
 
@@ -72,6 +73,24 @@ def running_sum(probability: Tensor) -> Tensor:
     """Running sums (m, A) of probabilities, or of weights, ending in exactly 1."""
     total = probability.cumsum(1)
     return total / total[:, -1:]
+
+
+def choose(sums: Tensor, allowed: Tensor, draw: Tensor) -> Tensor:
+    """The first allowed column whose running sum exceeds the draw, else the last allowed: (m,).
+
+    Only rounding makes the two differ from where the draw falls: a parallel scan may give sums
+    that fall, that rise at a probability of zero, or that stay below the draw. None of this
+    makes a forbidden column a choice.
+
+    Args:
+        sums: (m, A) running sums of probabilities.
+        allowed: (m, A) bool, at least one in each row.
+        draw: (m,) uniform on [0, 1).
+    """
+    column = torch.arange(sums.shape[1], device=sums.device)
+    last = torch.where(allowed, column, -1).amax(1, keepdim=True)
+    reached = ((sums > draw[:, None]) & allowed) | (column == last)
+    return reached.int().argmax(1)
 
 
 def uniform(rules: Construction) -> Callable[[Tensor], Tensor]:
@@ -108,7 +127,7 @@ def backward(
             weight = weight * log_backward(state, parents).exp()
         weight[~above, 0] = 1
         draw = torch.rand((count, 1), generator=generator, device=rules.device)
-        edge = (running_sum(weight) <= draw).sum(1, keepdim=True)
+        edge = choose(running_sum(weight), weight > 0, draw[:, 0])[:, None]
         actions.append(torch.where(above, parents.action.gather(1, edge).squeeze(1), stop))
         state = torch.where(above, parents.state.gather(1, edge).squeeze(1), state)
         states.append(state)

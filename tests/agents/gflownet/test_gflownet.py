@@ -203,6 +203,30 @@ def test_scalars_say_how_far_the_distribution_is() -> None:
     )
 
 
+def test_counters_are_of_the_moment_and_the_end_is_measured() -> None:
+    agent = make(*TINY, "--exact-every", 100, "--steps", 60)
+    built, last = 0, {}
+    while agent.progress.steps < 60:
+        last = dict(agent.iterate())
+        built += 4
+        assert last["objects"] == built
+        assert last["modes"] == agent.visits.modes_found
+    found = {**agent.evaluate(), **agent.visits.metrics()}
+    assert agent.updates < 100
+    assert {name: last[name] for name in found} == found
+    again = dict(agent.iterate())  # beyond the end: counted, not measured at every update
+    assert (again["objects"], again["tv"]) == (built + 4, last["tv"])
+
+
+def test_a_single_trajectory_that_stops_at_once_is_learned_from() -> None:
+    agent = make("--loss", "modified-db", "--hidden", 8, "--batch-size", 1)
+    with torch.no_grad():
+        agent.network.trunk[-1].bias[-1] = 50.0  # the policy always stops at once
+    for _ in range(3):
+        assert float(dict(agent.iterate())["loss"]) == 0
+    assert all(bool(torch.isfinite(p).all()) for p in agent.network.parameters())
+
+
 def test_grids_too_large_to_enumerate_are_learned_without_exact_figures() -> None:
     agent = make(*TINY, "--loss", "tb", env=("dimensions=9", "height=20"))
     scalars = dict(agent.iterate())
@@ -246,6 +270,11 @@ def test_a_run_writes_its_metrics_and_resumes(tmp_path: Path) -> None:
         (("--reward-exponent", "0"), (), "reward_exponent=0.0: must be positive"),
         (("--regression", "cubic"), (), "unknown regression 'cubic'"),
         (("--batch-size", "0"), (), "batch_size=0: must be ≥ 1"),
+        (
+            ("--loss", "log-variance", "--batch-size", "1"),
+            (),
+            "batch_size=1: one trajectory has no variance",
+        ),
         (("--replay", "terminals", "--offline", "random-policy"), (), "a fixed set is not mixed"),
         (
             ("--offline", "uniform-objects"),

@@ -212,6 +212,31 @@ def test_scalars_speak_of_what_was_found() -> None:
     assert 2 <= length <= 4
 
 
+def test_counters_are_of_the_moment() -> None:
+    agent = make(*TINY, "--exact-every", 50, "--test-objects", 0)
+    for count in (4, 8, 12):
+        scalars = dict(agent.iterate())
+        assert scalars["objects"] == count
+    best = sorted(agent.record.discoveries.best.values())[-10:]
+    assert scalars["top_10"] == pytest.approx(sum(best) / 10)
+
+
+@pytest.mark.parametrize("loss", ["fl-db", "fl-subtb"])
+def test_looking_forward_starts_from_energy_0(loss: str) -> None:
+    flags = ("--loss", loss, "--reward-exponent", 10, "--exact-every", 0, "--test-objects", 0)
+    agent = make(*TINY, *flags)
+    root = torch.tensor([agent.rules.root])
+    assert float(agent.rules.log_reward(root)) == pytest.approx(math.log(0.01 / 8))
+    at = agent._look(root)
+    assert float(agent.log_z_estimate()) == pytest.approx(float(at.log_flow(root)))
+    paths = agent.batches.build(agent._look, None, (0, 1)).paths
+    at = agent._look(paths.state.unique())
+    reward = agent._reward_at(at, paths)
+    assert float(reward[at.rows(root)]) == 0
+    others = at.states[at.states != root]
+    assert torch.allclose(reward[at.rows(others)].double(), 10 * agent.rules.log_reward(others))
+
+
 def test_only_objects_are_asked_for_their_reward() -> None:
     agent = make(*TINY, "--exact-every", 0, "--test-objects", 0, "--replay", "transitions")
     for _ in range(5):

@@ -15,7 +15,8 @@ from semigradient.domains.flows.losses import (
     sub_trajectory_balance,
     trajectory_balance,
 )
-from semigradient.domains.flows.objectives import OBJECTIVES
+from semigradient.domains.flows.objectives import OBJECTIVES, Rules
+from semigradient.domains.flows.trajectories import Trajectories
 from semigradient.envs.constructions.construction import Flows, Table
 from semigradient.reproductions.gflownet.flow_runs import small_grid, tabular_flow_matching
 from support.flow_tables import graphs, penalty, random_graph, sample, tree, uneven_backward
@@ -219,3 +220,20 @@ def test_reductions_by_hand() -> None:
     assert reduce_edges(cost, valid, final, "mean_transitions", 10.0) == pytest.approx(47 / 5)
     balanced = reduce_edges(cost, valid, final, "balanced", 10.0)
     assert balanced == pytest.approx(10 * (4 + 32) / 2 + 11 / 3)
+
+
+@pytest.mark.parametrize("reduction", ["mean_transitions", "sum_trajectory", "balanced"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_batch_that_stops_at_the_root_has_a_finite_loss(name: str, reduction: str) -> None:
+    table = small_grid("exit_only")
+    flows, root, stop = table.flows(), torch.tensor([table.root]), table.actions - 1
+    paths = Trajectories(torch.stack([root, root]), torch.tensor([[stop]]), torch.tensor([1]))
+    scale = torch.tensor(1.1, dtype=torch.float64, requires_grad=True)
+    wrong = Flows(flows.state * scale, flows.edge * scale ** torch.arange(3))
+    found = penalty(table, name, paths, wrong, None)
+    loss = found.loss(Rules(reduction=reduction))
+    loss.backward()
+    assert scale.grad is not None
+    assert all(bool(torch.isfinite(each)) for each in (loss, scale.grad, *found.parts().values()))
+    # Without state flows stopping is no condition, and no condition costs nothing.
+    assert (loss.item() == 0) == (name in ("modified-db", "log-variance"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from semigradient.agents.gflownet.batches import behaviour
+from semigradient.domains.flows import trajectories
 from semigradient.domains.flows.estimates import Estimates
 from semigradient.domains.flows.objectives import OBJECTIVES, Batch, Rules
 from semigradient.domains.flows.table_sampler import TableSampler
@@ -16,9 +17,11 @@ from semigradient.domains.flows.trajectories import (
     Memory,
     Trajectories,
     backward,
+    choose,
     edges,
     forward,
     join,
+    running_sum,
     uniform_draws,
 )
 from semigradient.envs.constructions.building import Building
@@ -58,6 +61,43 @@ def test_sampling_forwards_and_backwards_follows_the_edges(graph: str) -> None:
     singles = edges(both)
     assert len(singles.length) == int(both.length.sum())
     assert torch.equal(table.child(singles.state[0], singles.action[0]), singles.state[1])
+
+
+def test_rounding_of_running_sums_never_chooses_what_is_forbidden() -> None:
+    up = torch.nextafter(torch.tensor(0.5), torch.tensor(1.0))
+    below = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
+    allowed = torch.tensor([[True, False, True, False]])
+
+    def chosen(sums: list[float | Tensor], draw: float | Tensor) -> int:
+        return int(
+            choose(torch.tensor([[float(each) for each in sums]]), allowed, torch.tensor([draw]))
+        )
+
+    assert [chosen([0.5, 0.5, 1, 1], draw) for draw in (0.0, 0.4999, 0.5, below)] == [0, 0, 2, 2]
+    assert chosen([0.5, up, 1, 1], 0.5) == 2  # the sum rises at a probability of zero
+    assert chosen([0.5, 0.4, 1, 1], 0.45) == 0  # and falls
+    assert chosen([0.5, 0.5, below, 1], below) == 2  # and is reached late
+    assert chosen([0.5, 0.5, 0.9, 0.9], 0.95) == 2  # or never
+
+
+@pytest.mark.parametrize("graph", ["edge", "random", "tree"])
+def test_constructions_are_legal_with_the_draws_that_rounding_would_fail(
+    graph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running sums with errors as of a parallel scan, and draws that fall between the two."""
+    table = graphs()[graph]
+    random = torch.Generator().manual_seed(0)
+
+    def scanned(probability: Tensor) -> Tensor:
+        sums = running_sum(probability)
+        return sums + 0.02 * (torch.rand(sums.shape, generator=random) - 0.5)
+
+    draws = torch.rand((table.horizon, 400), generator=random)
+    draws[:, ::2] = torch.tensor([0.25, 0.5, 1 / 3, 0.999])[torch.arange(200) % 4]
+    paths = forward(table, lambda at: scanned(table.legal(at).float()), draws)
+    check_paths(table, paths)
+    monkeypatch.setattr(trajectories, "running_sum", scanned)
+    check_paths(table, backward(table, paths.objects, random))
 
 
 def test_sampling_in_numpy_builds_the_same_objects() -> None:
