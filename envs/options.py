@@ -16,9 +16,9 @@ Fields are validated by their annotations (see `semigradient.validate`), combina
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from semigradient.errors import UserError, require
 from semigradient.validate import check_fields, first_line, shown
@@ -43,9 +43,24 @@ RESERVED = {
 class Options:
     """Base class of the options of our own environments."""
 
+    NEEDS: ClassVar[Mapping[str, tuple[str, tuple[Any, ...]]]] = {}
+    """Options that act only beside certain values of another: {option: (other, values)}."""
+
     def __post_init__(self) -> None:
         check_fields(self)
+        for name, (other, values) in self.NEEDS.items():
+            self._check_need(name, other, values)
         self.check()
+
+    def _check_need(self, name: str, other: str, values: tuple[Any, ...]) -> None:
+        """Refuse an option that would do nothing."""
+        value, decides = getattr(self, name), getattr(self, other)
+        default = type(self).__dataclass_fields__[name].default
+        accepted = " or ".join(f"{other}={shown(each)}" for each in values)
+        require(
+            value == default or decides in values,
+            f"{name}={shown(value)}: acts only with {accepted}, not {other}={shown(decides)}",
+        )
 
     def check(self) -> None:
         """Raise `UserError` for incompatible values."""

@@ -11,7 +11,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -86,9 +85,8 @@ def _apply(function: Callable[[Any], Any], part: Any) -> Any:
 
 
 def _task(ray: ModuleType, function: Callable[..., Any], engine: Engine) -> Any:
-    """A remote function whose workers can import this project from any working folder."""
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    """A remote function whose workers find the modules that this process finds by PYTHONPATH."""
+    path = os.environ.get("PYTHONPATH", "")
     return ray.remote(function).options(
         num_cpus=engine.cpus_per_run,
         num_gpus=engine.gpus_per_run,

@@ -7,7 +7,7 @@ high in 2^n modes far from each other (Bengio 2022, section 5.4.1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,12 @@ _TABULATED = 2**25  # largest number of features of all cells that is tabulated
 @dataclass(frozen=True)
 class HyperGridOptions(Options):
     """Options of a hyper-grid."""
+
+    NEEDS: ClassVar = {
+        "r1": ("reward", ("corners", "deceptive", "xor", "coprime", "multiscale", "corrupted")),
+        "r2": ("reward", tuple(name for name in REWARDS if name != "cosine")),
+        "reward_seed": ("reward", ("uniform", "corrupted")),
+    }
 
     dimensions: Count = 2
     """Coordinates, n."""

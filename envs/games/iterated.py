@@ -224,6 +224,8 @@ class IteratedOptions(Options):
 class DilemmaOptions(IteratedOptions):
     """Options of the iterated Prisoner's Dilemma."""
 
+    NEEDS: ClassVar = {"slope": ("opponent", ("extortion",))}
+
     slope: Annotated[float, at_least(1)] = 3.0
     """How many times its opponent's surplus extortion keeps."""
 

@@ -13,7 +13,7 @@ Source: T. Cooijmans, PhD thesis (2024), equation 6.5.1, after A. Letcher (2018)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -169,6 +169,8 @@ class _Naive:
 @dataclass(frozen=True)
 class LogisticOptions(Options):
     """Options of the logistic game."""
+
+    NEEDS: ClassVar = {"lr": ("opponent", ("naive",))}
 
     opponent: Literal["naive", "still"] = "naive"
     """Second player: follows its own gradient (naive), or never moves (still)."""

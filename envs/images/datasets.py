@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -181,6 +181,11 @@ DATASETS = (*_BUILT_IN, *_FROM_FOLDER)
 @dataclass(frozen=True)
 class ImageOptions(Options):
     """Which labelled images an environment shows."""
+
+    NEEDS: ClassVar = {
+        "folder": ("dataset", tuple(_FROM_FOLDER)),
+        "verify": ("dataset", tuple(_FROM_FOLDER)),
+    }
 
     dataset: Annotated[str, among(DATASETS)] = "glyphs"
     """Images: drawn (glyphs of 32×32, small-glyphs of 16×16), scikit-learn's digits, or read from

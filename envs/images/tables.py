@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class Table(NamedTuple):
 @dataclass(frozen=True)
 class TableOptions(Options):
     """Options of a regression table."""
+
+    NEEDS: ClassVar = {"folder": ("dataset", ("sarcos", "california"))}
 
     dataset: Annotated[str, among(TABLES)] = "waves"
     """Table: drawn (waves), scikit-learn's (diabetes), or read from a folder (sarcos,

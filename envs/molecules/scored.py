@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.envs.molecules.block_tables import Tables
@@ -17,6 +17,8 @@ from semigradient.validate import Natural, within
 @dataclass(frozen=True)
 class ScoredOptions(Options):
     """The blocks of molecules, and their score."""
+
+    NEEDS: ClassVar = {"reward_seed": ("reward", ("dock_like",))}
 
     reward: str | Batch = "qed"
     """Score: qed, sa, qed_sa, plogp, mw_window, dock_like, proxy, proxy_x_WT, fitted, vina, or

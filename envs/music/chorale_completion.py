@@ -9,7 +9,7 @@ Source: T. Cooijmans, PhD thesis, section 3.3 (the data and the masks); the scor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from semigradient.validate import Count, Share, at_least
 @dataclass(frozen=True)
 class CompletionOptions(Options):
     """Options of completing a chorale in a single step."""
+
+    NEEDS: ClassVar = {"rate": ("task", ("inpaint",))}
 
     split: Literal["train", "valid", "test"] = "train"
     """Part of the chorales."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ Actions = Literal["flat", "multidiscrete"]
 @dataclass(frozen=True)
 class WritingOptions(Options):
     """Options of writing a roll note by note."""
+
+    NEEDS: ClassVar = {"context_rate": ("task", ("inpaint",))}
 
     reward: Reward = "nade"
     """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone
@@ -75,6 +77,8 @@ class ToyChoraleOptions(WritingOptions):
 @dataclass(frozen=True)
 class FillOptions(WritingOptions, ExcerptOptions):
     """Options of writing an excerpt of a chorale."""
+
+    NEEDS: ClassVar = {**WritingOptions.NEEDS, "mix": ("reward", ("mixed",))}
 
     reward: Reward = "rules"
     """Reward: the model's (nade), the rules of harmony, both (mixed), or at the end alone

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,11 @@ LENGTHS = 5
 @dataclass(frozen=True)
 class RewriteOptions(ExcerptOptions):
     """Options of rewriting an excerpt."""
+
+    NEEDS: ClassVar = {
+        "context_rate": ("task", ("inpaint",)),
+        "masks": ("score", ("masked",)),
+    }
 
     model: str | Conditionals = ""
     """Conditionals: a run folder of a Coconet, module:function@argument, none, or toy: two voices,

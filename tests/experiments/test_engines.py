@@ -152,9 +152,13 @@ def test_a_job_waits_for_a_process_that_still_writes_its_log(tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
-sys.path[:0] = ["tests", "tests/experiments"]
+sys.path[:0] = [str(Path("tests").resolve()), str(Path("tests/experiments").resolve())]
+import test_engines
 from test_engines import job, python
 from semigradient.experiments.engines import Engine, run_all
+if sys.argv[2] == "ray":  # whose workers cannot import that file by name
+    from ray.cloudpickle import register_pickle_by_value
+    register_pickle_by_value(test_engines)
 folder = Path(sys.argv[1])
 jobs = [job(folder, f"job{i}", python(Path(sys.argv[3]).read_text(), folder / str(i)))
         for i in range(3)]
@@ -201,7 +205,9 @@ def start_driver(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]
             start_new_session=True,
         )
         started.append(process)
-        wait_for(lambda: len(list(tmp_path.glob("*.started"))) == 2, PATIENCE)
+        begun = lambda: len(list(tmp_path.glob("*.started"))) == 2  # noqa: E731
+        wait_for(lambda: begun() or process.poll() is not None, PATIENCE)
+        assert begun(), process.communicate()
         return process
 
     yield start
