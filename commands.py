@@ -1,4 +1,7 @@
-"""The console script: semigradient train|evaluate|compare|reproduce, equivalent to the scripts."""
+"""The console script: semigradient train|evaluate|compare|reproduce, equivalent to the scripts.
+
+`semigradient sample` is `python -m semigradient.domains.flows`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = ("train", "evaluate", "compare", "reproduce")
-_USAGE = f"usage: semigradient {'|'.join(COMMANDS)} …  (each has its own --help)"
+MODULES = {"sample": "semigradient.domains.flows.__main__"}
+"""Commands that are no script of their own."""
+_USAGE = f"usage: semigradient {'|'.join([*COMMANDS, *MODULES])} …  (each has its own --help)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,15 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(_USAGE)
         return 0 if words else 2
     name, *rest = words
-    if name not in COMMANDS:
+    if name not in (*COMMANDS, *MODULES):
         try:
-            unknown("command", name, COMMANDS)
+            unknown("command", name, [*COMMANDS, *MODULES])
         except UserError as problem:
             print(f"semigradient: error: {problem}", file=sys.stderr)
         return 2
     if name == "train":
         return train(rest)
-    code: int = import_module(f"semigradient.{name}").main(rest)
+    code: int = import_module(MODULES.get(name, f"semigradient.{name}")).main(rest)
     return code
 
 

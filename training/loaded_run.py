@@ -86,6 +86,22 @@ class LoadedRun:
             seed_all(root)
             return score(self.command, self.agent.policy(deterministic), episodes, root)
 
+    def sample(self, count: int = 1000, seed: int = 0, paths: int = 0) -> Any:
+        """Objects that a trained flow network builds: `domains.flows.samples.Samples`.
+
+        Args:
+            count: how many.
+            seed: decides the draws.
+            paths: see `domains.flows.samples.draw`.
+
+        Raises:
+            UserError: the run's agent builds no objects.
+        """
+        draw = getattr(self.agent, "sample", None)
+        name = self.command.run.agent
+        require(draw is not None, f"run of {name}: has no objects to sample; accepted: gflownet")
+        return draw(count, seed, paths) if draw is not None else None
+
     def env(self, num_envs: int = 1, seed: int | None = None, render: bool = False) -> ExactVector:
         """The environment that the run is evaluated on, as a vector of `num_envs` copies."""
         run = self.command.run

@@ -26,14 +26,16 @@ from semigradient.agents.gflownet.batches import Batches
 from semigradient.agents.gflownet.config import Config
 from semigradient.agents.gflownet.molecules import record_of
 from semigradient.agents.gflownet.networks import make_network
-from semigradient.domains.flows.constructions import log_reward_along, rules_of
+from semigradient.domains.flows.constructions import construction_of, log_reward_along, written_down
 from semigradient.domains.flows.estimates import Estimates, distinct, policy_table, with_parents
 from semigradient.domains.flows.objectives import Batch, Penalty, Root
 from semigradient.domains.flows.sample_counts import SampleCounts, distance
+from semigradient.domains.flows.samples import Samples, draw
 from semigradient.domains.flows.table_sampler import Known
 from semigradient.domains.flows.trajectories import Trajectories
 from semigradient.envs.constructions.construction import Construction, Table
 from semigradient.errors import require
+from semigradient.training import parts
 from semigradient.training.agent import (
     AgentContext,
     Count,
@@ -65,12 +67,14 @@ class GFlowNet:
         "updates",
         "_exact",
     )
-    POLICY = ("network",)
+    POLICY = ("network", "log_z")
 
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: batches of constructions have no fixed shape")
-        self.rules = rules_of(setup, "gflownet", config.exact_parents)
+        self.source = construction_of(setup, "gflownet")
+        self.rules = written_down(self.source, config.exact_parents)
+        self.reward_exponent = config.reward_exponent
         self.table = self.rules if isinstance(self.rules, Table) else None
         _require_a_match(config, self.rules)
         self.network = make_network(self.rules, config).to(setup.device)
@@ -96,9 +100,9 @@ class GFlowNet:
         if config.offline == "none":
             with self.timers("act"):
                 progress = (self.progress.steps, self.setup.total_steps)
-                fresh, known = self.batches.build(self._look, whole, progress)
+                fresh, known = self.batches.build(self.look, whole, progress)
                 self._note(fresh)
-                mixed = self.batches.mix(fresh, self._look)
+                mixed = self.batches.mix(fresh, self.look)
             with self.timers("learn"):
                 at = self._recalled(known) if mixed.paths is fresh else None
                 scalars, penalty = self._learn(mixed.paths, whole or at)
@@ -133,7 +137,7 @@ class GFlowNet:
         if self.record is not None:
             says = self.config.objective.log_z is not None
             log_z = {"log_z": float(self.log_z_estimate())} if says else {}
-            return {**self.record.metrics(self._look), **log_z}
+            return {**self.record.metrics(self.look), **log_z}
         if self.table is None:
             return {}
         _, found = self.table.reach(policy_table(self.table, self.network))
@@ -153,7 +157,7 @@ class GFlowNet:
         rules, exponent = self.rules, self.config.reward_exponent
         root = torch.tensor([rules.root], device=rules.device)
         log_reward = lambda: log_reward_along(rules, root, exponent)[0]  # noqa: E731
-        return says(Root(self._look(root), root[0], self.log_z, log_reward))
+        return says(Root(self.look(root), root[0], self.log_z, log_reward))
 
     def policy(self, deterministic: bool = True) -> Policy:
         """The most probable action, or a sample of P_F from a generator of its own."""
@@ -170,6 +174,14 @@ class GFlowNet:
             return torch.multinomial(logits.softmax(1), 1, generator=own)[:, 0].cpu().numpy()
 
         return act
+
+    def sample(self, count: int = 1000, seed: int = 0, paths: int = 0) -> Samples:
+        """Objects of the policy, with their probabilities; see `domains.flows.samples.draw`."""
+        return draw(self, count, seed, paths)
+
+    def load_policy_state(self, saved: dict[str, Any]) -> None:
+        """Load what was saved; runs from before log Z was part of it have none."""
+        parts.restore(self, [name for name in self.POLICY if name in saved], saved, policy=True)
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Images (H, W, 3) of what was found, by name."""
@@ -191,7 +203,8 @@ class GFlowNet:
             clip_gradients(list(self.network.parameters()), config.max_grad_norm)
         self.optimizer.step()
         self._move_target()
-        return {"loss": loss.detach(), **penalty.parts()}, penalty
+        own = {} if penalty.log_z is None else {"log_z": penalty.log_z}
+        return {"loss": loss.detach(), **penalty.parts(), **own}, penalty
 
     def _needed(self, paths: Trajectories) -> Tensor:
         """States that the objective looks at: (u,)."""
@@ -243,7 +256,8 @@ class GFlowNet:
         return Estimates(self.rules, self.network, states, self.config.backward)
 
     @torch.no_grad()
-    def _look(self, states: Tensor) -> Estimates:
+    def look(self, states: Tensor) -> Estimates:
+        """Estimates, without gradient, at increasing states (u,)."""
         return self._estimates(states)
 
     @torch.no_grad()

@@ -16,14 +16,18 @@ from semigradient.nets.block_graph import GraphShape
 from semigradient.training.agent import AgentContext, Policy, generator
 
 
-def rules_of(setup: AgentContext, agent: str, multiplicity: bool = True) -> Construction:
-    """The rules behind the environments, written down as a table where that is possible.
+def rules_of(setup: AgentContext, agent: str) -> Construction:
+    """The rules behind the environments, written down as a table where that is possible."""
+    return written_down(construction_of(setup, agent))
 
-    Args:
-        setup: of the agent.
-        agent: its name, for the error.
-        multiplicity: see `envs.constructions.construction.Table`.
-    """
+
+def written_down(rules: Construction, multiplicity: bool = True) -> Construction:
+    """Rules as a table where that is possible; `multiplicity` is the table's."""
+    return tabulate(rules, multiplicity) if rules.enumerable else rules
+
+
+def construction_of(setup: AgentContext, agent: str) -> Construction:
+    """The rules behind the environments; `UserError`, which names the agent, for all others."""
     core = setup.envs.core if isinstance(setup.envs, CoreVector) else None
     if not isinstance(core, (Building, MoleculeBuilding)):
         spec = setup.envs.spec
@@ -34,7 +38,7 @@ def rules_of(setup: AgentContext, agent: str, multiplicity: bool = True) -> Cons
     here, there = core.device.type, setup.device.type
     require(here == there, f"device={there}: the environment is on {here}; use --device {here}")
     rules: Construction = core.rules
-    return tabulate(rules, multiplicity) if rules.enumerable else rules
+    return rules
 
 
 def blocks_of(setup: AgentContext) -> BlockMolecules | None:

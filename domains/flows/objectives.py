@@ -117,6 +117,7 @@ class Penalty(NamedTuple):
     value: Tensor
     valid: Tensor | None
     final: Tensor | None
+    log_z: Tensor | None = None  # 0-dim, the batch's own estimate, of an objective that makes one
 
     def loss(self, rules: Rules) -> Tensor:
         """The batch's loss, 0-dim."""
@@ -184,10 +185,11 @@ def tb(batch: Batch, rules: Rules) -> Penalty:
 
 def log_var(batch: Batch, rules: Rules) -> Penalty:
     """Trajectory balance without a parameter for log Z."""
-    residual = log_variance(
-        batch.log_forward(), batch.log_backward(), batch.log_reward, batch.valid
-    )
-    return Penalty(REGRESSIONS[rules.regression](residual), None, None)
+    parts = (batch.log_forward(), batch.log_backward(), batch.log_reward, batch.valid)
+    residual = log_variance(*parts)
+    nothing = torch.zeros((), dtype=residual.dtype, device=residual.device)
+    log_z = -trajectory_balance(nothing, *parts).mean().detach()
+    return Penalty(REGRESSIONS[rules.regression](residual), None, None, log_z)
 
 
 def subtb(batch: Batch, rules: Rules) -> Penalty:

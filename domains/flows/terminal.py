@@ -7,7 +7,7 @@ pass over the ancestors gives log P_T(x), all orders of building included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,16 +18,31 @@ from semigradient.envs.constructions.construction import Construction
 
 def ancestors(rules: Construction, objects: Tensor) -> Tensor:
     """Objects (m,) and all their ancestors up to the root, unique and increasing: (u,)."""
+    root = torch.tensor([rules.root], device=objects.device)
+    return torch.cat([root, *_levels(rules, objects)]).unique()
+
+
+def few_ancestors(rules: Construction, objects: Tensor, most: int) -> bool:
+    """Whether objects (m,) have at most so many ancestors, counted by their distance."""
+    met = 0
+    for level in _levels(rules, objects):
+        met += len(level)
+        if met > most:
+            return False
+    return True
+
+
+def _levels(rules: Construction, objects: Tensor) -> Iterator[Tensor]:
+    """Objects, their parents, the parents of these, …: unique and increasing (u,) each."""
     frontier = objects.unique()
-    levels = [frontier, torch.tensor([rules.root], device=frontier.device)]
+    yield frontier
     for _ in range(rules.horizon):
         frontier = frontier[frontier != rules.root]
         if not len(frontier):
-            break
+            return
         parents = rules.parents(frontier)
         frontier = parents.state[parents.real].unique()
-        levels.append(frontier)
-    return torch.cat(levels).unique()
+        yield frontier
 
 
 @torch.no_grad()

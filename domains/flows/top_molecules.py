@@ -11,18 +11,23 @@ A mode is a molecule above a threshold that is less than 0.7 similar to every ea
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semigradient.envs.molecules.toy import chemistry
+from semigradient.envs.molecules.fingerprints import (
+    SIMILAR,
+    chemistry,
+    morgan,
+    paths,
+    similarity,
+    tanimoto,
+)
 
 TOP = (10, 100, 1000)
 THRESHOLDS = (7.0, 8.0)
-SIMILAR = 0.7
 
 
 class TopMolecules:
@@ -131,26 +136,9 @@ class TopMolecules:
             if score > threshold:
                 self.scaffolds[threshold].add(scaffold)
                 prints = self._prints[threshold]
-                if not prints or max(_bulk(mark, prints)) < SIMILAR:
+                if not prints or max(tanimoto(mark, prints)) < SIMILAR:
                     prints.append(mark)
                     self.modes[threshold].append(smiles)
-
-
-def paths(smiles: str) -> Any:
-    """RDKit's path fingerprint, 2048 bits."""
-    return _path_generator().GetFingerprint(chemistry().MolFromSmiles(smiles))
-
-
-def morgan(smiles: str) -> Any:
-    """Morgan's fingerprint with radius 2, 2048 bits."""
-    return _morgan_generator().GetFingerprint(chemistry().MolFromSmiles(smiles))
-
-
-def similarity(smiles: Sequence[str], fingerprint: Callable[[str], Any] = paths) -> float:
-    """Mean Tanimoto similarity over all pairs."""
-    prints = [fingerprint(name) for name in smiles]
-    total = sum(sum(_bulk(own, prints[:index])) for index, own in enumerate(prints) if index)
-    return total / (len(prints) * (len(prints) - 1) / 2)
 
 
 def grid(scored: Sequence[tuple[str, float]]) -> NDArray[np.uint8]:
@@ -169,23 +157,3 @@ def grid(scored: Sequence[tuple[str, float]]) -> NDArray[np.uint8]:
     canvas.DrawMolecules(mols, legends=[f"{score:.2f}" for _, score in scored])
     canvas.FinishDrawing()
     return np.asarray(Image.open(io.BytesIO(canvas.GetDrawingText())).convert("RGB")).copy()
-
-
-def _bulk(one: Any, others: list[Any]) -> list[float]:
-    from rdkit.DataStructs import BulkTanimotoSimilarity
-
-    return BulkTanimotoSimilarity(one, others)
-
-
-@cache
-def _path_generator() -> Any:
-    from rdkit.Chem.rdFingerprintGenerator import GetRDKitFPGenerator
-
-    return GetRDKitFPGenerator(fpSize=2048)
-
-
-@cache
-def _morgan_generator() -> Any:
-    from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
-
-    return GetMorganGenerator(radius=2, fpSize=2048)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semigradient.domains.molecules.atoms import atom_graphs
-from semigradient.envs.molecules.toy import chemistry
+from semigradient.envs.molecules.fingerprints import chemistry
 from semigradient.errors import UserError, require
 from semigradient.nets.atom_network import AtomNetwork
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from semigradient.domains.molecules.binding import of_smiles, scaled
-from semigradient.envs.molecules.toy import chemistry
+from semigradient.envs.molecules.fingerprints import chemistry
 from semigradient.errors import require
 
 _PROGRAMS = {"vina": "autodock-vina", "obabel": "openbabel"}

@@ -12,6 +12,7 @@ them is a parent: leaving one out changes what a vanishing loss means.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
@@ -93,6 +94,23 @@ class Construction(Protocol):
     def pictures(self, states: Tensor, visits: Tensor | None = None) -> list[np.ndarray]:
         """RGB frames (H, W, 3) uint8 of states; of the objects met so far, too, with `visits`."""
         ...
+
+    def names(self, states: Tensor) -> list[str]:
+        """What people call the objects that states (m,) are."""
+        return [str(state) for state in states.tolist()]
+
+    def score(self, states: Tensor) -> Tensor:
+        """What objects are worth on a scale of their own, R where there is none: (m,) float64."""
+        return self.log_reward(states).exp()
+
+    def distance(self, states: Tensor) -> Tensor:
+        """How far objects (m,) are from each other: (m, m); of features where nobody says."""
+        features = self.features(states).double()
+        return torch.cdist(features, features)
+
+    thresholds: tuple[float, ...] = ()
+    """Scores above which objects `apart` from each other are modes, where nobody lists them."""
+    apart: float = 0.0
 
     # Where a number alone says what the state is, nothing needs to be remembered.
 
@@ -249,7 +267,12 @@ class Table(Construction):
         return biased / biased.sum()
 
     def flows(self, log_backward: Tensor | None = None, exponent: float = 1.0) -> Flows:
-        """The flows that R(x)^β and a backward policy decide.
+        """The flows that R(x)^β and a backward policy decide; arguments as of `shares`."""
+        shares, total = self.shares(log_backward, exponent), self.log_partition(exponent)
+        return Flows(*(each * math.exp(total) for each in shares))
+
+    def shares(self, log_backward: Tensor | None = None, exponent: float = 1.0) -> Flows:
+        """The flows in units of Z: how probably a state and an edge are of a construction.
 
         Args:
             log_backward: (S, K) log P_B of the edges in `parents`; default: all edges into a
@@ -261,7 +284,7 @@ class Table(Construction):
             log_backward = -into.real.sum(1, keepdim=True).double().log().expand(into.real.shape)
         share = log_backward.double().exp().masked_fill(~into.real, 0.0)
         edge = torch.zeros(self.size, self.actions, dtype=torch.float64, device=self.device)
-        reward = self._spread((exponent * self._log_reward[self.objects]).exp())
+        reward = self.distribution(exponent)
         edge[:, -1] = torch.where(self._legal[:, -1], reward, 0.0)
         state = torch.where(self.complete, reward, edge[:, -1])
         for edges in reversed(self._by_level):

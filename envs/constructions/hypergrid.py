@@ -184,6 +184,15 @@ class HyperGrid(Construction):
             allowed &= (moved == self.height - 1).sum(1) <= 1
         return torch.where(allowed, states + step * self._strides[axis], states)
 
+    def names(self, states: Tensor) -> list[str]:
+        """Coordinates, such as "3 0"."""
+        return [" ".join(map(str, cell)) for cell in self.cells(states).tolist()]
+
+    def distance(self, states: Tensor) -> Tensor:
+        """Euclidean, of x in [-1, 1]^n: (m, m)."""
+        x = -1 + 2 * self.cells(states).double() / (self.height - 1)
+        return torch.cdist(x, x)
+
     def pictures(self, states: Tensor, visits: Tensor | None = None) -> list[np.ndarray]:
         """Heat maps of log R, or of visit counts (S,), with each state's cell."""
         return frames(self, states, visits)

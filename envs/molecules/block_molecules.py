@@ -26,6 +26,7 @@ from semigradient.envs.constructions.construction import Construction, Parents
 from semigradient.envs.molecules import block_trees
 from semigradient.envs.molecules.block_tables import Ints, Tables
 from semigradient.envs.molecules.block_trees import Canonical, Codes, Flags, Trees
+from semigradient.envs.molecules.fingerprints import SIMILAR, distance
 from semigradient.envs.molecules.toy import Molecule, draw
 from semigradient.errors import require
 
@@ -53,6 +54,7 @@ class BlockMolecules(Construction):
     """
 
     size, root, mode_count, enumerable = 0, block_trees.EMPTY_NUMBER, 0, False
+    thresholds, apart = (7.0, 8.0), 1 - SIMILAR
     in_degree = 0  # the number of edges into a state is not bounded beforehand
 
     def __init__(
@@ -120,6 +122,14 @@ class BlockMolecules(Construction):
     def score(self, states: Tensor) -> Tensor:
         """(m,) float64."""
         return self._tensor(self.scores_of(self.smiles(states)))
+
+    def names(self, states: Tensor) -> list[str]:
+        """SMILES."""
+        return self.smiles(states)
+
+    def distance(self, states: Tensor) -> Tensor:
+        """1 - Tanimoto similarity: (m, m)."""
+        return distance(self.smiles(states))
 
     def features(self, states: Tensor) -> Tensor:
         """(m, D) float32, all integers; see `features_of`."""

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semigradient.envs.molecules.toy import chemistry
+from semigradient.envs.molecules.fingerprints import chemistry
 from semigradient.errors import UserError, require, unknown
 from semigradient.registry import POOLS, REWARDS
 from semigradient.validate import first_line

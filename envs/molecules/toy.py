@@ -23,8 +23,9 @@ from torch import Tensor
 from semigradient.envs.constructions.building import Building
 from semigradient.envs.constructions.construction import Table
 from semigradient.envs.molecules.blocks import Entry, read
+from semigradient.envs.molecules.fingerprints import chemistry, distance
 from semigradient.envs.options import Options
-from semigradient.errors import missing, require, unknown
+from semigradient.errors import require, unknown
 from semigradient.validate import within
 
 TOYS = {
@@ -43,15 +44,6 @@ class Molecule(NamedTuple):
 
 
 EMPTY = Molecule(None, (), 0)
-
-
-def chemistry() -> Any:
-    """`rdkit.Chem`; `UserError` where it is not installed."""
-    try:
-        from rdkit import Chem
-    except ImportError:
-        missing("molecules", "RDKit", "molecules")
-    return Chem
 
 
 class Assembler:
@@ -201,6 +193,14 @@ class ToyMolecules(Table):
         super().__init__(
             child.to(device), log_reward.to(device), torch.eye(len(child), device=device)
         )
+
+    def names(self, states: Tensor) -> list[str]:
+        """SMILES."""
+        return [self.smiles[state] for state in states.tolist()]
+
+    def distance(self, states: Tensor) -> Tensor:
+        """1 - Tanimoto similarity: (m, m)."""
+        return distance(self.names(states))
 
     def pictures(self, states: Tensor, visits: Tensor | None = None) -> list[np.ndarray]:
         """Depictions (256, 256, 3)."""

@@ -33,7 +33,8 @@ from semigradient.domains.molecules.molecule_sets import (
     r_squared,
 )
 from semigradient.envs.molecules.blocks import read
-from semigradient.envs.molecules.toy import Assembler, Molecule, chemistry, qed
+from semigradient.envs.molecules.fingerprints import chemistry
+from semigradient.envs.molecules.toy import Assembler, Molecule, qed
 from semigradient.nets.atom_network import AtomNetwork
 from semigradient.reproductions.gflownet.flow_runs import Array, exact_row
 from semigradient.reproductions.report import Job, Report, Row

@@ -27,7 +27,6 @@ import torch
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.agents.gflownet.mars import MARS
-from semigradient.domains.flows.top_molecules import similarity
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
 from semigradient.domains.molecules.atoms import atom_graphs
 from semigradient.domains.molecules.molecule_sets import Fitting, fit, predict
@@ -39,8 +38,8 @@ from semigradient.envs.molecules.active_molecules import (
 )
 from semigradient.envs.molecules.block_molecules import BlockMolecules
 from semigradient.envs.molecules.block_trees import Trees
+from semigradient.envs.molecules.fingerprints import chemistry, similarity
 from semigradient.envs.molecules.molecule import MoleculeOptions
-from semigradient.envs.molecules.toy import chemistry
 from semigradient.experiments.curves import COLOURS
 from semigradient.nets.atom_network import AtomNetwork
 from semigradient.reproductions.molecules.binding_proxy import FILE
@@ -139,7 +138,7 @@ def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) 
     new: dict[str, int] = {}
     for _ in range(50):
         if isinstance(agent, GFlowNet):
-            objects = agent.batches.build(agent._look, None, (0, 1)).paths.objects
+            objects = agent.batches.build(agent.look, None, (0, 1)).paths.objects
         elif isinstance(agent, MARS):
             agent._move()
             objects = agent.now

@@ -27,9 +27,10 @@ from torch import Tensor
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.domains.flows.estimates import Estimates, with_parents
 from semigradient.domains.flows.terminal import log_terminal
-from semigradient.domains.flows.top_molecules import TopMolecules, similarity
+from semigradient.domains.flows.top_molecules import TopMolecules
 from semigradient.domains.flows.trajectories import forward, uniform, uniform_draws
 from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.envs.molecules.fingerprints import similarity
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import Array
 from semigradient.reproductions.report import Job, Report, Row
@@ -90,7 +91,7 @@ class FlowSetting:
             **summary(rules, record.recent, record.discoveries),
             "log_reward": (self.beta * rules.log_reward(tested)).numpy(),
             "log_inflow": log_leaf_inflow(agent, tested).numpy(),
-            "log_probability": log_terminal(rules, agent._look, tested).numpy(),
+            "log_probability": log_terminal(rules, agent.look, tested).numpy(),
             "losses": np.array(losses).T,
         }
 
@@ -124,7 +125,7 @@ def random_baseline(setting: FlowSetting, seed: int) -> dict[str, Array]:
 def log_leaf_inflow(agent: GFlowNet, objects: Tensor) -> Tensor:
     """Log of the flow into the sinks of objects (m,): by stopping, or by all parents' edges."""
     rules = agent.rules
-    at: Estimates = agent._look(with_parents(rules, objects))
+    at: Estimates = agent.look(with_parents(rules, objects))
     stop = at.log_edges_of(objects, torch.full_like(objects, rules.actions - 1))
     return torch.where(rules.finished(objects), at.log_inflow(objects), stop).double()
 

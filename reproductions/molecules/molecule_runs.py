@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semigradient.domains.flows.constructions import blocks_of
-from semigradient.domains.flows.top_molecules import TopMolecules, similarity
+from semigradient.domains.flows.top_molecules import TopMolecules
+from semigradient.envs.molecules.fingerprints import similarity
 from semigradient.envs.molecules.rewards import Scorer
 from semigradient.reproductions.report import Job
 from semigradient.training.build import build

@@ -97,10 +97,10 @@ def test_a_remembered_batch_costs_what_the_present_network_says() -> None:
     memory = agent.batches.memory
     assert len(memory) == 12
     paths, _ = memory.sample(12, torch.Generator().manual_seed(0), 0.0)
-    at = agent._look(torch.arange(agent.table.size))
+    at = agent.look(torch.arange(agent.table.size))
     now = at.log_forward(paths.state[:-1], paths.action)
     agent.iterate()
-    later = agent._look(torch.arange(agent.table.size)).log_forward(paths.state[:-1], paths.action)
+    later = agent.look(torch.arange(agent.table.size)).log_forward(paths.state[:-1], paths.action)
     assert not torch.equal(now, later)
 
 
@@ -109,7 +109,7 @@ def test_a_remembered_batch_costs_what_the_present_network_says() -> None:
 
 def test_the_behaviour_mixes_sharpness_and_random_actions() -> None:
     agent = make(*TINY, env=("rule=exit_only", "height=7"))
-    at = agent._look(torch.arange(agent.table.size))
+    at = agent.look(torch.arange(agent.table.size))
     sums = behaviour(at, 2.0, 0.3)
     legal = at.legal.float()
     sharp = (2 * at.log_edges).softmax(1)
@@ -149,7 +149,7 @@ def test_random_actions_fall_over_the_run() -> None:
         )
         with torch.no_grad():
             agent.network.trunk[-1].bias[-1] = 50.0  # the policy always stops at once
-        paths = agent.batches.build(agent._look, None, (step, 100)).paths
+        paths = agent.batches.build(agent.look, None, (step, 100)).paths
         return float((paths.length == 1).float().mean())
 
     assert frequencies(0) == pytest.approx(1 / 3, abs=0.05)

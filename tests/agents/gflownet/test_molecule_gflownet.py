@@ -21,6 +21,7 @@ from semigradient.domains.flows.estimates import Estimates
 from semigradient.domains.flows.terminal import ancestors, log_terminal
 from semigradient.domains.flows.trajectories import forward, running_sum, uniform_draws
 from semigradient.envs.molecules.block_molecules import BlockMolecules
+from semigradient.envs.molecules.fingerprints import similarity
 from semigradient.errors import UserError
 from semigradient.nets.block_graph import BlockGraphNetwork, Graphs, GraphShape, read
 from semigradient.training import parts
@@ -136,10 +137,10 @@ def test_terminal_probabilities_are_those_of_the_table() -> None:
     agent = make_grid("--hidden", "8", env=("height=7",))
     table = agent.table
     assert table is not None
-    at = agent._look(torch.arange(table.size))
+    at = agent.look(torch.arange(table.size))
     exact = table.reach(at.log_policy)[1]
     objects = table.objects[::3]
-    found = log_terminal(table, agent._look, objects)
+    found = log_terminal(table, agent.look, objects)
     assert torch.allclose(found.exp(), exact[objects], atol=1e-7)
 
 
@@ -157,14 +158,14 @@ def law(agent: GFlowNet) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     legal = inner(agent).legal(states)
     objects = states[legal[:, -1] | ~legal.any(1)]
     target = agent.config.reward_exponent * inner(agent).log_reward(objects)
-    return objects, log_terminal(agent.rules, agent._look, objects).exp(), target.softmax(0)
+    return objects, log_terminal(agent.rules, agent.look, objects).exp(), target.softmax(0)
 
 
 def test_the_law_of_a_policy_sums_to_one_and_is_what_it_builds() -> None:
     agent = make(*TINY, "--random-actions", 0, env=(CHAINS, "max_blocks=3", "min_blocks=2"))
     objects, found, _ = law(agent)
     assert float(found.sum()) == pytest.approx(1, abs=1e-6)
-    look = agent._look
+    look = agent.look
 
     def cumulative(states: torch.Tensor) -> torch.Tensor:
         once = states.unique()
@@ -227,14 +228,35 @@ def test_looking_forward_starts_from_energy_0(loss: str) -> None:
     agent = make(*TINY, *flags)
     root = torch.tensor([agent.rules.root])
     assert float(agent.rules.log_reward(root)) == pytest.approx(math.log(0.01 / 8))
-    at = agent._look(root)
+    at = agent.look(root)
     assert float(agent.log_z_estimate()) == pytest.approx(float(at.log_flow(root)))
-    paths = agent.batches.build(agent._look, None, (0, 1)).paths
-    at = agent._look(paths.state.unique())
+    paths = agent.batches.build(agent.look, None, (0, 1)).paths
+    at = agent.look(paths.state.unique())
     reward = agent._reward_at(at, paths)
     assert float(reward[at.rows(root)]) == 0
     others = at.states[at.states != root]
     assert torch.allclose(reward[at.rows(others)].double(), 10 * agent.rules.log_reward(others))
+
+
+def test_samples_are_molecules_with_exact_probabilities() -> None:
+    env = (CHAINS, "max_blocks=3", "min_blocks=2", "reward=mw_window")
+    agent = make(*TINY, "--reward-exponent", 3, env=env)
+    objects, wanted, _ = law(agent)
+    found = agent.sample(300, seed=1)
+    assert found.exact
+    assert not found.enumerated
+    place = (objects == found.states[:, None]).int().argmax(1)
+    assert torch.allclose(found.log_prob.exp(), wanted[place], atol=1e-6)
+    assert found.objects == inner(agent).smiles(found.states)
+    assert torch.equal(found.score, inner(agent).score(found.states))
+    assert torch.allclose(found.log_reward, 3 * inner(agent).log_reward(found.states))
+    distinct = list(dict.fromkeys(found.objects))
+    assert found.figures["diversity"] == pytest.approx(1 - similarity(distinct))
+    # From the greatest score on, far from all before: all of these light molecules score 10.
+    kept: list[str] = []
+    for name in distinct:
+        kept += [name] if all(similarity([name, other]) < 0.7 for other in kept) else []
+    assert found.figures["modes_7"] == len(kept)
 
 
 def test_only_objects_are_asked_for_their_reward() -> None:
@@ -264,7 +286,7 @@ def test_flows_in_64_bits() -> None:
     agent = make(*TINY, "--double")
     agent.iterate()
     assert all(p.dtype == torch.float64 for p in agent.network.parameters())
-    at = agent._look(torch.tensor([agent.rules.root]))
+    at = agent.look(torch.tensor([agent.rules.root]))
     assert at.log_edges.dtype == torch.float64
 
 
@@ -356,7 +378,7 @@ def test_the_flow_into_a_sink_is_the_reward_where_flows_are_right() -> None:
     objects, _, _ = law(agent)
     found = log_leaf_inflow(agent, objects)
     parents = agent.rules.parents(objects)
-    at = agent._look(torch.cat(everything(inner(agent))).unique())
+    at = agent.look(torch.cat(everything(inner(agent))).unique())
     for row, each in enumerate(objects):
         if bool(agent.rules.finished(each[None])):
             real = parents.real[row]

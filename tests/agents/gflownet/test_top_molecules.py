@@ -13,7 +13,8 @@ import torch
 pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
 
 from semigradient.domains.flows.sample_counts import rank_correlation
-from semigradient.domains.flows.top_molecules import TopMolecules, paths, similarity
+from semigradient.domains.flows.top_molecules import TopMolecules
+from semigradient.envs.molecules.fingerprints import paths, similarity
 from semigradient.training import parts
 
 # Record

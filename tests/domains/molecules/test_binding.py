@@ -24,8 +24,8 @@ from semigradient.domains.molecules.binding import (
     scaled,
 )
 from semigradient.domains.molecules.molecule_sets import Fitting
+from semigradient.envs.molecules.fingerprints import chemistry
 from semigradient.envs.molecules.rewards import Scorer
-from semigradient.envs.molecules.toy import chemistry
 from semigradient.errors import UserError
 from semigradient.nets.atom_network import AtomNetwork, join
 from semigradient.reproductions.molecules.binding_proxy import REFERENCES, train

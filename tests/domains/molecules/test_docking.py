@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from semigradient.domains.molecules.docking import Vina, best_conformer, best_energy
-from semigradient.envs.molecules.toy import chemistry
+from semigradient.envs.molecules.fingerprints import chemistry
 from semigradient.errors import UserError
 
 POSES = (
