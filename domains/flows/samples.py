@@ -122,39 +122,50 @@ def draw(agent: FlowAgent, count: int, seed: int = 0, paths: int = 0) -> Samples
     require(count >= 1, f"samples={count}: must be ≥ 1")
     require(seed >= 0, f"seed={seed}: must be ≥ 0")
     require(paths >= 0, f"paths={paths}: must be ≥ 0")
-    rules, source, look = agent.rules, agent.source, _graph_look(agent)
+    rules, look = agent.rules, _look(agent)
     random = generator(seed, 13, rules.device)
     table = rules if isinstance(rules, Table) else None
     log_policy = None if table is None else policy_table(table, agent.network)
     built = _build(rules, look, log_policy, count, random)
     objects = built.objects
-    log_reward = agent.reward_exponent * rules.log_reward(objects)
-    figures = _figures(source, objects)
-    said = float(agent.log_z_estimate())
-    if not math.isnan(said):
-        figures["log_z_network"] = said
-    if table is not None and log_policy is not None:
-        found = table.reach(log_policy)[1]
-        target = table.distribution(agent.reward_exponent)
-        figures["tv"] = distance(found, target, table)["tv"]
-        bounds = exact_bounds(table, look, log_policy, agent.reward_exponent)
-    else:
-        found = None
-        bounds = sampled_bounds(log_reward + log_ratios(look, built))
-    figures.update(bounds._asdict())
-    exact = paths == 0 and (found is not None or _is_exact(rules, objects))
+    figures = {**_figures(agent.source, objects), **_flow_figures(agent, built, log_policy)}
+    exact = paths == 0 and (table is not None or _is_exact(rules, objects))
     if not exact:
         log_prob = _estimated(rules, look, objects, paths or 32, random)
-    elif found is not None:
-        log_prob = found[objects].log()
+    elif table is not None and log_policy is not None:
+        log_prob = table.reach(log_policy)[1][objects].log()
     else:
         log_prob = torch.cat([log_terminal(rules, look, p) for p in objects.split(_AT_ONCE)])
-    score, names = source.score(objects), source.names(objects)
-    kept = (each.double().cpu() for each in (score, log_reward, log_prob))
-    return Samples(objects.cpu(), names, *kept, exact, figures, table is not None)
+    return Samples(
+        objects.cpu(),
+        agent.source.names(objects),
+        agent.source.score(objects).double().cpu(),
+        (agent.reward_exponent * rules.log_reward(objects)).cpu(),
+        log_prob.cpu(),
+        exact,
+        figures,
+        table is not None,
+    )
 
 
-def _graph_look(agent: FlowAgent) -> Callable[[Tensor], Estimates]:
+def _flow_figures(
+    agent: FlowAgent, built: Trajectories, log_policy: Tensor | None
+) -> dict[str, float]:
+    """How far the policy is from R^β / Z, and log Z, exact where there is a table (S, A)."""
+    rules, look, exponent = agent.rules, _look(agent), agent.reward_exponent
+    said = float(agent.log_z_estimate())
+    figures = {} if math.isnan(said) else {"log_z_network": said}
+    if isinstance(rules, Table) and log_policy is not None:
+        reached, target = rules.reach(log_policy)[1], rules.distribution(exponent)
+        figures["tv"] = distance(reached, target, rules)["tv"]
+        bounds = exact_bounds(rules, look, log_policy, exponent)
+    else:
+        log_reward = exponent * rules.log_reward(built.objects)
+        bounds = sampled_bounds(log_reward + log_ratios(look, built))
+    return {**figures, **bounds._asdict()}
+
+
+def _look(agent: FlowAgent) -> Callable[[Tensor], Estimates]:
     """The agent's estimates, with a backward policy that sums to one."""
 
     def look(states: Tensor) -> Estimates:
