@@ -5,94 +5,45 @@ A comparison is a folder:
     comparison.json   the cells, the flags that all runs share, the commands that created them
     runs/NAME/        the run folders of `train.py`, with `evaluation.json` of `evaluate.py`
     logs/NAME.log     output of the commands of a run
-    results.csv, curves.csv, curves.png, profile.png, report.md
+    results.csv, tuning.csv, curves.csv, curves.png, profile.png, report.md
 
-The files of the last line can be rebuilt from the others at any time.
+The files of the last line can be rebuilt from the others at any time. An optimizer that is named
+with several values (`experiments/settings.py`) is one method: its best setting is chosen by runs
+on tuning seeds (`experiments/tuning.py`) and then runs on the seeds of the comparison.
 """
 
 from __future__ import annotations
 
 import csv
 import inspect
-import itertools
 import json
 import os
-import re
 import shlex
-import sys
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from semigradient import agents as agent_registry
 from semigradient import envs as environments
 from semigradient import optim as optimizers
 from semigradient.errors import UserError, require, unknown
-from semigradient.experiments.engines import CommandJob, last_words
-from semigradient.training import trust
-from semigradient.training.config_files import read_config
+from semigradient.experiments.cells import Cell, Run, read_json
+from semigradient.experiments.cells import Commands as Commands
+from semigradient.experiments.settings import DEFAULT_OPTIMIZER, labels, read_grid
+from semigradient.experiments.settings import read_optimizer as read_optimizer
+from semigradient.experiments.tuning import Choice, Trial
+from semigradient.validate import LARGEST
 
-DEFAULT_OPTIMIZER = "default"
 CELL_COLUMNS = ("agent", "optim", "env", "seed")
 OWN_FLAGS = (*CELL_COLUMNS, "steps", "threads", "run-dir", "resume", "wandb")
 SCHEMA = 1
+MOST_RUNS = 100_000
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid."""
-
-    agent: str
-    optim: str
-    env: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        names = (re.sub(r"[:,=/]", "-", text) for text in (self.agent, self.optim, self.env))
-        return f"{'.'.join(names)}.{self.seed}"
-
-    @property
-    def flags(self) -> list[str]:
-        """Flags of `train.py` for this run."""
-        name, options = read_optimizer(self.optim)
-        optim = [] if name == DEFAULT_OPTIMIZER else ["--optim", name]
-        optim += [word for key, value in options.items() for word in (f"--optim.{key}", value)]
-        return ["--agent", self.agent, "--env", self.env, *optim, "--seed", str(self.seed)]
-
-
-def read_optimizer(text: str) -> tuple[str, dict[str, str]]:
-    """Name and options of NAME or NAME:KEY=VALUE,KEY=VALUE, where NAME may be module:Config."""
-    name, _, options = text.partition(":")
-    ours = name in optimizers.OPTIMIZERS or name == DEFAULT_OPTIMIZER
-    if name and not ours and options.partition(":")[0].isidentifier():
-        attribute, _, options = options.partition(":")
-        name = f"{name}:{attribute}"
-    pairs = [option.partition("=") for option in options.split(",") if option]
-    for key, equals, value in pairs:
-        require(
-            bool(key and equals and value),
-            f"--optim {text!r}: accepted is NAME or NAME:KEY=VALUE,KEY=VALUE",
-        )
-    return name, {key: value for key, _, value in pairs}
-
-
-@dataclass(frozen=True)
-class Commands:
-    """Command lines of the two programs of a run; tests substitute others."""
-
-    train: tuple[str, ...]
-    evaluate: tuple[str, ...]
-
-    @classmethod
-    def of(cls, train: Path, evaluate: Path) -> Commands:
-        """Two scripts, started with this Python."""
-        return cls((sys.executable, str(train)), (sys.executable, str(evaluate)))
+Key: TypeAlias = tuple[str, str, str]
+"""Agent, optimizer as it was asked for, environment."""
 
 
 def check_flags(flags: Sequence[str]) -> None:
@@ -110,7 +61,8 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
         if ":" in agent:  # existence is only known after the import
             agent_registry.config_class(agent)
     for optim in optims:
-        name, options = read_optimizer(optim)
+        grid = read_grid(optim)
+        name, options = grid.name, grid.values
         if name == DEFAULT_OPTIMIZER:
             require(not options, f"--optim {optim!r}: {name!r} takes no options")
             continue
@@ -126,10 +78,19 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
         environments.check_id(env)
 
 
+def check_seeds(seeds: Sequence[int], tuning: Sequence[int]) -> None:
+    """Raise `UserError` for evaluation seeds that no run takes, or that settings are chosen on."""
+    for seed in seeds:
+        require(0 <= seed <= LARGEST, f"seed {seed}: accepted are 0 to {LARGEST} (2**63 - 1)")
+        require(seed not in tuning, f"seed {seed}: settings of grids are chosen on this seed")
+
+
 def grid(
     agents: Sequence[str], optims: Sequence[str], envs: Sequence[str], seeds: Sequence[int]
 ) -> list[Cell]:
     """All cells, seed by seed, so that a comparison stopped early is still balanced."""
+    count = len(agents) * len(optims) * len(envs) * len(seeds)
+    require(count <= MOST_RUNS, f"{count} runs: accepted are at most {MOST_RUNS}")
     cells = (
         Cell(agent, optim, env, seed)
         for seed in seeds
@@ -141,104 +102,54 @@ def grid(
 
 
 @dataclass(frozen=True)
-class Run:
-    """A cell on disk: its completed and its remaining commands."""
-
-    cell: Cell
-    out: Path
-    flags: tuple[str, ...]
-    episodes: int
-
-    @property
-    def folder(self) -> Path:
-        """Its run folder."""
-        return self.out / "runs" / self.cell.name
-
-    @property
-    def log(self) -> Path:
-        """Log of its commands."""
-        return self.out / "logs" / f"{self.cell.name}.log"
-
-    @property
-    def finished(self) -> bool:
-        """Whether training has finished."""
-        return read_json(self.folder / "summary.json").get("status") == "finished"
-
-    @property
-    def evaluation(self) -> dict[str, Any]:
-        """The scores of the trained run; empty unless evaluated over `episodes` episodes."""
-        scores = read_json(self.folder / "evaluation.json")
-        return scores if scores.get("episodes") == self.episodes else {}
-
-    @property
-    def done(self) -> bool:
-        """Whether it is trained and evaluated."""
-        return self.finished and bool(self.evaluation)
-
-    def job(self, commands: Commands) -> CommandJob:
-        """Its job for an engine."""
-        return CommandJob(self.cell.name, partial(self.remaining, commands), self.log)
-
-    def remaining(self, commands: Commands) -> Iterator[Sequence[str]]:
-        """The remaining commands, each determined just before it starts."""
-        if not self.finished:
-            if any(self.folder.glob("checkpoints/*step-*/manifest.json")):
-                yield [*commands.train, "--resume", str(self.folder), *self._trust()]
-            else:
-                self._make_room()
-                place = ["--run-dir", str(self.folder), "--wandb", "disabled"]
-                yield [*commands.train, *self.cell.flags, *place, *self.flags]
-        if not self.evaluation:
-            episodes = ["--episodes", str(self.episodes)]
-            yield [*commands.evaluate, str(self.folder), *episodes, *self._trust()]
-
-    def _trust(self) -> list[str]:
-        """`--trust` for a folder whose files name code, if this comparison names it all too."""
-        config = self.folder / "config.toml"
-        asked = trust.named_code(read_config(config)) if config.exists() else {}
-        words = [*self.cell.flags, *self.flags]
-        named = "--trust" in words or trust.typed(words).issuperset(asked.values())
-        return ["--trust"] if asked and named else []
-
-    def _make_room(self) -> None:
-        """Move away the remains of an attempt without a checkpoint."""
-        if self.folder.exists():
-            attic = self.out / "abandoned"
-            attic.mkdir(exist_ok=True)
-            free = (attic / f"{self.cell.name}-{number}" for number in itertools.count(1))
-            self.folder.rename(next(path for path in free if not path.exists()))
-
-    def check(self) -> None:
-        """Raise `UserError` if its folder holds a different run."""
-        path = self.folder / "config.toml"
-        if not path.exists():
-            return
-        try:
-            config = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{path} is damaged: {error}") from error
-        stored = {key: config.get(key) for key in ("agent", "env", "optim")}
-        stored["seed"] = config.get("run", {}).get("seed")
-        for key, value in stored.items():
-            expected = getattr(self.cell, key)
-            expected = read_optimizer(expected)[0] if key == "optim" else expected
-            if value not in (None, expected) and expected != DEFAULT_OPTIMIZER:
-                raise UserError(f"{self.folder} holds a run with {key} {value!r}, not {expected!r}")
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """All cells of a folder, including those of earlier commands."""
+    """All cells of a folder, including those of earlier commands.
+
+    Attributes:
+        cells: what was asked for; `optim` of a cell may be a grid.
+        tune_seeds: seeds that settings of grids are chosen on.
+    """
 
     out: Path
     cells: tuple[Cell, ...]
     flags: tuple[str, ...]
     episodes: int
     history: tuple[dict[str, Any], ...] = ()
+    tune_seeds: tuple[int, ...] = ()
 
-    def runs(self) -> list[Run]:
-        """One run per cell."""
-        return [Run(cell, self.out, self.flags, self.episodes) for cell in self.cells]
+    def run(self, cell: Cell) -> Run:
+        """The run of a cell with one setting."""
+        return Run(cell, self.out, self.flags, self.episodes)
+
+    def choices(self, cells: Iterable[Cell] | None = None) -> dict[Key, Choice]:
+        """The choices among settings, as far as runs are done; all by default."""
+        result: dict[Key, Choice] = {}
+        for cell in self.cells if cells is None else cells:
+            key = (cell.agent, cell.optim, cell.env)
+            if key not in result and read_grid(cell.optim).swept:
+                trials = [self._trial(cell, text) for text in read_grid(cell.optim).settings]
+                result[key] = Choice(*key, trials)
+        return result
+
+    def _trial(self, cell: Cell, setting: str) -> Trial:
+        cells = [replace(cell, optim=setting, seed=seed) for seed in self.tune_seeds]
+        return Trial(setting, [self.run(one) for one in cells])
+
+    def scored(self, cells: Iterable[Cell] | None = None) -> list[tuple[Cell, Run | None]]:
+        """The cells, all by default, each with its run; without one while no setting is chosen."""
+        cells = self.cells if cells is None else list(cells)
+        choices = self.choices(cells)
+        pairs: list[tuple[Cell, Run | None]] = []
+        for cell in cells:
+            choice = choices.get((cell.agent, cell.optim, cell.env))
+            setting = cell.optim if choice is None else choice.setting
+            run = None if setting is None else self.run(replace(cell, optim=setting))
+            pairs.append((cell, run))
+        return pairs
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        return labels(dict.fromkeys(cell.optim for cell in self.cells))
 
     @cached_property
     def _shown(self) -> tuple[bool, bool]:
@@ -249,7 +160,7 @@ class Comparison:
     def method(self, cell: Cell) -> str:
         """Name of the compared method: agent, optimizer or both, depending on which vary."""
         agent, optim = self._shown
-        return " + ".join([cell.agent] * agent + [cell.optim] * optim)
+        return " + ".join([cell.agent] * agent + [self._labels[cell.optim]] * optim)
 
     def methods(self) -> list[str]:
         """All methods, in the order of the command line."""
@@ -265,49 +176,104 @@ class Comparison:
             "schema": SCHEMA,
             "flags": self.flags,
             "episodes": self.episodes,
+            "tune_seeds": self.tune_seeds,
             "cells": [asdict(cell) for cell in self.cells],
             "history": self.history,
         }
-        self.out.mkdir(parents=True, exist_ok=True)
-        unfinished = self.out / "comparison.json.new"
-        unfinished.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(unfinished, self.out / "comparison.json")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            unfinished = self.out / "comparison.json.new"
+            unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            os.replace(unfinished, self.out / "comparison.json")
+        except OSError as error:
+            raise UserError(f"--out {str(self.out)!r}: {error.strerror}") from error
 
 
 def load(out: Path) -> Comparison:
     """The comparison in a folder."""
     path = out / "comparison.json"
-    require(path.exists(), f"{out} holds no comparison: there is no comparison.json")
+    require(is_there(path), f"{str(out)!r} holds no comparison: there is no comparison.json")
     content = read_json(path)
     require(bool(content), f"{path} is damaged")
     require(content.get("schema") == SCHEMA, f"{path}: made by another version of compare.py")
-    cells = tuple(Cell(**cell) for cell in content["cells"])
-    history = tuple(content["history"])
-    return Comparison(out, cells, tuple(content["flags"]), content["episodes"], history)
+    try:
+        cells = tuple(Cell(**cell) for cell in content["cells"])
+        fields = (tuple(content["flags"]), content["episodes"], tuple(content["history"]))
+        return Comparison(out, cells, *fields, tuple(content.get("tune_seeds", ())))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def prepare(
-    out: Path, cells: Sequence[Cell], flags: Sequence[str], episodes: int, command: str
+    out: Path,
+    cells: Sequence[Cell],
+    flags: Sequence[str],
+    episodes: int,
+    command: str,
+    tune_seeds: Sequence[int] = (),
 ) -> Comparison:
     """The comparison to run: new, or the one in `out` with these cells added.
 
-    Runs in one folder share their flags; `UserError` if these differ from those of earlier runs.
+    Runs in one folder share their flags and tuning seeds; `UserError` if these differ from those
+    of earlier runs.
     """
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     entry = {"date": date, "command": command, "machine": machine()}
-    new = Comparison(out, tuple(cells), tuple(flags), episodes, (entry,))
-    if (out / "comparison.json").exists():
-        old = load(out)
-        present = {run.cell for run in old.runs() if run.folder.exists()}
-        if present and old.flags != new.flags:
-            had, has = (shlex.join(flags) or "none" for flags in (old.flags, new.flags))
-            raise UserError(f"{out} has runs with the flags {had}, not {has}: choose another --out")
-        kept = [cell for cell in old.cells if cell in present or cell in new.cells]
-        merged = tuple(dict.fromkeys([*kept, *new.cells]))
-        new = replace(new, cells=merged, history=(*old.history, entry))
-    for run in new.runs():
+    new = Comparison(out, tuple(cells), tuple(flags), episodes, (entry,), tuple(tune_seeds))
+    if is_there(out / "comparison.json"):
+        new = _joined(load(out), new)
+    check_seeds([cell.seed for cell in new.cells], new.tune_seeds)
+    for run in _every_run(new):
         run.check()
     return new
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        UserError: no file can have such a name.
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)[:80]!r}: {error}") from error
+
+
+def _every_run(comparison: Comparison) -> list[Run]:
+    """The runs of a comparison, of which some may not be there yet, those for tuning included."""
+    tuning = [run for choice in comparison.choices().values() for run in choice.runs]
+    return [*tuning, *(run for _, run in comparison.scored() if run is not None)]
+
+
+def _joined(old: Comparison, new: Comparison) -> Comparison:
+    """The comparison of a folder with the cells of another command added."""
+    kept = _kept(old)
+    if kept and old.flags != new.flags:
+        had, has = (shlex.join(flags) or "none" for flags in (old.flags, new.flags))
+        raise UserError(f"{old.out} has runs with the flags {had}, not {has}: choose another --out")
+    others = set(old.choices(kept)) - set(new.choices())
+    if others and new.tune_seeds and new.tune_seeds != old.tune_seeds:
+        raise UserError(
+            f"{old.out} has settings that were chosen on {len(old.tune_seeds)} tuning seeds, "
+            f"not {len(new.tune_seeds)}: choose another --out, or name these grids again"
+        )
+    wanted = {*kept, *new.cells}
+    merged = tuple(c for c in dict.fromkeys([*old.cells, *new.cells]) if c in wanted)
+    seeds = new.tune_seeds or old.tune_seeds
+    return replace(new, cells=merged, history=(*old.history, *new.history), tune_seeds=seeds)
+
+
+def _kept(old: Comparison) -> list[Cell]:
+    """The cells of earlier commands that have begun; those of the new one are kept anyway."""
+    choices = old.choices()
+    kept = []
+    for cell, run in old.scored():
+        choice = choices.get((cell.agent, cell.optim, cell.env))
+        runs = [] if run is None else [run]
+        if any(one.folder.exists() for one in (runs if choice is None else choice.runs)):
+            kept.append(cell)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -327,25 +293,23 @@ class RunOutcome:
 
 
 SCORE_COLUMNS = ("mean", "median", "iqm", "normalised", "normalised_kind")
-RESULT_COLUMNS = (*CELL_COLUMNS, "steps", *SCORE_COLUMNS, "seconds", "run")
+RESULT_COLUMNS = (*CELL_COLUMNS, "method", "steps", *SCORE_COLUMNS, "seconds", "run")
 
 
-def outcome(comparison: Comparison, run: Run) -> RunOutcome:
-    """Read the outcome of a run from its folder."""
+def outcome(comparison: Comparison, cell: Cell, run: Run | None) -> RunOutcome:
+    """The outcome of a cell, read from the folder of its run."""
     from semigradient.experiments.statistics import normalised
 
-    method = comparison.method(run.cell)
-    summary = read_json(run.folder / "summary.json")
+    method = comparison.method(cell)
+    if run is None:
+        choice = comparison.choices([cell])[cell.agent, cell.optim, cell.env]
+        return RunOutcome(cell, method, "not tuned", choice.reason, {})
     if not run.done:
-        status = summary.get("status") or ("stopped" if run.log.exists() else "not run")
-        if status == "finished":
-            status = "not evaluated"
-        # The summary of an interrupted run may be that of an earlier attempt.
-        message = summary.get("message") if status == "failed" else last_words(run.log)
-        return RunOutcome(run.cell, method, status, str(message or ""), {})
-    scores = run.evaluation
+        return RunOutcome(run.cell, method, *run.standing(), {})
+    scores, summary = run.evaluation, run.summary
     value, kind = normalised(run.cell.env, float(scores["mean"]))
-    row = asdict(run.cell) | {key: scores.get(key) for key in ("mean", "median", "iqm")}
+    row = asdict(run.cell) | {"method": method}
+    row |= {key: scores.get(key) for key in ("mean", "median", "iqm")}
     row |= {"steps": summary.get("steps"), "seconds": summary.get("seconds")}
     row |= {"normalised": value, "normalised_kind": kind}
     row["run"] = str(run.folder.relative_to(comparison.out))
@@ -353,13 +317,13 @@ def outcome(comparison: Comparison, run: Run) -> RunOutcome:
 
 
 def outcomes(comparison: Comparison) -> list[RunOutcome]:
-    """The outcome of every run."""
-    return [outcome(comparison, run) for run in comparison.runs()]
+    """The outcome of every cell."""
+    return [outcome(comparison, cell, run) for cell, run in comparison.scored()]
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """Write a tidy table."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -374,12 +338,3 @@ def machine() -> dict[str, str]:
     words = {"commit": origin["commit"], **origin["versions"]}
     words |= {"CPU": f"{hardware['cpu']}, {hardware['cores']} cores", "GPU": hardware["gpu"]}
     return {key: str(value) for key, value in words.items() if value is not None}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if the file is missing or truncated."""
-    try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}

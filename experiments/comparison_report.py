@@ -17,13 +17,13 @@ import numpy as np
 
 from semigradient.errors import UserError
 from semigradient.experiments import statistics
+from semigradient.experiments.cells import read_json
 from semigradient.experiments.comparison import (
     CELL_COLUMNS,
     RESULT_COLUMNS,
     Comparison,
     RunOutcome,
     outcomes,
-    read_json,
     write_csv,
 )
 from semigradient.experiments.curves import (
@@ -34,6 +34,14 @@ from semigradient.experiments.curves import (
     draw_profiles,
     read_curve,
     seed_band,
+)
+from semigradient.experiments.methods_report import (
+    hyperparameter_section,
+    number,
+    table,
+    tuning_line,
+    tuning_section,
+    write_tuning,
 )
 from semigradient.training.summary import iqm, summarise
 
@@ -61,13 +69,14 @@ def _write_curves(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
         curves = [read_curve(lines, keys[env]) for lines in logs]
         for outcome, curve in zip(here, curves, strict=True):
             points = zip(curve.steps.astype(int).tolist(), curve.values.tolist(), strict=True)
-            rows += [asdict(outcome.cell) | {"step": x, "return": y} for x, y in points]
+            who = asdict(outcome.cell) | {"method": outcome.method}
+            rows += [who | {"step": x, "return": y} for x, y in points]
         panels[env] = {
             method: seed_band(mine, np.random.default_rng(0))
             for method in comparison.methods()
             if (mine := [c for o, c in zip(here, curves, strict=True) if o.method == method])
         }
-    write_csv(comparison.out / "curves.csv", (*CELL_COLUMNS, "step", "return"), rows)
+    write_csv(comparison.out / "curves.csv", (*CELL_COLUMNS, "method", "step", "return"), rows)
     path = comparison.out / "curves.png"
     path.unlink(missing_ok=True)
     if not rows:
@@ -134,6 +143,7 @@ def _heading(comparison: Comparison, outcomes: Sequence[RunOutcome]) -> str:
             "\n".join(["Made by", "", *commands]),
             "\n".join(["on", "", *(f"- {key}: {value}" for key, value in machine.items())]),
             "[results.csv](results.csv) · [curves.csv](curves.csv)",
+            *tuning_line(comparison),
         ]
     )
 
@@ -157,12 +167,12 @@ def _environment_sections(comparison: Comparison, done: Sequence[RunOutcome]) ->
                     str(len(runs)),
                     _estimate(about["mean"], about["mean_low"], about["mean_high"], len(runs)),
                     _estimate(about["iqm"], about["iqm_low"], about["iqm_high"], len(runs)),
-                    _number(about["median"]),
-                    "–" if kind == "raw" else f"{_number(normal)} ({kind})",
-                    _number(minutes),
+                    number(about["median"]),
+                    "–" if kind == "raw" else f"{number(normal)} ({kind})",
+                    number(minutes),
                 ]
             )
-        yield f"## {env}\n\n{_table(header, rows)}"
+        yield f"## {env}\n\n{table(header, rows)}"
 
 
 def _aggregate_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> Iterable[str]:
@@ -187,8 +197,8 @@ def _aggregate_sections(comparison: Comparison, done: Sequence[RunOutcome]) -> I
                     statistic, tasks, np.random.default_rng(0), per_task=per_task
                 )
                 rows[-1].append(_estimate(value, low, high, max(map(len, tasks.values()))))
-        table = _table(["method", "IQM", "median of environments", "mean"], rows)
-        yield f"## All environments: {kind} scores\n\nOver {', '.join(envs)}.\n\n{table}"
+        text = table(["method", "IQM", "median of environments", "mean"], rows)
+        yield f"## All environments: {kind} scores\n\nOver {', '.join(envs)}.\n\n{text}"
 
 
 def _improvement_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
@@ -211,7 +221,7 @@ def _improvement_section(comparison: Comparison, done: Sequence[RunOutcome]) -> 
 
     rows = [[method, *(cell(method, tasks) for tasks in columns)] for method in others]
     header = ["method", *(["all"] if len(envs) > 1 else []), *envs]
-    return f"## Probability of improvement over {first}\n\n{_table(header, rows)}"
+    return f"## Probability of improvement over {first}\n\n{table(header, rows)}"
 
 
 def _protocol_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str:
@@ -229,16 +239,22 @@ def _protocol_section(comparison: Comparison, done: Sequence[RunOutcome]) -> str
         [name, *(" / ".join(values.get(env, {"–": None})) for env in envs)]
         for name, values in fields.items()
     ]
-    return f"## Protocol\n\n{_table(['', *envs], rows)}"
+    return f"## Protocol\n\n{table(['', *envs], rows)}"
 
 
 def _failure_section(comparison: Comparison, outcomes: Sequence[RunOutcome]) -> str:
     rows = [
         [f"[{name}](logs/{name}.log)", outcome.status, outcome.message]
         for outcome in outcomes
-        if outcome.status != "done" and (name := outcome.cell.name)
+        if outcome.status not in ("done", "not tuned") and (name := outcome.cell.name)
     ]
-    text = _table(["run", "status", "last message"], rows) if rows else "None."
+    for choice in comparison.choices().values():
+        if choice.setting is None:
+            rows.append([f"{choice.agent} + {choice.optim}", "not tuned", choice.reason])
+        for run in choice.missing:
+            name = run.cell.name
+            rows.append([f"[{name}](logs/{name}.log)", *run.standing()])
+    text = table(["run", "status", "reason"], rows) if rows else "None."
     return f"## Runs that are not done\n\n{text}"
 
 
@@ -253,25 +269,15 @@ et al. 2021."""
 
 def _estimate(value: float, low: float, high: float, runs: int) -> str:
     """A number with its interval; a single run has none."""
-    interval = f"[{_number(low)}, {_number(high)}]" if runs > 1 else "(one run)"
-    return f"{_number(value)} {interval}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with right-aligned numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    clean = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in clean)
+    interval = f"[{number(low)}, {number(high)}]" if runs > 1 else "(one run)"
+    return f"{number(value)} {interval}"
 
 
 def write_report(comparison: Comparison) -> list[RunOutcome]:
     """Rebuild every table, figure and the report of a comparison from its run folders."""
     all_outcomes = outcomes(comparison)
     done = [outcome for outcome in all_outcomes if outcome.status == "done"]
+    write_tuning(comparison)
     write_csv(comparison.out / "results.csv", RESULT_COLUMNS, [outcome.row for outcome in done])
     figures = {
         "Learning curves": _write_curves(comparison, done),
@@ -282,11 +288,13 @@ def write_report(comparison: Comparison) -> list[RunOutcome]:
         *_environment_sections(comparison, done),
         *_aggregate_sections(comparison, done),
         _improvement_section(comparison, done),
+        tuning_section(comparison),
         *(f"## {title}\n\n![{title}]({name})" for title, name in figures.items() if name),
+        hyperparameter_section(comparison, done),
         _protocol_section(comparison, done),
         _failure_section(comparison, all_outcomes),
         NOTES,
     ]
     text = "\n\n".join(section for section in sections if section)
-    (comparison.out / "report.md").write_text(text + "\n")
+    (comparison.out / "report.md").write_text(text + "\n", encoding="utf-8")
     return all_outcomes

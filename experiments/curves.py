@@ -6,6 +6,7 @@ Every interval is a 95 % percentile bootstrap that resamples runs (`experiments/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from semigradient.experiments import statistics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 Array = NDArray[np.float64]
 
@@ -185,8 +187,8 @@ def _draw(count: int, panel: Callable[[Axes, int], None], path: Path) -> None:
 
     columns = max(1, min(3, count))
     rows = max(1, -(-count // columns))
-    size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows))
+    figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     handles: dict[str, Any] = {}
     for index in range(count):
@@ -194,18 +196,58 @@ def _draw(count: int, panel: Callable[[Axes, int], None], path: Path) -> None:
         panel(axes, index)
         axes.grid(alpha=0.25, linewidth=0.5)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.title.set_text(_wrapped(axes.get_title(), axes.title, figure.dpi * PANEL_INCHES[0]))
         lines, labels = axes.get_legend_handles_labels()
         handles |= dict(zip(labels, lines, strict=True))
-    _legend(figure, handles, columns)
+    if handles:
+        _legend(figure, handles, 3 * columns)
     figure.savefig(path, dpi=150)
 
 
-def _legend(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:
-    if handles:
-        figure.legend(
+def _legend(figure: Figure, handles: Mapping[str, Any], most: int) -> None:
+    """One legend below the panels, in as many columns as fit, the figure higher by its height.
+
+    Labels that are wider than the figure are broken into lines.
+    """
+    room = figure.bbox.width * 0.98
+    for count in range(min(len(handles), most), 0, -1):
+        legend = figure.legend(
             list(handles.values()),
             list(handles),
             loc="outside lower center",
-            ncols=min(len(handles), 3 * columns),
+            ncols=count,
             frameon=False,
         )
+        excess = legend.get_window_extent().width - room
+        if excess <= 0:
+            break
+        if count > 1:
+            legend.remove()
+            continue
+        widest = max(text.get_window_extent().width for text in legend.get_texts()) - excess
+        for text in legend.get_texts():
+            text.set_text(_wrapped(text.get_text(), text, widest))
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + legend.get_window_extent().height / figure.dpi)
+
+
+def _wrapped(words: str, text: Text, room: float) -> str:
+    """`words` broken into lines no wider than `room` pixels in the type of `text`, after
+    punctuation where that is possible.
+    """
+    lines = [""]
+    for part in re.split(r"(?<=[-,:+/ =])", words):
+        for piece in [part] if _width(part, text) <= room else part:
+            if lines[-1] and _width(lines[-1] + piece, text) > room:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(lines)
+
+
+def _width(words: str, text: Text) -> float:
+    """Width in pixels of one line of words in the type of `text`."""
+    before = text.get_text()
+    text.set_text(words)
+    width = text.get_window_extent().width
+    text.set_text(before)
+    return width

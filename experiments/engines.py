@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -32,6 +32,8 @@ from semigradient.registry import RUNNERS
 
 ENGINES = ("local", "ray")
 INTERRUPTED = 130
+KILLED = "killed by "
+"""First words of the reason of a command that a signal ended."""
 POLL_SECONDS = 0.05
 THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")]
 
@@ -70,12 +72,16 @@ class CommandJob:
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a job: return code 0 is success, 130 an interruption; `message` is the error."""
+    """Result of a job: return code 0 is success, 130 an interruption; `message` is the error.
+
+    `again`: the job is not over, it runs once more.
+    """
 
     name: str
     returncode: int
     seconds: float
     message: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,8 @@ class Attempt:
         return None
 
     def _end(self, returncode: int, message: str) -> Result:
+        if message:
+            self.log.write(f"{_VERDICT}{message}\n".encode())
         self.log.close()
         return Result(self.job.name, returncode, time.monotonic() - self.started, message)
 
@@ -187,20 +195,69 @@ def _try_lock(log: BinaryIO) -> bool:
 
 
 def _reason(log: Path, returncode: int) -> str:
-    if returncode < 0:
-        return f"killed by {signal.Signals(-returncode).name}"
+    number = _signal_of(returncode)
+    if number:
+        return f"{KILLED}{_described(number)}"
     return last_words(log) or f"exit status {returncode}"
+
+
+def _signal_of(returncode: int) -> int:
+    """The signal that ended a command, directly or as programs and shells report it; or 0."""
+    return -returncode if returncode < 0 else returncode - 128 if 128 < returncode <= 192 else 0
+
+
+def _described(number: int) -> str:
+    """A signal's name, with the usual cause of the one that the system itself sends."""
+    names = {known.value: known.name for known in signal.Signals}
+    guess = ", probably for want of memory: fewer --jobs need less"
+    return names.get(number, f"signal {number}") + guess * (number == signal.SIGKILL)
+
+
+_COMMAND, _VERDICT = "$ ", "! "
+"""How an engine's own lines in a log begin: a command that starts, the reason why a job ended."""
+
+
+def reason(log: Path) -> str:
+    """Why the last attempt at a job failed; empty before the first one."""
+    lines = _tail(log)
+    if lines and lines[-1].startswith(_VERDICT):
+        return lines[-1].removeprefix(_VERDICT)
+    if not lines:
+        return ""
+    return f"its end was not seen: the engine ended first, or it still runs ({last_words(log)})"
 
 
 def last_words(log: Path) -> str:
     """The last line that a job's commands printed; empty when they printed none."""
+    spoken = (line for line in reversed(_tail(log)) if not line.startswith((_COMMAND, _VERDICT)))
+    return next(spoken, "")
+
+
+def _tail(log: Path) -> list[str]:
+    """The last lines of a log, without empty ones."""
     if not log.exists():
-        return ""
+        return []
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
         lines = file.read().decode(errors="replace").splitlines()
-    spoken = (line.strip() for line in reversed(lines) if not line.startswith("$ "))
-    return next(filter(None, spoken), "")
+    return [line.strip() for line in lines if line.strip()]
+
+
+class Retries:
+    """Jobs that a signal ended run once more, after all others: they may need room for themselves.
+
+    What they have saved is not lost, see `CommandJob.commands`.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def grant(self, result: Result) -> bool:
+        """Whether the job of a result gets its second attempt."""
+        if not _signal_of(result.returncode) or result.name in self.names:
+            return False
+        self.names.add(result.name)
+        return True
 
 
 class Interruptions:
@@ -240,10 +297,11 @@ def stop(attempts: Iterable[Attempt], interruptions: Interruptions) -> None:
 def run_local(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
     """Run jobs as processes of this machine; yield each result as it finishes.
 
+    A job that a signal ended runs once more (`Retries`), and yields a result each time.
     SIGINT or SIGTERM is forwarded as one SIGINT; `KeyboardInterrupt` is raised when all commands
     have ended. A second signal kills them.
     """
-    waiting = deque(jobs)
+    waiting, retries = deque(jobs), Retries()
     running: list[Attempt] = []
     with Interruptions() as interruptions:
         try:
@@ -253,7 +311,9 @@ def run_local(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
                 for attempt in tuple(running):
                     if (result := attempt.poll()) is not None:
                         running.remove(attempt)
-                        yield result
+                        if again := retries.grant(result):
+                            waiting.append(attempt.job)
+                        yield replace(result, again=again)
                 time.sleep(POLL_SECONDS)
         finally:
             stop(running, interruptions)

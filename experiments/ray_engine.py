@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ from semigradient.experiments.engines import (
     Engine,
     Interruptions,
     Result,
+    Retries,
     stop,
 )
 
@@ -30,10 +32,13 @@ GRACE_SECONDS = 120.0
 
 
 def run_ray(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
-    """Run each job as a Ray task, retried after the death of its worker; yield the results."""
+    """Run each job as a Ray task, retried after the death of its worker; yield the results.
+
+    A job whose command was ended by a signal runs once more, as on one machine (`Retries`).
+    """
     ray, ours = _connect(engine)
     task = _task(ray, _attempt_in_worker, engine)
-    waiting = deque(jobs)
+    waiting, retries = deque(jobs), Retries()
     pending: dict[Any, CommandJob] = {}
     with Interruptions() as interruptions:
         try:
@@ -42,7 +47,11 @@ def run_ray(jobs: Iterable[CommandJob], engine: Engine) -> Iterator[Result]:
                     job = waiting.popleft()
                     pending[task.remote(job, engine)] = job
                 for reference in ray.wait(list(pending), timeout=4 * POLL_SECONDS)[0]:
-                    yield _fetch(ray, reference, pending.pop(reference))
+                    job = pending.pop(reference)
+                    result = _fetch(ray, reference, job)
+                    if again := retries.grant(result):
+                        waiting.append(job)
+                    yield replace(result, again=again)
         finally:
             _cancel(ray, list(pending), interruptions)
             if ours:

@@ -16,64 +16,7 @@ import pytest
 from semigradient import compare
 from semigradient.experiments.comparison import Cell, Commands, grid
 from support.commands import ROOT
-
-TRAIN = """
-import argparse, json, pathlib, signal, sys, time
-parser = argparse.ArgumentParser()
-for flag in "agent env optim run-dir wandb resume fail wait steps threads".split():
-    parser.add_argument("--" + flag)
-parser.add_argument("--seed", type=int, default=0)
-a, _ = parser.parse_known_args()
-folder = pathlib.Path(a.resume or a.run_dir)
-with open(folder.parent.parent / "calls.txt", "a") as calls:
-    calls.write(("resume " if a.resume else "fresh ") + folder.name + chr(10))
-if a.resume:
-    seed, optim, steps = json.loads((folder / "made").read_text())
-else:
-    folder.mkdir(parents=True)
-    seed, optim, steps = a.seed, a.optim or "own", int(a.steps or 100)
-    (folder / "made").write_text(json.dumps([seed, optim, steps]))
-    (folder / "config.toml").write_text(
-        f'agent = "{a.agent}"\\nenv = "{a.env}"\\noptim = "{optim}"\\n[run]\\nseed = {seed}\\n'
-    )
-card = {"frame_skip": 4, "sticky_actions": 0.25}
-(folder / "provenance.json").write_text(json.dumps({"protocol": card}))
-def end(status, message=""):
-    summary = {"status": status, "steps": steps, "seconds": 2.5, "message": message}
-    (folder / "summary.json").write_text(json.dumps(summary))
-if a.fail == str(seed):
-    end("failed", "loss is not finite at step 7")
-    sys.exit("Traceback: not the message of the summary")
-if a.wait and not a.resume:
-    def stop(*_):
-        path = folder / "checkpoints" / "step-000000000050"
-        path.mkdir(parents=True)
-        (path / "manifest.json").write_text("{}")
-        end("interrupted")
-        sys.exit(130)
-    signal.signal(signal.SIGINT, stop)
-    (folder / "waiting").touch()
-    time.sleep(60)
-base = {"adam": 200.0, "sgd": 100.0}.get(optim, 150.0) + 10 * seed
-with open(folder / "metrics.jsonl", "w") as file:
-    for step in range(0, steps + 1, 10):
-        line = {"step": step, "time": 0.1, "episode/return": -1.0}
-        if step % 50 == 0:
-            line["eval/mean"] = base * step / steps
-        file.write(json.dumps(line) + chr(10))
-end("finished")
-"""
-
-EVALUATE = """
-import json, pathlib, sys
-folder, episodes = pathlib.Path(sys.argv[1]), int(sys.argv[3])
-with open(folder.parent.parent / "calls.txt", "a") as calls:
-    calls.write("evaluate " + folder.name + chr(10))
-seed, optim, steps = json.loads((folder / "made").read_text())
-base = {"adam": 200.0, "sgd": 100.0}.get(optim, 150.0) + 10 * seed
-scores = {"episodes": episodes, "mean": base, "median": base + 1, "iqm": base + 2}
-(folder / "evaluation.json").write_text(json.dumps(scores))
-"""
+from support.fake_runs import EVALUATE, TRAIN
 
 
 @pytest.fixture
