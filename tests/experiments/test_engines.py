@@ -98,8 +98,33 @@ def test_a_job_that_cannot_start_does_not_stop_the_others(tmp_path):
     results = by_name(run_all(jobs, Engine(jobs=1)))
     assert results["broken"].message == "OSError: disk on fire"
     assert results["missing"].message == "/nonexistent/program: No such file or directory"
-    assert results["killed"].message == "killed by SIGKILL"
+    assert results["killed"].message.startswith("killed by SIGKILL, probably for want of memory")
     assert results["fine"].returncode == 0
+
+
+def test_a_job_that_a_signal_ends_runs_once_more_after_the_others(tmp_path):
+    die_once = "import os, pathlib, sys; p = pathlib.Path(sys.argv[1])\n"
+    die_once += (
+        "first = not p.exists(); p.touch(); first and os.kill(os.getpid(), int(sys.argv[2]))"
+    )
+    jobs = [
+        job(tmp_path, "killed", python(die_once, tmp_path / "a", 11)),
+        job(
+            tmp_path,
+            "wrapped",
+            ["sh", "-c", f"test -e {tmp_path}/b || (touch {tmp_path}/b; exit 143)"],
+        ),
+        job(tmp_path, "fails", python("import sys; sys.exit(3)")),
+    ]
+    results = list(run_all(jobs, Engine(jobs=1)))
+    assert [(r.name, r.returncode, r.again, r.message) for r in results] == [
+        ("killed", -11, True, "killed by SIGSEGV"),
+        ("wrapped", 143, True, "killed by SIGTERM"),
+        ("fails", 3, False, "exit status 3"),
+        ("killed", 0, False, ""),
+        ("wrapped", 0, False, ""),
+    ]
+    assert engines.reason(jobs[2].log) == "exit status 3"
 
 
 def test_local_runs_so_many_at_a_time(tmp_path):
