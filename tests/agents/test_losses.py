@@ -9,12 +9,15 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from semigradient.agents import a2c, ppo
+from semigradient.agents import a2c, dqn, ppo
 from semigradient.agents.q_exploration import Falling
 from semigradient.agents.q_losses import td_loss
 from semigradient.nets.q_network import QNetwork
+from semigradient.training.agent import LearningRate
 from semigradient.training.replay import Batch
-from support.problems import DQN, build, parameters
+from support.problems import A2C, DQN, PPO, build, parameters
+
+CLIPPED_DQN = {**DQN, "train_every": 4}
 
 
 def tensor(*numbers: float) -> torch.Tensor:
@@ -91,6 +94,82 @@ def test_a2c_loss_by_hand() -> None:
     assert policy.item() == pytest.approx((3 - 2) / 2)
     assert value.item() == pytest.approx((1 + 4) / 2)
     assert loss.item() == pytest.approx(0.5 + 0.5 * 2.5 - 0.1 * 0.6)
+
+
+def test_ppo_learns_with_the_masks_that_it_acted_with() -> None:
+    config = {**PPO, "epochs": 1, "rollout_steps": 16, "batch_size": 64}
+    agent = build("ppo", "test/Minefield-v0", config)
+    # One step over all samples: the policy that is differentiated is the one that acted.
+    scalars = agent.iterate()
+    assert scalars["kl"].item() == pytest.approx(0, abs=1e-6)
+    assert scalars["clip_fraction"].item() == 0
+    assert scalars["entropy"].item() < math.log(3)  # of one to three legal actions out of four
+
+
+def test_a2c_learns_with_the_masks_that_it_acted_with() -> None:
+    agent = build("a2c", "test/Minefield-v0", A2C)
+    assert agent.iterate()["entropy"].item() < math.log(3)
+
+
+def test_ppo_s_loss_is_the_sum_of_its_terms() -> None:
+    config = {**PPO, "value_coefficient": 0.3, "entropy_coefficient": 0.2}
+    agent = build("ppo", "CartPole-v1", config)
+    losses, seen = agent._loss, []
+    agent._loss = lambda batch, clip: seen.append(losses(batch, clip)) or seen[-1]
+    agent.iterate()
+    for loss, scalars in seen:
+        surrogate, squared, entropy = scalars[:3].tolist()
+        assert entropy > 0.1
+        assert loss.item() == pytest.approx(surrogate + 0.3 * squared - 0.2 * entropy, rel=1e-5)
+
+
+def test_ppo_s_clip_and_learning_rate_fall_over_the_run() -> None:
+    config = {**PPO, "clip": 0.4, "clip_schedule": "linear", "schedule": "linear"}
+    agent = build("ppo", "CartPole-v1", config, total=512, rates={"lr": 0.08})
+    clips, losses = [], agent._loss
+    agent._loss = lambda batch, clip: clips.append(clip.item()) or losses(batch, clip)
+    for left in (1.0, 0.75, 0.5):
+        clips.clear()
+        scalars = agent.iterate()
+        assert clips == pytest.approx([0.4 * left] * len(clips))
+        assert scalars["clip"] == pytest.approx(0.4 * left)
+        assert scalars["lr"] == agent.optimizer.param_groups[0]["lr"] == pytest.approx(0.08 * left)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_learning_rates_fall_to_zero_in_every_group(schedule: str) -> None:
+    groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in (0.5, 0.1)]
+    optimizer = torch.optim.SGD(groups)
+    rate = LearningRate(optimizer, schedule)
+    for step, left in ((0, 1.0), (30, 0.7), (100, 0.0), (120, 0.0), (50, 0.5)):
+        factor = left if schedule == "linear" else 1.0
+        assert rate.set(step, 100) == pytest.approx(0.5 * factor)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([0.5 * factor, 0.1 * factor])
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
+    # Plain gradient descent at rate 1 moves by the gradient itself.
+    for name, config in (("a2c", A2C), ("ppo", {**PPO, "epochs": 1}), ("dqn", CLIPPED_DQN)):
+        chosen = {**config, "max_grad_norm": 1e-3}
+        agent = build(name, "CartPole-v1", chosen, optimizer="sgd", rates={"lr": 1.0})
+        norms = []
+        for _ in range(12 if name == "dqn" else 2):
+            before = parameters(agent.network)
+            agent.iterate()
+            norms.append((parameters(agent.network) - before).norm().item())
+        assert max(norms) == pytest.approx(1e-3, rel=1e-3), name
+
+
+def test_gradient_steps_grow_with_the_number_of_environments() -> None:
+    # A gradient step for every four environment steps, whatever the number of environments.
+    for num_envs, phase in ((1, (1, 4)), (2, (1, 2)), (4, (1, 1)), (8, (2, 1)), (16, (4, 1))):
+        assert dqn._phase(dqn.Config(train_every=4), num_envs) == phase
+    agent = build("dqn", "test/Clock-v0", {**DQN, "train_every": 2}, num_envs=8)
+    for _ in range(20):
+        agent.iterate()
+    assert agent.progress.steps == 160
+    assert agent.updates == (160 - 40) // 2
 
 
 def test_td_loss_by_hand() -> None:
