@@ -47,6 +47,14 @@ _OURS: dict[str, Entry] = {
         "semigradient.agents.continuous_time.ddpg:DDPG",
         "deep deterministic policy gradients (Lillicrap et al. 2016)",
     ),
+    "td3": Entry(
+        "semigradient.agents.td3:TD3",
+        "twin delayed deep deterministic policy gradients (Fujimoto et al. 2018)",
+    ),
+    "sac": Entry(
+        "semigradient.agents.sac:SAC",
+        "soft actor-critic for continuous actions (Haarnoja et al. 2018)",
+    ),
     "ppo": Entry(
         "semigradient.agents.ppo:PPO", "proximal policy optimisation (Schulman et al. 2017)"
     ),

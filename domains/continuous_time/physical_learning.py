@@ -23,6 +23,7 @@ from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import is_image
 from semigradient.optim.physical_time import per_second
+from semigradient.training.action_box import ActionBox
 from semigradient.training.agent import AgentContext, Policy, generator
 from semigradient.training.exploration import Kind, Noise, NoiseConfig
 from semigradient.training.normalise import ObservationNormaliser
@@ -249,15 +250,12 @@ class ActionMap:
             self.outputs = int(space.n)
             self.learned: spaces.Space = space
             return
-        box = isinstance(space, spaces.Box) and len(space.shape) == 1
-        if not (isinstance(space, spaces.Box) and box and space.is_bounded()):
+        if not (isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded()):
             raise UserError(
                 f"action space {space}: accepted are Discrete (from 0), bounded Box with one axis"
             )
-        self.outputs = space.shape[0]
-        self.learned = spaces.Box(-1, 1, space.shape, np.float32)
-        self.middle = (space.high + space.low) / 2
-        self.half = (space.high - space.low) / 2
+        self.box = ActionBox(space)
+        self.outputs, self.learned = self.box.dimensions, self.box.learned
 
     def greedy(self, outputs: Tensor) -> Tensor:
         """Actions without noise."""
@@ -269,5 +267,4 @@ class ActionMap:
 
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions of the environment."""
-        rows = actions.cpu().numpy()
-        return rows if self.discrete else self.middle + self.half * rows
+        return actions.cpu().numpy() if self.discrete else self.box.to_env(actions)

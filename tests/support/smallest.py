@@ -25,6 +25,10 @@ _PHYSICAL = (
     "--env semigradient/Pendulum-v0 --env-options dt=0.05 time_limit=0.5 --num-envs 2 --warm-up 2 "
     "--buffer-size 64 --batch-size 8 --gradient-steps 2 --hidden 8 --normalise-observations"
 )
+_CONTINUOUS = (
+    "--env Pendulum-v1 --preset none --num-envs 2 --learning-starts 8 --buffer-size 64 "
+    "--batch-size 8 --hidden 8"
+)
 _ACTOR_CRITIC = (
     f"{_CARTPOLE} --num-envs 2 --rollout-steps 8 --hidden 8 --normalise-observations "
     "--normalise-rewards"
@@ -56,6 +60,8 @@ AGENT_FLAGS: dict[str, list[str]] = {
     ],
     "dau": [_PHYSICAL],
     "ddpg": [f"{_PHYSICAL} --target-rate 0.1"],
+    "td3": [f"{_CONTINUOUS} --train-every 2 --target-rate 0.1"],
+    "sac": [_CONTINUOUS, f"{_CONTINUOUS} --no-adjust-temperature --schedule linear"],
     "ppo": [
         f"{_ACTOR_CRITIC} --batch-size 8 --epochs 2",
         f"{_GLIMPSE} --num-envs 2 --rollout-steps 4 --batch-size 8 --epochs 2 --hidden 8",
