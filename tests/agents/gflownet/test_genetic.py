@@ -94,6 +94,18 @@ def test_the_best_of_a_grid_are_found_sooner_than_by_chance() -> None:
     assert float(best.mean()) > 1.2 * float(chance.log_reward.exp().mean())
 
 
+def test_the_best_breed_as_often_as_the_pressure_says() -> None:
+    agent = make(GRID, "--population", 5, "--offspring", 4000, "--crossover", 0, "--mutation", 0)
+    while len(agent.best.length) < 5:
+        agent.iterate()
+    genes = agent._genes()[: len(agent.best.action)]
+    same = (genes[:, :, None] == agent.best.action[:, None]).all(0)  # (offspring, population)
+    assert bool((same.sum(1) == 1).all())
+    share = same.float().mean(0)
+    # Linear ranking with pressure 2: weights 2, 1.5, 1, 0.5, 0 of 5.
+    assert share.tolist() == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0], abs=0.03)
+
+
 def test_molecules_breed() -> None:
     pytest.importorskip("rdkit", reason="the extra 'molecules' is not installed")
     agent = make(TOY, "--population", 10)

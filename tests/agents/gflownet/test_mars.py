@@ -112,6 +112,28 @@ def test_proposals_learn_what_raised_the_reward() -> None:
     assert differences(before, frozen.network.state_dict()) == []
 
 
+def test_accepted_moves_without_gain_are_remembered_now_and_then() -> None:
+    def kept(share: float) -> tuple[int, int]:
+        """How many moves with and without gain are remembered."""
+        chain = make(GRID, "--chains", 2000, "--other-moves", share, "--memory", 100_000)
+        chain._move()
+        states, moves = chain.memory.T
+        found = proposals(chain.rules, chain.network, states)
+        cut = found.parents.state.gather(1, (moves - chain.rules.actions).clamp(min=0)[:, None])
+        grows = moves < chain.rules.actions
+        after = torch.where(grows, states, cut[:, 0])
+        after[grows] = chain.rules.child(states[grows], moves[grows])
+        gain = chain.rules.log_reward(after) > chain.rules.log_reward(states)
+        return int(gain.sum()), int((~gain).sum())
+
+    gains, others = kept(1)
+    assert others > 200
+    assert kept(0) == (gains, 0)
+    some = kept(0.3)
+    assert some[0] == gains
+    assert some[1] / others == pytest.approx(0.3, abs=0.08)
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(UserError, match="--env CartPole-v1: mars builds objects"):
         build(parse(["--agent", "mars", "--env", "CartPole-v1"]).command)

@@ -60,6 +60,16 @@ def test_modes_are_counted_greedily_in_the_order_of_discovery() -> None:
     assert counts <= set(range(2, 10))
 
 
+def test_a_mode_is_far_from_every_earlier_one() -> None:
+    record = TopMolecules()
+    one, other, like_one = "CCCCCCCCO", "c1ccc2ccccc2c1", "CCCCCCCCCO"
+    assert similarity([one, like_one]) >= 0.7
+    assert max(similarity([one, other]), similarity([like_one, other])) < 0.7
+    record.add([one, other, like_one], [7.5, 8.5, 9.0])
+    assert record.modes[7.0] == [one, other]
+    assert record.modes[8.0] == [other, like_one]  # above 8 the first one is none
+
+
 def test_a_record_is_saved_and_taken_back() -> None:
     record, other = TopMolecules(), TopMolecules()
     record.add(["CCO", "c1ccccc1", "CCCl"], [8.5, 7.5, 2.0])

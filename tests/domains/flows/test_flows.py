@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from semigradient.domains.flows.estimates import Estimates
 from semigradient.domains.flows.losses import (
     detailed_balance,
     flow_matching,
@@ -15,11 +16,11 @@ from semigradient.domains.flows.losses import (
     sub_trajectory_balance,
     trajectory_balance,
 )
-from semigradient.domains.flows.objectives import OBJECTIVES, Rules
+from semigradient.domains.flows.objectives import OBJECTIVES, Batch, Penalty, Rules
 from semigradient.domains.flows.trajectories import Trajectories
 from semigradient.envs.constructions.construction import Flows, Table
 from semigradient.reproductions.gflownet.flow_runs import small_grid, tabular_flow_matching
-from support.flow_tables import graphs, penalty, random_graph, sample, tree, uneven_backward
+from support.flow_tables import exact, graphs, penalty, random_graph, sample, tree, uneven_backward
 
 # Exact flows
 
@@ -220,6 +221,28 @@ def test_reductions_by_hand() -> None:
     assert reduce_edges(cost, valid, final, "mean_transitions", 10.0) == pytest.approx(47 / 5)
     balanced = reduce_edges(cost, valid, final, "balanced", 10.0)
     assert balanced == pytest.approx(10 * (4 + 32) / 2 + 11 / 3)
+
+
+@pytest.mark.parametrize("graph", ["edge", "exit_only", "random", "tree"])
+@pytest.mark.parametrize("name", [name for name, each in OBJECTIVES.items() if each.has_target])
+def test_a_target_network_gives_the_flows_further_on(name: str, graph: str) -> None:
+    table = graphs()[graph]
+    flows, paths = table.flows(), sample(table)
+    reward = table.log_reward(torch.arange(table.size))
+    right = exact(table, flows, None, name)
+    wrong = exact(table, Flows(2 * flows.state, 2 * flows.edge), None, name)
+
+    def cost(at: Estimates, frozen: Estimates) -> Penalty:
+        return OBJECTIVES[name](Batch(paths, at, reward, torch.zeros(()), frozen), Rules())
+
+    assert float(cost(right, right).by_trajectory().max()) < 1e-20
+    # Flows twice as high lie log 2 above; what drains an object is its reward all the same.
+    found = cost(right, wrong)
+    assert found.valid is not None
+    assert found.final is not None
+    inner = found.value[found.valid & ~found.final]
+    assert inner.tolist() == pytest.approx([math.log(2) ** 2] * len(inner))
+    assert float(found.value[found.valid & found.final].max()) < 1e-20
 
 
 @pytest.mark.parametrize("reduction", ["mean_transitions", "sum_trajectory", "balanced"])
