@@ -12,7 +12,8 @@ Needs RDKit (the extra `molecules`), which is imported when a molecule is first 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -25,8 +26,8 @@ from semigradient.envs.constructions.construction import Table
 from semigradient.envs.molecules.blocks import Entry, read
 from semigradient.envs.molecules.fingerprints import chemistry, distance
 from semigradient.envs.options import Options
-from semigradient.errors import require, unknown
-from semigradient.validate import within
+from semigradient.errors import UserError, require, unknown
+from semigradient.validate import first_line, within
 
 TOYS = {
     "chains": ("CC[0,1]; C=O[0]; O[0]; F[0]", 3),
@@ -53,6 +54,8 @@ class Assembler:
         self.chem = chemistry()
         self.entries = list(entries)
         self._blocks = [self._block(entry) for entry in self.entries]
+        for entry, block in zip(self.entries, self._blocks, strict=True):
+            self._require_valences(entry, block)
 
     def attach(self, molecule: Molecule, stem: int, entry: int) -> Molecule:
         """`molecule` with an entry on its stem number `stem` (ignored for the first block)."""
@@ -124,12 +127,44 @@ class Assembler:
         )
 
     def _block(self, entry: Entry) -> Any:
-        mol = self.chem.MolFromSmiles(entry.smiles)
+        with _quiet():
+            mol = self.chem.MolFromSmiles(entry.smiles)
         require(mol is not None, f"vocabulary: {entry.smiles!r} is no SMILES")
-        atoms = mol.GetNumAtoms()
-        highest = max(entry.bond, *entry.stems) if entry.stems else entry.bond
-        require(highest < atoms, f"vocabulary: {entry.smiles!r} has no atom {highest}")
+        for atom in (entry.bond, *entry.stems):
+            there = 0 <= atom < mol.GetNumAtoms()
+            require(there, f"vocabulary: {entry.smiles!r} has no atom {atom}")
         return mol
+
+    def _require_valences(self, entry: Entry, block: Any) -> None:
+        """`UserError` unless every atom takes as many bonds as it is named, alone and with all."""
+        named = Counter((entry.bond, *entry.stems))
+        cases = [{atom: times} for atom, most in named.items() for times in range(1, most + 1)]
+        for case in [*cases, named] if len(named) > 1 else cases:
+            try:
+                with _quiet():
+                    self.chem.SanitizeMol(self._filled(block, case))
+            except ValueError as problem:
+                bonds = ", ".join(f"{n} to atom {atom}" for atom, n in case.items())
+                lists = ",".join(map(str, (entry.bond, *entry.stems)))
+                raise UserError(
+                    f"vocabulary: {entry.smiles}[{lists}] breaks valences with bonds {bonds}: "
+                    f"{first_line(problem)}"
+                ) from None
+
+    def _filled(self, block: Any, bonds: Mapping[int, int]) -> Any:
+        """A block with methyl groups on some atoms."""
+        mol = self.chem.RWMol(block)
+        for atom, times in bonds.items():
+            for _ in range(times):
+                self._bond(mol, atom, mol.AddAtom(self.chem.Atom(6)))
+        return mol
+
+
+def _quiet() -> Any:
+    """No lines of RDKit's own on the console: what is wrong is said in an error."""
+    from rdkit.rdBase import BlockLogs
+
+    return BlockLogs()
 
 
 class Enumeration(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from semigradient import envs
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.envs.constructions.construction import Table
-from semigradient.envs.molecules.blocks import read
+from semigradient.envs.molecules.blocks import VOCABULARIES, load, read
 from semigradient.envs.molecules.toy import (
     EMPTY,
     Assembler,
@@ -162,3 +162,30 @@ def test_missing_rdkit_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "rdkit", None)
     with pytest.raises(UserError, match="RDKit is not installed; pip install"):
         ToyMoleculesOptions("chains").make()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        ("C=O[1,1]; C[0]", r"C=O\[1,1\] breaks valences with bonds 1 to atom 1: .* # 1 O, 3, is"),
+        ("CC[0,1]; C=O[0,0,0]", r"C=O\[0,0,0\] breaks valences with bonds 3 to atom 0"),
+        ("F[0,0]", r"F\[0,0\] breaks valences with bonds 2 to atom 0"),
+        ("C1CC1[0]; c1ccncc1[2,3]", r"c1ccncc1\[2,3\] breaks valences with bonds 1 to atom 3"),
+        ("c1ccccc1[0,0]", r"c1ccccc1\[0,0\] breaks valences with bonds 2 to atom 0"),
+        ("C1CCC[0]", "'C1CCC' is no SMILES"),
+        ("CC[0,5]", "'CC' has no atom 5"),
+    ],
+)
+@pytest.mark.parametrize("env", ["Molecule", "ToyMolecules", "ActiveMolecule"])
+def test_blocks_that_break_valences_are_refused_in_one_line(
+    env: str, vocabulary: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=message) as problem:
+        envs.make_vector(f"semigradient/{env}-v0", 1, 0, vocabulary=vocabulary)
+    assert "\n" not in str(problem.value)
+    assert capfd.readouterr().err == ""  # RDKit's own lines
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_our_vocabularies_keep_valences(name: str) -> None:
+    assert len(Assembler(load(name)).entries) in (105, 30)
