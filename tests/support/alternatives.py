@@ -82,6 +82,7 @@ _SB3_PUNISHED = _SB3.replace("--env CartPole-v1", _PUNISHED)
 _SB3_FIELDS = "gamma net_arch activation_fn schedule normalize_obs normalize_reward"
 _TRUNKS: dict[str, Any] = {"torso": "auto", "torso_width": 5, "torso_depth": 1}
 _PIXELS = "--env test/Minefield-v0 --env-options images=true"  # of support.problems
+_UNSCALED: dict[str, Any] = {"iterations": 8, "scale_gradient_steps": False}
 _BELOW: dict[str, Any] = {"torso_width": 4, "torso_depth": 1}
 
 SITUATIONS: dict[str, list[Situation]] = {
@@ -118,6 +119,31 @@ SITUATIONS: dict[str, list[Situation]] = {
         at(f"{_TIMED} --exploration ou", "kappa sigma", 20, exploration="white"),
         at(f"{_GLYPHS} {_VALUES}", iterations=8, **_BELOW),
         at(f"{_PIXELS} {_VALUES}", iterations=8, torso="glimpse"),
+    ],
+    "td3": [
+        at(
+            AGENT_FLAGS["td3"][0],
+            "gamma target_rate gradient_steps schedule activation policy_delay exploration_noise "
+            "target_noise target_noise_clip",
+            16,
+            buffer_size=16,
+            batch_size=9,
+            learning_starts=20,
+            train_every=4,
+        ),
+        at(AGENT_FLAGS["td3"][0].replace("train-every 2", "train-every 1"), **_UNSCALED),
+    ],
+    "sac": [
+        at(
+            AGENT_FLAGS["sac"][0],
+            "gamma target_rate gradient_steps scale_gradient_steps schedule activation "
+            "temperature adjust_temperature entropy_per_dimension",
+            16,
+            buffer_size=16,
+            batch_size=9,
+            learning_starts=20,
+            train_every=4,
+        ),
     ],
     "reinforce": [
         at(f"{_GLYPHS} --num-envs 2 --hidden 8", **_BELOW),
