@@ -56,6 +56,9 @@ def train(arguments: Sequence[str]) -> int:
         print(
             f"evaluation: mean return {mean:.1f} over {episodes:.0f} episodes; run: {loop.folder}"
         )
+    if loop.further_scores:
+        scores = [f"{name} {value:.2f}" for name, value in loop.further_scores.items()]
+        print(f"matches, mean final returns: {', '.join(scores).replace('_', ' ')}")
     return outcome.exit_code
 
 

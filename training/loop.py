@@ -93,6 +93,7 @@ class Loop:
         self.observers = observers
         self.latest: dict[str, Any] = {}
         self.evaluation: dict[str, float] = {}
+        self.further_scores: dict[str, float] = {}
         self.last_checkpoint: Path | None = None
         self.signal = 0
         self.logger: Logger
@@ -191,6 +192,9 @@ class Loop:
         clock = self.agent.setup.envs.clock
         if clock is not None:
             scalars["eval/scaled_return"] = summary["mean"] * clock.return_scale
+        further_scores: Any = getattr(self.agent, "further_scores", dict)
+        self.further_scores = further_scores()
+        scalars |= {f"eval/{name}": value for name, value in self.further_scores.items()}
         self.logger.scalars(self.agent.progress.steps, scalars)
         self._draw()
 
@@ -249,7 +253,7 @@ class Loop:
             "message": outcome.message,
             "steps": self.agent.progress.steps,
             "seconds": round(self.logger.metrics.seconds, 3),
-            "eval": self.evaluation,
+            "eval": {**self.evaluation, **self.further_scores},
             "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},
         }
         try:

@@ -42,9 +42,11 @@ class Config:
     def __post_init__(self) -> None:
         require(self.lr > 0, f"lr={self.lr}: must be > 0")
         require(self.pairs >= 1, f"pairs={self.pairs}: must be ≥ 1")
-        rules.rule(self.rule, 1.0)
-        if self.opponent not in ("same", "still"):
-            rules.rule(self.opponent, 1.0)
+        rules.check("learning rule", self.rule)
+        rules.check("opponent", self.opponent, ("same", "still"))
+        imagines = not {self.rule, self.opponent} <= {"naive", "same", "still"}
+        message = f"alpha={self.alpha}: neither player imagines updates; accepted is a negative one"
+        require(self.alpha < 0 or imagines, message)
 
     @property
     def imagined(self) -> float:

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from semigradient import optim
+from semigradient.domains.games.repeated import PRISONERS, Episodes, look_up, sample
 from semigradient.envs.games.iterated import matrix_game_behind, memory_one
 from semigradient.errors import require, unknown
 from semigradient.gradients.dice import dice_return
-from semigradient.gradients.repeated import PRISONERS, Episodes, look_up, sample
 from semigradient.gradients.surrogate import surrogate_return
 from semigradient.training.agent import (
     AgentContext,

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log, pi
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from semigradient.agents.ppo import policy_loss
 from semigradient.domains.games import rules
-from semigradient.domains.games.head_to_head import Contestant, contest, follower
+from semigradient.domains.games.head_to_head import Contestant, contest, follower, match_scores
 from semigradient.envs.games.differentiable import game_behind
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
@@ -48,8 +48,9 @@ from semigradient.training.rollout import minibatches
 class Config:
     """Hyperparameters; the defaults are those of the public code."""
 
-    opponent: Literal["self", "naive", "lola"] = "naive"
-    """The second player: another M-FOS learner, or a learner by its rule."""
+    opponent: str = "naive"
+    """The second player: self, another M-FOS learner, or a learner by a rule: naive, lookahead,
+    lola, lola-taylor, lola-taylor-full (that of the public code), hola2, pola."""
     alpha: float = 25.0
     """Step size of the opponent's updates, and of LOLA's imagined updates."""
     updates: int = 100
@@ -79,6 +80,7 @@ class Config:
         require(self.alpha > 0, f"alpha={self.alpha}: must be > 0")
         for name in ("updates", "batch_size", "epochs", "minibatches", "width", "models"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
+        rules.check("opponent", self.opponent, ("self",))
         require(0 <= self.gamma <= 1, f"gamma={self.gamma}: must be in [0, 1]")
         require(self.clip > 0, f"clip={self.clip}: must be > 0")
         for name in ("entropy_coefficient", "value_coefficient", "evaluation_updates"):
@@ -171,6 +173,11 @@ class MFOS:
             return self.act(every, player, random)[model]
 
         return Contestant(change)
+
+    def further_scores(self) -> dict[str, float]:
+        """Final returns of matches of the first model with naive learners, LOLA and itself."""
+        alpha, updates = self.config.alpha, self.config.evaluation_updates
+        return match_scores(self.game, self.contestant(seed=self.setup.seed), alpha, alpha, updates)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the first player plays after meeting the opponent that it was trained with."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from semigradient.domains.games import rules
-from semigradient.domains.games.head_to_head import Contestant, contest, follower
+from semigradient.domains.games.head_to_head import Contestant, contest, follower, match_scores
 from semigradient.envs.games.differentiable import Game, game_behind, simultaneous_gradient
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
@@ -127,6 +127,11 @@ class MMAML:
         rate = self.config.alpha * float(self.rate[model].detach())
         naive = follower(rules.rule("naive", 0.0), rate)
         return Contestant(naive.change, lambda drawn: start.expand_as(drawn))
+
+    def further_scores(self) -> dict[str, float]:
+        """Final returns of matches of the first model with naive learners, LOLA and itself."""
+        alpha, updates = self.config.alpha, self.config.evaluation_updates
+        return match_scores(self.game, self.contestant(), alpha, alpha, updates, self.seat)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the learner plays after meeting a naive learner, which is drawn by the seed."""

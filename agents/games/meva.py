@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semigradient.domains.games import rules
-from semigradient.domains.games.head_to_head import Contestant
+from semigradient.domains.games.head_to_head import Contestant, match_scores
 from semigradient.envs.games.differentiable import Game, game_behind, simultaneous_gradient
 from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
@@ -51,10 +51,13 @@ from semigradient.training.returns import lambda_return, td_target
 class Config:
     """Hyperparameters; the defaults are those behind the published tables."""
 
-    opponent: Literal["self", "naive", "lola"] = "self"
-    """The second player: another follower of the meta-value, or a learner by its rule."""
+    opponent: str = "self"
+    """The second player: self, another follower of the meta-value, or a learner by a rule: naive,
+    lookahead, lola, lola-taylor (its gradient stopped), lola-taylor-full, hola2, pola."""
     alpha: float = 25.0
-    """Step size of the policies' updates, and of LOLA's imagined updates."""
+    """Step size of the policies' updates."""
+    opponent_alpha: float = -1.0
+    """Step size of the updates that an opponent such as lola imagines; negative takes `alpha`."""
     formulation: Literal["u", "v"] = "u"
     """Learn the correction U to the game's own gradient, or the meta-value V itself."""
     gamma: float = 0.95
@@ -94,6 +97,11 @@ class Config:
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         require(self.blocks >= 0, f"blocks={self.blocks}: must be ≥ 0")
         require(self.alpha > 0, f"alpha={self.alpha}: must be > 0")
+        rules.check("opponent", self.opponent, ("self",))
+        step = self.opponent_alpha
+        is_used = self.opponent not in ("self", "naive")
+        message = f"opponent_alpha={step}: opponent={self.opponent!r} imagines no updates"
+        require(step < 0 or is_used, message)
         require(0 <= self.gamma < 1, f"gamma={self.gamma}: must be in [0, 1)")
         require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
         for name in ("td_lambda", "flip_probability"):
@@ -105,6 +113,11 @@ class Config:
         one_step = self.td_lambda == 0 and self.target_rate == 1
         is_valid = one_step or not self.full_gradient
         require(is_valid, "full_gradient=True: needs td_lambda=0 and target_rate=1")
+
+    @property
+    def imagined(self) -> float:
+        """Step size of the opponent's imagined updates."""
+        return self.alpha if self.opponent_alpha < 0 else self.opponent_alpha
 
 
 class _QuantileHuber(torch.autograd.Function):
@@ -225,7 +238,7 @@ class MeVa:
         self.generator = generator(setup.seed, 1, setup.device)
         self.progress = Count()
         self._rule = (
-            None if config.opponent == "self" else rules.rule(config.opponent, config.alpha)
+            None if config.opponent == "self" else rules.rule(config.opponent, config.imagined)
         )
 
     def iterate(self) -> Mapping[str, float | Tensor]:
@@ -282,6 +295,12 @@ class MeVa:
             return x[..., player, :] + config.alpha * step[model, ..., seat, :]
 
         return Contestant(change)
+
+    def further_scores(self) -> dict[str, float]:
+        """Final returns of matches of the first model with naive learners, LOLA and itself."""
+        config = self.config
+        steps = config.alpha, config.imagined, config.evaluation_updates
+        return match_scores(self.game, self.contestant(), *steps)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the first player plays the game after learning, from policies drawn by the seed.

@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semigradient import optim
+from semigradient.domains.games.repeated import PRISONERS
 from semigradient.envs.games.iterated import matrix_game_behind, memory_one
-from semigradient.envs.games.matrix_games import MatrixGame
+from semigradient.envs.games.matrix_games import SEEN_BY_OTHER, MatrixGame
 from semigradient.errors import require
-from semigradient.gradients.repeated import PRISONERS
 from semigradient.gradients.self_play import self_play_return
 from semigradient.training.agent import (
     AgentContext,
@@ -43,7 +43,6 @@ from semigradient.training.agent import (
 )
 
 STATES = 5
-_SWAPPED = (0, 1, 3, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def shared_objective(
     """Self-play with reward sharing, to be maximised: (S,), on sampled games."""
     probabilities, log_probs = logits.detach().sigmoid(), _log_probs(logits).flatten(1)
     state = torch.zeros(len(logits), 2, count, dtype=torch.int64)
-    swapped = torch.tensor(_SWAPPED)
+    swapped = torch.tensor(SEEN_BY_OTHER)
     total, seats = torch.zeros(len(logits), count, dtype=payoff.dtype), []
     for _ in range(rounds):
         drawn = torch.rand(state.shape, generator=random, dtype=probabilities.dtype)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from semigradient.domains.games.rules import Rule
+from semigradient.domains.games.rules import Rule, rule
 from semigradient.envs.games.differentiable import Game
 
 _CHUNK = 1024
@@ -64,6 +64,43 @@ def returns(
     return torch.cat(
         [game.value(contest(game, players, part, updates)) for part in x.split(_CHUNK)]
     )
+
+
+def match_scores(
+    game: Game,
+    learner: Contestant,
+    alpha: float,
+    imagined: float,
+    updates: int,
+    seat: int = 0,
+    pairs: int = 128,
+) -> dict[str, float]:
+    """Mean final returns of a learner beside naive learners, LOLA and, in like seats, itself.
+
+    Args:
+        game: the game.
+        learner: in the seat that it was trained in.
+        alpha: step size of the opponents.
+        imagined: step size of LOLA's imagined updates.
+        updates: simultaneous updates.
+        seat: 0 or 1.
+        pairs: initial pairs of policies, always the same.
+
+    Returns:
+        `against_naive` and `naive_against_it`, the same of `lola`, and `against_itself`, which
+        is left out where the seats of the game differ.
+    """
+    scores = {}
+    for name in ("naive", "lola"):
+        pair = (learner, follower(rule(name, imagined), alpha))
+        players = pair if seat == 0 else pair[::-1]
+        means = returns(game, players, pairs, updates).mean(0).tolist()
+        scores[f"against_{name}"] = means[seat]
+        scores[f"{name}_against_it"] = means[1 - seat]
+    if game.symmetric:
+        both = returns(game, (learner, learner), pairs, updates)
+        scores["against_itself"] = float(both.mean())
+    return scores
 
 
 def table(

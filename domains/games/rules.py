@@ -140,6 +140,14 @@ def rule(name: str, alpha: float) -> Rule:
     return _MAKERS[name](alpha)
 
 
+def check(field: str, name: str, others: tuple[str, ...] = ()) -> None:
+    """`UserError` that names the field, unless `name` is a rule or one of `others`."""
+    order = name.removeprefix("hola")
+    is_rule = name in _MAKERS or (name.startswith("hola") and order.isdecimal())
+    if not is_rule and name not in others:
+        unknown(field, name, (*others, *NAMES))
+
+
 def learn(game: Game, x: Tensor, rules: tuple[Rule, Rule], lr: float, updates: int) -> Tensor:
     """Let both players learn at once.
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from semigradient import optim
 from semigradient.agents.games.tree_search import Config, TreeSearchLearner, exact_values
+from semigradient.domains.games.repeated import PRISONERS
 from semigradient.experiments.curves import COLOURS
-from semigradient.gradients.repeated import PRISONERS
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.summary import bootstrap_interval
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semigradient.agents.games.lola_dice import Config, LolaDiceLearner
+from semigradient.domains.games.repeated import PRISONERS, expected_return, sample
 from semigradient.experiments.curves import COLOURS
 from semigradient.gradients.dice import dice_return
-from semigradient.gradients.repeated import PRISONERS, expected_return, sample
 from semigradient.gradients.surrogate import surrogate_return
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.summary import bootstrap_interval

@@ -25,6 +25,7 @@ from semigradient.domains.games import rules
 from semigradient.domains.games.head_to_head import Contestant, contest, follower
 from semigradient.envs.games.differentiable import Game
 from semigradient.experiments.curves import COLOURS
+from semigradient.reproductions.games import meva_chicken, meva_imp, meva_ipd
 from semigradient.reproductions.games.meva_tables import UPDATES
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training import parts
@@ -42,6 +43,7 @@ TITLE = "M-FOS and M-MAML against naive learners, LOLA and themselves: tables 6.
 SEEDS = {"quick": 2, "full": 10}
 ENVS = {"IPD": "IPD-v0", "matching pennies": "MatchingPennies-v0", "Chicken": "Chicken-v0"}
 OPPONENTS = ("naive", "lola", "self")
+_TABLES = {"IPD": meva_ipd.TABLE, "matching pennies": meva_imp.TABLE, "Chicken": meva_chicken.TABLE}
 Cells = Mapping[str, tuple[float, float, float]]
 """By opponent: the learner's return, its opponent's, and the larger standard error (0: unknown)."""
 M_FOS: Mapping[str, Cells] = {
@@ -136,10 +138,13 @@ def m_fos(job: Job, game: str, opponent: str) -> tuple[Array, Array]:
 
 
 def m_maml(job: Job, game: str, opponent: str) -> tuple[Array, Array]:
-    """The same for M-MAML, which is always trained against naive learners."""
+    """The same for M-MAML, which is always trained against naive learners.
+
+    Opponents move by the tables' step sizes (25, 1 in Chicken), not by those of its training.
+    """
     agent, course = trained(job, f"m-maml-{ENVS[game]}".lower(), command(job, "m-maml", game))
     assert isinstance(agent, MMAML)
-    alpha, count = agent.config.alpha, job.seeds
+    alpha, count = _TABLES[game].alpha, job.seeds
     mine = [agent.contestant(model) for model in range(count)]
     if opponent == "self":
         second = agent

@@ -55,6 +55,7 @@ class HeadToHeadTable:
         source: number of the table.
         symmetric: whether the seats are equivalent, so that self-play returns are averaged over
             both.
+        imagined: step size that LOLA imagines against trained models, where it is not `alpha`.
     """
 
     env: str
@@ -64,6 +65,7 @@ class HeadToHeadTable:
     loops: Mapping[str, int]
     source: str
     symmetric: bool = True
+    imagined: float = -1.0
 
 
 QUICK = ["--width", "64", "--blocks", "0", "--quantiles", "16", "--batch-size", "64"]
@@ -162,6 +164,8 @@ def reproduce(job: Job, table: HeadToHeadTable) -> Report:
 def _command(table: HeadToHeadTable, opponent: str, models: int, *flags: str) -> Any:
     """A command as parsed by `train.py`."""
     words = ["--agent", "meva", "--env", table.env, "--opponent", opponent]
+    if opponent == "lola" and table.imagined >= 0:
+        words += ["--opponent-alpha", str(table.imagined)]
     return parse([*words, "--models", str(models), "--threads", "1", *flags]).command
 
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.func import jacrev
 
-from semigradient.errors import UserError
-from semigradient.gradients.dice import dice_graph, dice_return, loaded_dice, magic_box
-from semigradient.gradients.repeated import (
+from semigradient.domains.games.repeated import (
     PRISONERS,
     Episodes,
     enumerate_all,
     expected_return,
     sample,
 )
+from semigradient.errors import UserError
+from semigradient.gradients.dice import dice_graph, dice_return, loaded_dice, magic_box
 from semigradient.gradients.self_play import self_play_return
 from semigradient.gradients.surrogate import surrogate_graph, surrogate_return
 

@@ -192,11 +192,19 @@ SITUATIONS: dict[str, list[Situation]] = {
     "coconet": [at(AGENT_FLAGS["coconet"][0], schedule="linear", patience=9, iterations=12)],
     "cola": [at(f"{AGENT_FLAGS['cola'][0]} --num-envs 16", "alpha")],
     "meva": [
-        at(AGENT_FLAGS["meva"][0], gamma=0.2, evaluation_updates=50, trajectory=6, stride=1),
+        at(
+            AGENT_FLAGS["meva"][0],
+            gamma=0.2,
+            evaluation_updates=50,
+            trajectory=6,
+            stride=1,
+            opponent="naive",
+        ),
+        at(f"{AGENT_FLAGS['meva'][0]} --opponent lola", opponent_alpha=1.0),
         at(f"{AGENT_FLAGS['meva'][0]} --td-lambda 0 --target-rate 1", "full_gradient"),
     ],
     "m-maml": [at(AGENT_FLAGS["m-maml"][0], evaluation_updates=50)],
-    "m-fos": [at(AGENT_FLAGS["m-fos"][0], evaluation_updates=50, batch_size=16)],
+    "m-fos": [at(AGENT_FLAGS["m-fos"][0], evaluation_updates=50, batch_size=16, opponent="self")],
     "naive": [at(f"{_IPD} --pairs 4 --rule lola", alpha=1.0, opponent="naive", rule="naive")],
     "lola-dice": [at(f"{_IPD} --env-options horizon=0 --batch-size 4", rounds=7)],
     "brs": [

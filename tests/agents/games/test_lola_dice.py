@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from semigradient.agents.games.lola_dice import Config, LolaDiceLearner, adam, objective
-from semigradient.errors import UserError
-from semigradient.gradients.repeated import (
+from semigradient.domains.games.repeated import (
     PRISONERS,
     Episodes,
     enumerate_all,
     expected_return,
     sample,
 )
+from semigradient.errors import UserError
 from semigradient.reproductions.games import lola_dice_figures
 
 ROUNDS, GAMMA, RATE = 3, 0.96, 0.7

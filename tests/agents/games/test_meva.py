@@ -145,11 +145,23 @@ def test_models_are_strangers() -> None:
     assert not torch.equal(net.policy.weight[0], net.policy.weight[1])
 
 
-@pytest.mark.parametrize("opponent", ["naive", "lola"])
-def test_the_opponent_learns_by_its_own_rule(opponent: str) -> None:
-    learner = agent("--opponent", opponent)
+@pytest.mark.parametrize(
+    ("opponent", "flags", "imagined"),
+    [
+        ("naive", (), 25.0),
+        ("lola", (), 25.0),
+        ("lola", ("--opponent-alpha", 3), 3.0),
+        ("lola-taylor", ("--blocks", 0, "--trajectory", 300), 25.0),
+        ("lola-taylor-full", ("--opponent-alpha", 0), 0.0),
+        ("hola2", (), 25.0),
+    ],
+)
+def test_the_opponent_learns_by_its_own_rule(
+    opponent: str, flags: tuple[object, ...], imagined: float
+) -> None:
+    learner = agent("--opponent", opponent, *flags)
     x = learner.game.draw(6, torch.Generator().manual_seed(0)).unsqueeze(0)
-    theirs = rules.rule(opponent, 25.0)(learner.game, x, 1)
+    theirs = rules.rule(opponent, imagined)(learner.game, x, 1)
     torch.testing.assert_close(learner.direction(x)[..., 1, :], theirs)
     moved = learner.learn_policies(x, 1)
     torch.testing.assert_close(moved[..., 1, :], x[..., 1, :] + 25 * theirs)
@@ -304,11 +316,34 @@ def test_a_still_opponent_is_answered() -> None:
     assert bool((learner.game.value(learner.x)[:, 0] > before).all())
 
 
-def test_one_command(tmp_path: Any) -> None:
+def test_one_command(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--steps", 80, "--trajectory", 10, "--evaluation-updates", 3, "--eval-episodes", 4)
     words = ("--agent", "meva", "--env", IPD, *SMALL, *flags, "--run-dir", tmp_path / "run")
     assert train([*map(str, words), *QUIET]) == 0
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 80
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 80
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    printed = capsys.readouterr().out
+    for name in ("against_naive", "naive_against_it", "against_lola", "against_itself"):
+        assert last[f"eval/{name}"] == summary["eval"][name]
+        assert f"{name.replace('_', ' ')} {summary['eval'][name]:.2f}" in printed
+
+
+@pytest.mark.parametrize("env", [IPD, "semigradient/MatchingPennies-v0"])
+def test_matches_are_those_of_the_learner_and_its_opponents(env: str) -> None:
+    words = ("--models", 2, "--evaluation-updates", 4, "--opponent", "lola", "--opponent-alpha", 3)
+    learner = agent(*words, env=env)
+    scores, game = learner.further_scores(), learner.game
+    assert ("against_itself" in scores) == game.symmetric
+    start = game.draw(128, torch.Generator().manual_seed(0))
+    for name in ("naive", "lola"):
+        x, rule = start, rules.rule(name, 3.0)
+        for _ in range(4):
+            ours = learner.direction(x.expand(2, -1, -1, -1))[0, :, 0]
+            x = x + 25 * torch.stack((ours, rule(game, x, 1)), 1)
+        means = game.value(x).mean(0).tolist()
+        got = [scores[f"against_{name}"], scores[f"{name}_against_it"]]
+        assert got == pytest.approx(means, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +355,10 @@ def test_one_command(tmp_path: Any) -> None:
         (("--agent", "meva", "--env", IPD, "--stride", "7"), "multiple of stride=7"),
         (("--agent", "meva", "--env", IPD, "--full-gradient"), "full_gradient=True"),
         (("--agent", "naive", "--env", IPD, "--opponent", "lolla"), "did you mean lola"),
+        (("--agent", "naive", "--env", IPD, "--alpha", "3"), "alpha=3.0: neither player imagines"),
+        (("--agent", "meva", "--env", IPD, "--opponent", "lolla"), "did you mean lola"),
+        (("--agent", "m-fos", "--env", IPD, "--opponent", "still"), "unknown opponent 'still'"),
+        (("--agent", "meva", "--env", IPD, "--opponent-alpha", "3"), "opponent_alpha=3.0"),
         (("--agent", "cola", "--env", "semigradient/MatchingPennies-v0"), "seats"),
         (("--agent", "meva", "--env", IPD, "--env-options", "discount=1.0"), "discount=1.0"),
         (("--agent", "meva", "--env", IPD, "--env-options", "opponent=x"), "unknown opponent"),

@@ -18,8 +18,8 @@ from semigradient.agents.games.tree_search import (
     shared_objective,
     tree_objective,
 )
+from semigradient.domains.games.repeated import PRISONERS, expected_return
 from semigradient.errors import UserError
-from semigradient.gradients.repeated import PRISONERS, expected_return
 from semigradient.reproductions.games import brs_ipd
 from semigradient.reproductions.report import Job, prepare
 

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semigradient.envs.games.matrix_games import SEEN_BY_OTHER
 from semigradient.errors import require
 
 PRISONERS = torch.tensor([[-1.0, -3.0, 0.0, -2.0], [-1.0, 0.0, -3.0, -2.0]], dtype=torch.float64)
 """Prisoner's dilemma (2, 4): of each player, after AA, AB, BA, BB (first player's action first)."""
-_SWAPPED = torch.tensor([0, 1, 3, 2, 4])  # the five states from the other seat
+_SWAPPED = torch.tensor(SEEN_BY_OTHER)
 
 
 class Episodes(NamedTuple):
