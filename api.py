@@ -44,7 +44,7 @@ def make_agent(agent: str, env: str, **options: Any) -> Agent:
         agent: a name, or "module:Class".
         env: any Gymnasium id, or "module:id".
         options: `optim` (a name, or "module:Config"), `optim_options` (such as {"lr": 1e-3}),
-            `env_options` (such as {"dt": 0.1}), `preset` (auto or none), and any field of the run
+            `env_options` (such as {"dt": 0.1}), `preset` (auto, none, paper), any field of the run
             (`seed`, `num_envs`, `steps`, …) and of the agent's `Config`.
 
     Raises:

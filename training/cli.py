@@ -75,7 +75,9 @@ def general_help() -> str:
         f"optimizers (--optim NAME, then --optim.lr and so on):\n  {', '.join(optim.names())}\n\n"
         f"{_brought()}options of the run:\n{fields}\n"
         "  --config FILE       TOML with any of the options; flags win\n"
-        "  --preset auto|none  published hyperparameters for the environment (default: auto)\n"
+        "  --preset auto|none|paper\n"
+        "                      published hyperparameters for the environment (default: auto); or\n"
+        "                      those of the agent's own paper, where auto has another source\n"
         "  --resume RUN        continue the run in a folder\n"
         "  --trust             take code that its files name as module:Name (docs/plugins.md)"
     )

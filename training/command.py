@@ -139,7 +139,7 @@ def make_command(
         optim: a name, or "module:Config"; default: the preset's.
         optim_options: of the optimizer, such as {"lr": 1e-3}.
         env_options, eval_env_options: of the environment, such as {"dt": 0.1}.
-        preset: auto, or none for no published hyperparameters.
+        preset: auto; none for no published hyperparameters; paper for those of the agent's paper.
         options: fields of `RunConfig` and of the agent's `Config`.
 
     Raises:
@@ -161,8 +161,9 @@ def decide(
     agent: str, env: str, optim: str, file: Mapping[str, Any], preset: str = "auto"
 ) -> Command:
     """The command of an agent, an environment, an optimizer (default: the preset's) and tables."""
-    require(preset in ("auto", "none"), f"preset={preset!r}: accepted are auto, none")
-    published = load_preset(agent, env) if preset == "auto" else {}
+    kinds = ("auto", "none", "paper")
+    require(preset in kinds, f"preset={preset!r}: accepted are {', '.join(kinds)}")
+    published = load_preset(agent, env, preset) if preset != "none" else {}
     usual = published.get("optim", "adam") if agents.has_optimizer(agent) else NO_OPTIMIZER
     chosen = optim or usual
     return assemble(agent, env, chosen, published, file)

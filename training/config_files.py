@@ -16,23 +16,29 @@ PRESETS = Path(__file__).parent.parent / "presets"
 _TABLES = {"agent", "env", "optim", "run", "agent_config", "optimizer"}
 
 
-def load_preset(agent: str, env: str) -> dict[str, Any]:
+def load_preset(agent: str, env: str, kind: str = "auto") -> dict[str, Any]:
     """Published hyperparameters of `agent` for `env`: all matching tables, later ones win.
 
-    An agent of another package has none.
+    Tables whose pattern begins with "paper: " are those of kind paper: what the agent's own paper
+    has, over the agent's defaults. An agent of another package has no preset.
+
+    Raises:
+        UserError: of kind paper, where there are none.
     """
     path = PRESETS / f"{agents.entry(agent).preset or agent}.toml"
-    if not path.exists():
-        return {}
+    tables = tomllib.loads(path.read_text()) if path.exists() else {}
     env = env.rpartition(":")[2]
     merged: dict[str, Any] = {}
-    for pattern, table in tomllib.loads(path.read_text()).items():
-        if fnmatch.fnmatchcase(env, pattern):
+    for pattern, table in tables.items():
+        of, _, pattern = pattern.rpartition(": ")
+        if of == ("" if kind == "auto" else kind) and fnmatch.fnmatchcase(env, pattern):
             optimizers = {**merged.get("optimizers", {})}
             for name, values in table.get("optimizers", {}).items():
                 optimizers[name] = {**optimizers.get(name, {}), **values}
             merged |= table
             merged["optimizers"] = optimizers
+    is_found = bool(merged) or kind == "auto"
+    require(is_found, f"preset={kind!r}: {agent} has none for {env}; accepted are auto, none")
     return merged
 
 

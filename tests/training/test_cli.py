@@ -17,8 +17,9 @@ import pytest
 
 from semigradient import agents, optim
 from semigradient.commands import train
+from semigradient.errors import UserError
 from semigradient.training.cli import parse
-from semigradient.training.command import RunConfig
+from semigradient.training.command import Command, RunConfig
 from semigradient.training.config_files import load_preset
 from semigradient.training.loop import Loop
 from support.commands import QUIET, ROOT
@@ -322,6 +323,28 @@ def test_the_preset_is_that_of_the_environment() -> None:
     defaults = agents.config_class("ppo")()
     plain = resolved("CartPole-v1", "--preset", "none")
     assert plain[:2] == (RunConfig().num_envs, defaults.rollout_steps)
+
+
+def test_the_paper_s_own_numbers_are_to_be_had_by_name() -> None:
+    def atari(agent: str, *flags: str) -> Command:
+        return parse(
+            ["--agent", agent, "--env", "ALE/Pong-v5", "--preset", "paper", *flags]
+        ).command
+
+    ppo, dqn, ddqn = atari("ppo"), atari("dqn"), atari("ddqn")
+    # Schulman et al. 2017, table 5.
+    assert (ppo.agent.epochs, ppo.agent.value_coefficient, ppo.agent.clip) == (3, 1.0, 0.1)
+    assert (ppo.run.num_envs, ppo.agent.rollout_steps, ppo.agent.batch_size) == (8, 128, 256)
+    # Mnih et al. 2015, extended data table 1.
+    assert (dqn.run.optim, dqn.optimizer.lr, dqn.optimizer.centered) == ("rmsprop", 2.5e-4, True)
+    assert (dqn.agent.buffer_size, dqn.agent.target_update_every) == (1_000_000, 40_000)
+    assert dqn.agent.epsilon_fraction * dqn.run.steps == 1_000_000
+    assert dqn.run.environment()["repeat_action_probability"] == 0
+    assert ddqn.agent == dataclasses.replace(dqn.agent, double=True)
+    assert atari("ppo", "--epochs", "5").agent.epochs == 5
+    for agent, env in (("dqn", "CartPole-v1"), ("reinforce", "ALE/Pong-v5")):
+        with pytest.raises(UserError, match=f"preset='paper': {agent} has none for {env}"):
+            parse(["--agent", agent, "--env", env, "--preset", "paper"])
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5"])
