@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from semigradient.diagnostics.attach import Attachment
-from semigradient.training import run
+from semigradient.training import console, exactness, extension, run
 from semigradient.training.agent import Agent
 from semigradient.training.build import build, build_for_process
 from semigradient.training.cli import Invocation, parse
 from semigradient.training.command import Command, make_command
+from semigradient.training.doubts import doubts
 from semigradient.training.generators import undisturbed
 from semigradient.training.loaded_run import LoadedRun, load_run
+from semigradient.training.lock import RunLock
 from semigradient.training.logging import Logger
 from semigradient.training.loop import Loop, Outcome
 from semigradient.training.sinks import TensorBoardSink, WandbSink, resolve_wandb_mode
@@ -67,23 +69,27 @@ def train(agent: str, env: str, **options: Any) -> LoadedRun:
         KeyboardInterrupt: a signal was received; `resume` continues the run.
         RuntimeError: training failed, for instance because of a non-finite loss.
     """
-    return _finish(Invocation(make_command(agent, env, **options), None))
+    return _finish(Invocation(make_command(agent, env, **options)))
 
 
-def resume(folder: str | Path, trust: bool = False) -> LoadedRun:
+def resume(folder: str | Path, trust: bool = False, steps: int | None = None) -> LoadedRun:
     """Continue a run folder to its end, identically to an uninterrupted run.
 
     Args:
         folder: the run folder.
         trust: allow code that its files name as "module:Name"; see `training.trust`.
+        steps: a new, larger number of steps; its schedules stay as they are (docs/runs.md).
 
     Raises:
         UserError, KeyboardInterrupt, RuntimeError: as of `train`.
     """
-    return _finish(parse(["--resume", str(folder), *(["--trust"] if trust else [])]))
+    words = ["--resume", str(folder), *(["--trust"] if trust else [])]
+    return _finish(parse([*words, *([] if steps is None else ["--steps", str(steps)])]))
 
 
-def execute(invocation: Invocation, say: Callable[[str], object] = print) -> tuple[Outcome, Loop]:
+def execute(
+    invocation: Invocation, say: Callable[[str], object] = console.say
+) -> tuple[Outcome, Loop]:
     """Build, train (or continue training) and report, in a dedicated process.
 
     Args:
@@ -91,17 +97,36 @@ def execute(invocation: Invocation, say: Callable[[str], object] = print) -> tup
         say: receives the progress messages.
     """
     command, folder = invocation.command, invocation.resume
+    warnings = doubts(command)
     agent = build_for_process(command)
     # Raises `UserError` here if the agent does not support the diagnostics of `--diagnose`.
     observers = Attachment(command.run, agent) if command.run.diagnose else None
     protocol = agent.setup.envs.protocol
-    target = folder if folder is not None else run.create(command, protocol)
-    loop = Loop(command, agent, target, observers)
-    notes = loop.resume() if folder is not None else []
-    for line in [*_introduction(command, target, protocol), *notes]:
-        say(line)
-    with Logger(target, _sinks(command, target)) as logger:
-        return loop.run(logger), loop
+    with run.create(command, protocol) if folder is None else RunLock(folder) as lock:
+        loop = Loop(command, agent, lock, observers)
+        notes = [] if folder is None else _resume(invocation, loop)
+        for line in [*_introduction(command, lock.folder, protocol), *notes, *warnings]:
+            say(line)
+            console.record(lock.folder, line)
+        with Logger(lock.folder, _sinks(command, lock.folder)) as logger:
+            return loop.run(logger), loop
+
+
+def _resume(invocation: Invocation, loop: Loop) -> list[str]:
+    """Load the newest checkpoint and write down how the run goes on; returns what to say."""
+    command, folder, saved = invocation.command, loop.folder, invocation.saved
+    loaded, now = loop.resume(), run.provenance()
+    remarks = [] if saved is None else extension.remarks(command, saved)
+    if loaded is None:
+        run.extend(command, folder, now, 0)
+        return ["no checkpoint was saved yet: starts at step 0", *remarks]
+    before = run.last_provenance(folder)
+    reasons = exactness.reasons(loop.agent, command, saved, before, now)
+    run.extend(command, folder, now, loaded.step)
+    kind = f"statistical: {', '.join(reasons)}" if reasons else "exact"
+    skipped = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
+    text = f"resumed at step {loaded.step} from {loaded.path.name} ({kind})"
+    return [*skipped, text, *remarks]
 
 
 def _finish(invocation: Invocation) -> LoadedRun:
@@ -111,7 +136,7 @@ def _finish(invocation: Invocation) -> LoadedRun:
     if outcome.status == "interrupted":
         raise KeyboardInterrupt(outcome.message)
     if outcome.exit_code:
-        raise RuntimeError(outcome.message)
+        raise RuntimeError(outcome.message) from outcome.problem
     return load_run(loop.folder, trust=True)  # this process has just run the code that it names
 
 

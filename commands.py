@@ -41,7 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """Run the command line of `train.py`; returns the exit code."""
+    from semigradient.training.console import forgiving
+
+    with forgiving():
+        return _train(arguments)
+
+
+def _train(arguments: Sequence[str]) -> int:
     from semigradient.training.cli import fail, parse
+    from semigradient.training.console import say
 
     try:
         invocation = parse(arguments)
@@ -50,15 +58,16 @@ def train(arguments: Sequence[str]) -> int:
         outcome, loop = execute(invocation)
     except UserError as problem:
         fail(problem, "train.py")
-    print(f"{outcome.status}: {outcome.message}", file=sys.stderr if outcome.exit_code else None)
+    except KeyboardInterrupt:  # before training, or after it
+        say("interrupted: nothing was trained", error=True)
+        return 130
+    say(f"{outcome.status}: {outcome.message}", error=outcome.exit_code != 0)
     if loop.evaluation:
         mean, episodes = loop.evaluation["mean"], loop.evaluation["episodes"]
-        print(
-            f"evaluation: mean return {mean:.1f} over {episodes:.0f} episodes; run: {loop.folder}"
-        )
+        say(f"evaluation: mean return {mean:.1f} over {episodes:.0f} episodes; run: {loop.folder}")
     if loop.further_scores:
         scores = [f"{name} {value:.2f}" for name, value in loop.further_scores.items()]
-        print(f"matches, mean final returns: {', '.join(scores).replace('_', ' ')}")
+        say(f"matches, mean final returns: {', '.join(scores).replace('_', ' ')}")
     return outcome.exit_code
 
 

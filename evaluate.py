@@ -5,46 +5,60 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semigradient.errors import UserError, require
 from semigradient.training.cli import fail
+from semigradient.training.console import forgiving, say
+from semigradient.training.run_files import one_line, write_json, write_text
 from semigradient.training.summary import summarise
 
 if TYPE_CHECKING:
+    from semigradient.training.evaluation import Scores
     from semigradient.training.loaded_run import LoadedRun
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        report = evaluate_run(options)
-    except UserError as problem:
-        fail(problem, "evaluate.py")
-    print(_table(report))
+    with forgiving():
+        try:
+            report = evaluate_run(options)
+        except UserError as problem:
+            fail(problem, "evaluate.py")
+        except KeyboardInterrupt:
+            say("interrupted", error=True)
+            return 130
+        say(_table(report))
     return 0
 
 
 def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate a run folder; writes `evaluation.json`, and optionally a video, into it."""
+    """Evaluate a run folder; writes `evaluation.json`, and optionally a video, into it.
+
+    A folder that cannot be written costs the file, not the scores.
+    """
     require(options.episodes >= 1, f"--episodes {options.episodes}: must be ≥ 1")
-    require(options.seed is None or options.seed >= 0, f"--seed {options.seed}: must be ≥ 0")
+    require(options.max_steps >= 0, f"--max-steps {options.max_steps}: must be ≥ 0")
     folder = Path(options.run)
-    require(folder.is_dir(), f"run {str(folder)!r}: no such folder; accepted is a run folder")
+    require(_is_folder(folder), f"run {str(folder)!r}: no such folder; accepted is a run folder")
 
     import numpy as np
 
+    from semigradient.training.evaluation import cut_note
     from semigradient.training.loaded_run import load_run
-    from semigradient.training.run import provenance, write_json
+    from semigradient.training.run import provenance
 
-    run = load_run(folder, options.device, options.trust)
+    run = load_run(folder, options.device, options.trust, options.best)
     command, agent, loaded = run.command, run.agent, run.loaded
     for reason in loaded.skipped:
-        print(f"skipped damaged policy: {reason}", file=sys.stderr)
+        say(f"skipped damaged policy: {reason}", error=True)
     seed = run.evaluation_seed(options.seed)
-    scores = run.evaluate(options.episodes, seed, not options.stochastic)
+    scores = _scores(run, options, seed)
+    if scores.cut:
+        say(cut_note(scores), error=True)
     summary = summarise(scores.returns, np.random.default_rng(0))
     report = {
         "agent": command.run.agent,
@@ -55,6 +69,7 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
         "eval_seed": seed,
         "deterministic": not options.stochastic,
         "episodes": len(scores.returns),
+        **scores.cut_count(),
         **{key: summary[key] for key in ("mean", "median", "iqm", "std")},
         "mean_interval": [summary["mean_low"], summary["mean_high"]],
         "iqm_interval": [summary["iqm_low"], summary["iqm_high"]],
@@ -67,12 +82,45 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
     if clock is not None:
         report["scaled_return"] = summary["mean"] * clock.return_scale
         report["train_hours"] = clock.hours(loaded.step)
-    if options.pictures:
-        report["pictures"] = _pictures(agent, folder)
-    write_json(folder / "evaluation.json", report)
-    if options.video:
-        report["video"] = str(_film(run, seed, not options.stochastic, options.video))
+    try:
+        if options.pictures:
+            report["pictures"] = _pictures(agent, folder)
+        write_json(folder / "evaluation.json", report)
+        if options.video:
+            report["video"] = str(_film(run, seed, not options.stochastic, options.video))
+    except OSError as problem:
+        say(f"warning: {folder}: cannot be written ({one_line(problem)})", error=True)
     return report
+
+
+def _is_folder(path: Path) -> bool:
+    """False too where no file system can hold the name."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _scores(run: LoadedRun, options: argparse.Namespace, seed: int) -> Scores:
+    """Scores of the policy; `UserError` where it or its environment fails."""
+    limit = options.max_steps or None
+    try:
+        return run.evaluate(options.episodes, seed, not options.stochastic, limit)
+    except UserError:
+        raise
+    except Exception as problem:
+        place = _write_traceback(run.folder, problem)
+        raise UserError(f"evaluation failed ({one_line(problem)[:300]}){place}") from problem
+
+
+def _write_traceback(folder: Path, problem: Exception) -> str:
+    """Where it lies, as the end of a sentence; empty if it cannot be written."""
+    path = folder / "evaluation-traceback.txt"
+    try:
+        write_text(path, "".join(traceback.format_exception(problem)))
+    except OSError:
+        return ""
+    return f"; traceback in {path}"
 
 
 def _pictures(agent: Any, folder: Path) -> list[str]:
@@ -144,6 +192,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--trust", action="store_true", help="allow code that its files name as module:Name"
+    )
+    parser.add_argument(
+        "--best", action="store_true", help="the policy of the best evaluation, not the newest"
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps after which an episode is cut (default: as the run's --eval-max-steps)",
     )
     parser.add_argument("--pictures", action="store_true", help="draw what the agent has learned")
     return parser

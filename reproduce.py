@@ -59,6 +59,10 @@ def run(options: argparse.Namespace) -> bool:
     seeds = reproduction.seeds[options.scale] if options.seeds is None else options.seeds
     # Every claim is tested across seeds: one run has no spread.
     require(seeds >= 2, f"--seeds {seeds}: must be at least 2")
+    is_folder = not options.folder or Path(options.folder).is_dir()
+    require(
+        is_folder, f"--folder {options.folder!r}: no such folder; accepted is one of data files"
+    )
     require(options.threads >= 1, f"--threads {options.threads}: must be at least 1")
     out = options.out or Path("reproduced") / f"{reproduction.name}-{options.scale}"
 

@@ -106,6 +106,8 @@ Count = Annotated[int, at_least(1)]
 """A positive integer."""
 Natural = Annotated[int, at_least(0)]
 """A non-negative integer."""
+Seed = Annotated[int, within(0, LARGEST - 2**32)]
+"""Root of random generators of 64 bits; evaluations and diagnostics add to it."""
 Share = Annotated[float, within(0, 1)]
 """A probability or fraction."""
 Positive = Annotated[float, above(0)]

@@ -134,7 +134,7 @@ def main(argv: list[str]) -> int:
     ratios = [times["core"][key] / times["SyncVectorEnv"][key] for key in ("wall", "cpu")]
     print(f"core / SyncVectorEnv: wall {ratios[0]:.2f}, CPU {ratios[1]:.2f}")
     if chosen.out:
-        Path(chosen.out).write_text(json.dumps(times, indent=1) + "\n")
+        Path(chosen.out).write_text(json.dumps(times, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

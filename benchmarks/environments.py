@@ -105,7 +105,7 @@ def peer(python: str, batch: int, seconds: float) -> dict[str, float]:
     """The rates of jaxmarl's coin game, measured by another interpreter."""
     script = Path(__file__).with_name("jaxmarl_coin_game.py")
     command = [python, str(script), "--batch", str(batch), "--seconds", str(seconds)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     require(run.returncode == 0, f"--peer {python}: {run.stderr.strip()[-300:]}")
     rates = json.loads(run.stdout.splitlines()[-1])
     return {key: rates[key] for key in ("per_second", "per_cpu_second")}
@@ -136,7 +136,7 @@ def main(argv: list[str]) -> int:
     except UserError as problem:
         fail(problem, "semigradient.benchmarks.environments")
     if chosen.out:
-        Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
+        Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -70,7 +70,7 @@ class Theirs:
         numbers = (dimensions, chosen.height, chosen.batch, chosen.seed, chosen.threads)
         command = [chosen.peer, str(_PEER), loss, *map(str, numbers)]
         pipe: Any = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8")
         self._answer()
 
     def run(self, iterations: int) -> list[float]:
@@ -159,7 +159,7 @@ def main(argv: list[str]) -> int:
     except UserError as problem:
         fail(problem, "semigradient.benchmarks.gflownet_speed")
     if chosen.out:
-        Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n")
+        Path(chosen.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -187,7 +187,7 @@ def main(argv: list[str]) -> int:
             fail(problem, "semigradient.benchmarks.throughput")
         print(_lines(name, report["cases"][name]), flush=True)
     if options.out:
-        Path(options.out).write_text(json.dumps(report, indent=1) + "\n")
+        Path(options.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -224,7 +224,11 @@ def _atari(env_id: str, num_envs: int) -> VecEnv:
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        models = [
+            line
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         cpu = models[0].partition(": ")[2] if models else cpu
     return {
         "versions": f"python {platform.python_version()}, "

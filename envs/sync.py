@@ -6,6 +6,8 @@ sending its action through a pipe.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any, cast
 
 import gymnasium
@@ -54,9 +56,12 @@ class SyncVector(ExactVector):
         clock = self.envs[0].get_wrapper_attr("clock") if named else None
         if isinstance(clock, Clock):
             self.clock, self.protocol = clock, {"env": spec.id, **clock.protocol()}
+        self.is_repeatable = not (spec.nondeterministic or _has_box2d(self.envs[0]))
         self._as_python = isinstance(self.single_action_space, spaces.Discrete)
         self._actions: list[list[Any]] = [[] for _ in range(num_envs)]
         self._masks: np.ndarray | None = None
+        # A digest of what each running episode returned: its replay must return the same.
+        self._trails = np.zeros(num_envs, dtype=np.uint32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -93,6 +98,7 @@ class SyncVector(ExactVector):
             action = listed[index]
             self._actions[index].append(action)
             current, rewards[index], ended, cut, info = env.step(action)
+            self._note(index, current, rewards[index])
             if ended or cut:
                 terminated[index], truncated[index] = ended, cut
                 if final_obs is None:
@@ -115,11 +121,12 @@ class SyncVector(ExactVector):
             "seed": self.seed,
             "resets": self.resets.copy(),
             "last_obs": self.last_obs.copy(),
+            "trails": self._trails.copy(),
             "actions": {str(i): np.asarray(actions) for i, actions in enumerate(self._actions)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Replay the running episodes; true if each one reaches its saved observation."""
+        """Replay the running episodes; true if each returns what it did, step by step."""
         self.seed = int(state["seed"])
         self.resets = np.asarray(state["resets"]) - 1
         self.last_obs = np.zeros_like(state["last_obs"])
@@ -127,12 +134,14 @@ class SyncVector(ExactVector):
             self.last_obs[index] = self._reset_one(index)
             actions = state["actions"][str(index)]
             for action in actions.tolist() if self._as_python else actions:
-                current, _, _, _, info = env.step(action)
+                current, reward, _, _, info = env.step(action)
+                self._note(index, current, float(reward))
                 self.last_obs[index] = current
                 self._actions[index].append(action)
                 if "action_mask" in info:
                     self._set_mask(index, info["action_mask"])
         exact = np.array_equal(self.last_obs, state["last_obs"])
+        exact &= np.array_equal(self._trails, state.get("trails", self._trails))
         if not exact:
             self.reset()
         return exact
@@ -153,9 +162,15 @@ class SyncVector(ExactVector):
     def _reset_one(self, index: int) -> np.ndarray:
         obs, info = self.envs[index].reset(seed=self.next_seed(index))
         self._actions[index] = []
+        self._trails[index] = 0
         if "action_mask" in info:
             self._set_mask(index, info["action_mask"])
         return obs
+
+    def _note(self, index: int, obs: Any, reward: float) -> None:
+        row = np.ascontiguousarray(obs)
+        digest = zlib.crc32(row.data, int(self._trails[index]))
+        self._trails[index] = zlib.crc32(struct.pack("d", reward), digest)
 
     def _set_mask(self, index: int, mask: np.ndarray) -> None:
         if self._masks is None:
@@ -164,6 +179,13 @@ class SyncVector(ExactVector):
 
     def _infos(self) -> dict[str, Any]:
         return {} if self._masks is None else {"action_mask": self._masks.copy()}
+
+
+def _has_box2d(env: gymnasium.Env) -> bool:
+    """Whether Box2D simulates: its contacts depend on memory of earlier episodes."""
+    world = getattr(env.unwrapped, "world", None)
+    names = [type(world).__module__, *(cls.__module__ for cls in type(env.unwrapped).__mro__)]
+    return any(name.split(".")[0] == "Box2D" or ".box2d" in name for name in names)
 
 
 def _make(spec: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> gymnasium.Env:

@@ -37,12 +37,14 @@ class ExactVector(VectorEnv):
             that a replay memory may store each frame once.
         protocol: how scores are to be interpreted (for Atari: the protocol card).
         clock: seconds and steps, of environments whose time step can be chosen.
+        is_repeatable: false for simulators that seed and actions do not determine.
     """
 
     single_observation_space: spaces.Box
     observation_space: spaces.Box
     stacked_frames = False
     clock: Clock | None = None
+    is_repeatable = True
 
     def __init__(self, num_envs: int, seed: int) -> None:
         self.num_envs = conform("num_envs", num_envs, Count)

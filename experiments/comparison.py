@@ -35,7 +35,7 @@ from semigradient.experiments.cells import Commands as Commands
 from semigradient.experiments.settings import DEFAULT_OPTIMIZER, labels, read_grid
 from semigradient.experiments.settings import read_optimizer as read_optimizer
 from semigradient.experiments.tuning import Choice, Trial
-from semigradient.validate import LARGEST
+from semigradient.validate import Seed, conform
 
 CELL_COLUMNS = ("agent", "optim", "env", "seed")
 OWN_FLAGS = (*CELL_COLUMNS, "steps", "threads", "run-dir", "resume", "wandb")
@@ -81,7 +81,7 @@ def check_names(agents: Sequence[str], optims: Sequence[str], envs: Sequence[str
 def check_seeds(seeds: Sequence[int], tuning: Sequence[int]) -> None:
     """Raise `UserError` for evaluation seeds that no run takes, or that settings are chosen on."""
     for seed in seeds:
-        require(0 <= seed <= LARGEST, f"seed {seed}: accepted are 0 to {LARGEST} (2**63 - 1)")
+        conform("seed", seed, Seed)
         require(seed not in tuning, f"seed {seed}: settings of grids are chosen on this seed")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -19,7 +19,7 @@ def available_memory(device: torch.device) -> int:
         free = torch.cuda.mem_get_info(device)[0]
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
-    bounds = [_host_memory(), _container_memory()]
+    bounds = [psutil.virtual_memory().available, _container_memory()]
     return min(bound for bound in bounds if bound is not None)
 
 
@@ -63,27 +63,57 @@ def _bytes(form: Form, params: Sequence[Tensor], beta: float) -> int:
     return form.size(params, beta) * params[0].element_size()
 
 
-def _host_memory() -> int:
+def _container_memory(root: Path = Path("/sys/fs/cgroup"), own: Path | None = None) -> int | None:
+    """Return what the control groups of this process leave, or None where there is no limit.
+
+    Args:
+        root: where they are mounted.
+        own: what says which group this process is in.
+    """
+    own = Path("/proc/self/cgroup") if own is None else own
+    bounds = [_left(group) for group in _groups(root, own)]
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _groups(root: Path, own: Path) -> Iterator[Path]:
+    """The groups above and of this process, of version 2 and of version 1's memory controller.
+
+    Within a container, the root is the container's own group, whatever the path says.
+    """
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:
-        pass
-    # No such file outside Linux: the installed memory is an upper bound.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        lines = []
+    for line in [*lines, "0::/"]:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers not in ("", "memory"):
+            continue
+        top = root / controllers
+        group = top / path.strip("/")
+        yield from (place for place in (group, *group.parents) if place.is_relative_to(top))
 
 
-def _container_memory() -> int | None:
-    """Return what the control group (version 2) leaves, or None where there is no limit."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = (root / "memory.max").read_text().strip()
-        if limit == "max":
-            return None
-        used = int((root / "memory.current").read_text())
-        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
+def _left(group: Path) -> int | None:
+    """Bytes that one group leaves: those of its files that the kernel gives back count as free."""
+    limit = _number(group / "memory.max", group / "memory.limit_in_bytes")
+    used = _number(group / "memory.current", group / "memory.usage_in_bytes")
+    if limit is None or used is None:
         return None
-    # Cached file pages count as used but are given back on demand.
-    return max(0, int(limit) - used + int(stat.get("inactive_file", 0)))
+    try:
+        lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+        stat = dict(line.split() for line in lines)
+        cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        cached = 0
+    return max(0, limit - used + cached)
+
+
+def _number(*files: Path) -> int | None:
+    """The number in the first of these that is there; None for `max`."""
+    for file in files:
+        try:
+            return int(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    return None

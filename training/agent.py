@@ -29,7 +29,7 @@ class AgentContext:
         envs: the training environments.
         device: where networks and memories live.
         seed: root of the agent's generators.
-        total_steps: environment steps of the whole run, for schedules.
+        total_steps: environment steps that schedules span, as a rule the whole run.
         optimizer: hyperparameters of the chosen optimizer; see `make_optimizer`.
         compile: compile whole updates with `torch.compile`.
         learning: false for evaluation, where no replay memory is needed.

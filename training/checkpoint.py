@@ -17,31 +17,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from semigradient.errors import UserError
+from semigradient.training.manifest import (
+    BLOCK,
+    NAME,
+    SCHEMA,
+    DamagedError,
+    digest,
+    read_json,
+    read_manifest,
+    require_same,
+    step_of,
+    verify,
+)
 from semigradient.training.state import SAFETENSORS_NAMES, Encoder, decode
 
-SCHEMA = 1
-_BLOCK = 1 << 20
-_NAME = re.compile(r"(?P<replaced>\.old-)?step-(?P<step>\d{12,})")
 _UNREADABLE = (
     SafetensorError,
     OSError,
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -62,10 +70,6 @@ class Loaded:
     skipped: list[str]
 
 
-class _DamagedError(Exception):
-    """A checkpoint that cannot be used; the message says which file and why."""
-
-
 def save(
     folder: Path, step: int, state: dict[str, Any], identity: dict[str, Any], keep: int = 2
 ) -> Path:
@@ -77,7 +81,7 @@ def save(
     if step < 0 or keep < 1:
         raise ValueError(f"step must be >= 0 and keep >= 1, got step={step} and keep={keep}")
     folder = Path(folder)
-    final = folder / f"step-{step:012d}"
+    final = folder / folder_name(step)
     encoder = Encoder()
     tree = encoder.encode(state, ())
     facts = {"schema": SCHEMA, "step": step, "identity": encoder.encode_plain(identity)}
@@ -94,13 +98,25 @@ def save(
     return final
 
 
+def folder_name(step: int) -> str:
+    """Name of the folder of a step's checkpoint."""
+    return f"step-{step:012d}"
+
+
+def discard_after(folder: Path, step: int) -> None:
+    """Delete the checkpoints of later steps: the future that a resumed run does not have."""
+    for path in _checkpoints(folder):
+        if step_of(path) > step:
+            _remove(path)
+
+
 def _prepare(folder: Path) -> None:
     """Create the folder and clear up after a save that was killed."""
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         _sync_folder(folder.parent)
     for name in os.listdir(folder):
-        replaced = _NAME.fullmatch(name)
+        replaced = NAME.fullmatch(name)
         if name.startswith(".tmp-"):
             shutil.rmtree(folder / name, ignore_errors=True)
         elif replaced and replaced["replaced"]:
@@ -131,7 +147,7 @@ def _write_contents(
         files[file] = entry or _write_tensors(temporary / file, {"data": shard.tensor})
         shards[path] = {"file": file, "kind": kind}
     manifest = {**facts, "lineage": lineage, "files": files, "shards": shards}
-    sealed = json.dumps({**manifest, "digest": _digest(manifest)}, allow_nan=False, indent=1)
+    sealed = json.dumps({**manifest, "digest": digest(manifest)}, allow_nan=False, indent=1)
     _write(temporary / "manifest.json", [memoryview(sealed.encode())])
     _sync_folder(temporary)
 
@@ -139,11 +155,11 @@ def _write_contents(
 def _linkable_shards(folder: Path, lineage: str, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the shards of the newest checkpoint up to this step, if this learner wrote it."""
     for path in _checkpoints(folder):
-        if _step(path) > facts["step"]:
+        if step_of(path) > facts["step"]:
             continue
         try:
-            manifest = _read_manifest(path)
-        except _DamagedError:
+            manifest = read_manifest(path)
+        except DamagedError:
             return {}
         if manifest["lineage"] != lineage or manifest["identity"] != facts["identity"]:
             return {}
@@ -170,16 +186,16 @@ def _link(previous: dict[str, Any] | None, kind: list[Any], to: Path) -> dict[st
 
 def _write(path: Path, blocks: Iterator[memoryview] | list[memoryview]) -> dict[str, Any]:
     """Write and sync a file, hashing on the way; return its manifest entry."""
-    digest, size = hashlib.sha256(), 0
+    total, size = hashlib.sha256(), 0
     with open(path, "xb") as file:
         for block in blocks:
-            for start in range(0, len(block), _BLOCK):
-                piece = block[start : start + _BLOCK]
-                digest.update(piece)
+            for start in range(0, len(block), BLOCK):
+                piece = block[start : start + BLOCK]
+                total.update(piece)
                 size += file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-    return {"size": size, "sha256": digest.hexdigest()}
+    return {"size": size, "sha256": total.hexdigest()}
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -241,7 +257,7 @@ def _publish(temporary: Path, final: Path) -> None:
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
-    older = [path for path in _checkpoints(folder) if _step(path) <= step]
+    older = [path for path in _checkpoints(folder) if step_of(path) <= step]
     for path in older[keep:]:
         _remove(path)
 
@@ -261,10 +277,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load(folder: Path, identity: dict[str, Any] | None) -> Loaded:
+def load(
+    folder: Path, identity: dict[str, Any] | None, absent: Mapping[str, Any] | None = None
+) -> Loaded:
     """Return the newest intact checkpoint; the tensors are on the CPU.
 
-    `identity` (agent, env, …) must equal the saved one; None takes any checkpoint.
+    Args:
+        folder: of the checkpoints.
+        identity: (agent, env, …) must equal the saved one; None takes any checkpoint.
+        absent: what names of the identity stand for that an older checkpoint does not have.
+
+    Raises:
+        UserError: none is usable, or it is of something else.
     """
     folder = Path(folder)
     _lineages.pop((os.getpid(), folder.resolve()), None)
@@ -274,10 +298,10 @@ def load(folder: Path, identity: dict[str, Any] | None) -> Loaded:
         skipped = []
         for path in paths:
             try:
-                return _open(path, identity, skipped)
+                return _open(path, identity, absent or {}, skipped)
             except UserError:
                 raise
-            except _DamagedError as error:
+            except DamagedError as error:
                 skipped.append(f"{path.name}: {error}")
             except _UNREADABLE as error:  # hashes agree, yet `save` never wrote this
                 skipped.append(f"{path.name}: malformed ({error!r})")
@@ -286,109 +310,32 @@ def load(folder: Path, identity: dict[str, Any] | None) -> Loaded:
     raise UserError(f"no checkpoint in {folder}")
 
 
-def _open(path: Path, identity: dict[str, Any] | None, skipped: list[str]) -> Loaded:
-    manifest = _read_manifest(path)
+def holds_any(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint, intact or not."""
+    return bool(_checkpoints(folder))
+
+
+def _open(
+    path: Path, identity: dict[str, Any] | None, absent: Mapping[str, Any], skipped: list[str]
+) -> Loaded:
+    manifest = read_manifest(path)
     if identity is not None:
-        _require_same(decode(manifest["identity"], {}, {}), identity)
-    _verify(path, manifest)
+        require_same(decode(manifest["identity"], {}, {}), identity, absent)
+    verify(path, manifest)
     tensors = load_file(path / "tensors.safetensors")
     files = [file for file in manifest["files"] if file.startswith("shard-")]
     shards = {file: load_file(path / file)["data"] for file in files}
-    state = decode(_read_json(path / "state.json"), tensors, shards)
+    state = decode(read_json(path / "state.json"), tensors, shards)
+    if not isinstance(state, dict):
+        raise DamagedError(f"state.json: holds a {type(state).__name__}, not a table")
     return Loaded(manifest["step"], state, path, skipped)
-
-
-def _step(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match
-    return int(match["step"])
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints, newest first; one set aside counts after one of its own step."""
     try:
-        names = [name for name in os.listdir(folder) if _NAME.fullmatch(name)]
+        names = [name for name in os.listdir(folder) if NAME.fullmatch(name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     paths = [folder / name for name in names if (folder / name).is_dir()]
-    return sorted(paths, key=lambda path: (_step(path), path.name[0] != "."), reverse=True)
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _DamagedError(f"{path.name}: missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _DamagedError(f"{path.name}: unreadable ({error})") from error
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest once it is known to be intact and to name only its own files."""
-    manifest = _read_json(path / "manifest.json")
-    if not isinstance(manifest, dict):
-        raise _DamagedError("manifest.json: not an object")
-    if manifest.get("schema") != SCHEMA:
-        schema = manifest.get("schema")
-        raise _DamagedError(f"manifest.json: schema {schema!r}, this version reads {SCHEMA}")
-    digest = manifest.pop("digest", None)
-    if digest != _digest(manifest):
-        raise _DamagedError("manifest.json: hash differs")
-    fields = {"step": int, "identity": dict, "files": dict, "shards": dict, "lineage": str}
-    for field, kind in fields.items():
-        if not isinstance(manifest.get(field), kind):
-            raise _DamagedError(f"manifest.json: {field} is not a {kind.__name__}")
-    if manifest["step"] != _step(path):
-        raise _DamagedError(f"manifest.json: is of step {manifest['step']}")
-    for file in manifest["files"]:
-        if file in ("", ".", "..") or re.search(r"[/\\\0]", file):
-            raise _DamagedError(f"manifest.json: refused, {file!r} leaves the folder")
-    return manifest
-
-
-def _verify(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare size and hash of every file."""
-    for name in {"state.json": 0, "tensors.safetensors": 0, **manifest["files"]}:
-        try:
-            entry = manifest["files"][name]
-            if not stat.S_ISREG(os.lstat(path / name).st_mode):
-                raise _DamagedError(f"{name}: refused, not a plain file")
-            with open(path / name, "rb") as file:
-                if os.fstat(file.fileno()).st_size != entry["size"]:
-                    raise _DamagedError(f"{name}: size differs")
-                if _hash(file) != entry["sha256"]:
-                    raise _DamagedError(f"{name}: hash differs")
-        except FileNotFoundError:
-            raise _DamagedError(f"{name}: missing") from None
-        except (OSError, KeyError, TypeError) as error:
-            raise _DamagedError(f"{name}: {error!r}") from error
-
-
-def _hash(file: BinaryIO) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_BLOCK))
-    while count := file.readinto(buffer):  # type: ignore[attr-defined]
-        digest.update(buffer[:count])
-    return digest.hexdigest()
-
-
-def _require_same(saved: dict[str, Any], requested: dict[str, Any]) -> None:
-    differences = []
-    for name in [*requested, *(name for name in saved if name not in requested)]:
-        if name in saved and name in requested and _same(saved[name], requested[name]):
-            continue
-        has = f"{name}={saved[name]!r}" if name in saved else f"no {name}"
-        wants = f"{name}={requested[name]!r}" if name in requested else f"no {name}"
-        differences.append(f"checkpoint has {has}, asked for {wants}")
-    if differences:
-        raise UserError("; ".join(differences))
-
-
-def _same(saved: Any, requested: Any) -> bool:
-    """Equal as JSON: tuples are lists, 1 is 1.0, nan is nan, but True is not 1."""
-    if json.dumps(saved) == json.dumps(requested):
-        return True
-    return saved == requested and isinstance(saved, bool) == isinstance(requested, bool)
+    return sorted(paths, key=lambda path: (step_of(path), path.name[0] != "."), reverse=True)

@@ -17,34 +17,46 @@ from typing import Annotated, Any, NoReturn
 
 from semigradient import agents, optim, registry
 from semigradient.errors import UserError, require
-from semigradient.training import env_help, trust
-from semigradient.training.command import Command, RunConfig, decide
+from semigradient.training import env_help, extension, trust
+from semigradient.training.command import Command, RunConfig, completed, decide
 from semigradient.training.config_files import read_config
+from semigradient.training.run_files import require_name, require_plain
 from semigradient.validate import documentation
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """A parsed command line: the command, and the run folder to resume, if any."""
+    """A parsed command line.
+
+    Attributes:
+        command: what to do.
+        resume: the run folder to continue; None: a new run.
+        saved: the command as that folder has it.
+    """
 
     command: Command
-    resume: Path | None
+    resume: Path | None = None
+    saved: Command | None = None
 
 
 def parse(arguments: Sequence[str]) -> Invocation:
     """Read a command line; raises `UserError`, or `SystemExit(0)` after `--help`."""
     plain, rest = _plain_options(arguments)
+    if plain.get("resume") == "auto":
+        return _continue_or_start(arguments)
     resume = Path(plain["resume"]) if "resume" in plain else None
     file: dict[str, Any] = {}
     if resume is not None:
         require("config" not in plain, "--config: a resumed run has its own config.toml")
-        file = read_config(resume / "config.toml")
+        file = _read_run(resume)
     elif "config" in plain:
         file = read_config(Path(plain["config"]))
     if "trust" not in plain:
         names = {key: plain[key] for key in ("agent", "env", "optim") if key in plain}
         source = resume if resume is not None else Path(plain.get("config", ""))
         trust.check(file | names, source, arguments)
+    if resume is not None:
+        file = completed(file)
     agent = plain.get("agent", file.get("agent", ""))
     env = plain.get("env", file.get("env", ""))
     if not agent and ("--help" in rest or "-h" in rest):
@@ -57,7 +69,42 @@ def parse(arguments: Sequence[str]) -> Invocation:
     with env_help.after(env):
         command = _flags(default, rest)
     require(bool(command.run.env), "--env is missing: any Gymnasium id, such as CartPole-v1")
-    return Invocation(command, resume)
+    if resume is None:
+        return Invocation(command)
+    _require_same_folder(resume, default, command)
+    return Invocation(extension.kept_schedule(command, default, rest), resume, default)
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    """The tables of a run folder, which may be a stranger's."""
+    require_name(str(folder), "--resume")
+    require_plain(folder)
+    return read_config(folder / "config.toml")
+
+
+def _require_same_folder(folder: Path, saved: Command, command: Command) -> None:
+    """A run stays where it is."""
+    asked = command.run.run_dir
+    require(
+        asked in (saved.run.run_dir, str(folder)),
+        f"--run-dir {asked}: --resume {folder} continues where it is; leave one of them out",
+    )
+
+
+def _continue_or_start(arguments: Sequence[str]) -> Invocation:
+    """`--resume auto`: the newest run of the same command goes on, or a new one starts."""
+    words = list(arguments)
+    place = next((i for i, word in enumerate(words) if word == "--resume"), None)
+    if place is None:
+        words.remove("--resume=auto")
+    else:
+        del words[place : place + 2]
+    command = parse(words).command
+    folder = extension.newest_match(command)
+    if folder is None:
+        return Invocation(command)
+    saved = parse(["--resume", str(folder), "--trust"]).command  # all of it stands in `words`
+    return Invocation(extension.kept_schedule(command, saved, words), folder, saved)
 
 
 def general_help() -> str:
@@ -78,7 +125,8 @@ def general_help() -> str:
         "  --preset auto|none|paper\n"
         "                      published hyperparameters for the environment (default: auto); or\n"
         "                      those of the agent's own paper, where auto has another source\n"
-        "  --resume RUN        continue the run in a folder\n"
+        "  --resume RUN|auto   continue the run in a folder; auto: the newest of this command in\n"
+        "                      runs/, or in --run-dir; where there is none, start it\n"
         "  --trust             take code that its files name as module:Name (docs/plugins.md)"
     )
 

@@ -12,7 +12,17 @@ from semigradient.envs.options import check_names
 from semigradient.errors import require, unknown
 from semigradient.optim import NO_OPTIMIZER
 from semigradient.training.config_files import load_preset, toml, value_of
-from semigradient.validate import build
+from semigradient.validate import Seed, build, check_fields
+
+_NATURAL = (
+    "schedule_steps",
+    "threads",
+    "eval_every",
+    "eval_max_steps",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "diagnose_every",
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,9 @@ class RunConfig:
     """Optimizer; its options are --optim.lr and so on. Default: the preset's."""
     steps: int = 100_000
     """Environment steps, all environments together."""
-    seed: int = 0
+    schedule_steps: int = 0
+    """Steps that schedules (exploration, learning rate, clipping) span; 0: all of them."""
+    seed: Seed = 0
     """Root of every generator of the run."""
     num_envs: int = 1
     """Environments stepped together."""
@@ -45,8 +57,15 @@ class RunConfig:
     """Environment steps between evaluations; 0 evaluates only at the end."""
     eval_episodes: int = 10
     """Episodes per evaluation, on seeds of their own."""
+    eval_max_steps: int = 0
+    """Steps after which an evaluation cuts an episode; 0: 10,000 where the environment has no
+    limit that it declares."""
     checkpoint_every: int = 10_000
-    """Environment steps between checkpoints; 0 saves only at the end."""
+    """Environment steps between checkpoints; 0: none by steps. Evaluations save before too."""
+    checkpoint_minutes: float = 10.0
+    """Minutes after which a checkpoint is due in any case; 0: never."""
+    keep: int = 2
+    """Checkpoints that are kept, the newest ones."""
     log_every: int = 1_000
     """Environment steps between lines of metrics."""
     diagnose: str = ""
@@ -67,10 +86,11 @@ class RunConfig:
     """Show progress: a bar on a terminal, elsewhere an occasional line."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "num_envs", "eval_episodes", "log_every"):
+        for name in ("steps", "num_envs", "eval_episodes", "log_every", "keep"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
-        for name in ("seed", "threads", "eval_every", "checkpoint_every", "diagnose_every"):
+        for name in _NATURAL:
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must be ≥ 0")
+        check_fields(self)
         require(
             self.diagnose_samples >= 2, f"diagnose_samples={self.diagnose_samples}: must be ≥ 2"
         )
@@ -80,6 +100,11 @@ class RunConfig:
                 is_valid = bool(equals) and key.isidentifier()
                 require(is_valid, f"{name}={option!r}: must be KEY=VALUE")
             check_names(_keywords(getattr(self, name)))
+
+    @property
+    def span(self) -> int:
+        """Steps that schedules span."""
+        return self.schedule_steps or self.steps
 
     def environment(self) -> dict[str, Any]:
         """`env_options` as keyword arguments, values read as TOML where they can be."""
@@ -105,6 +130,13 @@ class Command:
         optimizer = {f"optimizer.{k}": v for k, v in dataclasses.asdict(self.optimizer).items()}
         return _plain({**run, **agent, **optimizer})
 
+    def absent(self) -> dict[str, Any]:
+        """What fields stand for that a run does not have because it is older than they."""
+        defaults = {f"agent.{k}": v for k, v in originals(type(self.agent)).items()}
+        defaults |= {f"agent.{k}": v for k, v in agents.entry(self.run.agent).overrides.items()}
+        defaults |= {f"optimizer.{k}": v for k, v in originals(type(self.optimizer)).items()}
+        return _plain(defaults)
+
     def tables(self) -> dict[str, Any]:
         """The nested form that `config.toml` holds."""
         run = dataclasses.asdict(self.run)
@@ -118,6 +150,43 @@ class Command:
 
 
 _IDENTITY = ("agent", "env", "optim", "seed", "num_envs", "env_options")
+
+
+def originals(config: type, only_changed: bool = False) -> dict[str, Any]:
+    """Defaults that reproduce what was before a field was there.
+
+    A field whose default is a new behaviour says the old one: `field(default=…,
+    metadata={"before": …})`.
+
+    Args:
+        config: a dataclass.
+        only_changed: those alone that say so.
+    """
+    values = {}
+    for field in dataclasses.fields(config):
+        if "before" in field.metadata:
+            values[field.name] = field.metadata["before"]
+        elif not only_changed and field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif not only_changed and field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+    return values
+
+
+def completed(file: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of a run's `config.toml`, with the old values of fields that are newer than it."""
+    agent, optimizer = str(file.get("agent", "")), str(file.get("optim", ""))
+    classes = {
+        "run": RunConfig,
+        "agent_config": agents.config_class(agent) if agent else None,
+        "optimizer": optim.config_class(optimizer) if optimizer else None,
+    }
+    tables = {
+        table: {**originals(cls, only_changed=True), **file.get(table, {})}
+        for table, cls in classes.items()
+        if cls is not None
+    }
+    return {**file, **tables}
 
 
 def make_command(

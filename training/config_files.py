@@ -11,8 +11,10 @@ from typing import Any
 
 from semigradient import agents
 from semigradient.errors import UserError, require, unknown
+from semigradient.training.run_files import one_line
 
 PRESETS = Path(__file__).parent.parent / "presets"
+_LARGEST = 1 << 20  # bytes of a config file: /dev/zero has no end
 _TABLES = {"agent", "env", "optim", "run", "agent_config", "optimizer"}
 
 
@@ -26,7 +28,7 @@ def load_preset(agent: str, env: str, kind: str = "auto") -> dict[str, Any]:
         UserError: of kind paper, where there are none.
     """
     path = PRESETS / f"{agents.entry(agent).preset or agent}.toml"
-    tables = tomllib.loads(path.read_text()) if path.exists() else {}
+    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     env = env.rpartition(":")[2]
     merged: dict[str, Any] = {}
     for pattern, table in tables.items():
@@ -45,11 +47,12 @@ def load_preset(agent: str, env: str, kind: str = "auto") -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """Read a config file: agent, env, optim and the tables run, agent_config, optimizer."""
     try:
-        content = tomllib.loads(path.read_text())
+        with open(path, "rb") as file:
+            content = tomllib.loads(file.read(_LARGEST).decode())
     except FileNotFoundError:
         raise UserError(f"config {str(path)!r}: no such file") from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise UserError(f"config {str(path)!r}: {problem}") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise UserError(f"config {str(path)!r}: {one_line(problem)}") from None
     for key in content:
         if key not in _TABLES:
             unknown("key", key, _TABLES, str(path))
@@ -75,7 +78,9 @@ def toml(value: Any) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        is_text = not any("\ud800" <= char <= "\udfff" for char in value)
+        require(is_text, f"{value!r}: is not UTF-8, and cannot be written into a config file")
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return "[" + ", ".join(toml(item) for item in value) + "]"
 
 

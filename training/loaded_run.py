@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semigradient.envs import ExactVector, make_vector
-from semigradient.errors import require
+from semigradient.errors import UserError, require
 from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Agent, Policy
 from semigradient.training.build import build
@@ -18,6 +19,8 @@ from semigradient.training.cli import parse
 from semigradient.training.command import Command
 from semigradient.training.evaluation import SEED_OFFSET, Scores, score
 from semigradient.training.generators import seed_all, undisturbed
+from semigradient.training.saving import BEST, CHECKPOINTS, POLICY, fit
+from semigradient.validate import Natural, conform
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ class LoadedRun:
         return actions[0] if is_single else actions
 
     def evaluate(
-        self, episodes: int = 100, seed: int | None = None, deterministic: bool = True
+        self,
+        episodes: int = 100,
+        seed: int | None = None,
+        deterministic: bool = True,
+        max_steps: int | None = None,
     ) -> Scores:
         """Play whole episodes: the returns and lengths that `evaluate.py` reports.
 
@@ -79,12 +86,14 @@ class LoadedRun:
             seed: root of their seeds; by default apart from all that training and its
                 evaluations use.
             deterministic: the best actions; else they are sampled.
+            max_steps: steps after which an episode is cut; default: the run's `eval_max_steps`.
         """
         require(episodes >= 1, f"episodes={episodes}: must be ≥ 1")
         root = self.evaluation_seed(seed)
         with undisturbed():  # for agents that draw from the global generators
             seed_all(root)
-            return score(self.command, self.agent.policy(deterministic), episodes, root)
+            policy = self.agent.policy(deterministic)
+            return score(self.command, policy, episodes, root, max_steps)
 
     def sample(self, count: int = 1000, seed: int = 0, paths: int = 0) -> Any:
         """Objects that a trained flow network builds: `domains.flows.samples.Samples`.
@@ -110,17 +119,24 @@ class LoadedRun:
 
     def evaluation_seed(self, seed: int | None = None) -> int:
         """`seed` if there is one, else that of evaluations after training."""
-        require(seed is None or seed >= 0, f"seed={seed}: must be ≥ 0")
-        return self.command.run.seed + 2 * SEED_OFFSET if seed is None else seed
+        if seed is None:
+            return self.command.run.seed + 2 * SEED_OFFSET
+        root: int = conform("seed", seed, Natural)
+        return root
 
 
-def load_run(folder: str | Path, device: str = "", trust: bool = False) -> LoadedRun:
+def load_run(
+    folder: str | Path, device: str = "", trust: bool = False, best: bool = False
+) -> LoadedRun:
     """The agent of a run folder with its latest policy.
+
+    Where the file of the policy is missing or damaged, the checkpoint has the policy too.
 
     Args:
         folder: the run folder.
         device: auto, cpu or cuda; default: the run's own.
         trust: take code that the folder's files name as "module:Name"; see `training.trust`.
+        best: the policy of the best evaluation instead of the latest.
 
     Raises:
         UserError: no such folder, no valid policy in it, or code that is not trusted.
@@ -128,6 +144,31 @@ def load_run(folder: str | Path, device: str = "", trust: bool = False) -> Loade
     words = ["--resume", str(folder), *(["--device", device] if device else [])]
     command = parse([*words, *(["--trust"] if trust else [])]).command
     agent = build(command, learning=False)
-    loaded = checkpoint.load(Path(folder) / "policy", command.identity())
-    parts.load_policy_state(agent, loaded.state["policy"])
+    place = Path(folder) / (BEST if best else POLICY)
+    try:
+        loaded = checkpoint.load(place, command.identity(), command.absent())
+    except UserError as problem:
+        if best or not checkpoint.holds_any(Path(folder) / CHECKPOINTS):
+            raise _without_policy(problem, best) from None
+        return _from_checkpoint(Path(folder), command, str(problem))
+    fit(lambda: parts.load_policy_state(agent, loaded.state["policy"]), loaded)
     return LoadedRun(Path(folder), command, agent, loaded)
+
+
+def _without_policy(problem: UserError, best: bool) -> UserError:
+    hint = "the best policy is kept from the first evaluation on" if best else ""
+    hint = hint or "a policy is kept from the first checkpoint on"
+    return UserError(f"{problem} ({hint})" if "no checkpoint" in str(problem) else str(problem))
+
+
+def _from_checkpoint(folder: Path, command: Command, reason: str) -> LoadedRun:
+    """The policy of the newest checkpoint, for want of its file; which is written again."""
+    agent = build(command)
+    place = folder / CHECKPOINTS
+    loaded = checkpoint.load(place, command.identity(), command.absent())
+    fit(lambda: parts.load(agent, loaded.state["agent"]), loaded)
+    with contextlib.suppress(OSError):  # the folder may be read-only
+        state = {"policy": parts.policy_state(agent)}
+        checkpoint.save(folder / POLICY, loaded.step, state, command.identity(), keep=1)
+    notes = [*loaded.skipped, f"{reason}; taken from the checkpoint of step {loaded.step}"]
+    return LoadedRun(folder, command, agent, replace(loaded, skipped=notes))

@@ -12,12 +12,15 @@ import json
 import math
 import os
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from semigradient.errors import require
+from semigradient.training.console import record
+from semigradient.training.run_files import open_plain
 from semigradient.training.sinks import Sink, one_line, warn
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -32,8 +35,9 @@ class MetricsFile:
         self._open()
 
     def _open(self) -> None:
-        _drop_torn_line(self.path)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        with open_plain(self.path, os.O_RDWR | os.O_CREAT) as file:
+            _drop_torn_line(file)
+        self._file = open_plain(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._started = time.monotonic() - _last_time(self.path)
 
     @property
@@ -56,13 +60,18 @@ class MetricsFile:
                 self._file.truncate(end)
             raise
 
-    def truncate_after(self, step: int) -> None:
-        """Drop the lines later than `step`, before resuming from there."""
+    def truncate_after(self, step: int, without_evaluation: bool = False) -> None:
+        """Drop the lines later than `step`, before resuming from there.
+
+        Args:
+            step: the last one that is kept.
+            without_evaluation: drop that step's evaluation too, which is about to be repeated.
+        """
         self._file.close()
-        temporary = self.path.with_name(f".tmp-{self.path.name}")
+        temporary = self.path.with_name(f".{self.path.name}-{uuid.uuid4().hex[:12]}.tmp")
         try:
-            with open(self.path, "rb") as old, open(temporary, "wb") as new:
-                new.writelines(line for line in old if _is_kept(line, step))
+            with open(self.path, "rb") as old, open(temporary, "xb") as new:
+                new.writelines(line for line in old if _is_kept(line, step, without_evaluation))
                 new.flush()
                 os.fsync(new.fileno())
             os.replace(temporary, self.path)
@@ -95,32 +104,35 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """Return the object of a line, or None for one that is torn or damaged."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict):
         return None
     return {k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
 
 
-def _is_kept(line: bytes, step: int) -> bool:
+def _is_kept(line: bytes, step: int, without_evaluation: bool) -> bool:
     row = _parse(line)
-    return row is not None and row.get("step", 0) <= step
+    if row is None:
+        return False
+    at = row.get("step", 0)
+    if not isinstance(at, int) or at > step:
+        return False
+    is_repeated = without_evaluation and at == step
+    return not (is_repeated and any(key.startswith("eval/") for key in row))
 
 
-def _drop_torn_line(path: Path) -> None:
+def _drop_torn_line(file: BinaryIO) -> None:
     """Cut an incomplete last line, to which the next one would be appended."""
-    if not path.exists():
-        return
-    with open(path, "r+b") as file:
-        tail, end = b"", file.seek(0, os.SEEK_END)
-        while end and b"\n" not in tail:
-            start = max(0, end - 65536)
-            file.seek(start)
-            tail = file.read(end - start)
-            end = start
-        complete = end + tail.rfind(b"\n") + 1
-        if complete < file.seek(0, os.SEEK_END):
-            file.truncate(complete)
+    tail, end = b"", file.seek(0, os.SEEK_END)
+    while end and b"\n" not in tail:
+        start = max(0, end - 65536)
+        file.seek(start)
+        tail = file.read(end - start)
+        end = start
+    complete = end + tail.rfind(b"\n") + 1
+    if complete < file.seek(0, os.SEEK_END):
+        file.truncate(complete)
 
 
 def _last_time(path: Path) -> float:
@@ -170,10 +182,11 @@ class Logger:
         numbers = {key: _scalar(value) for key, value in values.items()}
         self._forward(lambda sink: sink.summary(numbers))
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, without_evaluation: bool = False) -> None:
         """Forget everything later than `step`, before resuming from there."""
-        self.metrics.truncate_after(step)
-        self._forward(lambda sink: sink.truncate_after(step))
+        self.metrics.truncate_after(step, without_evaluation)
+        rows = read_metrics(self.metrics.path)
+        self._forward(lambda sink: sink.truncate_after(step, rows))
 
     def close(self) -> None:
         """Close the sinks and the file."""
@@ -193,6 +206,8 @@ class Logger:
                 act(sink)
             except Exception as error:
                 self._sinks.remove(sink)
-                warn(f"{type(sink).__name__} failed and is off from here on ({one_line(error)})")
+                text = f"{type(sink).__name__} failed and is off from here on ({one_line(error)})"
+                warn(text)
+                record(self.folder, f"warning: {text}")
                 with contextlib.suppress(Exception):
                     sink.close()

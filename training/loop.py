@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import traceback
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from semigradient.training import checkpoint, parts
+from semigradient.errors import require
+from semigradient.training import console, parts
 from semigradient.training.agent import Agent
+from semigradient.training.checkpoint import Loaded
 from semigradient.training.command import Command
-from semigradient.training.evaluation import score
+from semigradient.training.evaluation import cut_note, score
+from semigradient.training.lock import RunFolderGoneError, RunLock
 from semigradient.training.logging import Logger
 from semigradient.training.progress import Progress
-from semigradient.training.run import write_json
+from semigradient.training.run_files import one_line, write_json, write_text
+from semigradient.training.saving import Saver
+from semigradient.training.signals import AbandonedError, Signals
 from semigradient.training.summary import summarise
+
+TRACEBACK = "traceback.txt"
 
 
 class NonFiniteError(RuntimeError):
@@ -34,11 +38,13 @@ class Outcome:
         status: finished, interrupted or failed.
         exit_code: 0, 128 + signal, or 1.
         message: one line for the user.
+        problem: what made it fail.
     """
 
     status: str
     exit_code: int
     message: str
+    problem: BaseException | None = None
 
 
 class Observers(Protocol):
@@ -77,95 +83,126 @@ class Loop:
     """Trains an agent in a run folder until the steps are done or a signal arrives.
 
     Everything periodic happens where `steps` crosses a multiple of its period, between two
-    iterations, in the order log, evaluate, checkpoint. So every checkpoint lies between
-    two iterations, and a resumed run logs what the uninterrupted one would have logged.
-    Observers, if any, measure after the log.
+    iterations, in the order log, observe, checkpoint, evaluate. So every checkpoint lies between
+    two iterations, an evaluation that hangs or fails costs nothing, and a resumed run logs what
+    the uninterrupted one would have logged: it makes up for an evaluation that was cut short.
+
+    Args:
+        command: what to do.
+        agent: the learner.
+        lock: on the run folder.
+        observers: measure after each log, if there are any.
     """
 
     def __init__(
-        self,
-        command: Command,
-        agent: Agent,
-        folder: Path,
-        observers: Observers | None = None,
+        self, command: Command, agent: Agent, lock: RunLock, observers: Observers | None = None
     ) -> None:
-        self.command, self.agent, self.folder = command, agent, folder
+        self.command, self.agent, self.lock, self.folder = command, agent, lock, lock.folder
         self.observers = observers
+        self.saver = Saver(command, agent, lock.folder, observers)
+        self.signals = Signals()
         self.latest: dict[str, Any] = {}
-        self.evaluation: dict[str, float] = {}
         self.further_scores: dict[str, float] = {}
-        self.last_checkpoint: Path | None = None
-        self.signal = 0
         self.logger: Logger
         self._scalars: dict[str, Any] = {}
+        self._continues = False
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """The latest evaluation."""
+        return self.saver.evaluation
+
+    def resume(self) -> Loaded | None:
+        """Load the newest valid checkpoint; None: there is none yet, and the run starts afresh.
+
+        Raises:
+            UserError: all are damaged, it does not fit, or it is beyond the steps asked for.
+        """
+        self._continues, run = True, self.command.run
+        if self.saver.is_empty():
+            return None
+        loaded = self.saver.load()
+        require(
+            run.steps >= loaded.step or loaded.step - run.steps < run.num_envs,
+            f"steps={run.steps}: the run has already made {loaded.step} steps; "
+            "accepted are as many or more",
+        )
+        return loaded
 
     def run(self, logger: Logger) -> Outcome:
-        """Train; writes `summary.json` in every case."""
+        """Train; writes `summary.json` in every case, and `traceback.txt` after a failure."""
         self.logger = logger
-        run = self.command.run
         try:
-            if self.observers is not None:
-                self.observers.open(logger)
-            if self.last_checkpoint is not None:
-                logger.truncate_after(self.agent.progress.steps)
-                if self.observers is not None:
-                    self.observers.truncate_after(self.agent.progress.steps)
-            bar = Progress(run.steps, run.progress, self.agent.progress.steps)
-            with _Signals(self), bar:
-                outcome = self._train(bar)
-        except Exception as problem:
-            outcome = Outcome("failed", 1, self._explain(problem))
-            self._summarise(outcome)
-            if not isinstance(problem, (OSError, RuntimeError)) or isinstance(
-                problem, NotImplementedError
+            self._open()
+            steps = self.agent.progress.steps
+            with (
+                self.signals,
+                Progress(self.command.run.steps, self.command.run.progress, steps) as bar,
             ):
-                raise
-            return outcome
+                outcome = self._train(bar)
+        except AbandonedError:
+            outcome = self._interrupted()
+        except Exception as problem:
+            outcome = Outcome("failed", 1, self._explain(problem), problem)
         finally:
             if self.observers is not None:
                 self.observers.close()
-        self._summarise(outcome)
+        self._conclude(outcome)
         return outcome
 
-    def resume(self) -> list[str]:
-        """Load the newest valid checkpoint; returns notes for the user."""
-        loaded = checkpoint.load(self.folder / "checkpoints", self.command.identity())
-        parts.load(self.agent, loaded.state["agent"])
-        torch.set_rng_state(loaded.state["torch_rng"])
-        if torch.cuda.is_available() and loaded.state.get("cuda_rng") is not None:
-            torch.cuda.set_rng_state(loaded.state["cuda_rng"])
-        self.evaluation = loaded.state["evaluation"]
-        self.last_checkpoint = loaded.path
+    def _open(self) -> None:
         if self.observers is not None:
-            self.observers.load_state_dict(loaded.state.get("observers", {}))
-        notes = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
-        exact = self.agent.progress.exact
-        kind = "exact" if exact else "statistical: the environment started a fresh episode"
-        return [*notes, f"resumed at step {loaded.step} from {loaded.path.name} ({kind})"]
+            self.observers.open(self.logger)
+        if self._continues:
+            step, due = self.saver.saved_step, self.saver.is_evaluation_due
+            self.logger.truncate_after(step, due)
+            if self.observers is not None:
+                self.observers.truncate_after(step)
 
     def _train(self, bar: Progress) -> Outcome:
-        run, agent = self.command.run, self.agent
-        while agent.progress.steps < run.steps:
-            before = agent.progress.steps
-            self._scalars = dict(agent.iterate())
-            now = agent.progress.steps
-            last = now >= run.steps
-            if last or _crossed(before, now, run.log_every):
-                self._log()
-            if last or _crossed(before, now, run.diagnose_every):
-                self._observe()
-            if last or _crossed(before, now, run.eval_every):
-                self._evaluate(final=last)
-            if last or self.signal or _crossed(before, now, run.checkpoint_every):
-                self._checkpoint(last)
-            bar.update(now, self.evaluation.get("mean"), self.latest.get("episode/return"))
-            if self.signal and not last:
-                name = signal.Signals(self.signal).name
-                text = f"{name} at step {now}; continue with --resume {self.folder}"
-                return Outcome("interrupted", 128 + self.signal, text)
-        return Outcome("finished", 0, f"{agent.progress.steps} steps")
+        steps = self.command.run.steps
+        if self.saver.is_evaluation_due:
+            self._evaluate()
+        while self.agent.progress.steps < steps and not self.signals.received:
+            before = self.agent.progress.steps
+            self._scalars = dict(self.agent.iterate())
+            self._attend(before)
+            bar.update(
+                self.agent.progress.steps,
+                self.evaluation.get("mean"),
+                self.latest.get("episode/return"),
+            )
+        if self.agent.progress.steps >= steps:
+            return Outcome("finished", 0, f"{self.agent.progress.steps} steps")
+        if self.saver.saved_step != self.agent.progress.steps:
+            self._checkpoint(last=False)
+        return self._interrupted()
+
+    def _attend(self, before: int) -> None:
+        """Do everything periodic that became due since the step `before`."""
+        run, now = self.command.run, self.agent.progress.steps
+        last = now >= run.steps
+        if last or _crossed(before, now, run.log_every):
+            self._log()
+        if last or _crossed(before, now, run.diagnose_every):
+            self._observe()
+        is_due = last or _crossed(before, now, run.eval_every)
+        self.saver.is_evaluation_due = is_due
+        is_asked = _crossed(before, now, run.checkpoint_every) or self.saver.is_time()
+        if is_due or is_asked or self.signals.received:
+            self._checkpoint(last)
+        if is_due:
+            self._evaluate()
+
+    def _interrupted(self) -> Outcome:
+        newest, step = self.saver.newest, self.agent.progress.steps
+        saved = f"the last checkpoint is {newest.name}" if newest else "nothing was saved yet"
+        place = "" if self.saver.saved_step == step else f" ({saved})"
+        text = f"{self.signals.name} at step {step}{place}; continue with --resume {self.folder}"
+        return Outcome("interrupted", 128 + self.signals.received, text)
 
     def _log(self) -> None:
+        self.lock.require_folder()
         scalars = {f"train/{key}": float(value) for key, value in self._scalars.items()}
         episodes = self.agent.progress.pop_episodes()
         if episodes:
@@ -182,18 +219,26 @@ class Loop:
             with self.agent.timers("diagnose"):
                 self.observers.measure(self.agent.progress.steps)
 
-    def _evaluate(self, final: bool) -> None:
-        scores = score(self.command, self.agent.policy(True), self.command.run.eval_episodes)
+    def _evaluate(self) -> None:
+        """Score the policy; a signal ends this at once, and a resumed run does it again."""
+        with self.signals.abandonable():
+            policy = self.agent.policy(True)
+            scores = score(self.command, policy, self.command.run.eval_episodes)
+            further_scores: Any = getattr(self.agent, "further_scores", dict)
+            self.further_scores = further_scores()
+        if scores.cut:
+            note = cut_note(scores)
+            console.say(note, error=True)
+            console.record(self.folder, note)
         summary = summarise(scores.returns, np.random.default_rng(0))
-        self.evaluation = {"episodes": len(scores.returns), **summary}
+        self.lock.require_folder()
+        self.saver.note({"episodes": len(scores.returns), **summary, **scores.cut_count()})
         logged = ("mean", "median", "iqm", "std")
         scalars = {f"eval/{key}": summary[key] for key in logged}
         scalars["eval/length"] = float(scores.lengths.mean())
         clock = self.agent.setup.envs.clock
         if clock is not None:
             scalars["eval/scaled_return"] = summary["mean"] * clock.return_scale
-        further_scores: Any = getattr(self.agent, "further_scores", dict)
-        self.further_scores = further_scores()
         scalars |= {f"eval/{name}": value for name, value in self.further_scores.items()}
         self.logger.scalars(self.agent.progress.steps, scalars)
         self._draw()
@@ -210,80 +255,58 @@ class Loop:
             self.logger.image(self.agent.progress.steps, path, f"pictures/{name}")
 
     def _checkpoint(self, last: bool) -> None:
-        """Save everything for resuming, and the small part that evaluation needs."""
         self._require_finite({})
-        identity = self.command.identity()
-        policy = {"policy": parts.policy_state(self.agent)}
-        checkpoint.save(self.folder / "policy", self.agent.progress.steps, policy, identity, keep=1)
-        state = {
-            "agent": parts.state(self.agent),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-            "evaluation": self.evaluation,
-        }
+        self.lock.require_folder()
         if self.observers is not None:
-            state["observers"] = self.observers.state_dict()
             with self.agent.timers("diagnose"):
                 self.observers.draw(self.agent.progress.steps, last)
-        self.last_checkpoint = checkpoint.save(
-            self.folder / "checkpoints", self.agent.progress.steps, state, identity
-        )
+        self.saver.save()
 
     def _require_finite(self, scalars: dict[str, float]) -> None:
         bad = [f"{key} = {value}" for key, value in scalars.items() if not np.isfinite(value)]
         tensors = parts.learned(self.agent)
         bad += [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:
-            latest = self.last_checkpoint
+            newest = self.saver.newest
             raise NonFiniteError(
                 f"not a finite number at step {self.agent.progress.steps}: {bad[0]}; "
-                f"last good checkpoint: {latest if latest is not None else 'none yet'}"
+                f"last good checkpoint: {newest if newest is not None else 'none yet'}"
             )
 
     def _explain(self, problem: Exception) -> str:
-        text = f"{type(problem).__name__}: {problem}"
-        if self.last_checkpoint is not None and str(self.last_checkpoint) not in text:
-            text += f"; continue from {self.last_checkpoint.name} with --resume {self.folder}"
+        """An error on one line, with the way on."""
+        text, newest = one_line(problem), self.saver.newest
+        if isinstance(problem, RunFolderGoneError):
+            return str(problem)
+        if newest is not None and str(newest) not in text:
+            text += f"; continue from {newest.name} with --resume {self.folder}"
         return text
 
-    def _summarise(self, outcome: Outcome) -> None:
+    def _conclude(self, outcome: Outcome) -> None:
         """Write `summary.json`: `seconds` of all attempts, `phases` of this one."""
+        self.logger.summary({f"final/{key}": value for key, value in self.evaluation.items()})
+        if isinstance(outcome.problem, RunFolderGoneError):
+            return
         summary = {
             "status": outcome.status,
             "message": outcome.message,
             "steps": self.agent.progress.steps,
             "seconds": round(self.logger.metrics.seconds, 3),
             "eval": {**self.evaluation, **self.further_scores},
+            "best": self.saver.best,
             "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},
         }
         try:
+            self.lock.require_folder()
+            if outcome.problem is not None:
+                lines = traceback.format_exception(outcome.problem)
+                write_text(self.folder / TRACEBACK, "".join(lines))
             write_json(self.folder / "summary.json", summary)
         except OSError as problem:
-            outcome.message += f" (summary.json could not be written: {problem.strerror})"
+            reason = problem.strerror or one_line(problem)
+            outcome.message += f" (summary.json could not be written: {reason})"
             outcome.exit_code = outcome.exit_code or 1
-        self.logger.summary({f"final/{key}": value for key, value in self.evaluation.items()})
-
-
-class _Signals:
-    """SIGINT and SIGTERM make the loop save and exit; a second one exits at once."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.loop.signal:
-            raise SystemExit(128 + number)
-        self.loop.signal = number
+        console.record(self.folder, f"{outcome.status}: {outcome.message}")
 
 
 def _crossed(before: int, now: int, period: int) -> bool:

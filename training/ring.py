@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from semigradient.errors import UserError
+from semigradient.optim.memory import available_memory
 from semigradient.training.state import Shard
 
 _SHARD_BYTES = 64 * 2**20
@@ -102,10 +102,7 @@ class Ring:
 
 def check_memory(capacity: int, needed: int, device: torch.device) -> None:
     """Refuse a memory that would not fit, before anything is allocated."""
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0]
-    else:
-        available = psutil.virtual_memory().available
+    available = available_memory(device)
     if needed > 0.9 * available:
         fits = int(capacity * 0.9 * available / needed)
         raise UserError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import json
+import itertools
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +20,88 @@ import torch
 from semigradient.errors import UserError
 from semigradient.training.command import Command
 from semigradient.training.config_files import dump_toml
+from semigradient.training.lock import RunLock
+from semigradient.training.run_files import (
+    read_json,
+    require_name,
+    unwritable,
+    write_json,
+    write_text,
+)
 
+CONFIG, PROVENANCE = "config.toml", "provenance.json"
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors")
 
 
-def create(command: Command, protocol: dict[str, Any], exist_ok: bool = False) -> Path:
-    """Make the run folder and write `config.toml` and `provenance.json`.
+def create(command: Command, protocol: dict[str, Any]) -> RunLock:
+    """Make the run folder, lock it, and write `config.toml` and `provenance.json`.
 
     Raises:
-        UserError: the folder cannot be made, or already holds a run.
+        UserError: the folder cannot be made, already holds a run, or another process trains it.
     """
-    folder = Path(command.run.run_dir) if command.run.run_dir else _new_folder(command)
-    if (folder / "config.toml").exists() and not exist_ok:
+    named = command.run.run_dir
+    if named:
+        require_name(named)
+        require_new(Path(named))
+    config = dump_toml(command.tables())
+    folder = Path(named) if named else None
+    try:
+        folder = _new_folder(command) if folder is None else _make(folder)
+    except (OSError, ValueError) as problem:
+        raise unwritable(Path(named or "runs"), problem) from None
+    lock = RunLock(folder)
+    try:
+        require_new(folder)  # again: two may have come this far
+        write_json(folder / PROVENANCE, {**provenance(), "protocol": protocol})
+        write_text(folder / CONFIG, config)
+    except BaseException as problem:
+        lock.release()
+        if isinstance(problem, OSError):
+            raise unwritable(folder, problem) from None
+        raise
+    return lock
+
+
+def extend(command: Command, folder: Path, attempt: Mapping[str, Any], step: int) -> None:
+    """Write down how a run goes on: its options as they are now, and what it goes on with.
+
+    Args:
+        command: the options of this attempt; those of the last one stand in `config.toml`.
+        folder: the run folder, locked.
+        attempt: `provenance()` of this process.
+        step: where it goes on.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    written = read_json(folder / PROVENANCE)
+    earlier = written.get("resumed", [])
+    attempts = [*(earlier if isinstance(earlier, list) else []), {"step": step, **attempt}]
+    try:
+        write_text(folder / CONFIG, dump_toml(command.tables()))
+        write_json(folder / PROVENANCE, {**written, "resumed": attempts})
+    except OSError as problem:
+        raise unwritable(folder, problem) from None
+
+
+def last_provenance(folder: Path) -> dict[str, Any]:
+    """Provenance of the last attempt of a run; empty if unknown."""
+    written = read_json(folder / PROVENANCE)
+    attempts = written.get("resumed", [])
+    last = attempts[-1] if isinstance(attempts, list) and attempts else written
+    return last if isinstance(last, dict) else {}
+
+
+def require_new(folder: Path) -> None:
+    """`UserError` if a folder holds a run."""
+    try:
+        is_taken = (folder / CONFIG).exists()
+    except (OSError, ValueError) as problem:
+        raise unwritable(folder, problem) from None
+    if is_taken:
         raise UserError(
             f"run_dir={str(folder)!r}: already holds a run; continue it with --resume {folder}"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.toml").write_text(dump_toml(command.tables()))
-        write_json(folder / "provenance.json", {**provenance(), "protocol": protocol})
-    except OSError as problem:
-        raise UserError(
-            f"run_dir={str(folder)!r}: cannot be written ({problem.strerror}); "
-            "accepted is any folder that can"
-        ) from None
-    return folder
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a small JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    os.replace(temporary, path)
 
 
 def provenance() -> dict[str, Any]:
@@ -74,14 +126,22 @@ def provenance() -> dict[str, Any]:
 
 
 def _new_folder(command: Command) -> Path:
+    """Make a folder that nobody else has, even if many start in one second."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run = command.run
-    names = "-".join(re.sub(r"[:/]", "-", name) for name in (run.agent, run.env, run.optim))
-    base = Path("runs") / f"{names}-s{run.seed}-{stamp}"
-    folder, count = base, 1
-    while folder.exists():
-        count += 1
-        folder = base.with_name(f"{base.name}-{count}")
+    names = "-".join(re.sub(r"[^\w.=+-]", "-", name) for name in (run.agent, run.env, run.optim))
+    base = Path("runs") / f"{names[:150]}-s{run.seed}-{stamp}"
+    base.parent.mkdir(exist_ok=True)
+    for count in itertools.count(1):
+        folder = base if count == 1 else base.with_name(f"{base.name}-{count}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
+
+
+def _make(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -93,7 +153,7 @@ def _commit() -> str | None:
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=root,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=10,
             check=True,
         )
@@ -104,7 +164,9 @@ def _commit() -> str | None:
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

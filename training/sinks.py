@@ -16,11 +16,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from semigradient.errors import unknown
+from semigradient.training.run_files import write_text
 
 _PREFLIGHT_SECONDS = 4.0  # to learn whether W&B answers at all
 _INIT_SECONDS = 20.0
@@ -45,8 +46,13 @@ class Sink:
     def open(self) -> None:
         """Start; called once before anything else, and free to fail."""
 
-    def truncate_after(self, step: int) -> None:
-        """Drop everything later than `step`, where possible."""
+    def truncate_after(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Continue a run after `step`.
+
+        Args:
+            step: what is later is dropped, where possible.
+            rows: the record so far, for sinks that do not have it; lines of `metrics.jsonl`.
+        """
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Take the scalars of one step."""
@@ -83,7 +89,7 @@ class TensorBoardSink(Sink):
         self._writer = RecordWriter(open(self.folder / name, "xb"))  # noqa: SIM115
         self._event(0, file_version="brain.Event:2")
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Make TensorBoard hide the later points of earlier event files."""
         from tensorboard.compat.proto import event_pb2
 
@@ -154,6 +160,7 @@ def _as_gif(path: Path, frames: int = 100, side: int = 320) -> tuple[bytes, int,
     return data, kept[0].shape[0], kept[0].shape[1]
 
 
+_OFFLINE = "offline-run-"  # how W&B names its folders
 _WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -208,7 +215,11 @@ def _answers(url: str, seconds: float) -> bool:
 
 
 class WandbSink(Sink):
-    """Logs to Weights & Biases; one run folder is one W&B run, however often it resumes."""
+    """Logs to Weights & Biases; one run folder is one W&B run, however often it resumes.
+
+    A resumed run that is logged offline is logged from its beginning, and the offline folders
+    before it are set aside: `wandb sync` takes a folder for the whole of its run.
+    """
 
     def __init__(
         self,
@@ -224,6 +235,7 @@ class WandbSink(Sink):
         self._options: dict[str, Any] = {"project": project, "entity": entity, "name": name}
         self._config = dict(config or {})
         self._run: Any = None
+        self._earlier: list[Path] = []
 
     def open(self) -> None:
         """Start the run; where W&B cannot be reached, start it offline and warn once."""
@@ -255,9 +267,27 @@ class WandbSink(Sink):
             return one_line(error)
         return None
 
+    def truncate_after(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Log what the run so far has and W&B has not."""
+        self.open()
+        if not self._run:
+            return
+        known = self._run.summary.get("step", -1) if self._run.resumed else -1
+        for row in rows:
+            if row["step"] > known:
+                self._run.log({key: value for key, value in row.items() if key != "time"})
+        self._set_aside(self._earlier)
+
+    def _set_aside(self, folders: Iterable[Path]) -> None:
+        """Rename offline folders whose content is in the present one, or in W&B."""
+        for folder in folders:
+            folder.rename(folder.with_name(f"superseded-{folder.name.removeprefix(_OFFLINE)}"))
+        self._earlier = []
+
     def _start(self, mode: Literal["online", "offline"]) -> None:
         import wandb
 
+        self._earlier = sorted((self.folder / "wandb").glob(f"{_OFFLINE}*"))
         settings = wandb.Settings(
             silent=True,
             console="off",
@@ -279,10 +309,10 @@ class WandbSink(Sink):
     def _run_id(self) -> str:
         """Return the id kept in the run folder; a copied folder's name may be taken."""
         file = self.folder / "wandb" / "run-id"
-        if not file.exists() or not file.read_text().strip():
+        if not file.exists() or not file.read_text(encoding="utf-8").strip():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(uuid.uuid4().hex[:12])
-        return file.read_text().strip()
+            write_text(file, uuid.uuid4().hex[:12])
+        return file.read_text(encoding="utf-8").strip()
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Log the values beside their step."""

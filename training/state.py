@@ -191,9 +191,11 @@ def _restore_array(data: np.ndarray[Any, Any], name: str, shape: list[int]) -> A
     dtype = np.dtype(name)
     if dtype.kind not in _NUMPY_KINDS:
         raise ValueError(f"{name!r} is not a dtype of numbers or text")
-    array = np.empty(shape, dtype)
-    if array.nbytes != data.size:
+    # In Python's integers, and before anything is allocated: a shape may claim any size.
+    size = math.prod(shape) * np.empty((), dtype).itemsize  # empty text takes a letter's room
+    if any(length < 0 for length in shape) or size != data.size:
         raise ValueError(f"{data.size} bytes are no {name} array of shape {shape}")
+    array = np.empty(shape, dtype)
     if data.size:
         array.reshape(-1).view(np.uint8)[:] = data
     return array

@@ -32,6 +32,7 @@ from semigradient.envs.games.coin_players import scripted
 from semigradient.envs.games.coin_search import TreeSearch
 from semigradient.envs.games.two_player import Player
 from semigradient.errors import UserError
+from semigradient.validate import Seed, conform
 
 DISCOUNT = 0.96
 
@@ -219,6 +220,7 @@ def main(argv: list[str]) -> int:
     )
     chosen = parser.parse_args(argv)
     try:
+        conform("--seed", chosen.seed, Seed)
         game, agent = load(chosen.player, chosen.trust)
     except UserError as problem:
         fail(problem, "semigradient.agents.games.coin_league")
@@ -226,7 +228,7 @@ def main(argv: list[str]) -> int:
     results = battery(game, agent, chosen.games, chosen.rollouts, chosen.updates, chosen.seed)
     if chosen.out:
         content: dict[str, Any] = {name: asdict(match) for name, match in results.items()}
-        Path(chosen.out).write_text(json.dumps(content, indent=1) + "\n")
+        Path(chosen.out).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

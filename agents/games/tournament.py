@@ -28,6 +28,7 @@ from semigradient.errors import UserError, require
 from semigradient.training.cli import fail
 from semigradient.training.loaded_run import load_run
 from semigradient.training.process import prepare
+from semigradient.validate import Seed, conform
 
 
 def trained(folder: str, game: Game, trust: bool = False) -> Contestant:
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         require(chosen.pairs >= 1, f"--pairs {chosen.pairs}: must be ≥ 1")
         require(chosen.updates >= 0, f"--updates {chosen.updates}: must be ≥ 0")
+        conform("--seed", chosen.seed, Seed)
         logistic = chosen.game == "logistic"
         game = LogisticGame() if logistic else MatrixGame(chosen.game, chosen.discount)
         players = {

@@ -75,7 +75,7 @@ class Vina:
         block = best_conformer(mol, self.conformers, self.seed)
         if block is None:
             return 0.0
-        (folder / "ligand.mol").write_text(block)
+        (folder / "ligand.mol").write_text(block, encoding="utf-8")
         convert = ["obabel", "-imol", str(folder / "ligand.mol"), "-opdbqt", "-O", str(ligand)]
         box = [("center", self.centre), ("size", self.size)]
         places = [
@@ -90,7 +90,7 @@ class Vina:
         try:
             for command in (convert, dock):
                 subprocess.run(command, check=True, capture_output=True, timeout=self.timeout)
-            return best_energy(pose.read_text())
+            return best_energy(pose.read_text(encoding="utf-8"))
         except (subprocess.SubprocessError, OSError):
             return 0.0
 

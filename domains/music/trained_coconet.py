@@ -26,7 +26,7 @@ def network(folder: str | Path, device: str | torch.device = "cpu") -> Coconet:
     """
     run = Path(folder).expanduser()
     try:
-        config = tomllib.loads((run / "config.toml").read_text())["agent_config"]
+        config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["agent_config"]
         sizes = (int(config["channels"]), int(config["layers"]))
     except (OSError, KeyError, ValueError) as problem:
         raise UserError(f"{str(folder)!r}: no run folder of a Coconet ({problem})") from None

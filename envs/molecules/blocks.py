@@ -83,7 +83,7 @@ def load(vocabulary: str) -> list[Entry]:
     accepted = f"accepted are {', '.join(VOCABULARIES)}, entries like 'CC[0,1]; O[0]', or a file"
     require(path.is_file(), f"vocabulary {vocabulary!r}: no such file; {accepted}")
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if path.suffix != ".json":
             return read(text)
         content = json.loads(text)

@@ -185,7 +185,7 @@ def test_an_end_that_nobody_saw_is_said_so(commands):
     [
         ("--seed-list 500001", "seed 500001: settings of grids are chosen on this seed"),
         ("--tune-seeds 0", "--tune-seeds 0: must be at least 1"),
-        (f"--seed-list {2**64}", f"seed {2**64}: accepted are 0 to {2**63 - 1}"),
+        (f"--seed-list {2**64}", f"seed={2**64}: must be at most {2**63 - 1}"),
         (f"--seeds {10**20}", f"--seeds {10**20}: must be at most 100000"),
         ("--out fake_train.py", "--out 'fake_train.py': is a file; accepted is a folder"),
         ("--out fake_train.py/x", "--out "),

@@ -255,15 +255,6 @@ def test_broken_checkpoints_are_named(
     assert all(f"{folder.name}: tensors.safetensors: hash differs" in line for folder in broken)
 
 
-def test_a_run_without_checkpoint_is_refused(
-    refuse: Callable[..., str], finished_run: Path, tmp_path: Path
-) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (empty / "config.toml").write_bytes((finished_run / "config.toml").read_bytes())
-    assert f"no checkpoint in {empty / 'checkpoints'}" in refuse("--resume", empty)
-
-
 def test_general_help_names_agents_optimizers_and_options(
     run_train: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:

@@ -23,6 +23,7 @@ import torch
 from semigradient.errors import UserError
 from semigradient.training import checkpoint
 from semigradient.training.checkpoint import load, save
+from semigradient.training.manifest import digest
 from semigradient.training.state import Shard
 from support.checkpoints import IDENTITY, names, replay, small
 from support.commands import ROOT
@@ -33,7 +34,7 @@ def seal(path: Path, **changes: object) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest.pop("digest")
     manifest.update(changes)
-    manifest["digest"] = checkpoint._digest(manifest)
+    manifest["digest"] = digest(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -100,7 +100,10 @@ def test_a_signal_saves_leaves_and_can_be_resumed(
     assert left["message"] == (
         f"{number.name} at step {left['steps']}; continue with --resume {folder}"
     )
-    assert errors == f"interrupted: {left['message']}\n"
+    assert errors == (
+        f"{number.name}: saves after this iteration; another one leaves at once\n"
+        f"interrupted: {left['message']}\n"
+    )
     assert checkpoint.load(folder / "checkpoints", None).step == left["steps"]
 
     goal = left["steps"] + 64
