@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 TITLE = "Reinforcement-learning tricks on the hyper-grid: thesis figures 5.18 to 5.22"
 SEEDS = {"quick": 3, "full": 20}
 _REPLAY = "--replay transitions --replay-size 20000 --replay-share 1"
+
+
+def top(share: int, size: int) -> str:
+    """Figure 5.20: `share` of 16 trajectories are drawn from the `size` best so far."""
+    return (
+        f"--batch-size {16 - share} --replay trajectories --replay-size {size} "
+        f"--replay-share {share / 16} --replay-top --replay-priority reward --replay-power 0"
+    )
+
+
 QUICK: Mapping[str, str] = {
     "adam 1e-3": "",
     "adam 3e-3": "--optim.lr 3e-3",
@@ -39,8 +49,7 @@ QUICK: Mapping[str, str] = {
     "momentum 1e-3": "--optim momentum --optim.lr 1e-3",
     "replay uniform": _REPLAY,
     "replay by loss": f"{_REPLAY} --replay-priority loss --replay-power 0.3",
-    "replay top": "--batch-size 14 --replay trajectories --replay-size 100 --replay-share 0.125 "
-    "--replay-top --replay-priority reward --replay-power 0",
+    **{f"replay top {n} of {k}": top(n, k) for n, k in ((2, 100), (8, 100), (2, 1000))},
     "target ema 0.9": "--target ema --target-rate 0.1",
     "target frozen 100": "--target frozen --target-period 100",
     "random 0.05": "--random-actions 0.05",
@@ -51,6 +60,7 @@ FULL: Mapping[str, str] = {
     **{f"adam {lr}": f"--optim.lr {lr}" for lr in ("1e-4", "1e-2")},
     **{f"rmsprop {lr}": f"--optim rmsprop --optim.lr {lr}" for lr in ("1e-4", "1e-2")},
     **{f"momentum {lr}": f"--optim momentum --optim.lr {lr}" for lr in ("1e-1", "1e-4")},
+    **{f"replay top {n} of {k}": top(n, k) for n in (1, 2, 4, 8, 12) for k in (10, 100, 1000)},
     "target ema 0.5": "--target ema --target-rate 0.5",
     "target ema 0.99": "--target ema --target-rate 0.01",
     **{f"target frozen {t}": f"--target frozen --target-period {t}" for t in (10, 1000)},
@@ -133,7 +143,8 @@ def _claims(final: Mapping[str, Array]) -> list[Row]:
     ]
     for name in ("replay uniform", "replay by loss"):
         rows.append(_ratio(f"{name} over none", "clearly helps", final[name], plain, (0, 1), False))
-    for name in ("replay top", "random 0.05", "sharpness 0.5"):
+    swept = [name for name in final if name.startswith("replay top")]
+    for name in (*swept, "random 0.05", "sharpness 0.5"):
         rows.append(_ratio(f"{name} over none", "not said", final[name], plain, (0, np.inf), False))
     return rows
 

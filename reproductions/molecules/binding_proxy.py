@@ -85,7 +85,7 @@ def train(seed: int, count: int, fitting: Fitting, out: Path) -> dict[str, Array
 
 def reproduce(job: Job) -> Report:
     """Fit the network; with a folder, also score the published one."""
-    count, fitting = (50_000, Fitting(20_000)) if job.full else (1_500, Fitting(600))
+    count, fitting = (50_000, Fitting(20_000)) if job.full else (1_500, Fitting(2_000, lr=1e-3))
     runs = [
         job.cell(
             f"fit-s{seed}", (seed, count, fitting), partial(train, seed, count, fitting, job.out)

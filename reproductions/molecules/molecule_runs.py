@@ -71,7 +71,8 @@ def summary(
 
     Returns:
         `calls` and `top_10`, `top_100`, `top_1000` (POINTS,), NaN if there are fewer; `similar`,
-        of the best `KEPT`; `modes`, `scaffolds` and `above` (thresholds,); `scored`, their number.
+        of the best `KEPT`; `modes`, `scaffolds` and `above` (thresholds,); `scored`, their number;
+        `modes_by_calls` and `scaffolds_by_calls` (thresholds, POINTS), figures 5.10 and 5.11.
     """
     at = np.linspace(calls / POINTS, calls, POINTS).astype(int)
     values = np.array([score for _, score in scored])
@@ -79,11 +80,14 @@ def summary(
     for k in (10, 100, 1000):
         best = [np.sort(values[:count])[-k:].mean() if count >= k else np.nan for count in at]
         curves[f"top_{k}"] = np.array(best)
-    record = TopMolecules(thresholds)
-    record.add([name for name, _ in scored], values.tolist())
-    metrics = record.metrics()
+    record, grown = TopMolecules(thresholds), []
+    for part in np.split(np.arange(len(scored)), np.minimum(at, len(scored))[:-1]):
+        record.add([scored[i][0] for i in part], values[part].tolist())
+        grown.append(record.counters())
     for name in ("modes", "scaffolds", "above"):
-        curves[name] = np.array([metrics[f"{name}_{threshold:g}"] for threshold in thresholds])
+        columns = [[each[f"{name}_{limit:g}"] for each in grown] for limit in thresholds]
+        curves[name] = np.array(columns)[:, -1]
+        curves[f"{name}_by_calls"] = np.array(columns)
     names = [name for name, _ in record.top(max(KEPT))]
     likeness = [similarity(names[:k]) if len(names) > 1 else np.nan for k in KEPT]
     curves["similar"] = np.array(likeness)

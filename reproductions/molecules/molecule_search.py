@@ -8,7 +8,9 @@ path fingerprint; at the full scale of a thousand, as published, else of a hundr
 The quick scale takes 4 000 molecules and the synthetic score `dock_like`, or with `--folder DIR`
 10 000 and the published proxy from `DIR/best_params.pkl.gz`, which takes half an hour. The full
 scale requires that file: 100 000 molecules, with the numbers of table 5.1 as rows. Published
-networks are 256 wide with 10 convolutions; the quick scale's are 64 with 4.
+networks are 256 wide with 10 convolutions; the quick scale's are 64 with 4. At both scales the flow
+network has the normalised form (layer norms, messages of unit scale), which is not the published
+one (`--graph-form published`).
 
 Published settings: four molecules per update of the flow network, exponent β = 10 for it, 4 for
 MARS and PPO (T = 8). The published chain of MARS omits the ratio of proposals; so does this one.
@@ -85,17 +87,22 @@ def reproduce(job: Job) -> Report:
         rows += _table(results)
 
     def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
+        (left, right), below = figure.subplots(2, 2)
         for index, (name, runs_) in enumerate(results.items()):
             colour = COLOURS[index % len(COLOURS)]
             left.plot(runs_["calls"][0], runs_["top_100"].mean(0), color=colour, label=name)
             right.plot(runs_["similar"][:, 0], runs_["modes"][:, 0], "o", color=colour)
+            for panel, key in zip(below, ("modes", "scaffolds"), strict=True):
+                grown = runs_[f"{key}_by_calls"][:, 0].mean(0)
+                panel.plot(runs_["calls"][0], grown, color=colour)
         right.set_yscale("symlog")
         left.set(xlabel="molecules scored", ylabel="mean score of the 100 best")
         right.set(xlabel="similarity of the 100 best", ylabel=f"modes above {limits[0]:g}")
         left.legend(fontsize="small")
+        for panel, what in zip(below, ("0.7-separated modes", "scaffolds"), strict=True):
+            panel.set(xlabel="molecules scored", ylabel=f"{what} above {limits[0]:g}")
 
-    return Report(rows, draw)
+    return Report(rows, draw, (9.0, 7.2))
 
 
 def _claims(

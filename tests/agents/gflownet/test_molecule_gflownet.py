@@ -364,7 +364,7 @@ def test_the_reproduction_runs_from_end_to_end(
     monkeypatch.setattr(molecule_flows, "settings", lambda job: tiny)
     (tmp_path / "cells").mkdir()
     found = molecule_flows.reproduce(report.Job("quick", 2, tmp_path, say=lambda _: None))
-    assert len(found.rows) == 8
+    assert len(found.rows) == 10
     assert all(math.isfinite(row.measured) for row in found.rows)
     from matplotlib.figure import Figure
 

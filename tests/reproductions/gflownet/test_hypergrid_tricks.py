@@ -37,7 +37,7 @@ def test_every_setting_is_one_change(name: str) -> None:
 
 def test_the_quick_settings_are_among_the_full_ones_and_train() -> None:
     assert set(QUICK) < set(FULL)
-    for name in ("replay by loss", "replay top"):
+    for name in ("replay by loss", "replay top 2 of 100"):
         l1 = train(QUICK[name], 0, 4)["l1"]
         assert l1.shape == (2,)
         assert np.isfinite(l1).all()
