@@ -56,7 +56,7 @@ class GaussianProcess:
 
 
 class MoleculeProcess:
-    """Regression on SMILES: a T(x, x') + b exp(-(s - s')² / 2 l²) + noise, in units of the variance.
+    """Regression on SMILES: a T(x, x') + b exp(-(s - s')² / 2 l²) + noise, of values scaled to 1.
 
     T is Tanimoto's similarity of Morgan fingerprints, s the number of heavy atoms. a, b, l and the
     noise maximise the likelihood on a grid of values.
