@@ -24,6 +24,8 @@ OURS: dict[str, str] = {
     "semigradient/Glimpse-v0": f"{_HERE}.images.glimpse:GlimpseOptions",
     "semigradient/HyperGrid-v0": f"{_HERE}.constructions.hypergrid:HyperGridOptions",
     "semigradient/ActiveHyperGrid-v0": f"{_HERE}.constructions.active_learning:ActiveOptions",
+    "semigradient/BitSequences-v0": f"{_HERE}.constructions.bit_sequences:BitSequencesOptions",
+    "semigradient/Sequences-v0": f"{_HERE}.constructions.scored_sequences:SequencesOptions",
     "semigradient/ToyMolecules-v0": f"{_HERE}.molecules.toy:ToyMoleculesOptions",
     "semigradient/ToyChorale-v0": f"{_HERE}.music.chorale_fill:ToyChoraleOptions",
     "semigradient/ChoraleFill-v0": f"{_HERE}.music.chorale_fill:FillOptions",

@@ -147,6 +147,8 @@ ENV_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"dimensions": 4, "rule": "exit_only"},
         {"dimensions": 1, "reward": "cosine"},
     ],
+    "semigradient/BitSequences-v0": [{}, {"length": 16, "word": 2, "modes": 3, "order": "both"}],
+    "semigradient/Sequences-v0": [{"length": 4}, {"length": 4, "order": "append"}],
     "semigradient/ActiveHyperGrid-v0": [{"dimensions": 2, "initial": 12, "queries": 2}],
     "semigradient/ToyChorale-v0": [
         {},
