@@ -1,8 +1,8 @@
 """`semigradient/BitSequences-v0`: bits with hidden modes (Malkin et al. 2022, section 5.3).
 
 A sequence of n bits is written in words of k bits, and R(x) = exp(1 - min_M d(x, m) / n) for a set
-M of modes and the edit distance d. Modes are generated as published, each of n / 8 blocks drawn from five of
-eight bits, or read from a file. A mode is found by an object at most `radius` away.
+M of modes and the edit distance d. Modes are generated as published, each of n / 8 blocks drawn
+from five of eight bits, or read from a file. An object at most `radius` away finds a mode.
 """
 
 from __future__ import annotations
