@@ -53,7 +53,7 @@ def test_by_module_it_trains_resumes_after_a_kill_and_is_evaluated(
         assert (killed / "diagnostics" / "crafted.parts-measure.png").exists()
 
 
-def test_by_entry_point_it_needs_no_trust(
+def test_by_entry_point_it_trains_resumes_and_is_evaluated_without_trust(
     package: Path, tmp_path: Path, start_train: Start
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -62,6 +62,8 @@ def test_by_entry_point_it_needs_no_trust(
     kill_after_first_checkpoint(process, killed)
     run_here(f"--resume {killed}")
     assert_same_run(whole, killed)
+    evaluate.main([str(killed), "--episodes", "3"])
+    assert json.loads((killed / "evaluation.json").read_text())["episodes"] == 3
 
 
 def test_its_names_are_in_the_help(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
