@@ -82,6 +82,16 @@ _OURS: dict[str, Entry] = {
         "best response shaping with self-play and reward sharing",
         {"self_play": True, "common_random_numbers": True, "buffer_size": 512},
     ),
+    "brs-exact": Entry(
+        "semigradient.agents.games.exact_brs:ExactBRS",
+        "best response shaping on the coin game by dynamic programming",
+    ),
+    "brs-sp-exact": Entry(
+        "semigradient.agents.games.exact_brs:ExactBRS",
+        "the same with self-play and reward sharing",
+        {"self_play": 1.0},
+        preset="brs-exact",
+    ),
     "brs-ipd": Entry(
         "semigradient.agents.games.tree_search:TreeSearchBRS",
         "best response shaping against a tree search",

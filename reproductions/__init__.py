@@ -20,6 +20,7 @@ SCALES = ("quick", "full")
 _OURS = {
     "acrobot-cartpole": Entry("semigradient.reproductions.td.acrobot_cartpole"),
     "binding-proxy": Entry("semigradient.reproductions.molecules.binding_proxy"),
+    "brs-coin": Entry("semigradient.reproductions.games.brs_coin"),
     "brs-ipd": Entry("semigradient.reproductions.games.brs_ipd"),
     "atari-policy-evaluation": Entry("semigradient.reproductions.td.atari_policy_evaluation"),
     "chorale-harmonize": Entry("semigradient.reproductions.music.chorale_harmonize"),

@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semigradient.agents.games.detective import BRSNetworks, GameRollout, NetworkPlayer, Questions
-from semigradient.envs.games.coin_game import CoinGame
-from semigradient.envs.games.two_player import FixedOpponentEnv
-from semigradient.errors import UserError, require
+from semigradient.envs.games.coin_versus import coin_game_behind
+from semigradient.errors import require
 from semigradient.gradients.self_play import self_play_return
 from semigradient.training.agent import (
     AgentContext,
@@ -103,7 +102,7 @@ class BRS:
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         require(not setup.compile, "compile=True: best response shaping is not compiled")
-        self.game = _game(setup)
+        self.game = coin_game_behind(setup.envs, "brs", setup.device)
         self.random = generator(setup.seed, 1, setup.device)
         questions = Questions(
             config.question_samples,
@@ -269,12 +268,3 @@ class BRS:
             return actions.cpu().numpy()
 
         return act
-
-
-def _game(setup: AgentContext) -> CoinGame:
-    """The coin game of the environments, on the learner's device."""
-    core = getattr(setup.envs, "core", None)
-    if not isinstance(core, FixedOpponentEnv) or not isinstance(core.game, CoinGame):
-        name = setup.envs.spec.id if setup.envs.spec is not None else type(setup.envs).__name__
-        raise UserError(f"--env {name}: brs plays semigradient/CoinGame-v0")
-    return CoinGame(core.game.size, core.game.horizon, setup.device)

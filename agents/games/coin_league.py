@@ -191,13 +191,15 @@ def load(player: str, trust: bool = False) -> tuple[CoinGame, Player]:
         game = CoinGame()
         return game, scripted(game, player)
     from semigradient.agents.games.brs import BRS
+    from semigradient.agents.games.exact_brs import ExactBRS
     from semigradient.training.loaded_run import load_run
 
     run = load_run(player, "cpu", trust)
     agent = run.agent
-    if not isinstance(agent, BRS):
+    if not isinstance(agent, BRS | ExactBRS):
         raise UserError(
-            f"run {player!r} of {run.command.run.agent}: accepted are runs of brs, brs-sp"
+            f"run {player!r} of {run.command.run.agent}: accepted are runs of brs, brs-sp, "
+            "brs-exact, brs-sp-exact"
         )
     return agent.game, agent.player()
 
@@ -209,7 +211,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="semigradient.agents.games.coin_league", description=__doc__
     )
-    parser.add_argument("player", help="a run folder of brs or brs-sp, or a scripted player")
+    parser.add_argument(
+        "player",
+        help="a run folder of brs, brs-sp, brs-exact or brs-sp-exact, or a scripted player",
+    )
     parser.add_argument("--games", type=int, default=32)
     parser.add_argument("--rollouts", type=int, default=1000)
     parser.add_argument("--updates", type=int, default=3000)

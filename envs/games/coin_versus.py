@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from semigradient.envs.games.coin_game import CoinGame, Size
 from semigradient.envs.games.coin_players import NAMES, scripted
 from semigradient.envs.games.two_player import FixedOpponentEnv, Player
 from semigradient.envs.options import Options
-from semigradient.errors import unknown
+from semigradient.errors import UserError, unknown
 from semigradient.validate import Count
 
 
@@ -40,3 +42,12 @@ class CoinGameOptions(Options):
         name = player if isinstance(player, str) else type(player).__name__
         env.protocol = {"opponent": name, **env.protocol}
         return env
+
+
+def coin_game_behind(envs: Any, agent: str, device: str | torch.device = "cpu") -> CoinGame:
+    """The coin game of vector environments, on a learner's device; `UserError` for others."""
+    core = getattr(envs, "core", None)
+    if not isinstance(core, FixedOpponentEnv) or not isinstance(core.game, CoinGame):
+        name = envs.spec.id if envs.spec is not None else type(envs).__name__
+        raise UserError(f"--env {name}: {agent} plays semigradient/CoinGame-v0")
+    return CoinGame(core.game.size, core.game.horizon, device)

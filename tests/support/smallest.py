@@ -98,6 +98,10 @@ AGENT_FLAGS: dict[str, list[str]] = {
         "--env semigradient/CoinGame-v0 --num-envs 4 --env-options horizon=6 --hidden 4 "
         "--buffer-size 4 --question-samples 2"
     ],
+    "brs-exact": [
+        "--env semigradient/CoinGame-v0 --env-options horizon=3",
+        "--env semigradient/CoinGame-v0 --env-options horizon=3 --hidden 8 --self-play 1",
+    ],
     "brs-ipd": [f"{_IPD} --env-options horizon=3 --trees 4 --hidden 4 --agents 2"],
     "lola-dice": [f"{_IPD} --env-options horizon=5 --batch-size 4 --pairs 2"],
     "classifier": [
