@@ -38,17 +38,19 @@ def per_step(learner: Any) -> tuple[float, float, float]:
 
 def test_with_self_play_the_best_response_is_to_cooperate() -> None:
     agent, response, alone = per_step(trained("brs-sp-exact", 40, lookahead=12))
-    # Without the gradient through the reply the agent is exploited (-0.25, 0.6); without memory
-    # it keeps 0.1. Cooperation pays 0.349 to each.
+    # Cooperation pays 0.349. Measured: 0.33, 0.35, 0.34; without memory the agent keeps 0.1.
     assert agent > 0.25
     assert response < 0.4
     assert alone > 0.3
 
 
-def test_without_self_play_it_does_not_cooperate_with_itself_and_is_not_exploited() -> None:
+def test_without_self_play_it_exploits_its_best_response_and_does_not_cooperate_with_itself() -> (
+    None
+):
     agent, response, alone = per_step(trained("brs-exact", 40, lookahead=12))
-    assert agent > -0.05
-    assert response < 0.2
+    # Measured: 0.38, 0.17, 0.01. Without the gradient through the reply all three are 0.
+    assert agent > 0.25
+    assert response < 0.25
     assert abs(alone) < 0.05
 
 
