@@ -34,6 +34,9 @@ class Coconet(nn.Module):
         voices: I.
         momentum: weight of the newest batch in the running statistics (the published code has
             0.01; re-estimate them before evaluation, see `reestimate`).
+        pitch_bias: add a learned number for each voice and pitch (I P) to the logits. Published
+            sizes see the edges of the range from every pitch; a small net does not, and cannot
+            know absolute pitch without it.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Coconet(nn.Module):
         pitches: int = 46,
         voices: int = 4,
         momentum: float = 0.1,
+        pitch_bias: bool = False,
     ) -> None:
         super().__init__()
         require(channels >= 1, f"channels={channels}: must be ≥ 1")
@@ -59,6 +63,7 @@ class Coconet(nn.Module):
             nn.init.constant_(norm.weight, 0.1)
             self.convolutions.append(convolution)
             self.norms.append(norm)
+        self.pitch_bias = nn.Parameter(torch.zeros(voices, pitches)) if pitch_bias else None
 
     def forward(self, pitches: Tensor, known: Tensor) -> Tensor:
         """Logits (B, I, T, P).
@@ -86,6 +91,8 @@ class Coconet(nn.Module):
                 hidden = F.relu(hidden)
             if layer % 2 == 1 and layer + 2 <= last - 1:
                 below[layer] = hidden
+        if self.pitch_bias is not None:
+            hidden = hidden + self.pitch_bias[:, None]
         return features, hidden
 
     def inputs(self, pitches: Tensor, known: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class ScoreTrunk(nn.Module):
             for norm in self.layers.norms[:-1]:  # without statistics it only scales
                 nn.init.ones_(norm.weight)  # type: ignore[arg-type]
         else:
-            self.layers = Coconet(*trained.sizes, trained.pitches, trained.voices)
+            has_bias = trained.pitch_bias is not None
+            shape_of_rolls = trained.pitches, trained.voices
+            self.layers = Coconet(*trained.sizes, *shape_of_rolls, pitch_bias=has_bias)
             self.layers.load_state_dict(trained.state_dict())
             fits = (trained.pitches, trained.voices) == (pitches, self.voices)
             if not fits:

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from semigradient.domains.music import orderless
-from semigradient.domains.music.framewise import draw
 from semigradient.envs.adapters import CoreVector
 from semigradient.envs.music import chorale_tasks, chorales
 from semigradient.envs.music.chorale_completion import Completion
+from semigradient.envs.music.chorale_filling import draw
 from semigradient.envs.music.chorales import PITCHES, VOICES
 from semigradient.errors import UserError, require
 from semigradient.nets.coconet import Coconet as Network
@@ -66,6 +66,9 @@ class Config:
     validation and evaluation; 0: the running averages."""
     all_cells: bool = False
     """Known notes count in the loss too, as in the published code by default."""
+    pitch_bias: bool = False
+    """A learned number for each voice and pitch in the logits: small nets do not see the edges of
+    the range and cannot know absolute pitch without it (not published)."""
 
     def __post_init__(self) -> None:
         for name in ("channels", "batch_size", "patience", "validation_crops"):
@@ -94,7 +97,8 @@ class Coconet:
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.core = _completion(setup)
-        self.network = Network(config.channels, config.layers, len(PITCHES), len(VOICES))
+        sizes = (config.channels, config.layers, len(PITCHES), len(VOICES))
+        self.network = Network(*sizes, pitch_bias=config.pitch_bias)
         self.network.to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         falling = "linear" if config.schedule == "linear" else "constant"

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from semigradient.domains.music.orderless import chosen
+from semigradient.envs.music.chorale_filling import WITHIN, draw, frame_log_likelihood
 from semigradient.envs.music.chorale_setting import Conditionals
 from semigradient.errors import require
 from semigradient.nets.frame_nade import FrameNade
 
-WITHIN = ("sample", "argmax", "truth")
 ORDERS = ("random", "chronological")
 _BATCH = 256  # scores in one call of the model
 
@@ -71,34 +71,11 @@ def framewise(
         member, frame = part // frames, part % frames
         known = rank[member] < rank[member, frame, None]  # (n, T)
         order_here = turn[member, frame]
-        parts.append(_one_frame(conditionals, pitches, known, frame, order_here, within, generator))
+        score = pitches.expand(len(part), voices, frames)
+        parts.append(
+            frame_log_likelihood(conditionals, score, known, frame, order_here, within, generator)
+        )
     return torch.cat(parts).view(orderings, frames)
-
-
-def _one_frame(
-    conditionals: Conditionals,
-    pitches: Tensor,
-    earlier: Tensor,
-    frame: Tensor,
-    turn: Tensor,
-    within: str,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Log-likelihoods (n,) of frames (n,), each with its earlier frames (n, T) known."""
-    voices, frames = pitches.shape
-    rows = torch.arange(len(frame), device=pitches.device)
-    known = earlier[:, None].repeat(1, voices, 1)
-    seen = pitches.expand(len(frame), voices, frames).clone()
-    total = torch.zeros(len(frame), dtype=torch.float64, device=pitches.device)
-    for voice in turn.unbind(1):
-        log_probs = conditionals(seen, known)[rows, voice, frame]  # (n, P)
-        total += chosen(log_probs, pitches[voice, frame])
-        if within == "sample":
-            seen[rows, voice, frame] = draw(log_probs, generator)
-        elif within == "argmax":
-            seen[rows, voice, frame] = log_probs.argmax(-1)
-        known[rows, voice, frame] = True
-    return total
 
 
 @torch.no_grad()
@@ -164,12 +141,3 @@ def chained(
 def ensemble_nll(frames: Tensor) -> Tensor:
     """NLL of each frame, (T,) of members (M, T): members are averaged in probability."""
     return math.log(len(frames)) - frames.logsumexp(0)
-
-
-def draw(
-    log_probs: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0
-) -> Tensor:
-    """Indices (…) drawn from (…, P); probabilities to the power of 1/temperature."""
-    probs = (log_probs / temperature).softmax(-1)
-    shape = probs.shape[:-1]
-    return torch.multinomial(probs.flatten(0, -2), 1, generator=generator).view(shape)

@@ -27,7 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from semigradient.domains.music.framewise import ORDERS, draw
+from semigradient.domains.music.framewise import ORDERS
+from semigradient.envs.music.chorale_filling import draw, one_by_one
 from semigradient.envs.music.chorale_setting import Conditionals
 from semigradient.errors import require
 
@@ -85,23 +86,8 @@ def ancestral(
         temperature: of every draw.
     """
     require(order in ORDERS, f"order={order!r}: accepted are {', '.join(ORDERS)}")
-    voices, frames = pitches.shape[1:]
-    pitches, known = pitches.clone(), known.clone()
-    rows = torch.arange(len(pitches), device=pitches.device)
-    turn = torch.rand(pitches.shape, generator=generator, device=pitches.device)
-    if order == "chronological":
-        turn = turn + torch.arange(frames, device=pitches.device)
-    # Known notes come first and are skipped; scores with fewer unknown ones wait for the others.
-    sequence = torch.where(known, -1.0, turn).flatten(1).argsort(1)
-    given = known.flatten(1).sum(1)
-    for place in range(int(given.min()), voices * frames):
-        late = place >= given
-        cell = sequence[:, place]
-        voice, frame = cell // frames, cell % frames
-        drawn = draw(conditionals(pitches, known)[rows, voice, frame], generator, temperature)
-        pitches[rows, voice, frame] = torch.where(late, drawn, pitches[rows, voice, frame])
-        known[rows, voice, frame] = True
-    return pitches
+    is_chronological = order == "chronological"
+    return one_by_one(conditionals, pitches, known, generator, temperature, is_chronological)
 
 
 @torch.no_grad()

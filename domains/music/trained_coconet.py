@@ -6,12 +6,14 @@ Environments name it `model=coconet@RUN`, or by the run folder alone.
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from semigradient.envs.music.chorale_setting import Conditionals
+from semigradient.envs.music.chorale_completion import CompletionOptions
 from semigradient.envs.music.chorales import PITCHES, VOICES
 from semigradient.errors import UserError, require
 from semigradient.nets.coconet import Coconet
@@ -26,24 +28,52 @@ def network(folder: str | Path, device: str | torch.device = "cpu") -> Coconet:
     """
     run = Path(folder).expanduser()
     try:
-        config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["agent_config"]
+        config = _config(folder)["agent_config"]
         sizes = (int(config["channels"]), int(config["layers"]))
-    except (OSError, KeyError, ValueError) as problem:
+        pitch_bias = bool(config.get("pitch_bias", False))
+    except (KeyError, ValueError) as problem:
         raise UserError(f"{str(folder)!r}: no run folder of a Coconet ({problem})") from None
     loaded = checkpoint.load(run / "policy", None)
     weights = loaded.state["policy"].get("network", {})
     require("norms.0.weight" in weights, f"{str(folder)!r}: no run folder of a Coconet")
-    net = Coconet(*sizes, len(PITCHES), len(VOICES))
+    net = Coconet(*sizes, len(PITCHES), len(VOICES), pitch_bias=pitch_bias)
     net.load_state_dict(weights)
     return net.to(device).eval().requires_grad_(False)
 
 
-def conditionals(folder: str, device: str = "cpu") -> Conditionals:
-    """Log-probabilities (B, I, T, P) of a trained network."""
-    net = network(folder, device)
+def trained_grid(folder: str | Path) -> int:
+    """Sixteenths per frame of the pieces that a run was trained on."""
+    options = _config(folder).get("run", {}).get("env_options", [])
+    grids = [value for key, _, value in (str(o).partition("=") for o in options) if key == "grid"]
+    try:
+        return int(grids[-1]) if grids else CompletionOptions().grid
+    except ValueError:
+        raise UserError(f"{str(folder)!r}: no run folder of a Coconet (grid={grids[-1]})") from None
 
-    def log_probs(pitches: Tensor, known: Tensor) -> Tensor:
-        with torch.no_grad():
-            return net.conditionals(pitches, known)
 
-    return log_probs
+@dataclass(frozen=True)
+class TrainedConditionals:
+    """Log-probabilities (B, I, T, P) of a trained network, on frames of `grid` sixteenths."""
+
+    network: Coconet
+    grid: int
+
+    @torch.no_grad()
+    def __call__(self, pitches: Tensor, known: Tensor) -> Tensor:
+        """Of pitch indices (B, I, T) and what is known (B, I, T)."""
+        return self.network.conditionals(pitches, known)
+
+
+def conditionals(folder: str, device: str = "cpu") -> TrainedConditionals:
+    """The conditionals of a run folder."""
+    return TrainedConditionals(network(folder, device), trained_grid(folder))
+
+
+def _config(folder: str | Path) -> dict[str, Any]:
+    """A run's `config.toml`."""
+    try:
+        return tomllib.loads(
+            (Path(folder).expanduser() / "config.toml").read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{str(folder)!r}: no run folder of a Coconet ({problem})") from None

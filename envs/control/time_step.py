@@ -6,7 +6,12 @@ The simulator itself is refined, not only the control. The time step is one of:
 
 - MuJoCo: `model.opt.timestep`; the frame skip stays, so a step lasts `dt` seconds;
 - Box2D's walker: the module's constant FPS, replaced in this instance's methods only;
-- `tau` (Gymnasium's CartPole) or `dt` (Pendulum): the attribute.
+- `tau` (Gymnasium's CartPole) or `dt` (Pendulum, Acrobot): the attribute.
+
+Only environments are accepted whose dynamics and rewards are known to mean the same at every step:
+forces act for as long as a step lasts, and rewards are densities (`_DENSITIES`). LunarLander's
+engines give an impulse per step, CarRacing counts tiles and steps, HumanoidStandup divides a height
+by the time step. An environment of one's own says so by a class attribute `reward_per_second`.
 
 C. Tallec, PhD thesis, 2019, appendix A; `reference_dt` is the step the environment came with.
 """
@@ -53,6 +58,7 @@ class TimeStep(gymnasium.Wrapper):
     ) -> None:
         super().__init__(env)
         reference = time_step(env)
+        _require_density(env)
         chosen = reference if dt is None else dt
         self.clock = Clock(chosen, reference, time_limit)
         set_time_step(env, chosen)
@@ -98,6 +104,27 @@ class WalkerReward(gymnasium.Wrapper):
             cost = _TORQUE_COST * float(np.clip(np.abs(action), 0, 1).sum())
             density = (float(reward) + cost) * factor - cost
         return obs, density, terminated, truncated, info
+
+
+_DENSITIES = (
+    *("CartPoleEnv", "PendulumEnv", "AcrobotEnv", "BipedalWalker"),
+    *("AntEnv", "HalfCheetahEnv", "HopperEnv", "HumanoidEnv", "SwimmerEnv", "Walker2dEnv"),
+    *("InvertedPendulumEnv", "InvertedDoublePendulumEnv", "PusherEnv", "ReacherEnv"),
+)
+"""Gymnasium's classes whose rewards are densities (the walker's by `WalkerReward`)."""
+
+
+def _require_density(env: gymnasium.Env) -> None:
+    """`UserError` unless the environment's rewards are known to be densities."""
+    kind = type(env.unwrapped)
+    is_known = kind.__module__.startswith("gymnasium.envs.") and kind.__name__ in _DENSITIES
+    name = env.spec.id if env.spec is not None else kind.__name__
+    accepted = ", ".join(each.removesuffix("Env") for each in _DENSITIES)
+    require(
+        is_known or getattr(kind, "reward_per_second", False),
+        f"environment {name!r}: its forces or rewards may come per step instead of per second; "
+        f"accepted are {accepted}, and classes with reward_per_second = True",
+    )
 
 
 _WALKER_STEP = 1 / 50

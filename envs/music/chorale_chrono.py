@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from semigradient.envs.music.chorale_setting import (
     Setting,
     numbers,
 )
+from semigradient.validate import NonNegative
 
 Reward = Literal["rules", "model", "imitation"]
 Task = Literal["scratch", "harmonize"]
@@ -33,8 +34,12 @@ _MAJOR, _MINOR = (0, 4, 7), (0, 3, 7)
 class ChronoOptions(ExcerptOptions):
     """Options of writing an excerpt in the order of time."""
 
+    NEEDS: ClassVar = {"rules_weight": ("reward", ("model", "imitation"))}
+
     reward: Reward = "rules"
     """Reward: the rules of harmony, the model's log p, or 1 for the real note (imitation)."""
+    rules_weight: NonNegative = 0.0
+    """Weight of the rules' reward that is added to another one, as in RL Tuner; 0: none."""
     task: Task = "scratch"
     """What is given: nothing, or the soprano (harmonize)."""
     memory: Literal[1, 4] = 4
@@ -75,7 +80,8 @@ class ChoraleChrono:
     given all that was written (when harmonizing, and the whole soprano). `imitation`: 1 for the
     real note, 0 otherwise, and the real note is what is written. An illegal action changes nothing
     and costs 10. In addition, `cadence` for a last frame that is the complete major or minor triad
-    on the pitch class of the soprano's last note.
+    on the pitch class of the soprano's last note. `rules_weight` adds so many times the reward of
+    `rules` to the others: a note model plus rules (N. Jaques et al. 2017, arXiv:1611.02796).
 
     ## Starting state
     An empty roll, or one that has the soprano of a roll of the corpus (`task="harmonize"`).
@@ -104,6 +110,7 @@ class ChoraleChrono:
             setting.need_model(f"reward={reward!r}")
         self.setting, self.device = setting, setting.device
         self.reward, self.task, self.memory, self.cadence = reward, task, memory, options.cadence
+        self.rules_weight = options.rules_weight
         self.first = 1 if task == "harmonize" else 0
         self.notes_per_frame = setting.voices - self.first
         self.notes = self.notes_per_frame * setting.frames
@@ -117,6 +124,7 @@ class ChoraleChrono:
             "reward": reward,
             "task": task,
             "memory": memory,
+            **({"rules_weight": options.rules_weight} if options.rules_weight else {}),
         }
 
     def reset(
@@ -162,6 +170,8 @@ class ChoraleChrono:
             "model": lambda: log_p,
             "imitation": lambda: (actions == real).double(),
         }[self.reward]()
+        if self.rules_weight:
+            paid = paid + self.rules_weight * self.rules.potential(gained)
         if self.cadence:
             paid = paid + self.cadence * (terminated & self._closes(pitches))
         return Step(after, paid.where(legal, ILLEGAL), terminated, truncated)

@@ -17,6 +17,7 @@ from torch import Tensor
 from semigradient.envs.music.chorale_setting import Conditionals
 
 Fill = Literal["independent", "argmax", "ancestral"]
+WITHIN = ("sample", "argmax", "truth")
 
 
 def draw(
@@ -49,7 +50,7 @@ def fill(
     probable pitches, `ancestral` draws them one by one in random order.
     """
     if how == "ancestral":
-        return _one_by_one(model, pitches, known, temperature, generator)
+        return one_by_one(model, pitches, known, generator, temperature)
     log_p = model(pitches.where(known, 0), known)
     filled = log_p.argmax(-1) if how == "argmax" else draw(log_p, generator, temperature)
     return pitches.where(known, filled)
@@ -76,30 +77,73 @@ def framewise_log_likelihood(
         uniform[0, :, 0].argsort(1) if not chronological else torch.arange(frames).expand(rows, -1)
     )
     times, order = times.to(rolls.device), uniform[1].argsort(1)
-    known = torch.zeros_like(rolls, dtype=torch.bool)
+    earlier = torch.zeros(rows, frames, dtype=torch.bool, device=rolls.device)
     total = torch.zeros(rows, dtype=torch.float64, device=rolls.device)
     row = torch.arange(rows, device=rolls.device)
     for time in times.unbind(1):
-        seen = rolls.clone()
-        for voice in order[row, :, time].unbind(1):
-            log_p = model(seen.where(known, 0), known)[row, voice, time]
-            total += log_p.gather(1, rolls[row, voice, time][:, None]).squeeze(1).double()
-            seen[row, voice, time] = draw(log_p, generator, shared=shared)
-            known[row, voice, time] = True
+        turn = order[row, :, time]
+        total += frame_log_likelihood(
+            model, rolls, earlier, time, turn, generator=generator, shared=shared
+        )
+        earlier[row, time] = True
     return total / frames
 
 
-def _one_by_one(
+def frame_log_likelihood(
+    model: Conditionals,
+    rolls: Tensor,
+    earlier: Tensor,
+    frame: Tensor,
+    turn: Tensor,
+    within: str = "sample",
+    generator: torch.Generator | None = None,
+    shared: bool = False,
+) -> Tensor:
+    """Log-likelihoods (n,) float64 of one frame of each roll given earlier frames (algorithm 1).
+
+    Args:
+        model: the conditionals.
+        rolls: complete rolls (n, I, T).
+        earlier: frames that are known (n, T) bool.
+        frame: the frame's number (n,).
+        turn: the voices in their order (n, I).
+        within: what later voices are conditioned on, one of `WITHIN`: the model's draws, its most
+            probable pitches, or the truth.
+        generator: source of randomness.
+        shared: all rolls use the same random numbers.
+    """
+    rows = torch.arange(len(frame), device=rolls.device)
+    known = earlier[:, None].repeat(1, rolls.shape[1], 1)
+    seen, total = rolls.clone(), torch.zeros(len(frame), dtype=torch.float64, device=rolls.device)
+    for voice in turn.unbind(1):
+        log_p = model(seen.where(known, 0), known)[rows, voice, frame]  # (n, P)
+        total += log_p.gather(1, rolls[rows, voice, frame][:, None]).squeeze(1).double()
+        if within == "sample":
+            seen[rows, voice, frame] = draw(log_p, generator, shared=shared)
+        elif within == "argmax":
+            seen[rows, voice, frame] = log_p.argmax(-1)
+        known[rows, voice, frame] = True
+    return total
+
+
+def one_by_one(
     model: Conditionals,
     pitches: Tensor,
     known: Tensor,
-    temperature: float,
-    generator: torch.Generator | None,
+    generator: torch.Generator | None = None,
+    temperature: float = 1.0,
+    chronological: bool = False,
 ) -> Tensor:
+    """Rolls (B, I, T) whose unknown cells are drawn one by one: one call of the model for each.
+
+    In random order, or chronologically with the voices of a frame in random order.
+    """
     roll, known = pitches.where(known, 0), known.clone()
     cells = known[0].numel()
     shape = (len(roll), cells)
     uniform = torch.rand(shape, generator=generator, device=roll.device, dtype=torch.float64)
+    if chronological:
+        uniform = uniform + torch.arange(known.shape[2], device=roll.device).repeat(known.shape[1])
     order = uniform.where(~known.flatten(1), math.inf).argsort(1)
     row = torch.arange(len(roll), device=roll.device)
     for cell in order[:, : int((~known).flatten(1).sum(1).max())].unbind(1):

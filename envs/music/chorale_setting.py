@@ -127,8 +127,12 @@ class Setting:
         """Write one roll (I, T) as a MIDI file, one track per voice."""
         from semigradient.envs.music import midi
 
-        grid = 4 // self.rules.beat if self.rules else 4
-        midi.write(path, self.notes(pitches).cpu().numpy(), grid)
+        midi.write(path, self.notes(pitches).cpu().numpy(), self.grid or 4)
+
+    @property
+    def grid(self) -> int:
+        """Sixteenths per frame; 0 where frames have no duration."""
+        return 4 // self.rules.beat if self.rules else 0
 
     def need_rules(self, what: str) -> Rules:
         """The rules; `UserError` where `what` asks for them and there are none."""
@@ -242,7 +246,8 @@ def chorale_setting(
     ranges = torch.tensor(RANGES, device=where)
     singable = (pitch >= ranges[:, :1]) & (pitch <= ranges[:, 1:])
     count = HIGH - LOW + 1
-    conditionals = conditionals_of(model, device)
+    conditionals, grid = conditionals_of(model, device), 4 // beat
+    check_grid("model", getattr(conditionals, "grid", grid), grid)
     return Setting(corpus, 4, frames, count, LOW, singable, Rules(beat, where), conditionals, where)
 
 
@@ -270,6 +275,15 @@ def conditionals_of(model: str | Conditionals | None, device: str) -> Conditiona
         raise
     except Exception as problem:
         raise UserError(f"model={model!r}: {first_line(problem)}") from problem
+
+
+def check_grid(what: str, trained: int, grid: int) -> None:
+    """`UserError` where a model was trained on frames of another duration than an environment's."""
+    require(
+        trained == grid,
+        f"{what}: was trained on grid={trained} (sixteenths per frame), and the environment has "
+        f"grid={grid}",
+    )
 
 
 def contexts(

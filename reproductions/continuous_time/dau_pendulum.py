@@ -23,6 +23,7 @@ FULL = dau_curves.CurvesPlan(
     dict.fromkeys((0.01, 0.005, 0.002), "-150") | dict.fromkeys((0.001, 0.0005), "-150, with dips"),
     -200.0,
     60.0,
+    scatters=True,
     portraits=tuple(60.0 * minutes / 256 for minutes in (4, 8, 12, 16, 20)),
 )
 QUICK = replace(

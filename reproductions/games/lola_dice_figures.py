@@ -7,8 +7,9 @@ cooperate, near a reward of -1 per round, where naive learners and the same algo
 surrogate loss end at -2.
 
 Exact derivatives are those of the same 150 rounds, by propagating the distribution of the state.
-Single runs of LOLA-DiCE vary widely, since second derivatives from 128 games are mostly noise; the
-criterion for the learning curves was fixed in advance from an independent implementation's spread.
+Single runs of LOLA-DiCE vary widely, since second derivatives from 128 games are mostly noise:
+"near -1" asks for a mean above -1.5 and one seed above -1.1. Policies are learned by Adam at 0.1
+from 128 games, and once more as in the public code, by gradient descent at 0.2, from 64.
 
 Source: the DiCE slides (experiments); J. Foerster et al. 2018 for the two correlations.
 """
@@ -16,13 +17,14 @@ Source: the DiCE slides (experiments); J. Foerster et al. 2018 for the two corre
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semigradient import optim
 from semigradient.agents.games.lola_dice import Config, LolaDiceLearner
 from semigradient.domains.games.repeated import PRISONERS, expected_return, sample
 from semigradient.experiments.curves import COLOURS
@@ -100,17 +102,23 @@ def _pearson(one: Tensor, two: Tensor) -> float:
     return float(torch.corrcoef(torch.stack((one.flatten(), two.flatten())))[0, 1])
 
 
-LEARNERS = {
+LEARNERS: dict[str, dict[str, Any]] = {
     "naive": {"lookaheads": 0},
     "LOLA-DiCE, K = 1": {"lookaheads": 1},
     "LOLA-DiCE, K = 2": {"lookaheads": 2},
+    "LOLA-DiCE, K = 2, SGD": {"lookaheads": 2, "batch_size": 64, "sgd": 0.2},
     "surrogate, K = 1": {"lookaheads": 1, "estimator": "surrogate"},
 }
 
 
-def learn(config: Config, updates: int, seeds: int) -> dict[str, Array]:
-    """Mean reward per round (updates, S), averaged over both players."""
-    learner = LolaDiceLearner(config, seeds)
+def learn(config: Config, updates: int, seeds: int, sgd: float = 0.0) -> dict[str, Array]:
+    """Mean reward per round (updates, S), averaged over both players.
+
+    By Adam at its usual rate, or by gradient descent at the rate `sgd`, the public code's rule.
+    """
+    make_config: Any = optim.config_class("sgd")
+    descent = partial(optim.make, make_config(lr=sgd)) if sgd else None
+    learner = LolaDiceLearner(config, seeds, make_optimizer=descent)
     return {"reward": np.array([learner.iterate().mean(1).numpy() for _ in range(updates)], float)}
 
 
@@ -121,10 +129,14 @@ def reproduce(job: Job) -> Report:
     updates = 200 if job.full else 150
     curves = {}
     for name, options in LEARNERS.items():
-        config = Config(rounds=ROUNDS, gamma=GAMMA, **options)  # type: ignore[arg-type]
+        sgd = options.get("sgd", 0.0)
+        config = Config(
+            rounds=ROUNDS, gamma=GAMMA, **{k: v for k, v in options.items() if k != "sgd"}
+        )
         key = name.replace(",", "").replace(" ", "-").replace("=-", "").lower()
-        work = partial(learn, config, updates, job.seeds)
-        curves[name] = job.cell(key, (config, updates), work)["reward"]
+        work = partial(learn, config, updates, job.seeds, sgd)
+        identity = (config, updates, sgd) if sgd else (config, updates)
+        curves[name] = job.cell(key, identity, work)["reward"]
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
@@ -186,8 +198,8 @@ def learning_rows(curves: dict[str, Array]) -> list[Row]:
         mean = float(last.mean())
         low, high = bootstrap_interval(np.mean, last, np.random.default_rng(0))
         if name.startswith("LOLA"):
-            claim, agrees = "near -1", mean > -1.8 and last.max() > -1.6
-            tolerance = "above -1.8, the best seed above -1.6"
+            claim, agrees = "near -1", mean > -1.5 and last.max() > -1.1
+            tolerance = "above -1.5, the best seed above -1.1"
         else:
             claim, agrees, tolerance = "-2", mean < -1.9, "below -1.9"
         what = f"{name}: mean reward of a round, last {_LAST} updates"

@@ -3,20 +3,27 @@
 A policy with Coconet's convolutions is initialised as its ancestral sampler and then trained on the
 rules of harmony alone. It must outperform the sampler, which must outperform random notes.
 
+The rules are all that PPO sees, and the sampler never sees them. So beside PPO stands the best by
+the rules of several harmonies by the sampler, and the model's likelihood of both: a policy that
+games the rules writes what the model, trained on Bach, finds as unlikely as random notes.
+
 The decision process is this project's; the model is T. Cooijmans, PhD thesis, chapter 3.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from semigradient.domains.music.trained_coconet import conditionals
 from semigradient.envs import make_vector
 from semigradient.envs.adapters import CoreVector
-from semigradient.envs.music.chorale_setting import Setting
+from semigradient.envs.music.chorale_filling import framewise_log_likelihood
+from semigradient.envs.music.chorale_setting import LOW, Setting
 from semigradient.reproductions.music.chorale_models import coconet_run
 from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.reproductions.rows import separated
@@ -43,6 +50,7 @@ _STEPS = {"quick": 18_432, "full": 491_520}
 _POINTS = 10
 _EPISODES = 128
 _SHOWN = 3
+_DRAWS = 8
 
 
 def reproduce(job: Job) -> Report:
@@ -58,6 +66,10 @@ def reproduce(job: Job) -> Report:
         for kind in ("random-legal", "ancestral")
     }
     bach = job.cell("bach", OPTIONS, real)["returns"]
+    best = job.cell("best", (OPTIONS, folder, _DRAWS), partial(best_of, folder, _DRAWS))
+    rolls = {"PPO": [curve["rolls"] for curve in curves], "best": [best["rolls"]]}
+    rolls["random"] = [others["random-legal"]["rolls"]]
+    likely = {name: likelihoods(folder, np.concatenate(part)) for name, part in rolls.items()}
 
     def draw(figure: Figure) -> None:
         parts: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1))
@@ -76,7 +88,8 @@ def reproduce(job: Job) -> Report:
             axis.imshow(picture, aspect="auto")
             axis.set_axis_off()
 
-    return Report(_rows(curves, others, bach), draw, (8.0, 7.0))
+    rows = _rows(curves, others, bach) + hacking_rows(curves, best["returns"], likely)
+    return Report(rows, draw, (8.0, 7.0))
 
 
 def _rows(curves: list[dict[str, Array]], others: dict[str, Any], bach: Array) -> list[Row]:
@@ -99,6 +112,36 @@ def _rows(curves: list[dict[str, Array]], others: dict[str, Any], bach: Array) -
     return rows
 
 
+def hacking_rows(
+    curves: list[dict[str, Array]], best: Array, likely: dict[str, Array]
+) -> list[Row]:
+    """Rows that fail where PPO games the rules.
+
+    Args:
+        curves: of PPO.
+        best: returns of the best of `_DRAWS` harmonies by the sampler (episodes,).
+        likely: the model's log-likelihoods per frame of harmonies by PPO, best and random.
+    """
+    learned = np.concatenate([curve["returns"] for curve in curves])
+    what, source = f"best of {_DRAWS} harmonies by the sampler", "a check of reward hacking"
+    first = separated(f"PPO - {what}, by the rules", "above 0", source, learned, best, 1)
+    means = {name: float(values.mean()) for name, values in likely.items()}
+    share = (means["PPO"] - means["random"]) / (means["best"] - means["random"])
+    second = Row(
+        f"model's likelihood of PPO's harmonies, from random ({means['random']:.2f} nats per "
+        f"frame) at 0 to the {what} ({means['best']:.2f}) at 1",
+        "near 1 without reward hacking",
+        source,
+        share,
+        share,
+        share,
+        "at least 0.5",
+        share >= 0.5,
+        required=False,
+    )
+    return [replace(first, required=False), second]
+
+
 def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
     """Train PPO; mean returns during training, final returns and pictures."""
     words = ["--agent", "ppo", "--env", ENV, "--seed", str(seed), "--steps", str(steps)]
@@ -110,9 +153,9 @@ def learn(folder: str, steps: int, seed: int) -> dict[str, Array]:
             agent.iterate()
         points["steps"].append(float(agent.progress.steps))
         points["mean"].append(float(returns(agent.policy(False), 32).mean()))
-    pictures, last = _pictures(agent.policy(False)), returns(agent.policy(False), _EPISODES)
+    pictures, last = _pictures(agent.policy(False)), played(agent.policy(False), _EPISODES)
     curve = {name: np.array(values) for name, values in points.items()}
-    return {**curve, "returns": last, "pictures": pictures}
+    return {**curve, **last, "pictures": pictures}
 
 
 def reference(folder: str, kind: str) -> dict[str, Array]:
@@ -120,7 +163,27 @@ def reference(folder: str, kind: str) -> dict[str, Array]:
     words = ["--agent", "composer", "--kind", kind, "--env", ENV, "--num-envs", "32"]
     words += ["--env-options", *OPTIONS, f"model={folder}"]
     agent: Any = build(parse(words).command)
-    return {"returns": returns(agent.policy(False), _EPISODES)}
+    return played(agent.policy(False), _EPISODES)
+
+
+def best_of(folder: str, draws: int) -> dict[str, Array]:
+    """Of each excerpt, the best by the rules of `draws` harmonies by the ancestral sampler."""
+    words = ["--agent", "composer", "--kind", "ancestral", "--env", ENV, "--num-envs", "32"]
+    words += ["--env-options", *OPTIONS, f"model={folder}"]
+    agent: Any = build(parse(words).command)
+    policy = agent.policy(False)
+    found = [played(policy, _EPISODES) for _ in range(draws)]
+    returns = np.stack([each["returns"] for each in found])
+    rolls, row = np.stack([each["rolls"] for each in found]), np.arange(returns.shape[1])
+    return {"returns": returns.max(0), "rolls": rolls[returns.argmax(0), row]}
+
+
+def likelihoods(folder: str, rolls: Array) -> Array:
+    """The model's log-likelihoods in nats per frame (n,) of rolls (n, 4, T) of MIDI pitches."""
+    pitches = torch.from_numpy(rolls.astype(np.int64)) - LOW
+    random = torch.Generator().manual_seed(0)
+    model = conditionals(folder)
+    return framewise_log_likelihood(model, pitches, random, shared=True).numpy()
 
 
 def real() -> dict[str, Array]:
@@ -140,7 +203,12 @@ def real() -> dict[str, Array]:
 
 def returns(policy: Policy, episodes: int) -> Array:
     """Returns (episodes,) on fixed excerpts of the test split."""
-    envs, totals = _excerpts(), []
+    return played(policy, episodes)["returns"]
+
+
+def played(policy: Policy, episodes: int) -> dict[str, Array]:
+    """Returns (episodes,) and `rolls` (episodes, 4, T) on fixed excerpts of the test split."""
+    envs, totals, rolls = _excerpts(), [], []
     for _ in range(max(1, episodes // envs.num_envs)):
         obs, infos = envs.reset()
         total, over = np.zeros(envs.num_envs), False
@@ -149,7 +217,8 @@ def returns(policy: Policy, episodes: int) -> Array:
             total += reward
             over = bool((terminated | truncated).all())
         totals.append(total)
-    return np.concatenate(totals)
+        rolls.append(infos["final_info"]["pianoroll"].astype(float))
+    return {"returns": np.concatenate(totals), "rolls": np.concatenate(rolls)}
 
 
 def _pictures(policy: Policy) -> Array:

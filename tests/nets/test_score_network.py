@@ -105,6 +105,30 @@ def test_acting_and_learning_agree() -> None:
     torch.testing.assert_close(value, rollout.flat("value"))
 
 
+def test_a_coconet_of_quarters_is_refused_on_sixteenths(run: str) -> None:
+    # The run's frames are quarters, grid=4; four frames a quarter are sixteenths.
+    with pytest.raises(UserError, match=r"model: was trained on grid=4 .* has grid=1"):
+        chorale_setting(pieces(), 8, 4, model=run)
+    world = chorale_setting(pieces(), 8, 4)
+    sixteenths = ChoraleFill(world, WritingOptions("rules", "free", "inpaint"))
+    chosen = optim.config_class("adam")(lr=1e-3)
+    setup = AgentContext(CoreVector(sixteenths, 2), CPU, 0, 1000, chosen)
+    config = agents.config_class("a2c")(torso="coconet", torso_weights=run)
+    with pytest.raises(UserError, match=r"torso_weights=.*was trained on grid=4 .* has grid=1"):
+        agents.agent_class("a2c")(config, setup)
+    build("a2c", {"torso": "coconet", "torso_weights": run})  # quarters
+    assert conditionals_of(run, "cpu").grid == 4  # type: ignore[union-attr]
+
+
+def test_biases_of_a_trained_network_are_taken_over(run: str) -> None:
+    trained = network(run)
+    assert trained.pitch_bias is not None
+    assert trained.pitch_bias.abs().sum() > 0
+    count = int(core().single_action_space.n)
+    trunk = ScoreTrunk(core().single_observation_space, count, 3, 3, trained)
+    assert torch.equal(trunk.layers.pitch_bias, trained.pitch_bias)  # type: ignore[arg-type]
+
+
 def test_what_does_not_fit_is_named(run: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="torso_weights='x': are for torso='coconet'"):
         build("ppo", {"torso_weights": "x"})

@@ -195,6 +195,15 @@ def test_rewards_rates_and_averages_follow_the_setting(time: str, step: float) -
     assert nearest.max().item() == pytest.approx(0, abs=1e-4)
 
 
+def test_the_policy_has_a_learning_rate_of_its_own() -> None:
+    made = agent("dau", flags="--lr-policy 0.03 --optim.lr 0.2")
+    critic, actor = (made.optimizers[name].param_groups[0] for name in ("critic", "actor"))
+    assert (critic["lr"], actor["lr"]) == pytest.approx((0.2 * 0.05, 0.03 * 0.05))
+    learned = {id(p) for p in actor["params"]}
+    assert learned == {id(p) for p in made.actor.parameters()}
+    assert not learned & {id(p) for p in critic["params"]}
+
+
 def test_dqn_counts_in_seconds() -> None:
     flags = "--time scaled --gamma 0.8 --optim rmsprop --exploration ou --train-every 8"
     flags = f"{flags} --target none --learning-starts 0"

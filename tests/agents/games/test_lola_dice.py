@@ -110,6 +110,21 @@ def test_correlations_of_the_estimates_with_the_exact_derivatives() -> None:
     np.testing.assert_array_less(correlations["surrogate_hessian"], 1e-9)
 
 
+def test_near_minus_one_is_a_claim_that_can_fail() -> None:
+    naive, surrogate, lola, sgd = (
+        np.tile(level, (20, 1))
+        for level in ([-1.98] * 3, [-1.98] * 3, [-1.72] * 3, [-1.5, -1.5, -1.0])
+    )
+    curves = {
+        "naive": naive,
+        "LOLA-DiCE, K = 1": lola,
+        "LOLA-DiCE, K = 2": sgd,
+        "surrogate": surrogate,
+    }
+    rows = lola_dice_figures.learning_rows(curves)
+    assert [row.agrees for row in rows] == [True, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

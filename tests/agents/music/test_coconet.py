@@ -100,6 +100,24 @@ def test_away_from_borders_music_moves_with_its_context() -> None:
     torch.testing.assert_close(here[:, 5:14, 10:35], there[:, 7:16, 13:38])
 
 
+def test_biases_tell_a_small_network_the_pitch() -> None:
+    torch.manual_seed(0)
+    plain, biased = Coconet(4, 4).eval(), Coconet(4, 4, pitch_bias=True).eval()
+    biased.load_state_dict({**plain.state_dict(), "pitch_bias": torch.zeros(4, 46)})
+    assert biased.pitch_bias is not None
+    assert biased.pitch_bias.numel() == 184
+    pitches, known = partial()
+    assert torch.equal(biased(pitches, known), plain(pitches, known))
+    # With nothing known the middle of the range is flat, but for the biases.
+    nothing = torch.zeros_like(known)
+    middle = plain(pitches, nothing)[:, :, :, 15:30]
+    torch.testing.assert_close(middle, middle[..., :1].expand_as(middle))
+    with torch.no_grad():
+        biased.pitch_bias.copy_(torch.randn(4, 46))
+    added = biased(pitches, nothing) - plain(pitches, nothing)
+    torch.testing.assert_close(added, biased.pitch_bias[:, None].expand_as(added))
+
+
 def test_population_statistics_are_averages_over_whole_batches() -> None:
     torch.manual_seed(0)
     network = Coconet(4, 4).train()

@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from semigradient import agents, optim
+from semigradient.agents.music.composers import ancestral
 from semigradient.envs import make_vector
+from semigradient.envs.music.chorale_fill import ChoraleFill, WritingOptions
+from semigradient.envs.music.chorale_setting import chorale_setting
 from semigradient.envs.music.toy_chorale import toy_joint
 from semigradient.errors import UserError
 from semigradient.training.agent import AgentContext
 from semigradient.training.evaluation import evaluate
+from support.chorales import pieces
 
 TOY, REWRITE = "semigradient/ToyChorale-v0", "semigradient/ChoraleRewrite-v0"
 
@@ -43,6 +48,26 @@ def test_ancestral_sampling_returns_minus_the_entropy_and_random_actions_less() 
     # Uniform rolls: E[log p] by the sum over all of them.
     expected = float(toy_joint().log_p.mean())
     assert plain.mean() == pytest.approx(expected, abs=4 * plain.std() / 1000**0.5)
+
+
+def test_probability_of_illegal_pitches_goes_to_the_others_of_a_cell() -> None:
+    # The soprano's first cell has a tenth of its mass on what it can sing, all others have all.
+    singable = chorale_setting(pieces(), 2, 1).singable
+
+    def model(pitches: Tensor, known: Tensor) -> Tensor:
+        legal = singable.double() / singable.sum(1, keepdim=True)
+        p = legal[None, :, None].repeat(len(pitches), 1, 2, 1)
+        p[:, 0, 0] = 0.1 * p[:, 0, 0] + 0.9 * (~singable[0]).double() / (~singable[0]).sum()
+        return p.clamp(min=1e-30).log()
+
+    options = WritingOptions("rules", "free", "inpaint", context_rate=0.0)
+    core = ChoraleFill(chorale_setting(pieces(), 2, 1, model=model), options)
+    state = core.reset(4000, torch.Generator().manual_seed(0))
+    state = state._replace(pitches=torch.full_like(state.pitches, -1))
+    actions = ancestral(core, torch.Generator().manual_seed(1))(core.observe(state).numpy())
+    cells = np.bincount(actions // 46, minlength=8) / 4000
+    assert np.abs(cells - 1 / 8).max() < 0.03
+    assert core.legal(state)[torch.arange(4000), torch.from_numpy(actions)].all()
 
 
 def test_samplers_that_rewrite() -> None:

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from semigradient import optim
+from semigradient.domains.continuous_time.physical_learning import ActionMap
 from semigradient.envs.control.closed_forms import lq_values
 from semigradient.errors import UserError
 from semigradient.optim.physical_time import per_second
@@ -215,3 +217,10 @@ def test_a_policy_with_positive_advantage_is_better() -> None:
         expected = 2 * s.square() * (better - 1) / (-math.log(GAMMA) + 2)
         torch.testing.assert_close(advantage, expected)
         assert bool((lq_values(s, s, better, GAMMA, 0)[0] >= value).all())
+
+
+def test_actions_are_mapped_onto_the_whole_box() -> None:
+    space = spaces.Box(np.float32([0, 10]), np.float32([4, 30]))
+    rows = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [0.5, -0.5], [1.0, 1.0]])
+    mapped = ActionMap(space).to_env(rows)
+    np.testing.assert_allclose(mapped, [[0, 10], [2, 20], [3, 15], [4, 30]])

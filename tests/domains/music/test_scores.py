@@ -12,6 +12,7 @@ from torch import Tensor
 from semigradient.domains.music import framewise, gibbs, orderless
 from semigradient.domains.music.framewise import ensemble_nll
 from semigradient.envs.music import chorale_tasks
+from semigradient.envs.music.chorale_filling import draw, fill
 from semigradient.errors import UserError
 from semigradient.nets.coconet import Coconet
 from support.exact_scores import Joint, distance, toy, two_voices
@@ -232,3 +233,38 @@ def test_rates_keep_and_alphas_erase() -> None:
 def test_a_low_temperature_takes_the_most_probable() -> None:
     log_probs = torch.randn(50, 7).log_softmax(-1)
     assert torch.equal(framewise.draw(log_probs, generator(), 1e-3), log_probs.argmax(-1))
+
+
+# Temperature
+
+
+def _one_note(pitches: Tensor, known: Tensor) -> Tensor:
+    return torch.tensor([0.5, 0.3, 0.2]).double().log().expand(*pitches.shape, 3)
+
+
+def test_draws_are_tempered() -> None:
+    log_p = _one_note(torch.zeros(20_000), torch.zeros(20_000))
+    for temperature in (0.5, 1.0, 2.0):
+        drawn = draw(log_p, torch.Generator().manual_seed(0), temperature)
+        found = drawn.bincount(minlength=3).double() / 20_000
+        torch.testing.assert_close(found, (log_p[0] / temperature).softmax(0), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["fill", "one by one", "ancestral", "independent", "gibbs", "kept"]
+)
+def test_every_sampler_takes_the_temperature(name: str) -> None:
+    pitches = torch.zeros(300, 1, 1, dtype=torch.int64)
+    known, cold = torch.zeros(300, 1, 1, dtype=torch.bool), {"temperature": 0.02}
+    arguments = _one_note, pitches, known
+    random = torch.Generator().manual_seed(0)
+    samplers = {
+        "fill": lambda **t: fill(*arguments, "independent", generator=random, **t),
+        "one by one": lambda **t: fill(*arguments, "ancestral", generator=random, **t),
+        "ancestral": lambda **t: gibbs.ancestral(*arguments, random, **t),
+        "independent": lambda **t: gibbs.independent(*arguments, random, **t).pitches,
+        "gibbs": lambda **t: gibbs.last(gibbs.independent_gibbs(*arguments, 2, random, **t)),
+        "kept": lambda **t: gibbs.last(gibbs.ancestral_gibbs(*arguments, 2, 0.0, random, **t)),
+    }
+    assert samplers[name](**cold).unique().tolist() == [0]
+    assert samplers[name]().unique().tolist() == [0, 1, 2]

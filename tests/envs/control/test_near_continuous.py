@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 from semigradient import envs
 from semigradient.envs.adapters import CoreEnv
@@ -22,8 +23,8 @@ from semigradient.envs.control.closed_forms import (
     lqr_optimum,
     pusher_values,
 )
+from semigradient.envs.control.time_step import TimeStep, time_step
 from semigradient.envs.control.time_step import make as refine
-from semigradient.envs.control.time_step import time_step
 from semigradient.errors import UserError
 
 GAMMA = 0.8
@@ -60,6 +61,30 @@ def test_the_horizon_converges_to_first_order() -> None:
 def test_a_time_step_must_be_positive(dt: Any) -> None:
     with pytest.raises(UserError, match=r"dt=.*> 0"):
         envs.make_vector("semigradient/Pendulum-v0", 1, 0, dt=dt)
+
+
+@pytest.mark.parametrize("base", ["LunarLander-v3", "CarRacing-v3"])
+def test_environments_whose_impulses_are_per_step_are_refused(base: str) -> None:
+    pytest.importorskip("Box2D")
+    with pytest.raises(UserError, match=f"'{base}': its forces or rewards may come per step"):
+        gymnasium.make("semigradient/TimeStep-v0", base=base, dt=0.01)
+
+
+def test_heights_over_time_steps_are_refused() -> None:
+    pytest.importorskip("mujoco")
+    with pytest.raises(UserError, match="'HumanoidStandup-v5': its forces or rewards"):
+        gymnasium.make("semigradient/TimeStep-v0", base="HumanoidStandup-v5", dt=0.01)
+
+
+def test_an_environment_of_one_s_own_says_that_its_rewards_are_densities() -> None:
+    class Own(PendulumEnv):
+        pass
+
+    with pytest.raises(UserError, match="'Own': its forces") as caught:
+        TimeStep(Own(), 0.01)
+    assert "\n" not in str(caught.value)
+    Own.reward_per_second = True
+    assert TimeStep(Own(), 0.01).clock.dt == 0.01
 
 
 def test_environments_without_a_time_step_are_refused() -> None:
@@ -106,6 +131,21 @@ def test_the_usual_step_is_gymnasiums(env_id: str) -> None:
             assert bool(over) == ended
             if ended:
                 break
+
+
+@pytest.mark.parametrize("options", [{}, {"actions": "discrete"}, {"integrator": "published"}])
+def test_torque_costs_a_thousandth_of_its_square(options: dict[str, str]) -> None:
+    core = PendulumOptions(**options).make()
+    state = core.reset(1, torch.Generator().manual_seed(0))
+    rewards = []
+    for torque in (2.0, 0.0) if not options.get("actions") else (2.0,):
+        action = torch.tensor([1]) if options.get("actions") else torch.tensor([[torque / 2]])
+        rewards.append(core.step(state, action).reward.item())
+    angle, speed = state[0][0].tolist()[:2]
+    wrapped = (angle + math.pi) % (2 * math.pi) - math.pi
+    still = -(wrapped**2 + 0.1 * speed**2)
+    assert rewards[0] == pytest.approx(still - 0.004, abs=1e-6)
+    assert rewards[1:] == pytest.approx([still] * len(rewards[1:]), abs=1e-6)
 
 
 def test_published_pendulum_moves_by_the_unclipped_speed() -> None:

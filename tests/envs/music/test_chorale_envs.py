@@ -18,6 +18,7 @@ from semigradient.envs.music.chorale_rewrite import ChoraleRewrite, RewriteOptio
 from semigradient.envs.music.chorale_rules import Rules
 from semigradient.envs.music.chorale_setting import ILLEGAL, LOW
 from semigradient.envs.music.toy_chorale import toy_joint
+from semigradient.errors import UserError
 from support.chorale_envs import P, play, setting, some_model
 from support.chorales import pieces
 
@@ -273,6 +274,25 @@ def test_the_stream_writes_frame_by_frame(reward: str, task: str) -> None:
         torch.testing.assert_close(total, end.log_p)
     if task == "harmonize":
         assert torch.equal(end.pitches[:, 0], end.truth[:, 0])
+
+
+@pytest.mark.parametrize("reward", ["model", "imitation"])
+def test_rules_are_added_to_a_note_model(reward: str) -> None:
+    plain, mixed = (
+        ChoraleChrono(setting(), ChronoOptions(reward=reward, rules_weight=weight))
+        for weight in (0.0, 0.25)
+    )
+    (_, alone, _), (end, both, _) = (
+        play(core, core.reset(9, random), random)
+        for core in (plain, mixed)
+        for random in [torch.Generator().manual_seed(0)]
+    )
+    potential = mixed.rules.potential(end.events)
+    assert potential.abs().min() > 0.1
+    torch.testing.assert_close(both, alone + 0.25 * potential)
+    assert "rules_weight" in mixed.protocol
+    with pytest.raises(UserError, match=r"rules_weight=1\.0: acts only with reward="):
+        ChronoOptions(rules_weight=1.0)
 
 
 def test_imitating_the_real_notes_earns_one_each() -> None:

@@ -88,9 +88,24 @@ def test_rows_of_curves_and_figure() -> None:
     assert [row.measured for row in rows[:5]] == [-150, -170, 20, -900, 720]
     assert rows[5].measured == pytest.approx(144)
     assert "4.0" in rows[5].quantity
-    assert rows[6].measured == pytest.approx(1)
-    assert all(row.agrees for row in rows)
-    assert [row.required for row in rows] == [True] * 3 + [False] * 4
+    # Both seeds are alike at either dt: nothing grows.
+    assert (rows[6].measured, rows[6].agrees) == (0, False)
+    assert rows[7].measured == pytest.approx(1)
+    assert all(row.agrees for row in rows if row is not rows[6])
+    assert [row.required for row in rows] == [True] * 3 + [False] * 5
+    better = {**runs, ("ddpg unscaled", 0.05): runs["ddpg unscaled", 0.01]}
+    better["ddpg unscaled", 0.01] = [_run(-200.0, fine), _run(-190.0, fine)]
+    rows = dau_curves.claims(plan, better)
+    # Curves far apart whose order is the other one are no degradation.
+    assert (rows[4].measured, rows[4].agrees) == (-705, False)
+    assert rows[5].agrees
+    assert (rows[6].measured, rows[6].agrees) == (10, True)
+    other = dau_curves.claims(replace(plan, scatters=False, portraits=()), runs)
+    assert [row.published for row in other[3:]] == [
+        "below dau",
+        "degrades as dt falls",
+        "curves of different dt lie apart",
+    ]
     runs["dau", 0.01][0] = {**runs["dau", 0.01][0], "curve": np.full(5, -300.0)}
     agreeing = [row.agrees for row in dau_curves.claims(plan, runs)]
     assert agreeing[:3] == [True, False, False]

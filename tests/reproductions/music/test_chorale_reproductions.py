@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from semigradient.agents.pcl import PCL
 from semigradient.domains.music.score_counts import Counts
 from semigradient.envs.music import chorales
 from semigradient.envs.music.chorale_rules import EVENTS, Rules
+from semigradient.envs.music.chorale_setting import LOW
 from semigradient.envs.music.toy_chorale import toy_joint
 from semigradient.reproductions.music import (
     chorale_harmonize,
@@ -71,6 +74,9 @@ def test_a_harmonising_policy_is_scored_on_the_same_excerpts() -> None:
         assert mask is not None
         return mask.argmax(1)
 
+    rolls = chorale_harmonize.played(lowest, 32)["rolls"]
+    assert rolls.shape == (32, 4, 8)
+    assert (rolls >= LOW).all()
     first = chorale_harmonize.returns(lowest, 32)
     begun = seen[0].copy()
     seen.clear()
@@ -78,6 +84,45 @@ def test_a_harmonising_policy_is_scored_on_the_same_excerpts() -> None:
     assert np.array_equal(seen[0], begun)
     bach = chorale_harmonize.real()["returns"]
     assert bach.mean() > first.mean()
+
+
+def test_a_policy_that_games_the_rules_is_found_by_its_likelihood() -> None:
+    curves = [{"returns": np.array([5.0, 6.0, 5.5])}]
+    likely = {"best": np.array([-2.0, -2.2]), "random": np.array([-8.0, -8.2])}
+    for nats, best, agrees in ((-2.5, 1.0, [True, True]), (-7.0, 9.0, [False, False])):
+        found = {**likely, "PPO": np.array([nats, nats])}
+        rows = chorale_harmonize.hacking_rows(curves, np.full(4, best), found)
+        assert [row.agrees for row in rows] == agrees
+        assert rows[1].measured == pytest.approx((nats + 8.1) / 6)
+
+
+def test_the_best_of_several_harmonies_is_taken_excerpt_by_excerpt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plays = iter([[3.0, -1.0, 0.0], [2.0, 4.0, 0.5], [1.0, 5.0, 0.25]])
+
+    def played(policy: Any, episodes: int) -> dict[str, np.ndarray]:
+        returns = np.array(next(plays))
+        return {"returns": returns, "rolls": np.tile(returns[:, None, None], (1, 4, 8))}
+
+    monkeypatch.setattr(chorale_harmonize, "build", lambda command: Mock())
+    monkeypatch.setattr(chorale_harmonize, "parse", lambda words: Mock())
+    monkeypatch.setattr(chorale_harmonize, "played", played)
+    best = chorale_harmonize.best_of("folder", 3)
+    assert best["returns"].tolist() == [3.0, 5.0, 0.5]
+    assert best["rolls"][:, 0, 0].tolist() == [3.0, 5.0, 0.5]
+
+
+def test_likelihoods_are_of_pitch_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(pitches: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        log_p = torch.full((*pitches.shape, 46), -5.0)
+        log_p[..., 0] = -1.0  # the lowest pitch, MIDI 36
+        return log_p
+
+    monkeypatch.setattr(chorale_harmonize, "conditionals", lambda folder: first)
+    rolls = np.full((2, 4, 8), LOW, float)
+    rolls[1] += 1
+    assert chorale_harmonize.likelihoods("folder", rolls).tolist() == [-4.0, -20.0]
 
 
 def test_figures_of_a_soft_learner() -> None:
