@@ -177,7 +177,10 @@ class MFOS:
     def further_scores(self) -> dict[str, float]:
         """Final returns of matches of the first model with naive learners, LOLA and itself."""
         alpha, updates = self.config.alpha, self.config.evaluation_updates
-        return match_scores(self.game, self.contestant(seed=self.setup.seed), alpha, alpha, updates)
+        learner, device = self.contestant(seed=self.setup.seed), self.setup.device
+        both = self.seats == 2
+        steps = (alpha, alpha, updates)
+        return match_scores(self.game, learner, *steps, plays_both=both, device=device)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the first player plays after meeting the opponent that it was trained with."""

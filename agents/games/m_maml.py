@@ -131,7 +131,8 @@ class MMAML:
     def further_scores(self) -> dict[str, float]:
         """Final returns of matches of the first model with naive learners, LOLA and itself."""
         alpha, updates = self.config.alpha, self.config.evaluation_updates
-        return match_scores(self.game, self.contestant(), alpha, alpha, updates, self.seat)
+        steps, device = (alpha, alpha, updates, self.seat), self.setup.device
+        return match_scores(self.game, self.contestant(), *steps, device=device)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the learner plays after meeting a naive learner, which is drawn by the seed."""

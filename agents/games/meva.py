@@ -300,7 +300,7 @@ class MeVa:
         """Final returns of matches of the first model with naive learners, LOLA and itself."""
         config = self.config
         steps = config.alpha, config.imagined, config.evaluation_updates
-        return match_scores(self.game, self.contestant(), *steps)
+        return match_scores(self.game, self.contestant(), *steps, device=self.setup.device)
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the first player plays the game after learning, from policies drawn by the seed.

@@ -74,6 +74,8 @@ def match_scores(
     updates: int,
     seat: int = 0,
     pairs: int = 128,
+    plays_both: bool = True,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Mean final returns of a learner beside naive learners, LOLA and, in like seats, itself.
 
@@ -85,21 +87,27 @@ def match_scores(
         updates: simultaneous updates.
         seat: 0 or 1.
         pairs: initial pairs of policies, always the same.
+        plays_both: whether it can take either of two like seats.
+        device: of the learner.
 
     Returns:
         `against_naive` and `naive_against_it`, the same of `lola`, and `against_itself`, which
-        is left out where the seats of the game differ.
+        is left out where the seats of the game differ or it cannot take both.
     """
+    start = game.draw(pairs, torch.Generator().manual_seed(0)).to(device)
+
+    def means_of(*players: Contestant) -> list[float]:
+        one, two = players
+        return game.value(contest(game, (one, two), start, updates)).mean(0).tolist()
+
     scores = {}
     for name in ("naive", "lola"):
         pair = (learner, follower(rule(name, imagined), alpha))
-        players = pair if seat == 0 else pair[::-1]
-        means = returns(game, players, pairs, updates).mean(0).tolist()
+        means = means_of(*(pair if seat == 0 else pair[::-1]))
         scores[f"against_{name}"] = means[seat]
         scores[f"{name}_against_it"] = means[1 - seat]
-    if game.symmetric:
-        both = returns(game, (learner, learner), pairs, updates)
-        scores["against_itself"] = float(both.mean())
+    if game.symmetric and plays_both:
+        scores["against_itself"] = sum(means_of(learner, learner)) / 2
     return scores
 
 

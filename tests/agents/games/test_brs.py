@@ -139,7 +139,7 @@ def test_answers_and_their_gradients_are_those_of_the_exact_expectation(
         torch.set_default_dtype(torch.float32)
 
 
-def test_shared_luck_brings_all_coins_of_a_question_back_to_one_place() -> None:
+def test_common_random_numbers_bring_all_coins_of_a_question_back_to_one_place() -> None:
     game = CoinGame()
     for shared, same in ((True, True), (False, False)):
         net = BRSNetworks(game, 4, Questions(200, 1, 1.0, shared))

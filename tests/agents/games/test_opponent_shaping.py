@@ -87,6 +87,36 @@ def test_maml_learns_to_start_where_naive_learning_ends_well() -> None:
     torch.testing.assert_close(moved[:, 1], x[:, 1] + 2 * RULE(agent.game, first, 1))
 
 
+@pytest.mark.parametrize("env", ["IPD-v0", "MatchingPennies-v0"])
+@pytest.mark.parametrize(
+    ("agent", "flags"),
+    [
+        ("m-fos", ("--opponent", "naive")),
+        ("m-fos", ("--opponent", "self")),
+        ("m-fos", ("--opponent", "lola-taylor-full")),
+        ("m-maml", ()),
+        ("m-maml", ("--seat", "second")),
+    ],
+)
+def test_matches_of_trained_learners(agent: str, flags: tuple[str, ...], env: str) -> None:
+    words = ("--batch-size", "8", "--updates", "2", "--evaluation-updates", "3", "--models", "2")
+    learner = make(agent, *words, *flags, env=f"semigradient/{env}")
+    learner.iterate()
+    scores = learner.further_scores()
+    alike = env == "IPD-v0" and "naive" not in flags and "lola-taylor-full" not in flags
+    assert ("against_itself" in scores) == alike
+    for name in ("naive", "lola"):
+        ours, theirs = scores[f"against_{name}"], scores[f"{name}_against_it"]
+        if env != "IPD-v0":
+            assert ours == pytest.approx(-theirs)
+    game, seat = learner.game, getattr(learner, "seat", 0)
+    alpha = learner.config.alpha
+    pair = (learner.contestant(), follower(rule("naive", 0.0), alpha))
+    start = game.draw(128, torch.Generator().manual_seed(0))
+    ends = game.value(contest(game, pair if seat == 0 else pair[::-1], start, 3)).mean(0)
+    assert scores["against_naive"] == pytest.approx(ends[seat].item(), abs=1e-6)
+
+
 def test_densities_are_those_of_a_normal_distribution() -> None:
     mean, variance, action = numbers(7, 3), numbers(7, 3).exp(), numbers(7, 3) * 2
     normal = torch.distributions.Normal(mean, variance.sqrt())
@@ -179,7 +209,7 @@ def test_learners_side_by_side_do_not_touch_each_other() -> None:
     assert torch.equal(agent.network.actor_in.weight.grad[0], before)
 
 
-def test_the_second_chair_sees_its_own_policy_first() -> None:
+def test_the_second_seat_sees_its_own_policy_first() -> None:
     agent = make("m-fos", *SMALL, "--opponent", "self")
     assert isinstance(agent, MFOS)
     x = numbers(1, 3, 2, 5)

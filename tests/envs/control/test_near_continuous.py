@@ -1,4 +1,4 @@
-"""Near-continuous environments against Gymnasium, closed forms and each other's faces."""
+"""Near-continuous environments against Gymnasium, closed forms and each other."""
 
 from __future__ import annotations
 
