@@ -31,7 +31,7 @@ def network(folder: str | Path, device: str | torch.device = "cpu") -> Coconet:
         config = _config(folder)["agent_config"]
         sizes = (int(config["channels"]), int(config["layers"]))
         pitch_bias = bool(config.get("pitch_bias", False))
-    except (KeyError, ValueError) as problem:
+    except (KeyError, TypeError, ValueError) as problem:
         raise UserError(f"{str(folder)!r}: no run folder of a Coconet ({problem})") from None
     loaded = checkpoint.load(run / "policy", None)
     weights = loaded.state["policy"].get("network", {})
@@ -43,12 +43,12 @@ def network(folder: str | Path, device: str | torch.device = "cpu") -> Coconet:
 
 def trained_grid(folder: str | Path) -> int:
     """Sixteenths per frame of the pieces that a run was trained on."""
-    options = _config(folder).get("run", {}).get("env_options", [])
-    grids = [value for key, _, value in (str(o).partition("=") for o in options) if key == "grid"]
     try:
-        return int(grids[-1]) if grids else CompletionOptions().grid
-    except ValueError:
-        raise UserError(f"{str(folder)!r}: no run folder of a Coconet (grid={grids[-1]})") from None
+        options = [str(option).partition("=") for option in _config(folder)["run"]["env_options"]]
+        grids = [int(value) for key, _, value in options if key == "grid"]
+    except (KeyError, TypeError, ValueError) as problem:
+        raise UserError(f"{str(folder)!r}: no run folder of a Coconet ({problem})") from None
+    return grids[-1] if grids else CompletionOptions().grid
 
 
 @dataclass(frozen=True)
