@@ -77,7 +77,7 @@ def test_the_soft_value_of_a_softmax_is_a_log_sum() -> None:
         assert torch.allclose(value, want)
 
 
-def test_the_actor_stands_still_at_the_softmax_and_nowhere_else() -> None:
+def test_the_actor_is_stationary_at_the_softmax_only() -> None:
     q, alpha = torch.tensor([[1.0, -0.5, 2.0]]), torch.tensor(0.7)
     at = (q / alpha).clone().requires_grad_()
     actor_loss(q, log_softmax(at, None), alpha).sum().backward()
@@ -193,20 +193,20 @@ def published_loss(learner: SoftQ, batch: Batch) -> torch.Tensor:
     for i in range(6):
         obs, ahead = batch.obs[i], batch.next_obs[i]
         q_ahead, q_here = smaller(learner.targets, ahead), smaller(learner._critics(), obs)
-        actions, chances = policy(ahead, batch.next_mask[i], q_ahead)
+        actions, probabilities = policy(ahead, batch.next_mask[i], q_ahead)
         value = sum(
             p.detach() * (q_ahead[a] - alpha * p.detach().log())
-            for a, p in zip(actions, chances, strict=True)
+            for a, p in zip(actions, probabilities, strict=True)
         )
         y = batch.reward[i] + batch.discount[i] * value
         for critic in (one, two):
             total = total + 0.5 * (critic(obs[None])[0, batch.action[i]] - y) ** 2
-        actions, chances = policy(obs, batch.mask[i], q_here)
+        actions, probabilities = policy(obs, batch.mask[i], q_here)
         if network:
-            pairs = zip(actions, chances, strict=True)
+            pairs = zip(actions, probabilities, strict=True)
             total = total + sum(p * (alpha * p.log() - q_here[a]) for a, p in pairs)
         wanted = 0.6 * math.log(len(actions))
-        terms = (p.detach() * -log_alpha * (p.detach().log() + wanted) for p in chances)
+        terms = (p.detach() * -log_alpha * (p.detach().log() + wanted) for p in probabilities)
         total = total + sum(terms)
     return total / 6
 

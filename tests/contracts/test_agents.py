@@ -61,7 +61,7 @@ each_agent = pytest.mark.parametrize(
 
 
 @each_agent
-def test_a_saved_agent_goes_on_bit_for_bit(command: Command, tmp_path: Path) -> None:
+def test_a_saved_agent_continues_bit_for_bit(command: Command, tmp_path: Path) -> None:
     agent = build(command)
     iterate(agent, iterations(command.run.agent))
     assert agent.progress.steps > 0

@@ -78,7 +78,7 @@ def _value(call: Any, sample: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("name", optim.names())
-def test_a_saved_optimizer_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_a_saved_optimizer_continues_bit_for_bit(name: str, tmp_path: Path) -> None:
     learner, other = Learner(name), Learner(name, seed=1)
     start = copy.deepcopy(parts.state(learner))
     learner.learn(range(6))

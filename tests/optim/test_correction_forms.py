@@ -164,7 +164,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("options", FORMS)
-def test_a_saved_state_goes_on_bit_for_bit(options):
+def test_a_saved_state_continues_bit_for_bit(options):
     unsplit = trained(12, **options)
     net = network().double()
     optimizer = CorrectedMomentum(net.parameters(), 0.1, BETA, **options)

@@ -222,7 +222,7 @@ def test_true_successors_stand_at_truncations() -> None:
 @pytest.mark.parametrize("shard_bytes", [64 * 2**20, 100])
 @pytest.mark.parametrize("steps", [0, 5, 47])
 @pytest.mark.parametrize("kind", ["vectors", "frames"])
-def test_a_saved_memory_goes_on_identically(
+def test_a_saved_memory_continues_identically(
     kind: str, steps: int, shard_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ring, "_SHARD_BYTES", shard_bytes)

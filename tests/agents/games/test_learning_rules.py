@@ -215,7 +215,7 @@ def test_pola_with_one_step_each_is_lola(game: Game, player: int) -> None:
     torch.testing.assert_close(update, rule("lola", 2.0)(game, x, player))
 
 
-def test_a_proximal_step_in_one_round_against_somebody_who_stands_still() -> None:
+def test_a_proximal_step_in_one_round_against_a_fixed_opponent() -> None:
     game, alpha = MatrixGame(discount=0.0), 1.5
     x = game.draw(6, torch.Generator().manual_seed(0))
     now, other = torch.sigmoid(x[:, 0, 0]), torch.sigmoid(x[:, 1, 0])

@@ -1,4 +1,4 @@
-"""Hyper-grids: counts, partitions, rules and faces against plain loops and closed forms."""
+"""Hyper-grids: counts, partitions, rules and adapters against plain loops and closed forms."""
 
 from __future__ import annotations
 

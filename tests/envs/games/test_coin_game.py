@@ -1,4 +1,4 @@
-"""The coin game: rules against a plain loop, exact values, faces, scripted players and oracles."""
+"""The coin game: rules against a plain loop, values, adapters, scripted players, oracles."""
 
 from __future__ import annotations
 

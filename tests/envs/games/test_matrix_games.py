@@ -32,7 +32,7 @@ def policy(name: str) -> Tensor:
 
 
 def brute_force(p: Tensor, q: Tensor, weights: list[float]) -> Tensor:
-    """Weighted chances (4,) of AA, AB, BA, BB, one round after another in plain Python."""
+    """Weighted probabilities (4,) of AA, AB, BA, BB, one round after another in plain Python."""
     mine, theirs = p.tolist(), q.tolist()
     chance, total = {0: 1.0}, [0.0] * 4
     for weight in weights:

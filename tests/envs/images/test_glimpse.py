@@ -1,4 +1,4 @@
-"""The glimpse environment against closed forms and a plain loop; its faces against each other."""
+"""The glimpse environment against closed forms and a plain loop; its adapters alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Molecules of blocks as a construction and as environments: parents, validity, faces, errors."""
+"""Molecules of blocks as construction and environments: parents, validity, adapters, errors."""
 
 from __future__ import annotations
 
