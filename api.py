@@ -52,7 +52,8 @@ def make_agent(agent: str, env: str, **options: Any) -> Agent:
     Raises:
         UserError: an unknown name or option, or an invalid value.
     """
-    return build(make_command(agent, env, **options))
+    with undisturbed():  # packages that are imported for the first time may draw
+        return build(make_command(agent, env, **options))
 
 
 def train(agent: str, env: str, **options: Any) -> LoadedRun:

@@ -137,12 +137,10 @@ def _setup_of(agent: Any) -> AgentContext:
     return setup
 
 
-def test_a_killed_run_is_resumed_from_python(
-    tmp_path: Path, start_train: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_a_killed_run_is_resumed_from_python(tmp_path: Path) -> None:
     words = ["--agent", "dqn", "--env", "CartPole-v1", *TINY.split()]
     killed = tmp_path / "killed"
-    kill_after_first_checkpoint(start_train(*words, "--run-dir", killed), killed)
+    kill_after_first_checkpoint(*words, "--run-dir", killed)
     run = semigradient.resume(killed)
     whole = semigradient.train(
         "dqn",

@@ -35,12 +35,11 @@ def run_here(words: str, *more: object) -> None:
 
 @pytest.mark.parametrize("words", [BY_MODULE, MIXED], ids=["agent", "optimizer and diagnostic"])
 def test_by_module_it_trains_resumes_after_a_kill_and_is_evaluated(
-    words: str, package: Path, tmp_path: Path, start_train: Start
+    words: str, package: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start_train(*words.split(), "--run-dir", killed)
     run_here(words, "--run-dir", whole)
-    kill_after_first_checkpoint(process, killed)
+    kill_after_first_checkpoint(*words.split(), "--run-dir", killed)
     with pytest.raises(SystemExit):
         train(["--resume", str(killed), *QUIET])
     run_here(f"--resume {killed} --trust")
@@ -54,12 +53,11 @@ def test_by_module_it_trains_resumes_after_a_kill_and_is_evaluated(
 
 
 def test_by_entry_point_it_trains_resumes_and_is_evaluated_without_trust(
-    package: Path, tmp_path: Path, start_train: Start
+    package: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start_train(*BY_NAME.split(), "--run-dir", killed)
     run_here(BY_NAME, "--run-dir", whole)
-    kill_after_first_checkpoint(process, killed)
+    kill_after_first_checkpoint(*BY_NAME.split(), "--run-dir", killed)
     run_here(f"--resume {killed}")
     assert_same_run(whole, killed)
     evaluate.main([str(killed), "--episodes", "3"])

@@ -97,13 +97,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     name: str,
     tmp_path: Path,
-    start_train: Start,
     whole: Whole,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = CASES[name].split()
     broken = tmp_path / "broken"
-    kill_after_first_checkpoint(start_train(*arguments, "--run-dir", broken), broken)
+    kill_after_first_checkpoint(*arguments, "--run-dir", broken)
     steps = steps_of(arguments)
     killed_at = checkpoint.load(broken / "checkpoints", None).step
     assert 0 < killed_at < steps
