@@ -1,10 +1,11 @@
-"""The network of a flow network: one perceptron, or two, over features of states."""
+"""The networks of a flow network: one perceptron, or two, over features of states; conditions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from semigradient.nets.bricks import mlp
@@ -67,3 +68,49 @@ class FlowNetwork(nn.Module):
             backward if backward.shape[1] else None,
             flow.squeeze(1) if flow.shape[1] else None,
         )
+
+
+class ConditionalFlowNetwork(nn.Module):
+    """Features (m, D) and a condition → `FlowOutputs`; log Z as a function of the condition.
+
+    The condition is one number in [low, high] for all states of a call. The network sees it in a
+    thermometer of `CELLS` cells, and log Z is piecewise linear between their borders.
+
+    Args:
+        low: of the condition.
+        high: of the condition.
+        make: builds the network for features of a width.
+        width: D.
+
+    Attributes:
+        condition: at which outputs are wanted.
+    """
+
+    CELLS = 8
+
+    def __init__(
+        self, low: float, high: float, make: Callable[[int], FlowNetwork], width: int
+    ) -> None:
+        super().__init__()
+        self.low, self.high, self.condition = low, high, high
+        self.inner = make(width + self.CELLS)
+        self.log_z_values = nn.Parameter(torch.zeros(self.CELLS + 1))
+
+    def forward(self, features: Tensor) -> FlowOutputs:
+        """Outputs at m states, under the condition."""
+        seen = self.thermometer(features.device).to(features.dtype)
+        outputs: FlowOutputs = self.inner(torch.cat([features, seen.expand(len(features), -1)], 1))
+        return outputs
+
+    def log_z(self, base: Tensor) -> Tensor:
+        """Log Z under the condition, 0-dim: a common part and one by condition."""
+        below = self.thermometer(base.device)
+        one = torch.ones(1, device=base.device)
+        near = torch.cat([one, below]) - torch.cat([below, 0 * one])
+        return base + near @ self.log_z_values
+
+    def thermometer(self, device: torch.device) -> Tensor:
+        """How much of each of the cells lies below the condition: (CELLS,)."""
+        share = (self.condition - self.low) / (self.high - self.low)
+        cells = torch.arange(self.CELLS, device=device)
+        return (share * self.CELLS - cells).clamp(0, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from semigradient.agents.gflownet.config import Config
 from semigradient.agents.gflownet.networks import Network
 from semigradient.domains.flows.estimates import Estimates, distinct
+from semigradient.domains.flows.local_search import Found, search
 from semigradient.domains.flows.table_sampler import Built, TableSampler
 from semigradient.domains.flows.trajectories import (
     Memory,
@@ -63,6 +64,7 @@ class Batches:
         generator: torch.Generator,
     ) -> None:
         self.rules, self.config, self.generator = rules, config, generator
+        self.exponent = config.reward_exponent  # β of the present batch
         self.sampler: TableSampler | None = None
         if isinstance(rules, Table) and isinstance(network, FlowNetwork):
             on_cpu = rules.device.type == "cpu"
@@ -105,12 +107,29 @@ class Batches:
             return self.sampler.forward(draws, config.sharpness, chance)
         return Built(forward(self.rules, cumulative, draws), None)
 
+    def search(self, fresh: Trajectories, look: Look) -> list[Found]:
+        """Steps of local search from what was built."""
+        config, objects, steps = self.config, fresh.objects, []
+        for _ in range(config.local_search):
+            found = search(
+                self.rules,
+                look,
+                objects,
+                lambda states: self.exponent * self.rules.log_reward(states),
+                self.generator,
+                config.local_search_back,
+                config.local_search_filter,
+            )
+            steps.append(found)
+            objects = found.paths.objects
+        return steps
+
     def mix(self, fresh: Trajectories, look: Look) -> Mixed:
         """The new trajectories, or their edges, and as many remembered ones as are wanted."""
         config, memory = self.config, self.memory
         if memory is None:
             return Mixed(fresh, fresh, None, None)
-        new, log_reward = fresh, config.reward_exponent * self.rules.log_reward(fresh.objects)
+        new, log_reward = fresh, self.exponent * self.rules.log_reward(fresh.objects)
         if config.replay == "transitions":
             new, log_reward = edges(fresh), log_reward[fresh.valid.nonzero(as_tuple=True)[1]]
         if len(memory) == 0 or config.replay_share == 0:

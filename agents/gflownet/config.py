@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from semigradient.domains.flows.local_search import Filter
 from semigradient.domains.flows.losses import REGRESSIONS
 from semigradient.domains.flows.objectives import OBJECTIVES, Objective, Rules
 from semigradient.errors import require, unknown
@@ -28,6 +29,7 @@ CHOICES: dict[str, Any] = {
     "offline": Offline,
     "target": Target,
     "graph_form": Form,
+    "local_search_filter": Filter,
 }
 
 
@@ -43,6 +45,8 @@ class Config:
     """Trajectories (with replay "transitions": edges times its share) per gradient step."""
     reward_exponent: float = 1.0
     """β of the distribution R^β / Z that is learned."""
+    exponent_range: tuple[float, ...] = ()
+    """LOW HIGH: β is drawn from this range for every gradient step, and the network sees it."""
     reduction: Reduction = "mean_transitions"
     """How fm, db, fl-db and modified-db average over edges."""
     leaf_weight: float = 10.0
@@ -75,6 +79,12 @@ class Config:
     """That power."""
     replay_top: bool = False
     """Keep the ones of highest priority instead of the newest."""
+    local_search: int = 0
+    """Steps of local search around what was built: walk back, cut, build on (Kim et al. 2024)."""
+    local_search_back: float = 0.5
+    """Share of a construction that is cut off, in [0, 1]; 0: as many edges as chance says."""
+    local_search_filter: Filter = "metropolis"
+    """What takes an object's place: metropolis keeps the target, deterministic takes the better."""
     offline: Offline = "none"
     """Learn from a fixed set instead: of a random policy, or walked back from random objects."""
     offline_size: int = 2000
@@ -126,10 +136,10 @@ class Config:
             value = getattr(self, name)
             require(0 < value < math.inf, f"{name}={value}: must be positive and finite")
         amounts = ("leaf_weight", "epsilon", "max_grad_norm", "exact_every", "replay_power")
-        for name in (*amounts, "test_objects"):
+        for name in (*amounts, "test_objects", "local_search"):
             value = getattr(self, name)
             require(value >= 0, f"{name}={value}: must be ≥ 0")
-        for name in ("random_actions", "replay_share"):
+        for name in ("random_actions", "replay_share", "local_search_back"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name}={value}: must be in [0, 1]")
         require(0 < self.target_rate <= 1, f"target_rate={self.target_rate}: must be in (0, 1]")
@@ -137,6 +147,12 @@ class Config:
         for name, table in (("regression", REGRESSIONS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in table:
                 unknown(name, getattr(self, name), table)
+        bounds = self.exponent_range
+        good = not bounds or (len(bounds) == 2 and 0 < bounds[0] < bounds[1] < math.inf)
+        require(good, f"exponent_range={bounds}: must be two numbers, 0 < low < high")
+        inside = not bounds or bounds[0] <= self.reward_exponent <= bounds[1]
+        beta = f"reward_exponent={self.reward_exponent}"
+        require(inside, f"{beta}: must be in exponent_range={bounds}; evaluation takes it")
         self._require_a_match()
 
     def _require_a_match(self) -> None:
@@ -158,6 +174,15 @@ class Config:
         require(
             self.loss != "log-variance" or self.batch_size > 1,
             "batch_size=1: one trajectory has no variance; loss='log-variance' accepts ≥ 2",
+        )
+        searched = f"local_search={self.local_search}"
+        require(
+            self.local_search == 0 or self.offline == "none",
+            f"{searched}: a fixed set is not searched",
+        )
+        require(
+            self.local_search == 0 or self.backward != "tree",
+            f"{searched}: accepted with backward uniform, learned",
         )
         require(
             self.replay == "none" or self.offline == "none",

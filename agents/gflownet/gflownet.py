@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -32,9 +33,10 @@ from semigradient.domains.flows.objectives import Batch, Penalty, Root
 from semigradient.domains.flows.sample_counts import SampleCounts, distance
 from semigradient.domains.flows.samples import Samples, draw
 from semigradient.domains.flows.table_sampler import Known
-from semigradient.domains.flows.trajectories import Trajectories
+from semigradient.domains.flows.trajectories import Trajectories, join
 from semigradient.envs.constructions.construction import Construction, Table
 from semigradient.errors import require
+from semigradient.nets.flow_network import ConditionalFlowNetwork
 from semigradient.training import parts
 from semigradient.training.agent import (
     AgentContext,
@@ -74,7 +76,6 @@ class GFlowNet:
         require(not setup.compile, "compile=True: batches of constructions have no fixed shape")
         self.source = construction_of(setup, "gflownet")
         self.rules = written_down(self.source, config.exact_parents)
-        self.reward_exponent = config.reward_exponent
         self.table = self.rules if isinstance(self.rules, Table) else None
         _require_a_match(config, self.rules)
         self.network = make_network(self.rules, config).to(setup.device)
@@ -90,23 +91,29 @@ class GFlowNet:
         self._exact: dict[str, float] = {}
         few = self.table is not None and self.table.size <= _DENSE * config.batch_size
         self._dense = few
+        self._take(config.reward_exponent)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Build a batch, learn from it and from what is remembered."""
         config, before = self.config, self.progress.steps
         self.rules.evict_unused(self._referenced)
         rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
+        if self._conditional is not None:
+            self._take(self._drawn_exponent())
         whole = self._estimates(None) if self._dense else None
         if config.offline == "none":
             with self.timers("act"):
                 progress = (self.progress.steps, self.setup.total_steps)
                 fresh, known = self.batches.build(self.look, whole, progress)
-                self._note(fresh)
+                self._note(fresh, fresh.length)
+                fresh, searched = self._searched(fresh)
                 mixed = self.batches.mix(fresh, self.look)
             with self.timers("learn"):
-                at = self._recalled(known) if mixed.paths is fresh else None
+                alone = mixed.paths is fresh and not config.local_search
+                at = self._recalled(known) if alone else None
                 scalars, penalty = self._learn(mixed.paths, whole or at)
             self.batches.remember(mixed, penalty.by_trajectory())
+            scalars = {**scalars, **searched}
         else:
             paths = self.batches.from_fixed_set()
             self.progress.steps += int(paths.length.sum())
@@ -115,8 +122,20 @@ class GFlowNet:
         self.updates += 1
         if self._is_measured(before):
             with self.timers("exact"):
-                self._exact = {**self.evaluate(), **self.visits.metrics()}
+                # Frequencies over all conditions have no target.
+                met = {} if self._conditional is not None else self.visits.metrics()
+                self._exact = {**self.evaluate(), **met}
         return {**scalars, "lr": rate, **self._exact, **self._counters()}
+
+    def _searched(self, fresh: Trajectories) -> tuple[Trajectories, dict[str, Tensor]]:
+        """What was built and, after local search, where that ended; the share of accepted steps."""
+        steps = self.batches.search(fresh, self.look)
+        if not steps:
+            return fresh, {}
+        for step in steps:
+            self._note(step.proposed, step.built)
+        accepted = torch.stack([step.accepted.float() for step in steps]).mean()
+        return join([fresh, steps[-1].paths], self.rules.actions - 1), {"accepted": accepted}
 
     def _is_measured(self, before: int) -> bool:
         """Whether the exact figures are due: now and then, and where the run reaches its end."""
@@ -129,11 +148,67 @@ class GFlowNet:
         found = {} if self.record is None else self.record.discoveries.counters()
         return {**self.visits.counters(), **found}
 
+    @property
+    def reward_exponent(self) -> float:
+        """β of the present batch, or evaluation."""
+        return self.batches.exponent
+
+    @contextmanager
+    def at(self, exponent: float | None) -> Iterator[None]:
+        """The agent as it is at β, in the range that it learns; None: at `reward_exponent`."""
+        before, config = self.reward_exponent, self.config
+        wanted = config.reward_exponent if exponent is None else exponent
+        low, high = config.exponent_range or (config.reward_exponent,) * 2
+        accepted = f"accepted: {low:g}" + (f" to {high:g}" if high > low else "")
+        require(low <= wanted <= high, f"exponent={wanted:g}: is not learned; {accepted}")
+        self._take(wanted)
+        try:
+            yield
+        finally:
+            self._take(before)
+
+    @property
+    def _conditional(self) -> ConditionalFlowNetwork | None:
+        return self.network if isinstance(self.network, ConditionalFlowNetwork) else None
+
+    def _take(self, exponent: float) -> None:
+        """Set β, for rewards and for networks that see it."""
+        self.batches.exponent = exponent
+        for network in (self.network, self.target):
+            if isinstance(network, ConditionalFlowNetwork):
+                network.condition = exponent
+
+    def _drawn_exponent(self) -> float:
+        """β of the next batch, uniform."""
+        low, high = self.config.exponent_range
+        draw = torch.rand((), generator=self.generator, device=self.setup.device)
+        return low + (high - low) * float(draw)
+
+    def _log_z(self) -> Tensor:
+        """The parameter log Z, at the present β."""
+        network = self._conditional
+        return self.log_z if network is None else network.log_z(self.log_z)
+
     def evaluate(self) -> dict[str, float]:
         """How far the policy's own distribution over objects is from R^β / Z; exact on a table.
 
-        Of molecules: what was found, and how log P_T goes with β log R on random ones.
+        Of a conditional network at the ends and in the middle of its range of β: means, and the
+        total variation at each. Of molecules: what was found, and how log P_T goes with β log R on
+        random ones.
         """
+        if self._conditional is None or self.table is None:
+            return self._evaluate()
+        low, high = self.config.exponent_range
+        parts = {}
+        for exponent in (low, (low + high) / 2, high):
+            with self.at(exponent):
+                parts[exponent] = self._evaluate()
+        names = parts[low].keys() - {"log_z"}
+        means = {name: sum(part[name] for part in parts.values()) / 3 for name in sorted(names)}
+        return {**means, **{f"tv_{exponent:g}": part["tv"] for exponent, part in parts.items()}}
+
+    def _evaluate(self) -> dict[str, float]:
+        """At the present β."""
         if self.record is not None:
             says = self.config.objective.log_z is not None
             log_z = {"log_z": float(self.log_z_estimate())} if says else {}
@@ -141,8 +216,10 @@ class GFlowNet:
         if self.table is None:
             return {}
         _, found = self.table.reach(policy_table(self.table, self.network))
-        truth = self.table.log_partition(self.config.reward_exponent)
-        named = distance(found, self.visits.target, self.table)
+        conditional = self._conditional is not None
+        truth = self.table.log_partition(self.reward_exponent)
+        wanted = self.table.distribution(self.reward_exponent) if conditional else None
+        named = distance(found, self.visits.target if wanted is None else wanted, self.table)
         estimate = float(self.log_z_estimate())
         if math.isnan(estimate):
             return named
@@ -154,10 +231,10 @@ class GFlowNet:
         says = self.config.objective.log_z
         if says is None:
             return torch.tensor(math.nan)
-        rules, exponent = self.rules, self.config.reward_exponent
+        rules, exponent = self.rules, self.reward_exponent
         root = torch.tensor([rules.root], device=rules.device)
         log_reward = lambda: log_reward_along(rules, root, exponent)[0]  # noqa: E731
-        return says(Root(self.look(root), root[0], self.log_z, log_reward))
+        return says(Root(self.look(root), root[0], self._log_z(), log_reward))
 
     def policy(self, deterministic: bool = True) -> Policy:
         """The most probable action, or a sample of P_F from a generator of its own."""
@@ -165,7 +242,8 @@ class GFlowNet:
 
         @torch.no_grad()
         def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            logits = self.network(torch.from_numpy(obs).to(self.setup.device)).forward
+            with self.at(None):
+                logits = self.network(torch.from_numpy(obs).to(self.setup.device)).forward
             if mask is not None:
                 legal = torch.from_numpy(mask).to(self.setup.device)
                 logits = logits.masked_fill(~legal, -1e30)
@@ -175,9 +253,15 @@ class GFlowNet:
 
         return act
 
-    def sample(self, count: int = 1000, seed: int = 0, paths: int = 0) -> Samples:
-        """Objects of the policy, with their probabilities; see `domains.flows.samples.draw`."""
-        return draw(self, count, seed, paths)
+    def sample(
+        self, count: int = 1000, seed: int = 0, paths: int = 0, exponent: float | None = None
+    ) -> Samples:
+        """Objects of the policy, with their probabilities; see `domains.flows.samples.draw`.
+
+        `exponent` is the β of a conditional network; default: `reward_exponent`.
+        """
+        with self.at(exponent):
+            return draw(self, count, seed, paths)
 
     def load_policy_state(self, saved: dict[str, Any]) -> None:
         """Load what was saved; runs from before log Z was part of it have none."""
@@ -194,7 +278,7 @@ class GFlowNet:
         config = self.config
         if at is None:
             at = self._estimates(self._needed(paths))
-        batch = Batch(paths, at, self._reward_at(at, paths), self.log_z, self._frozen(at))
+        batch = Batch(paths, at, self._reward_at(at, paths), self._log_z(), self._frozen(at))
         penalty = config.objective(batch, config.rules)
         loss = penalty.loss(config.rules)
         self.optimizer.zero_grad()
@@ -220,7 +304,7 @@ class GFlowNet:
 
     def _reward_at(self, at: Estimates, paths: Trajectories) -> Tensor:
         """Log R^β of the states of `at` (u,) that the objective asks for, 0 for others."""
-        rules, exponent, kind = self.rules, self.config.reward_exponent, at.log_edges.dtype
+        rules, exponent, kind = self.rules, self.reward_exponent, at.log_edges.dtype
         if self.config.objective.rewards_all_states:
             return log_reward_along(rules, at.everything, exponent).to(kind)
         if self.table is not None:
@@ -280,9 +364,9 @@ class GFlowNet:
             for old, new in pairs:
                 old.copy_(new)
 
-    def _note(self, fresh: Trajectories) -> None:
-        """Count what was built."""
-        self.progress.steps += int(fresh.length.sum())
+    def _note(self, fresh: Trajectories, edges: Tensor) -> None:
+        """Count what was built, with so many edges (B,) each."""
+        self.progress.steps += int(edges.sum())
         objects = fresh.objects
         self.visits.add(objects)
         if self.record is not None:
@@ -291,9 +375,11 @@ class GFlowNet:
         self.progress.note(reward, fresh.length)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        groups: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        values = [] if self._conditional is None else [self._conditional.log_z_values]
+        others = [p for p in self.network.parameters() if all(p is not each for each in values)]
+        groups: list[dict[str, Any]] = [{"params": others}]
         if self.config.objective.learns_log_z:
-            groups.append({"params": [self.log_z], "lr": self.config.lr_log_z})
+            groups.append({"params": [self.log_z, *values], "lr": self.config.lr_log_z})
         return self.setup.make_optimizer(groups)
 
 

@@ -52,13 +52,16 @@ class FlowAgent(Protocol):
         rules: of the construction, a table where it can be one.
         source: the rules as the environment has them, which know what objects are called.
         network: features → outputs.
-        reward_exponent: β.
     """
 
     rules: Construction
     source: Construction
     network: Any
-    reward_exponent: float
+
+    @property
+    def reward_exponent(self) -> float:
+        """β."""
+        ...
 
     def look(self, states: Tensor) -> Estimates:
         """Estimates, without gradient, at increasing states (u,)."""

@@ -31,7 +31,10 @@ class Trajectories(NamedTuple):
 
 
 def forward(
-    rules: Construction, cumulative: Callable[[Tensor], Tensor], draws: Tensor
+    rules: Construction,
+    cumulative: Callable[[Tensor], Tensor],
+    draws: Tensor,
+    start: Tensor | None = None,
 ) -> Trajectories:
     """Build B objects.
 
@@ -40,10 +43,11 @@ def forward(
         cumulative: for states (m,) the running sums (m, A) of the probabilities of actions, 1 at
             the end; asked only for states with legal actions.
         draws: (horizon, B) uniform on [0, 1), which decide the actions.
+        start: (B,) states with legal actions to start from; default: the root.
     """
     stop, device, count = rules.actions - 1, rules.device, draws.shape[1]
     alive = torch.arange(count, device=device)
-    now = torch.full((count,), rules.root, device=device)
+    now = torch.full((count,), rules.root, device=device) if start is None else start
     length, states, actions = torch.zeros_like(now), [now], []
     for draw in draws:
         whole = len(alive) == count
