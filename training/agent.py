@@ -34,6 +34,7 @@ class AgentContext:
         compile: compile whole updates with `torch.compile`.
         learning: false for evaluation, where no replay memory is needed.
         timers: seconds by phase.
+        run_steps: environment steps at which the run ends; 0 where there is no run.
     """
 
     envs: ExactVector
@@ -44,6 +45,7 @@ class AgentContext:
     compile: bool = False
     learning: bool = True
     timers: Timers = field(default_factory=Timers)
+    run_steps: int = 0
 
     def make_optimizer(
         self, params: Iterable[Any], temporal_differences: bool = False

@@ -49,6 +49,7 @@ def build_for_process(command: Command, learning: bool = True) -> Agent:
         device=choose_device(run.device, images),
         seed=run.seed,
         total_steps=run.span,
+        run_steps=run.steps,
         optimizer=command.optimizer,
         compile=run.compile,
         learning=learning,

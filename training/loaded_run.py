@@ -96,7 +96,7 @@ class LoadedRun:
             return score(self.command, policy, episodes, root, max_steps)
 
     def sample(
-        self, count: int = 1000, seed: int = 0, paths: int = 0, exponent: float | None = None
+        self, count: int = 1000, seed: int = 0, paths: int = 0, condition: float | None = None
     ) -> Any:
         """Objects that a trained flow network builds: `domains.flows.samples.Samples`.
 
@@ -104,7 +104,7 @@ class LoadedRun:
             count: how many.
             seed: decides the draws.
             paths: see `domains.flows.samples.draw`.
-            exponent: β of the target, where a range of them was learned.
+            condition: β, or the weight of the second objective, where a range of it was learned.
 
         Raises:
             UserError: the run's agent builds no objects.
@@ -112,7 +112,7 @@ class LoadedRun:
         draw = getattr(self.agent, "sample", None)
         name = self.command.run.agent
         require(draw is not None, f"run of {name}: has no objects to sample; accepted: gflownet")
-        return draw(count, seed, paths, exponent) if draw is not None else None
+        return draw(count, seed, paths, condition) if draw is not None else None
 
     def env(self, num_envs: int = 1, seed: int | None = None, render: bool = False) -> ExactVector:
         """The environment that the run is evaluated on, as a vector of `num_envs` copies."""

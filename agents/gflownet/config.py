@@ -47,6 +47,8 @@ class Config:
     """β of the distribution R^β / Z that is learned."""
     exponent_range: tuple[float, ...] = ()
     """LOW HIGH: β is drawn from this range for every gradient step, and the network sees it."""
+    preferences: bool = False
+    """The weight of the second of two objectives is drawn for every gradient step, and seen."""
     reduction: Reduction = "mean_transitions"
     """How fm, db, fl-db and modified-db average over edges."""
     leaf_weight: float = 10.0
@@ -153,7 +155,16 @@ class Config:
         inside = not bounds or bounds[0] <= self.reward_exponent <= bounds[1]
         beta = f"reward_exponent={self.reward_exponent}"
         require(inside, f"{beta}: must be in exponent_range={bounds}; evaluation takes it")
+        both = self.preferences and bool(bounds)
+        require(not both, "preferences=True: one condition at a time, leave exponent_range out")
         self._require_a_match()
+
+    @property
+    def condition_range(self) -> tuple[float, float] | None:
+        """What a condition is drawn from: β, or a weight in [0, 1]; None: there is none."""
+        if self.preferences:
+            return (0.0, 1.0)
+        return (self.exponent_range[0], self.exponent_range[1]) if self.exponent_range else None
 
     def _require_a_match(self) -> None:
         """What cannot go together."""

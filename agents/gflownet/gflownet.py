@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from semigradient.agents.gflownet.batches import Batches
 from semigradient.agents.gflownet.config import Config
 from semigradient.agents.gflownet.molecules import record_of
-from semigradient.agents.gflownet.networks import make_network
+from semigradient.agents.gflownet.networks import make_network, require_a_match
 from semigradient.domains.flows.constructions import construction_of, log_reward_along, written_down
 from semigradient.domains.flows.estimates import Estimates, distinct, policy_table, with_parents
 from semigradient.domains.flows.objectives import Batch, Penalty, Root
@@ -34,7 +34,7 @@ from semigradient.domains.flows.sample_counts import SampleCounts, distance
 from semigradient.domains.flows.samples import Samples, draw
 from semigradient.domains.flows.table_sampler import Known
 from semigradient.domains.flows.trajectories import Trajectories, join
-from semigradient.envs.constructions.construction import Construction, Table
+from semigradient.envs.constructions.construction import Table
 from semigradient.errors import require
 from semigradient.nets.flow_network import ConditionalFlowNetwork
 from semigradient.training import parts
@@ -77,7 +77,7 @@ class GFlowNet:
         self.source = construction_of(setup, "gflownet")
         self.rules = written_down(self.source, config.exact_parents)
         self.table = self.rules if isinstance(self.rules, Table) else None
-        _require_a_match(config, self.rules)
+        require_a_match(config, self.rules)
         self.network = make_network(self.rules, config).to(setup.device)
         self.log_z = nn.Parameter(torch.tensor(config.log_z, device=setup.device))
         self.target = copy.deepcopy(self.network) if config.target != "none" else None
@@ -91,7 +91,9 @@ class GFlowNet:
         self._exact: dict[str, float] = {}
         few = self.table is not None and self.table.size <= _DENSE * config.batch_size
         self._dense = few
-        self._take(config.reward_exponent)
+        preference = getattr(self.source, "preference", 0.5)
+        self._usual = preference if config.preferences else config.reward_exponent
+        self._take(self._usual)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Build a batch, learn from it and from what is remembered."""
@@ -99,7 +101,7 @@ class GFlowNet:
         self.rules.evict_unused(self._referenced)
         rate = self.learning_rate.set(self.progress.steps, self.setup.total_steps)
         if self._conditional is not None:
-            self._take(self._drawn_exponent())
+            self._take(self._drawn_condition())
         whole = self._estimates(None) if self._dense else None
         if config.offline == "none":
             with self.timers("act"):
@@ -120,12 +122,18 @@ class GFlowNet:
             with self.timers("learn"):
                 scalars, _ = self._learn(paths, whole)
         self.updates += 1
-        if self._is_measured(before):
-            with self.timers("exact"):
-                # Frequencies over all conditions have no target.
-                met = {} if self._conditional is not None else self.visits.metrics()
-                self._exact = {**self.evaluate(), **met}
-        return {**scalars, "lr": rate, **self._exact, **self._counters()}
+        if config.exact_every and (self.updates - 1) % config.exact_every == 0:
+            self._exact = self._measured()
+        # At the end of a run the figures are fresh; a run that is extended goes on without them.
+        ends = config.exact_every and before < self.setup.run_steps <= self.progress.steps
+        exact = self._measured() if ends else self._exact
+        return {**scalars, "lr": rate, **exact, **self._counters()}
+
+    def _measured(self) -> dict[str, float]:
+        """The exact figures, and frequencies: over all conditions these have no target."""
+        with self.timers("exact"):
+            met = {} if self._conditional is not None else self.visits.metrics()
+            return {**self.evaluate(), **met}
 
     def _searched(self, fresh: Trajectories) -> tuple[Trajectories, dict[str, Tensor]]:
         """What was built and, after local search, where that ended; the share of accepted steps."""
@@ -136,12 +144,6 @@ class GFlowNet:
             self._note(step.proposed, step.built)
         accepted = torch.stack([step.accepted.float() for step in steps]).mean()
         return join([fresh, steps[-1].paths], self.rules.actions - 1), {"accepted": accepted}
-
-    def _is_measured(self, before: int) -> bool:
-        """Whether the exact figures are due: now and then, and where the run reaches its end."""
-        every = self.config.exact_every
-        ends = before < self.setup.total_steps <= self.progress.steps
-        return every > 0 and (ends or (self.updates - 1) % every == 0)
 
     def _counters(self) -> dict[str, float]:
         """What was met and found so far, at every iteration."""
@@ -154,13 +156,16 @@ class GFlowNet:
         return self.batches.exponent
 
     @contextmanager
-    def at(self, exponent: float | None) -> Iterator[None]:
-        """The agent as it is at β, in the range that it learns; None: at `reward_exponent`."""
-        before, config = self.reward_exponent, self.config
-        wanted = config.reward_exponent if exponent is None else exponent
-        low, high = config.exponent_range or (config.reward_exponent,) * 2
+    def at(self, condition: float | None) -> Iterator[None]:
+        """The agent under a condition that it has learned: β, or the weight of an objective.
+
+        None: the one of evaluation, `reward_exponent` or the environment's `preference`.
+        """
+        before = self.condition
+        wanted = self._usual if condition is None else condition
+        low, high = self.config.condition_range or (self._usual, self._usual)
         accepted = f"accepted: {low:g}" + (f" to {high:g}" if high > low else "")
-        require(low <= wanted <= high, f"exponent={wanted:g}: is not learned; {accepted}")
+        require(low <= wanted <= high, f"condition={wanted:g}: is not learned; {accepted}")
         self._take(wanted)
         try:
             yield
@@ -171,44 +176,50 @@ class GFlowNet:
     def _conditional(self) -> ConditionalFlowNetwork | None:
         return self.network if isinstance(self.network, ConditionalFlowNetwork) else None
 
-    def _take(self, exponent: float) -> None:
-        """Set β, for rewards and for networks that see it."""
-        self.batches.exponent = exponent
+    def _take(self, condition: float) -> None:
+        """Set the condition, for rewards and for networks that see it."""
+        self.condition = condition
+        if self.config.preferences:
+            for rules in (self.rules, self.source):
+                rules.prefer(condition)
+        else:
+            self.batches.exponent = condition
         for network in (self.network, self.target):
             if isinstance(network, ConditionalFlowNetwork):
-                network.condition = exponent
+                network.condition = condition
 
-    def _drawn_exponent(self) -> float:
-        """β of the next batch, uniform."""
-        low, high = self.config.exponent_range
+    def _drawn_condition(self) -> float:
+        """That of the next batch, uniform."""
+        assert self.config.condition_range is not None, "there is no condition"
+        low, high = self.config.condition_range
         draw = torch.rand((), generator=self.generator, device=self.setup.device)
         return low + (high - low) * float(draw)
 
     def _log_z(self) -> Tensor:
-        """The parameter log Z, at the present β."""
+        """The parameter log Z, under the present condition."""
         network = self._conditional
         return self.log_z if network is None else network.log_z(self.log_z)
 
     def evaluate(self) -> dict[str, float]:
         """How far the policy's own distribution over objects is from R^β / Z; exact on a table.
 
-        Of a conditional network at the ends and in the middle of its range of β: means, and the
-        total variation at each. Of molecules: what was found, and how log P_T goes with β log R on
-        random ones.
+        Of a conditional network at the ends and in the middle of the range of conditions: means,
+        and the total variation at each. Of molecules: what was found, and how log P_T goes with
+        β log R on random ones.
         """
         if self._conditional is None or self.table is None:
             return self._evaluate()
-        low, high = self.config.exponent_range
+        low, high = self._conditional.low, self._conditional.high
         parts = {}
-        for exponent in (low, (low + high) / 2, high):
-            with self.at(exponent):
-                parts[exponent] = self._evaluate()
+        for condition in (low, (low + high) / 2, high):
+            with self.at(condition):
+                parts[condition] = self._evaluate()
         names = parts[low].keys() - {"log_z"}
         means = {name: sum(part[name] for part in parts.values()) / 3 for name in sorted(names)}
-        return {**means, **{f"tv_{exponent:g}": part["tv"] for exponent, part in parts.items()}}
+        return {**means, **{f"tv_{condition:g}": part["tv"] for condition, part in parts.items()}}
 
     def _evaluate(self) -> dict[str, float]:
-        """At the present β."""
+        """Under the present condition."""
         if self.record is not None:
             says = self.config.objective.log_z is not None
             log_z = {"log_z": float(self.log_z_estimate())} if says else {}
@@ -254,13 +265,13 @@ class GFlowNet:
         return act
 
     def sample(
-        self, count: int = 1000, seed: int = 0, paths: int = 0, exponent: float | None = None
+        self, count: int = 1000, seed: int = 0, paths: int = 0, condition: float | None = None
     ) -> Samples:
         """Objects of the policy, with their probabilities; see `domains.flows.samples.draw`.
 
-        `exponent` is the β of a conditional network; default: `reward_exponent`.
+        `condition` is the β, or the weight of the second objective, of a conditional network.
         """
-        with self.at(exponent):
+        with self.at(condition):
             return draw(self, count, seed, paths)
 
     def load_policy_state(self, saved: dict[str, Any]) -> None:
@@ -381,25 +392,3 @@ class GFlowNet:
         if self.config.objective.learns_log_z:
             groups.append({"params": [self.log_z, *values], "lr": self.config.lr_log_z})
         return self.setup.make_optimizer(groups)
-
-
-def _require_a_match(config: Config, rules: Construction) -> None:
-    """What of the config does not fit the construction."""
-    root, is_table = torch.tensor([rules.root], device=rules.device), isinstance(rules, Table)
-    require(
-        not config.objective.stops_everywhere or bool(rules.legal(root)[0, -1]),
-        f"loss={config.loss!r}: needs every state to allow stopping, which the empty one does not",
-    )
-    require(
-        config.backward != "learned" or rules.in_degree > 0,
-        "backward='learned': molecules have no bounded number of parents; accepted are "
-        "uniform, tree",
-    )
-    require(
-        config.offline != "uniform-objects" or is_table,
-        "offline='uniform-objects': needs a construction that can be enumerated",
-    )
-    require(
-        config.exact_parents or is_table,
-        "exact_parents=False: needs a construction that can be enumerated",
-    )

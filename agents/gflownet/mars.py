@@ -193,7 +193,7 @@ class MARS:
         self.rules.evict_unused(self._referenced)
         with self.timers("act"):
             for _ in range(config.moves):
-                self._move()
+                self.move()
         scalars: dict[str, float | Tensor] = {"acceptance": self._accepted / self.progress.steps}
         if self.progress.steps <= config.adapt * self.setup.total_steps and len(self.memory):
             with self.timers("learn"):
@@ -235,7 +235,7 @@ class MARS:
         return proposals(self.rules, self.network, states, self.config.backward)
 
     @torch.no_grad()
-    def _move(self) -> None:
+    def move(self) -> None:
         """One proposal of every chain."""
         config, rules, now = self.config, self.rules, self.now
         here = self._propose(now)

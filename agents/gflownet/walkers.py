@@ -90,7 +90,7 @@ class Walker:
         found = self.visits.metrics()
         if self.config.kind == "metropolis":
             return {"acceptance": self._accepted / self.progress.steps, **found}
-        return {**found, **self._exact()} if isinstance(self.rules, Table) else found
+        return {**found, **self.exact()} if isinstance(self.rules, Table) else found
 
     def policy(self, deterministic: bool = True) -> Policy:
         """Random legal actions: a chain has no policy of construction."""
@@ -123,7 +123,7 @@ class Walker:
         reward = self.rules.log_reward(paths.objects).exp()
         self.progress.note(reward, paths.length)
 
-    def _exact(self) -> dict[str, float]:
+    def exact(self) -> dict[str, float]:
         """How far random construction is from R^β / Z."""
         return distance(random_law(self.table), self.visits.target, self.table)
 

@@ -48,7 +48,9 @@ def run(options: argparse.Namespace) -> tuple[Samples, Path]:
     from semigradient.training.loaded_run import load_run
 
     loaded = load_run(folder, options.device, options.trust)
-    samples: Samples = loaded.sample(options.samples, options.seed, options.paths, options.exponent)
+    samples: Samples = loaded.sample(
+        options.samples, options.seed, options.paths, options.condition
+    )
     samples.write(path)
     return samples, path
 
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         help="estimate log P from K backward constructions of each object (default: exact where "
         "feasible, else 32)",
     )
-    add("--exponent", type=float, help="β, where a range was learned (default: reward_exponent)")
+    add("--condition", type=float, help="β, or a weight, where a range of it was learned")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--trust", action="store_true", help="take code that the run's files name as module:Name")
     return parser

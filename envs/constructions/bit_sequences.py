@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ BLOCKS = ("00000000", "11111111", "11110000", "00001111", "00111100")
 @dataclass(frozen=True)
 class BitSequencesOptions(Options):
     """Options of bit sequences."""
+
+    NEEDS: ClassVar = {"modes": ("modes_file", ("",)), "modes_seed": ("modes_file", ("",))}
 
     length: Count = 120
     """Bits, n."""
@@ -62,7 +64,8 @@ class BitSequencesOptions(Options):
         names = ("length", "word", "order", "distance")
         rules = BitSequences(self, device)
         protocol = {name: getattr(self, name) for name in names}
-        return SequenceBuilding(rules, {**protocol, "modes": rules.mode_count})
+        modes = {"modes": rules.mode_count, "radius": rules.radius}
+        return SequenceBuilding(rules, {**protocol, **modes})
 
 
 class BitSequences(Sequences):

@@ -84,7 +84,8 @@ class Building:
         stopped = allowed & (actions == stop)
         steps = state.steps + 1
         over = stopped | rules.finished(number)
-        reward = torch.where(over, rules.log_reward(number).exp(), 0.0)
+        reward = torch.zeros(len(number), dtype=torch.float64, device=self.device)
+        reward[over] = rules.log_reward(number[over]).exp()
         truncated = (steps >= self.max_steps) & ~over
         return Step(BuildingState(number, steps, stopped), reward, over, truncated)
 

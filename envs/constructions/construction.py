@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semigradient.errors import require
+from semigradient.errors import UserError, require
 
 
 class Parents(NamedTuple):
@@ -95,6 +95,17 @@ class Construction(Protocol):
         """RGB frames (H, W, 3) uint8 of states; of the objects met so far, too, with `visits`."""
         ...
 
+    objectives: int = 1
+    """How many rewards there are to weigh against each other."""
+
+    def log_objectives(self, states: Tensor) -> Tensor:
+        """Log of each of the rewards: (m, objectives) float64."""
+        return self.log_reward(states)[:, None]
+
+    def prefer(self, weight: float) -> None:
+        """Make R = R₁^(1 - w) R₂^w, where there are two rewards."""
+        raise UserError(f"preference={weight:g}: there is one reward, and nothing to weigh")
+
     def names(self, states: Tensor) -> list[str]:
         """What people call the objects that states (m,) are."""
         return [str(state) for state in states.tolist()]
@@ -144,6 +155,7 @@ class Table(Construction):
         features: (S, D) float32.
         modes: (S,) int64, -1 for none; default: none anywhere.
         root: the state to start from.
+        log_objectives: (S, 2) log of each of two rewards, for `prefer`.
         multiplicity: false forgets, in `parents` only, that several actions may lead from one
             state to the same child. This is wrong, and here so that it can be shown to be.
 
@@ -164,8 +176,11 @@ class Table(Construction):
         modes: Tensor | None = None,
         root: int = 0,
         multiplicity: bool = True,
+        log_objectives: Tensor | None = None,
     ) -> None:
         self.device = child.device
+        self._log_objectives = None if log_objectives is None else log_objectives.double()
+        self.objectives = 1 if log_objectives is None else log_objectives.shape[1]
         self.size, self.actions = child.shape
         self.root, self.width = root, features.shape[1]
         self._child, self._legal = child, child >= 0
@@ -214,6 +229,14 @@ class Table(Construction):
     def log_reward(self, states: Tensor) -> Tensor:
         """(m,) float64."""
         return self._log_reward.index_select(0, states)
+
+    def prefer(self, weight: float) -> None:
+        """Replace log R by the weighted mean of both."""
+        if self._log_objectives is None:
+            super().prefer(weight)
+        else:
+            one, other = self._log_objectives.unbind(1)
+            self._log_reward = (1 - weight) * one + weight * other
 
     def features(self, states: Tensor) -> Tensor:
         """(m, D) float32."""
@@ -370,4 +393,5 @@ def tabulate(rules: Construction, multiplicity: bool = True) -> Table:
         rules.modes(states),
         rules.root,
         multiplicity,
+        rules.log_objectives(states) if rules.objectives > 1 else None,
     )

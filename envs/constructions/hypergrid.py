@@ -25,8 +25,8 @@ from semigradient.envs.constructions.hypergrid_rewards import (
     mode_numbers,
 )
 from semigradient.envs.options import Options
-from semigradient.errors import require
-from semigradient.validate import Count, Natural, NonNegative, Positive, among, at_least
+from semigradient.errors import require, unknown
+from semigradient.validate import Count, Natural, NonNegative, Positive, Share, among, at_least
 
 Rule = Literal["edge", "exit_only"]
 _TABULATED = 2**25  # largest number of features of all cells that is tabulated
@@ -40,6 +40,7 @@ class HyperGridOptions(Options):
         "r1": ("reward", ("corners", "deceptive", "xor", "coprime", "multiscale", "corrupted")),
         "r2": ("reward", tuple(name for name in REWARDS if name != "cosine")),
         "reward_seed": ("reward", ("uniform", "corrupted")),
+        "preference": ("second", tuple(REWARDS)),
     }
 
     dimensions: Count = 2
@@ -56,6 +57,10 @@ class HyperGridOptions(Options):
     """Reward added on the plateaus."""
     r2: NonNegative = 2.0
     """Reward added in the modes."""
+    second: str = ""
+    """Landscape of a second objective; empty: there is one."""
+    preference: Share = 0.5
+    """Weight w of the second objective: R = R₁^(1 - w) R₂^w."""
     reward_seed: Natural = 0
     """Seed of the random landscapes (uniform, corrupted)."""
 
@@ -67,6 +72,10 @@ class HyperGridOptions(Options):
             f"dimensions={self.dimensions}, height={self.height}: must have fewer than 2^62 cells",
         )
         check(self.reward, self.landscape())
+        if self.second:
+            if self.second not in REWARDS:
+                unknown("second", self.second, REWARDS)
+            check(self.second, self.landscape())
 
     def landscape(self) -> Landscape:
         """The parameters of the reward."""
@@ -79,7 +88,8 @@ class HyperGridOptions(Options):
 
     def make(self, device: str = "cpu") -> Any:
         """The core of `semigradient/HyperGrid-v0`."""
-        names = ("dimensions", "height", "rule", "reward", "r0")
+        names: tuple[str, ...] = ("dimensions", "height", "rule", "reward", "r0")
+        names += ("second", "preference") if self.second else ()
         return Building(self.rules(device), {name: getattr(self, name) for name in names})
 
 
@@ -106,6 +116,8 @@ class HyperGrid(Construction):
         dimensions, height, rule = options.dimensions, options.height, options.rule
         self.land, reward = options.landscape(), options.reward
         self.device = torch.device(device)
+        self.second, self.preference = options.second, options.preference
+        self.objectives = 2 if options.second else 1
         self.dimensions, self.height, self.rule, self.reward = dimensions, height, rule, reward
         self.actions, self.in_degree = dimensions + 1, dimensions
         self.neighbours = 2 * dimensions
@@ -160,7 +172,21 @@ class HyperGrid(Construction):
 
     def log_reward(self, states: Tensor) -> Tensor:
         """(m,) float64."""
-        return REWARDS[self.reward](self.cells(states), self.land).log()
+        if not self.second:
+            return REWARDS[self.reward](self.cells(states), self.land).log()
+        one, other = self.log_objectives(states).unbind(1)
+        return (1 - self.preference) * one + self.preference * other
+
+    def log_objectives(self, states: Tensor) -> Tensor:
+        """(m, objectives) float64."""
+        cells, names = self.cells(states), (self.reward, self.second)[: self.objectives]
+        return torch.stack([REWARDS[name](cells, self.land).log() for name in names], 1)
+
+    def prefer(self, weight: float) -> None:
+        """Replace the weight of the second objective."""
+        if not self.second:
+            super().prefer(weight)
+        self.preference = weight
 
     def features(self, states: Tensor) -> Tensor:
         """One-hot coordinates (m, n·H) float32."""

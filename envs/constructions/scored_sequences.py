@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ _BEST = 0.005
 @dataclass(frozen=True)
 class SequencesOptions(Options):
     """Options of scored sequences."""
+
+    NEEDS: ClassVar = {"scores_seed": ("scores_file", ("",))}
 
     letters: str = "ACGT"
     """The alphabet."""

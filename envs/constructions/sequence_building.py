@@ -51,8 +51,12 @@ class SequenceBuilding(Building):
         return super().observe(self._known(state))
 
     def info(self, state: Any) -> dict[str, Tensor]:
-        """Mask of legal actions (B, A), state and log-reward (B,)."""
-        return super().info(self._known(state))
+        """Mask of legal actions (B, A), state and log-reward (B,), 0 before the end."""
+        number, rules = self._known(state).number, self.rules
+        done, log_reward = rules.finished(number), torch.zeros(len(number), dtype=torch.float64)
+        log_reward = log_reward.to(self.device)
+        log_reward[done] = rules.log_reward(number[done])
+        return {"action_mask": rules.legal(number), "state": number, "log_reward": log_reward}
 
     def render(self, state: Any) -> list[np.ndarray]:
         """Letters as columns of cells."""

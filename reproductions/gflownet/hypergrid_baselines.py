@@ -116,7 +116,7 @@ def measure(agent: Any, visits: SampleCounts, table: Table) -> tuple[float, floa
     elif isinstance(agent, GFlowNet):
         l1 = agent.evaluate()["l1"]
     elif isinstance(agent, Walker):
-        l1 = dict(agent._exact())["l1"]
+        l1 = agent.exact()["l1"]
     else:
         states = torch.arange(table.size)
         with torch.no_grad():

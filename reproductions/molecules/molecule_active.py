@@ -146,7 +146,7 @@ def new_objects(agent: Any, rules: BlockMolecules, known: set[str], count: int) 
         if isinstance(agent, GFlowNet):
             objects = agent.batches.build(agent.look, None, (0, 1)).paths.objects
         elif isinstance(agent, MARS):
-            agent._move()
+            agent.move()
             objects = agent.now
         else:
             draws = uniform_draws(rules, 64, agent.generator)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from semigradient.envs.constructions.construction import Table
+from semigradient.envs.constructions.construction import Table, tabulate
 from semigradient.envs.molecules.toy import ToyMolecules, ToyMoleculesOptions
 from semigradient.experiments.curves import COLOURS
 from semigradient.reproductions.gflownet.flow_runs import (
@@ -100,7 +100,7 @@ def _blind(job: Job, vocabulary: str) -> list[Row]:
     assert isinstance(building.rules, ToyMolecules)
     rules, rows = building.rules, []
     for counted in (True, False):
-        table = Table(rules._child, rules._log_reward, rules._features, multiplicity=counted)
+        table = tabulate(rules, counted)
 
         def work(table: Table = table) -> dict[str, Array]:
             minima = [tabular_flow_matching(table, 4.0, seed) for seed in range(job.seeds)]

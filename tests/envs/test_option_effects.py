@@ -33,6 +33,10 @@ NOT_SEEN = {
     "payoff": "tests/envs/games",
     "task": "tests/envs/music",
     "reward_file": "needs files",
+    "modes_file": "tests/envs/constructions",
+    "scores_file": "tests/envs/constructions",
+    "letters": "tests/envs/constructions",
+    "second": "tests/agents/gflownet",
 }
 
 
@@ -128,6 +132,13 @@ def test_an_option_changes_something_or_is_refused(env_id: str, name: str) -> No
         ("LogisticGame", {"opponent": "still", "lr": 0.5}, r"^lr=0.5: acts only with opponent="),
         ("HyperGrid", {"reward": "cosine", "r2": 3.0}, r"^r2=3.0: acts only with reward='corners'"),
         ("HyperGrid", {"reward_seed": 1}, r"^reward_seed=1: acts only with reward='uniform' or "),
+        ("HyperGrid", {"preference": 0.3}, r"^preference=0.3: acts only with second='corners' or "),
+        (
+            "BitSequences",
+            {"modes_file": "x", "modes": 3},
+            r"^modes=3: acts only with modes_file=''",
+        ),
+        ("Sequences", {"scores_file": "x", "scores_seed": 3}, r"^scores_seed=3: acts only with sc"),
         ("Molecule", {"reward_seed": 1}, r"^reward_seed=1: acts only with reward='dock_like', not"),
         ("Glimpse", {"verify": False}, r"^verify=False: acts only with dataset='svhn' or dataset="),
         ("Regression", {"folder": "x"}, r"^folder='x': acts only with dataset='sarcos' or dataset"),

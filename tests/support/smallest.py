@@ -81,6 +81,7 @@ AGENT_FLAGS: dict[str, list[str]] = {
         f"{_FLOW} --loss tb --backward learned --replay terminals",
         f"{_FLOW} --loss db --replay transitions --replay-priority loss --target ema",
         f"{_FLOW} --replay trajectories --replay-top --replay-size 10 --target frozen",
+        f"{_FLOW.replace('height=7', 'height=7 second=sparse')} --loss tb --preferences",
         f"{_FLOW} --loss tb --exponent-range 1 4 --replay trajectories",
         f"{_FLOW} --loss tb --local-search 2 --replay trajectories",
         f"{_GRAPHS} --loss tb --local-search 1 --local-search-back 0",

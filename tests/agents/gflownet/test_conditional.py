@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from semigradient.domains.flows.estimates import policy_table
+from semigradient.envs.constructions.hypergrid_rewards import REWARDS
 from semigradient.errors import UserError
 from semigradient.nets.flow_network import ConditionalFlowNetwork, FlowNetwork
 from support.flow_agents import make
@@ -34,9 +35,33 @@ def test_every_condition_has_its_own_exact_distribution(loss: str) -> None:
         assert log_z == pytest.approx(table.log_partition(beta), abs=0.1)
     figures = agent.evaluate()
     assert figures["tv"] == pytest.approx(sum(figures[f"tv_{b}"] for b in (1, 2, 3)) / 3)
-    found = agent.sample(50, exponent=3.0)
+    found = agent.sample(50, condition=3.0)
     assert torch.allclose(found.log_reward, 3 * table.log_reward(found.states))
     assert found.figures["tv"] == pytest.approx(figures["tv_3"])
+
+
+def test_every_preference_has_its_own_exact_distribution() -> None:
+    grid = ("height=4", "reward=uniform", "second=coprime", "rule=exit_only", "preference=0.25")
+    flags = ("--preferences", "--loss", "tb", "--steps", 60_000, "--schedule", "linear")
+    agent = make(*SMALL, *flags, env=grid)
+    while agent.progress.steps < 60_000:
+        agent.iterate()
+    table, cells = agent.table, agent.source.cells(torch.arange(16))
+    assert table is not None
+    one, other = (REWARDS[name](cells, agent.source.land).log() for name in ("uniform", "coprime"))
+    for weight in (0.0, 0.3, 0.8, 1.0):
+        wanted = ((1 - weight) * one + weight * other).softmax(0)
+        with agent.at(weight):
+            assert torch.allclose(table.distribution(), wanted)
+            law = table.reach(policy_table(table, agent.network))[1]
+            log_z = float(agent.log_z_estimate())
+        assert float((law - wanted).abs().sum() / 2) < 0.05
+        total = float(((1 - weight) * one + weight * other).logsumexp(0))
+        assert log_z == pytest.approx(total, abs=0.1)
+    found = agent.sample(40)  # at the environment's own preference
+    own = 0.75 * one + 0.25 * other
+    assert torch.allclose(found.log_reward, own[found.states])
+    assert {"tv_0", "tv_0.5", "tv_1"} <= agent.evaluate().keys()
 
 
 def test_a_thermometer_fills_cell_by_cell() -> None:
@@ -78,7 +103,15 @@ def test_bad_input_is_one_line() -> None:
         UserError, match=r"reward_exponent=1.0: must be in exponent_range=\(2.0, 4.0"
     ):
         make("--exponent-range", 2, 4)
-    with pytest.raises(UserError, match="exponent=4: is not learned; accepted: 1 to 3"):
-        make(*SMALL, *RANGE).sample(3, exponent=4)
-    with pytest.raises(UserError, match="exponent=2: is not learned; accepted: 1"):
-        make(*SMALL).sample(3, exponent=2)
+    with pytest.raises(UserError, match="preferences=True: needs two objectives"):
+        make("--preferences")
+    with pytest.raises(UserError, match="preferences=True: one condition at a time"):
+        make("--preferences", *RANGE, env=("second=sparse",))
+    with pytest.raises(UserError, match=r"preference=0.3: acts only with second='corners' or"):
+        make(env=("preference=0.3",))
+    with pytest.raises(UserError, match=r"unknown second 'corner': did you mean corners"):
+        make(env=("second=corner",))
+    with pytest.raises(UserError, match="condition=4: is not learned; accepted: 1 to 3"):
+        make(*SMALL, *RANGE).sample(3, condition=4)
+    with pytest.raises(UserError, match="condition=2: is not learned; accepted: 1"):
+        make(*SMALL).sample(3, condition=2)

@@ -205,7 +205,7 @@ def test_scalars_say_how_far_the_distribution_is() -> None:
 
 def test_counters_are_of_the_moment_and_the_end_is_measured() -> None:
     agent = make(*TINY, "--exact-every", 100, "--steps", 60)
-    built, last = 0, {}
+    first, built = dict(agent.iterate()), 4
     while agent.progress.steps < 60:
         last = dict(agent.iterate())
         built += 4
@@ -214,8 +214,8 @@ def test_counters_are_of_the_moment_and_the_end_is_measured() -> None:
     found = {**agent.evaluate(), **agent.visits.metrics()}
     assert agent.updates < 100
     assert {name: last[name] for name in found} == found
-    again = dict(agent.iterate())  # beyond the end: counted, not measured at every update
-    assert (again["objects"], again["tv"]) == (built + 4, last["tv"])
+    again = dict(agent.iterate())  # beyond the end: counted, and as if there had been none
+    assert (again["objects"], again["tv"]) == (built + 4, first["tv"])
 
 
 def test_a_single_trajectory_that_stops_at_once_is_learned_from() -> None:

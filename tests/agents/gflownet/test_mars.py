@@ -92,7 +92,7 @@ def test_only_the_ratio_of_proposals_makes_the_chain_exact(
         random = torch.Generator().manual_seed(0)
         chain.now = torch.multinomial(chain.visits.target, 20_000, True, generator=random)
         for _ in range(12):
-            chain._move()
+            chain.move()
         # Chains that begin with the law must keep it.
         counts = torch.bincount(chain.now, minlength=chain.rules.size).double()
         gaps.append(float((counts / counts.sum() - chain.visits.target).abs().sum() / 2))
@@ -116,7 +116,7 @@ def test_accepted_moves_without_gain_are_remembered_now_and_then() -> None:
     def kept(share: float) -> tuple[int, int]:
         """How many moves with and without gain are remembered."""
         chain = make(GRID, "--chains", 2000, "--other-moves", share, "--memory", 100_000)
-        chain._move()
+        chain.move()
         states, moves = chain.memory.T
         found = proposals(chain.rules, chain.network, states)
         cut = found.parents.state.gather(1, (moves - chain.rules.actions).clamp(min=0)[:, None])

@@ -155,7 +155,8 @@ def test_modes_of_large_grids_are_blocks() -> None:
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_reward_is_positive_finite_and_the_same_in_any_batch(name: str) -> None:
-    rules = grid(3, 8, "exit_only", reward=name, reward_seed=3)
+    seeded = {"reward_seed": 3} if name in ("uniform", "corrupted") else {}
+    rules = grid(3, 8, "exit_only", reward=name, **seeded)
     states = torch.arange(rules.size)
     whole = rules.log_reward(states)
     assert bool(torch.isfinite(whole).all())
