@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from semigradient import agents
+from semigradient.agents.dqn import DQN
 from semigradient.errors import UserError
 from semigradient.training import parts
 from semigradient.training.build import build
@@ -79,6 +80,21 @@ def test_no_option_is_ignored(name: str, tmp_path: Path) -> None:
     for situation in SITUATIONS.get(name, []):
         found += ignored(agent_words((name, situation.flags), tmp_path), situation)
     assert found == []
+
+
+class Deaf(DQN):
+    """Learns with one discount, whatever it is told."""
+
+    def __init__(self, config: Any, setup: Any) -> None:
+        super().__init__(dataclasses.replace(config, gamma=0.9), setup)
+
+
+def test_an_ignored_option_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(agents, "agent_class", lambda name: Deaf)
+    situation = next(s for s in SITUATIONS["dqn"] if "gamma" in s.others)
+    kept = {name: situation.others[name] for name in ("gamma", "loss")}
+    chosen = dataclasses.replace(situation, others=kept)
+    assert list(ignored(agent_words(("dqn", situation.flags), tmp_path), chosen)) == ["gamma"]
 
 
 def test_the_tables_name_agents_and_fields() -> None:

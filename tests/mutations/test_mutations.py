@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mutations import running
-from mutations.lists import ROOT, Mutation, mutations
+from mutations.lists import FOLDER, ROOT, Mutation, mutations
 from mutations.running import check, copy_checkout
 
 KEPT = mutations()
@@ -64,6 +64,7 @@ def test_only_failing_tests_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_every_mutation_is_seen(tmp_path: Path) -> None:
-    verdicts = list(check(copy_checkout(tmp_path), KEPT))
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.toml")))
+def test_every_mutation_is_seen(name: str, tmp_path: Path) -> None:
+    verdicts = list(check(copy_checkout(tmp_path), mutations((name,))))
     assert [f"{mutation.name}: {problem}" for mutation, problem in verdicts if problem] == []
