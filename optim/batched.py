@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from semigradient.optim.temporal_difference import Samples, Scalar, TemporalDifference, plain
+from semigradient.optim.vectorised import check_independent, check_scalar, explained
 
 
 class _Together(torch.autograd.Function):
@@ -45,6 +46,7 @@ class _Together(torch.autograd.Function):
 def evaluate(function: Scalar, module: nn.Module, samples: Samples) -> Tensor:
     """Return `function` of each sample, (m,), differentiable by the module's own parameters."""
     module = plain(module)
+    check_independent(module)
 
     def call(*inputs: Tensor, **named: Tensor) -> Any:
         structure: Any = None
@@ -60,7 +62,22 @@ def evaluate(function: Scalar, module: nn.Module, samples: Samples) -> Tensor:
         return pytree.tree_unflatten(list(leaves), structure)
 
     over = torch.func.vmap(lambda sample: function(call, sample), randomness="different")
-    return cast(Tensor, over(dict(samples)))
+    with explained():
+        result = cast(Tensor, over(dict(samples)))
+    return check_scalar(result, 1)
+
+
+class Replaced(nn.Module):
+    """`module` with other values for its parameters; its layers, and their hooks, are the same."""
+
+    def __init__(self, module: nn.Module, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.original, self.parameter_values = [module], dict(values)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Run the module."""
+        module = plain(self.original[0])
+        return torch.func.functional_call(module, self.parameter_values, inputs, named)
 
 
 def values(batch: TemporalDifference) -> tuple[Tensor, Tensor]:
@@ -69,6 +86,12 @@ def values(batch: TemporalDifference) -> tuple[Tensor, Tensor]:
     if batch.bootstrap is None:
         prediction = evaluate(batch.prediction, batch.module, batch.samples)
         return prediction, prediction.new_zeros(m, 0)
+    if batch.bootstrap_module is not None:
+        function = batch.prediction if isinstance(batch.bootstrap, Mapping) else batch.bootstrap
+        prediction = evaluate(batch.prediction, batch.module, batch.samples)
+        with torch.no_grad():
+            later = evaluate(function, batch.bootstrap_module, batch.later())
+        return prediction, later.reshape(m, -1)
     if isinstance(batch.bootstrap, Mapping):
         both = evaluate(batch.prediction, batch.module, batch.joined())
         return both[:m], both[m:].reshape(m, -1)
@@ -116,7 +139,7 @@ def semi_gradient(batch: TemporalDifference, weight: Tensor | None = None) -> di
     """
     params = batch.parameters()
     with torch.enable_grad():
-        if isinstance(batch.bootstrap, Mapping):
+        if isinstance(batch.bootstrap, Mapping) and batch.bootstrap_module is None:
             prediction = evaluate(batch.prediction, batch.module, batch.samples)
             with torch.no_grad():
                 later = {k: v[batch.size :] for k, v in batch.joined().items()}

@@ -288,11 +288,17 @@ class CorrectedMomentumConfig:
     """Shrink the parameters directly instead of adding the decay to the gradient."""
     chunk_size: int = 0
     """Samples whose derivatives are held in memory at once (0: the whole minibatch)."""
+    follow_target: bool = False
+    """Correct for the motion of a target network, too (twice the matrices); without, it counts as
+    one that stands still."""
+    guard: float = 0.0
+    """Largest length of the correction over that of momentum (0: no limit)."""
 
     def __post_init__(self) -> None:
         _positive(lr=self.lr)
         _fraction(beta=self.beta)
         _non_negative(weight_decay=self.weight_decay, chunk_size=self.chunk_size)
+        _non_negative(guard=self.guard)
         for name, alias in (("correction", Correction), ("form", Motion)):
             if getattr(self, name) not in get_args(alias):
                 unknown(name, getattr(self, name), get_args(alias))

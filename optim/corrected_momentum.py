@@ -40,7 +40,9 @@ from semigradient.optim.forms import Form, Motion
 from semigradient.optim.kronecker import KroneckerFactors
 from semigradient.optim.low_rank import RecentRows
 from semigradient.optim.memory import check_memory
+from semigradient.optim.target_motion import TargetMotion
 from semigradient.optim.temporal_difference import TemporalDifference
+from semigradient.optim.vectorised import in_full_precision
 
 _ZETAS: dict[type[Form], Callable[[list[Tensor], Any, Any], Zeta]] = {
     forms.Full: WholeMatrices,
@@ -68,6 +70,15 @@ class CorrectedMomentum(torch.optim.Optimizer):
     With `beta2` the step is Adam's: lr / (1 - beta^t) (mu - eta) / (sqrt(v / (1 - beta2^t)) +
     eps), v the running mean of squared gradients.
 
+    With `follow_target`, gradients are moved along with a target network, too, whose parameters
+    theta' have a displacement of their own: the term zeta^T (theta_t - theta_{t-1}) becomes
+
+        zeta_b^T ((theta_t - theta_{t-1}) - (theta'_t - theta'_{t-1}))
+            + zeta^T (theta'_t - theta'_{t-1})
+
+    with a second zeta of the same form (`optim/target_motion.py`). `guard` > 0 bounds eta's length
+    by `guard` times that of mu, over all parameters.
+
     Every `step` needs an `observe` before it. Several between two steps add up, as several
     `backward()` do, and `zero_grad()` drops what was observed. If the gradient is rescaled
     (clipped) before the step, scale `TemporalDifference.weight` alike. Parameters of this
@@ -93,6 +104,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         chunk_size: int | None = None,
+        follow_target: bool = False,
+        guard: float = 0.0,
     ) -> None:
         if form not in get_args(Motion):
             unknown("form", form, get_args(Motion))
@@ -100,7 +113,9 @@ class CorrectedMomentum(torch.optim.Optimizer):
             accepted = ", ".join(f"{kind.__name__}()" for kind in _ZETAS)
             raise UserError(f"zeta={zeta!r}: accepted are {accepted} of semigradient.optim.forms")
         self.zeta = zeta
+        self.guard = guard
         self._zeta: Zeta | None = None
+        self._motion: TargetMotion | None = None
         self._observed = False
         defaults = {
             "lr": lr,
@@ -112,13 +127,19 @@ class CorrectedMomentum(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "decoupled_weight_decay": decoupled_weight_decay,
             "chunk_size": chunk_size,
+            "follow_target": follow_target,
         }
         super().__init__(params, defaults)
 
     @torch.no_grad()
     def observe(self, batch: TemporalDifference) -> None:
         """Take in the derivatives of one minibatch, at the present parameters."""
-        self._take(batch, None)
+        with in_full_precision(self._device):
+            self._take(batch, None)
+
+    def pass_over(self) -> None:
+        """Take the next step without a minibatch: its gradients are averaged as they are."""
+        self._observed = True
 
     @torch.no_grad()
     def backward(self, batch: TemporalDifference) -> tuple[Tensor, Tensor]:
@@ -129,7 +150,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
         """
         batch.require_target("CorrectedMomentum.backward")
         loss = SemiGradient()
-        names = self._take(batch, loss)
+        with in_full_precision(self._device):
+            names = self._take(batch, loss)
         for p, name in zip(self._params(), names, strict=True):
             if name in loss.gradients:
                 gradient = loss.gradients[name].view_as(p)
@@ -139,7 +161,18 @@ class CorrectedMomentum(torch.optim.Optimizer):
     @torch.no_grad()
     def rescale(self, factor: Tensor) -> None:
         """Scale what was observed since the last step, as the gradient was (by clipping)."""
-        self._matrix().rescale(factor)
+        for zeta in self._matrices():
+            zeta.rescale(factor)
+
+    @property
+    def correction_ratio(self) -> float:
+        """Length of eta over that of mu, over all parameters: 0 where nothing is corrected.
+
+        Where it grows without bound, the correction overshoots: |1 - lr lambda| > 1 for a
+        derivative lambda along it.
+        """
+        states = [self.state[p] for p in self._params() if "mu" in self.state[p]]
+        return float(_norm([s["eta"] for s in states]) / _norm([s["mu"] for s in states]))
 
     def _take(self, batch: TemporalDifference, loss: SemiGradient | None) -> list[str]:
         """Take in a minibatch; return the names of this optimizer's parameters in its module."""
@@ -149,6 +182,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
             raise ValueError("observe: the module has no trainable parameter of this optimizer")
         for part in batch.split(self.defaults["chunk_size"] or batch.size):
             self._matrix().accumulate(part, names, batch.size, loss)
+        if (motion := self._target_motion()) is not None:
+            motion.accumulate(batch, names, self.defaults["chunk_size"])
         self._observed = True
         return names
 
@@ -163,9 +198,13 @@ class CorrectedMomentum(torch.optim.Optimizer):
             )
         self._start()
         self._move_staleness()
-        self._matrix().commit([g["beta"] for g in self.param_groups for _ in g["params"]])
+        for zeta in self._matrices():
+            zeta.commit([g["beta"] for g in self.param_groups for _ in g["params"]])
         for group in self.param_groups:
-            self._update(group)
+            self._average(group)
+        self._hold()
+        for group in self.param_groups:
+            self._move(group)
         self._observed = False
         return loss
 
@@ -179,7 +218,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
             self.state[p].update(mu=torch.zeros_like(p), eta=torch.zeros_like(p), previous=start)
             if self.defaults["beta2"] is not None:
                 self.state[p].update(square=torch.zeros_like(p), step=0)
-        self._matrix().create()
+        for zeta in self._matrices():
+            zeta.create()
 
     def _move_staleness(self) -> None:
         """Move eta along the last displacement, with zeta of the step before."""
@@ -192,21 +232,37 @@ class CorrectedMomentum(torch.optim.Optimizer):
         for p, e, d in zip(params, eta, back, strict=True):
             if "decay" in self.state[p]:
                 e.add_(d * self.state[p]["decay"])
+        if (motion := self._target_motion()) is not None:
+            torch._foreach_add_(eta, motion.apply(back))
         torch._foreach_add_(eta, self._matrix().apply(back))
         betas = [group["beta"] for group in self.param_groups for _ in group["params"]]
         torch._foreach_mul_(eta, betas)
 
-    def _update(self, group: dict[str, Any]) -> None:
-        """Advance mu and move the parameters by -lr (mu - eta)."""
+    def _average(self, group: dict[str, Any]) -> None:
+        """Advance mu; a decoupled decay shrinks the parameters."""
         params = group["params"]
-        mu, eta = self._states("mu", params), self._states("eta", params)
-        previous = self._states("previous", params)
+        mu, previous = self._states("mu", params), self._states("previous", params)
         if self._displacement:
             torch._foreach_copy_(previous, params)
         self._average_decay(group)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
         grads = decay_weights(group, params, grads)
         torch._foreach_lerp_(mu, grads, 1 - group["beta"])
+        if group["beta2"] is not None:
+            self._average_squares(group, grads)
+
+    def _hold(self) -> None:
+        """Shorten eta, all of it by one factor, to `guard` times the length of mu."""
+        if self.guard > 0:
+            eta, mu = (self._states(key, list(self._params())) for key in ("eta", "mu"))
+            limit = self.guard * _norm(mu)
+            torch._foreach_mul_(eta, (limit / _norm(eta).clamp_min(1e-38)).clamp(max=1.0))
+
+    def _move(self, group: dict[str, Any]) -> None:
+        """Move the parameters by -lr (mu - eta)."""
+        params = group["params"]
+        mu, eta = self._states("mu", params), self._states("eta", params)
+        previous = self._states("previous", params)
         if self._displacement and group["beta2"] is None:
             descend(group["lr"], params, mu)
             descend(-group["lr"], params, eta)
@@ -216,18 +272,20 @@ class CorrectedMomentum(torch.optim.Optimizer):
             torch._foreach_copy_(previous, corrected)
             torch._foreach_mul_(previous, group["lr"])
         if group["beta2"] is not None:
-            self._precondition(group, grads, corrected)
+            self._precondition(group, corrected)
         descend(group["lr"], params, corrected)
 
-    def _precondition(
-        self, group: dict[str, Any], grads: list[Tensor], direction: list[Tensor]
-    ) -> None:
-        """Divide, in place, by the root of Adam's second moment, both corrected for their start."""
+    def _average_squares(self, group: dict[str, Any], grads: list[Tensor]) -> None:
+        """Advance Adam's second moment."""
         square = self._states("square", group["params"])
         torch._foreach_mul_(square, group["beta2"])
         torch._foreach_addcmul_(square, grads, grads, 1 - group["beta2"])
         for p in group["params"]:
             self.state[p]["step"] += 1
+
+    def _precondition(self, group: dict[str, Any], direction: list[Tensor]) -> None:
+        """Divide, in place, by the root of Adam's second moment, both corrected for their start."""
+        square = self._states("square", group["params"])
         t = self.state[group["params"][0]]["step"]
         scale = torch._foreach_sqrt(square)
         torch._foreach_div_(scale, (1 - group["beta2"] ** t) ** 0.5)
@@ -247,18 +305,19 @@ class CorrectedMomentum(torch.optim.Optimizer):
         """Drop the gradients and what was observed with them."""
         super().zero_grad(set_to_none)
         if self._observed:
-            self._zeta, self._observed = None, False
+            self._zeta, self._motion, self._observed = None, None, False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, before the first step only."""
         if self.state:
             raise RuntimeError("CorrectedMomentum takes no more parameters after its first step")
         super().add_param_group(param_group)
-        self._zeta = None
+        self._zeta, self._motion = None, None
         if self.zeta.is_joint:
             joint_beta([group["beta"] for group in self.param_groups], self.zeta.name)
         self._matrix().check()
-        check_memory(list(self._params()), self.defaults["beta"], self.zeta)
+        matrices = 1 + self.defaults["follow_target"]
+        check_memory(list(self._params()), self.defaults["beta"], self.zeta, matrices)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state; what was observed since the last step is dropped."""
@@ -273,12 +332,12 @@ class CorrectedMomentum(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs."""
-        return {**super().__getstate__(), "zeta": self.zeta}
+        return {**super().__getstate__(), "zeta": self.zeta, "guard": self.guard}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copy, or a loaded state."""
         super().__setstate__(state)
-        self._zeta, self._observed = None, False
+        self._zeta, self._motion, self._observed = None, None, False
 
     @property
     def _displacement(self) -> bool:
@@ -287,9 +346,25 @@ class CorrectedMomentum(torch.optim.Optimizer):
     def _matrix(self) -> Zeta:
         """Return zeta over the present parameters."""
         if self._zeta is None:
-            make = _ZETAS[type(self.zeta)]
-            self._zeta = make(list(self._params()), self.state, self.zeta)
+            self._zeta = self._make_zeta(list(self._params()), self.state)
         return self._zeta
+
+    def _target_motion(self) -> TargetMotion | None:
+        """Return what follows the target network, if that is wanted."""
+        if self._motion is None and self.defaults["follow_target"]:
+            self._motion = TargetMotion(list(self._params()), self.state, self._make_zeta)
+        return self._motion
+
+    def _matrices(self) -> list[Zeta]:
+        motion = self._target_motion()
+        return [self._matrix()] if motion is None else [self._matrix(), motion.zeta]
+
+    def _make_zeta(self, params: list[Tensor], state: Any) -> Zeta:
+        return _ZETAS[type(self.zeta)](params, state, self.zeta)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._params()).device
 
     def _params(self) -> Iterator[Tensor]:
         for group in self.param_groups:
@@ -297,3 +372,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
 
     def _states(self, key: str, params: list[Tensor]) -> list[Tensor]:
         return [self.state[p][key] for p in params]
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    """Joint Euclidean length of tensors: 0-dim."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

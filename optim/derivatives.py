@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from semigradient.optim.batched import curvatures, error, evaluate, slopes
+from semigradient.optim.batched import Replaced, curvatures, error, evaluate, slopes
 from semigradient.optim.layers import Layer, Rows, columns
 from semigradient.optim.temporal_difference import (
     Samples,
@@ -123,8 +123,6 @@ class LayerDerivatives:
 
 def _supported(module: nn.Module) -> dict[str, nn.Module]:
     """Return, by prefix, the layers whose derivative is a sum of outer products."""
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules()):
-        return {}  # Its samples are not independent: only `vmap` sees them one by one.
     return {
         f"{name}." if name else "": m
         for name, m in module.named_modules()
@@ -182,6 +180,14 @@ def _passes(
     check: bool,
 ) -> tuple[list[_Pass], tuple[Tensor, Tensor]]:
     """Run the minibatch; return the passes and its values, (m,) and (m, K)."""
+    if batch.bootstrap_module is not None:
+        own = {n: p.requires_grad_() for n, p in batch.bootstrap_values().items()}
+        function = batch.prediction if isinstance(batch.bootstrap, Mapping) else batch.bootstrap
+        assert function is not None
+        here, first = _pass(batch.prediction, batch.module, batch.samples, layers, params, check)
+        copy = Replaced(batch.module, own)
+        there, second = _pass(function, copy, batch.later(), layers, own, check)
+        return [first, second], (here, there.reshape(batch.size, -1))
     if batch.bootstrap is None or isinstance(batch.bootstrap, Mapping):
         both, only = _pass(batch.prediction, batch.module, batch.joined(), layers, params, check)
         return [only], (both[: batch.size], both[batch.size :].reshape(batch.size, -1))
@@ -221,9 +227,9 @@ def _gradients(
     """Return autograd's derivative of `total` by each layer, (outputs, inputs)."""
     result = {}
     for name, layer in layers.items():
-        tensors = [cast(Tensor, layer.weight)]
-        if f"{name}bias" in params:
-            tensors.append(cast(Tensor, layer.bias))
+        tensors = [params[f"{name}weight"]]
+        if layer.bias is not None and f"{name}bias" in params:
+            tensors.append(params[f"{name}bias"])
         grads = torch.autograd.grad(total, tensors, retain_graph=True, materialize_grads=True)
         result[name] = torch.cat([columns(g) for g in grads], 1)
     return result

@@ -39,13 +39,13 @@ def readable(size: float) -> str:
     return f"{size:.4g} TiB"
 
 
-def check_memory(params: Sequence[Tensor], beta: float, form: Form) -> None:
+def check_memory(params: Sequence[Tensor], beta: float, form: Form, matrices: int = 1) -> None:
     """Raise `UserError`, before any training, if zeta does not fit; it names the forms that do."""
     device, usable = params[0].device, usable_memory(params[0].device)
-    needed = _bytes(form, params, beta)
+    needed = matrices * _bytes(form, params, beta)
     if needed <= usable:
         return
-    others = {name: _bytes(make(), params, beta) for name, make in FORMS.items()}
+    others = {name: matrices * _bytes(make(), params, beta) for name, make in FORMS.items()}
     fitting = [
         f"correction={name} needs {'at least ' if name == LowRank.name else ''}{readable(size)}"
         for name, size in others.items()

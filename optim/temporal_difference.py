@@ -40,13 +40,15 @@ Source: E. Bengio, PhD thesis, ch. 4, eq. 4.12-4.19 (the method), 4.32-4.41 (the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from semigradient.optim.vectorised import check_one_by_one, check_scalar, explained
 
 Call: TypeAlias = Callable[..., Any]
 """A module as a pure function: inputs and outputs without batch dimension."""
@@ -87,6 +89,20 @@ def huber(threshold: float = 1.0) -> Loss:
 
 
 @dataclass(frozen=True)
+class TargetNetwork:
+    """A copy of the module that values the next states, and moves on its own (a hard copy now and
+    then, or an average): `prediction` of m later samples by `module`, times `discount`, is part of
+    the target.
+    """
+
+    module: nn.Module
+    samples: Samples
+    """(m, ...) each, by the names of the minibatch's samples."""
+    discount: Tensor
+    """(m,)"""
+
+
+@dataclass(frozen=True)
 class TemporalDifference:
     """One minibatch of m temporal differences, of a loss that is a mean over samples.
 
@@ -116,6 +132,14 @@ class TemporalDifference:
     """(m,) the part of the target that does not move: rewards, labels, a target network's values.
     Needed wherever the gradient is made from the minibatch (`optimizer.backward`, optimizers that
     re-evaluate minibatches) and where `loss` has a curvature; `observe` does without."""
+    bootstrap_module: nn.Module | None = None
+    """The network of the bootstrap, where that is a copy of `module` with parameters of its own;
+    None: `module`."""
+    target_network: TargetNetwork | None = None
+    """The target network whose values are within `target`, for an optimizer that can follow it."""
+    partial: bool = False
+    """Whether the loss has other terms, too (a policy's): the rest of the gradient, beyond this
+    minibatch's, is then averaged as it is."""
     loss: Loss = HALF_SQUARE
     """Loss of each sample as a function of its error. (`weight` may also include its curvature.)"""
 
@@ -137,6 +161,8 @@ class TemporalDifference:
                     f"TemporalDifference: {field} has shape {tuple(value.shape)}, "
                     f"must be ({self.size},)"
                 )
+        if self.bootstrap_module is not None and (self.discount is None or self.discount.ndim > 1):
+            raise ValueError("TemporalDifference: bootstrap_module goes with one bootstrap each")
         if (self.bootstrap is None) != (self.discount is None):
             raise ValueError("TemporalDifference: bootstrap and discount go together")
         if self.loss.curvature is not None and self.target is None:
@@ -161,6 +187,36 @@ class TemporalDifference:
         """The number of samples, m."""
         return len(next(iter(self.samples.values())))
 
+    def following(self, weight: Tensor | float) -> TemporalDifference | None:
+        """Return the minibatch with the target network's values as its bootstrap, for the rows a
+        and b alone; None without one. `weight` takes in the loss's curvature.
+        """
+        if self.target_network is None:
+            return None
+        network = self.target_network
+        like = network.discount
+        return TemporalDifference(
+            self.module,
+            self.samples,
+            self.prediction,
+            bootstrap=network.samples,
+            discount=like,
+            weight=weight if isinstance(weight, Tensor) else torch.full_like(like, weight),
+            bootstrap_module=network.module,
+        )
+
+    def bootstrap_values(self) -> Rows:
+        """Return the parameters of the bootstrap's own network by name, as constants."""
+        assert self.bootstrap_module is not None
+        return {n: p.detach() for n, p in plain(self.bootstrap_module).named_parameters()}
+
+    def later(self) -> Samples:
+        """Return the samples that the bootstrap is evaluated at, (m K, ...)."""
+        if not isinstance(self.bootstrap, Mapping):
+            return self.samples
+        assert self.discount is not None
+        return {k: v.flatten(0, self.discount.ndim - 1) for k, v in self.bootstrap.items()}
+
     def require_target(self, user: str) -> None:
         """Raise `ValueError` for `user`, who needs errors, unless the target is known."""
         if self.target is None and self.loss is not LOG_LIKELIHOOD:
@@ -174,9 +230,7 @@ class TemporalDifference:
         """Return samples and bootstrap samples as one minibatch, (m + m K, ...)."""
         if not isinstance(self.bootstrap, Mapping):
             return self.samples
-        assert self.discount is not None
-        axes = self.discount.ndim
-        later = {k: v.flatten(0, axes - 1) for k, v in self.bootstrap.items()}
+        later = self.later()
         return {k: torch.cat([v, later[k]]) for k, v in self.samples.items()}
 
     def split(self, size: int) -> Iterator[TemporalDifference]:
@@ -192,7 +246,8 @@ class TemporalDifference:
                     ("target", self.target),
                 )
             }
-            yield dataclasses.replace(self, **tensors, **vectors)  # type: ignore[arg-type]
+            fields: dict[str, Any] = {**tensors, **vectors, "target_network": None}
+            yield dataclasses.replace(self, **fields)
 
     def _batched(self) -> dict[str, Samples]:
         """Return the fields that are dictionaries of tensors."""
@@ -228,6 +283,9 @@ class ObservesTemporalDifference(Protocol):
     def observe(self, batch: TemporalDifference) -> None:
         """Take in one minibatch; several between two steps add up, as gradients do."""
 
+    def pass_over(self) -> None:
+        """Take the next step as plain momentum: its loss has no temporal difference."""
+
 
 @runtime_checkable
 class DifferentiatesTemporalDifference(ObservesTemporalDifference, Protocol):
@@ -243,6 +301,20 @@ class DifferentiatesTemporalDifference(ObservesTemporalDifference, Protocol):
 def wants_temporal_difference(optimizer: object) -> TypeGuard[ObservesTemporalDifference]:
     """Return whether `optimizer` is to be shown the minibatch before each step."""
     return isinstance(optimizer, ObservesTemporalDifference)
+
+
+def show(optimizer: object, make: Callable[[], Iterable[TemporalDifference]]) -> None:
+    """Show `optimizer` its minibatches before its step, if it wants any; `make` is called then.
+
+    No minibatch at all: the loss of this step has no temporal difference.
+    """
+    if not wants_temporal_difference(optimizer):
+        return
+    batches = list(make())
+    for batch in batches:
+        optimizer.observe(batch)
+    if not batches:
+        optimizer.pass_over()
 
 
 @torch.no_grad()
@@ -262,21 +334,31 @@ def per_sample_gradients(
     module = plain(batch.module)
     values = {name: p.detach() for name, p in (params or batch.parameters()).items()}
 
-    def rows(function: Scalar, samples: Samples) -> Rows:
+    def rows(function: Scalar, samples: Samples, at: Rows = values) -> Rows:
         def scalar(values: Rows, sample: Samples) -> Tensor:
-            return function(_as_function(module, values), sample)
+            # With all parameters of a copy, but by `values` alone: the others are constants.
+            return check_scalar(function(_as_function(module, {**constants, **values}), sample))
 
+        constants = {} if at is values else batch.bootstrap_values()
         derivative = torch.func.grad(scalar)
         in_dims = (None, 0)
         vectorised = torch.func.vmap(
             derivative, in_dims, randomness="different", chunk_size=chunk_size
         )
-        return vectorised(values, dict(samples))
+        with explained():
+            return vectorised(at, dict(samples))
+
+    check_one_by_one(module)
 
     if batch.bootstrap is None:
         b = rows(batch.prediction, batch.samples)
         return b, b
-    if isinstance(batch.bootstrap, Mapping):
+    if batch.bootstrap_module is not None:
+        own = batch.bootstrap_values()
+        function = batch.prediction if isinstance(batch.bootstrap, Mapping) else batch.bootstrap
+        b = rows(batch.prediction, batch.samples)
+        target = rows(function, batch.later(), {name: own[name] for name in values})
+    elif isinstance(batch.bootstrap, Mapping):
         # The same function at s and s': one pass over both costs fewer kernels than two.
         both = rows(batch.prediction, batch.joined())
         b = {name: row[: batch.size] for name, row in both.items()}

@@ -69,14 +69,14 @@ def test_some_parameters_and_frozen_ones():
             torch.testing.assert_close(part.reshape(rows[name].shape), rows[name])
 
 
-def test_batch_normalisation_is_left_to_single_samples():
+def test_batch_normalisation_is_refused_while_it_trains():
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(128, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
     ).double()
     batch = minibatch(net.eval(), "samples")
     assert any(isinstance(x, Layer) for x in LayerDerivatives()(batch, batch.parameters(), M)[0])
     net.train()
-    with pytest.raises(RuntimeError, match="in-place operation"):
+    with pytest.raises(ValueError, match=r"layer '2' is BatchNorm1d in training mode.*eval"):
         LayerDerivatives()(batch, batch.parameters(), M)
 
 

@@ -1,11 +1,13 @@
 """Momentum of gradients that are computed anew, and how near the correction comes to it."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from semigradient.optim.batched import semi_gradient
 from semigradient.optim.corrected_momentum import CorrectedMomentum
 from semigradient.optim.forms import Diagonal, Full, LowRank
 from semigradient.optim.oracle_momentum import OracleMomentum
@@ -47,9 +49,46 @@ def test_the_oracle_asks_for_what_it_needs():
         optimizer.observe(TemporalDifference(net, {"s": problem.x[0]}, value))
     with pytest.raises(RuntimeError, match="observe"):
         optimizer.step()
-    optimizer.observe(problem.batch(net, 0))
-    with pytest.raises(RuntimeError, match="one minibatch"):
-        optimizer.observe(problem.batch(net, 0))
+    optimizer.pass_over()
+    optimizer.step()
+
+
+def test_several_minibatches_of_a_step_add_up_and_continue_from_a_state():
+    problem = LinearTD(6)
+    twice, once = linear(problem), linear(problem)
+    two, one = (OracleMomentum(net.parameters(), 0.1, BETA) for net in (twice, once))
+    for t in range(6):
+        two.observe(dataclasses.replace(problem.batch(twice, t), weight=None))
+        two.observe(dataclasses.replace(problem.batch(twice, t), weight=None))
+        batch = problem.batch(once, t)
+        one.observe(dataclasses.replace(batch, weight=torch.full((batch.size,), 2.0).double()))
+        two.step()
+        one.step()
+        torch.testing.assert_close(twice.weight, once.weight, rtol=0, atol=1e-12)
+        state, two = two.state_dict(), OracleMomentum(twice.parameters(), 0.1, BETA)
+        two.load_state_dict(state)
+
+
+def test_the_rest_of_a_partial_loss_gets_plain_momentum():
+    """Value loss recomputed, other term averaged: the sum of what two optimizers would do."""
+    problem = LinearTD(6)
+    net = linear(problem)
+    optimizer = OracleMomentum(net.parameters(), 0.1, BETA)
+    plain, pull = torch.zeros_like(net.weight), torch.ones_like(net.weight)
+    for t in range(6):
+        batch = problem.batch(net, t)
+        start = net.weight.detach().clone()
+        own = semi_gradient(batch)["weight"]
+        net.weight.grad = own + (t + 1) * pull
+        optimizer.observe(dataclasses.replace(batch, partial=True))
+        optimizer.step()
+        plain = BETA * plain + (1 - BETA) * (t + 1) * pull
+        kept, share = optimizer._kept("minibatches", batch)
+        old = net.weight.detach().clone()
+        net.weight.data.copy_(start)
+        expected = start - 0.1 * (semi_gradient(kept, share)["weight"] + plain)
+        torch.testing.assert_close(old, expected, rtol=0, atol=1e-12)
+        net.weight.data.copy_(old)
 
 
 # --- order of accuracy --------------------------------------------------------------------------
