@@ -25,7 +25,8 @@ from semigradient.training.agent import (
     maybe_compile,
 )
 from semigradient.training.collector import Collector, Preprocessing
-from semigradient.training.gradients import clip_gradients
+from semigradient.training.corrections import critic_difference, show, warn_of_limits
+from semigradient.training.gradients import clip_factor, clip_gradients
 from semigradient.training.returns import gae
 
 
@@ -110,7 +111,9 @@ class A2C:
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.network = actor_critic(setup, config, config.log_std_init)
-        self.optimizer = setup.make_optimizer(self.network.parameters())
+        self.optimizer = setup.make_optimizer(self.network.parameters(), temporal_differences=True)
+        if setup.learning:
+            warn_of_limits(self.optimizer)
         preprocessing = Preprocessing(
             config.normalise_observations,
             config.normalise_rewards,
@@ -148,8 +151,12 @@ class A2C:
             )
             self.optimizer.zero_grad()
             loss.backward()
+            norm = loss.new_zeros(())
             if config.max_grad_norm > 0:
-                clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+                norm = clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+            weight = 2 * config.value_coefficient * clip_factor(norm, config.max_grad_norm)
+            shown = rollout.flat("obs"), return_.flatten(), weight.expand_as(return_.flatten())
+            show(self.optimizer, lambda: [critic_difference(self.network, *shown)])
             self.optimizer.step()
         return {
             "policy_loss": policy_loss,

@@ -19,7 +19,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semigradient.agents.dqn_config import Config
 from semigradient.agents.q_exploration import (
@@ -47,6 +47,7 @@ from semigradient.optim.temporal_difference import (
     wants_temporal_difference,
 )
 from semigradient.training.agent import AgentContext, LearningRate, Policy, generator, maybe_compile
+from semigradient.training.corrections import follows_target, warn_of_limits
 from semigradient.training.exploration import Noise, NoiseConfig
 from semigradient.training.gradients import clip_factor, clip_gradients
 from semigradient.training.replay import Batch, Replay
@@ -83,8 +84,11 @@ class DQN:
         self.target = self._make_network() if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
-        self.optimizer = setup.make_optimizer(self._parameters, self.head.is_single)
+        self.optimizer = setup.make_optimizer(self._parameters, temporal_differences=True)
         self.discount, self.step_reward = self._in_physical_time()
+        if setup.learning:
+            frozen = config.target != "none"
+            warn_of_limits(self.optimizer, frozen, frozen, huber=config.loss == "huber")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.memory = self._make_memory()
         span = config.epsilon_fraction * setup.total_steps
@@ -186,8 +190,10 @@ class DQN:
         config, optimizer = self.config, self.optimizer
         optimizer.zero_grad()
         if isinstance(optimizer, DifferentiatesTemporalDifference):
-            prediction, error = optimizer.backward(self._temporal_difference(batch, next_q))
-            loss, value = td_loss(error, torch.zeros_like(error), config.loss), prediction.mean()
+            shown = self.temporal_difference(self.network, batch, next_q)
+            prediction, error = optimizer.backward(shown)
+            loss = self.head.choices * td_loss(error, torch.zeros_like(error), config.loss)
+            value = prediction.mean()
             optimizer.rescale(self._clipped())
         else:
             loss, value = self._loss(batch, next_q)
@@ -195,7 +201,8 @@ class DQN:
             factor = self._clipped()
             if wants_temporal_difference(optimizer):
                 weight = factor.expand_as(batch.reward)
-                optimizer.observe(self._temporal_difference(batch, next_q, weight))
+                shown = self.temporal_difference(self.network, batch, next_q, weight)
+                optimizer.observe(shown)
         optimizer.step()
         self.updates += 1
         if config.target == "ema":
@@ -224,17 +231,33 @@ class DQN:
         return td_targets(batch, self.head.bootstrap(chooser, next_q, batch.next_mask))
 
     @torch.no_grad()
-    def _temporal_difference(
-        self, batch: Batch, next_q: Tensor | None, weight: Tensor | None = None
+    def temporal_difference(
+        self,
+        network: nn.Module,
+        batch: Batch,
+        next_q: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> TemporalDifference:
-        """The minibatch for an optimizer that knows that targets move."""
-        if self.target is not self.network:
-            target = self._td_target(batch, next_q)
-            return temporal_difference(self.network, batch, target, None, self.config.loss, weight)
-        greedy = self.head.greedy(self.network(batch.next_obs), batch.next_mask)
-        return temporal_difference(
-            self.network, batch, batch.reward, greedy, self.config.loss, weight
-        )
+        """The minibatch for an optimizer that knows that targets move.
+
+        Args:
+            network: of Q: this agent's, or a copy of it.
+            batch: transitions.
+            next_q: (m, outputs) Q̄(s', ·) where it is known.
+            weight: (m,) factor by which the gradient was clipped.
+        """
+        config, rest = self.config, (self.config.loss, weight, self.head.place)
+        if self.target is self.network:
+            greedy = self.head.greedy(network(batch.next_obs), batch.next_mask)
+            return temporal_difference(network, batch, batch.reward, greedy, *rest)
+        next_q = self.target(batch.next_obs) if next_q is None else next_q
+        chooser = network(batch.next_obs) if config.double else next_q
+        bootstrap = self.head.bootstrap(chooser, next_q, batch.next_mask)
+        greedy = None
+        if follows_target(self.optimizer):
+            greedy = self.head.greedy(chooser, batch.next_mask)
+        target = td_targets(batch, bootstrap)
+        return temporal_difference(network, batch, target, greedy, *rest, following=self.target)
 
     @torch.no_grad()
     def _average_into_target(self) -> None:

@@ -23,6 +23,7 @@ from semigradient.envs import ExactVector
 from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.actor_critic import explained_variance
+from semigradient.optim.temporal_difference import TemporalDifference
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
     AgentContext,
@@ -32,7 +33,8 @@ from semigradient.training.agent import (
     remaining,
 )
 from semigradient.training.collector import Collector, Preprocessing
-from semigradient.training.gradients import clip_gradients
+from semigradient.training.corrections import critic_difference, show, warn_of_limits
+from semigradient.training.gradients import clip_factor, clip_gradients
 from semigradient.training.returns import gae
 from semigradient.training.rollout import minibatches
 
@@ -163,7 +165,9 @@ class PPO:
             "batch_size=1: normalise_advantages needs at least 2",
         )
         self.network = actor_critic(setup, config, config.log_std_init)
-        self.optimizer = setup.make_optimizer(self.network.parameters())
+        self.optimizer = setup.make_optimizer(self.network.parameters(), temporal_differences=True)
+        if setup.learning:
+            warn_of_limits(self.optimizer)
         preprocessing = Preprocessing(
             config.normalise_observations,
             config.normalise_rewards,
@@ -223,11 +227,26 @@ class PPO:
                 break
             self.optimizer.zero_grad()
             loss.backward()
+            norm = loss.new_zeros(())
             if config.max_grad_norm > 0:
-                clip_gradients(parameters, config.max_grad_norm)
+                norm = clip_gradients(parameters, config.max_grad_norm)
+            show(self.optimizer, lambda b=batch, n=norm: [self._critic(b, n)])
             self.optimizer.step()
         means = dict(zip(_SCALARS, torch.stack(seen).mean(0), strict=True))
         return {**means, "updates": float(len(seen) - has_moved_far)}
+
+    @torch.no_grad()
+    def _critic(self, batch: dict[str, Tensor], norm: Tensor) -> TemporalDifference:
+        """The critic's part of the loss, whose gradient was clipped at a norm."""
+        config, return_ = self.config, batch["return_"]
+        weight = 2 * config.value_coefficient * clip_factor(norm, config.max_grad_norm)
+        weight = weight.expand_as(return_)
+        if config.clip_value > 0:
+            value, old = self.network.value(batch["obs"]), batch["value"]
+            near = old + (value - old).clamp(-config.clip_value, config.clip_value)
+            # Beyond the clip, where the pessimistic error is constant, nothing is learned.
+            weight = weight * ((value - return_).abs() >= (near - return_).abs())
+        return critic_difference(self.network, batch["obs"], return_, weight)
 
     def _passes(self) -> Iterator[Tensor]:
         """The minibatches' indices, epoch after epoch."""

@@ -51,6 +51,10 @@ class QHead(Protocol):
         """Values in `q` of the greedy legal actions of `chooser`: (m,), or (m, K)."""
         ...
 
+    def place(self, action: Tensor) -> Tensor:
+        """Where in a row the values of actions (m, …) stand: (m,), or (m, K)."""
+        ...
+
     def uniform(self, rng: np.random.Generator, count: int, mask: np.ndarray | None) -> np.ndarray:
         """Legal actions (count, …) drawn uniformly, int64."""
         ...
@@ -75,6 +79,10 @@ class Choice:
     def bootstrap(self, chooser: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
         """Values (m,) in `q` of the greedy legal actions of `chooser`."""
         return double_q_bootstrap(chooser, q, mask)
+
+    def place(self, action: Tensor) -> Tensor:
+        """The actions (m,) themselves."""
+        return action
 
     def uniform(self, rng: np.random.Generator, count: int, mask: np.ndarray | None) -> np.ndarray:
         """Legal actions (count,) drawn uniformly."""
@@ -104,6 +112,11 @@ class SideBySide:
         """Values (m, K) in `q` of the greedy actions of `chooser`."""
         pairs = zip(chooser.split(self.sizes, 1), q.split(self.sizes, 1), strict=True)
         return torch.stack([double_q_bootstrap(online, part) for online, part in pairs], 1)
+
+    def place(self, action: Tensor) -> Tensor:
+        """Where in a row the values of actions (m, K) stand: (m, K)."""
+        starts = torch.tensor([0, *self.sizes[:-1]], device=action.device).cumsum(0)
+        return action + starts
 
     def uniform(
         self, rng: np.random.Generator, count: int, mask: np.ndarray | None = None

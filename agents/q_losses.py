@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semigradient.optim.temporal_difference import HALF_SQUARE, TemporalDifference, huber
+from semigradient.optim.temporal_difference import (
+    HALF_SQUARE,
+    TargetNetwork,
+    TemporalDifference,
+    huber,
+)
 from semigradient.training.replay import Batch
 from semigradient.training.returns import td_target
 
@@ -36,24 +44,46 @@ def temporal_difference(
     greedy: Tensor | None,
     loss: str,
     weight: Tensor | None = None,
+    place: Callable[[Tensor], Tensor] = lambda action: action,
+    following: nn.Module | None = None,
 ) -> TemporalDifference:
     """A minibatch for an optimizer that knows that targets move.
 
+    Several choices side by side, (m, K), become m K samples whose losses are added.
+
     Args:
         network: of Q.
-        batch: transitions with one discrete action.
-        target: (m,) the part of the target that is fixed: with a target network all of it.
-        greedy: (m,) actions a* where the bootstrap is Q(s', a*) itself, which moves with Q.
+        batch: transitions.
+        target: (m, …) the part of the target that is fixed: with a target network all of it.
+        greedy: (m, …) actions a* where the bootstrap is Q(s', a*), which moves.
         loss: as in `td_loss`.
         weight: (m,) factor by which the gradient was clipped.
+        place: where in a row of values an action's value stands.
+        following: the target network that Q(s', a*) is of; None: `network`.
     """
+    action, later = place(batch.action), None if greedy is None else place(greedy)
+    choices = action.shape[1] if action.ndim > 1 else 1
+
+    def each(rows: Tensor) -> Tensor:
+        return rows if choices == 1 else rows.repeat_interleave(choices, 0)
+
+    bootstrap = None if later is None else {"obs": each(batch.next_obs), "action": later.flatten()}
+    discount = None if later is None else each(batch.discount)
+    if choices > 1:
+        weight = choices * each(torch.ones_like(batch.reward) if weight is None else weight)
+        target = each(target) if target.ndim == 1 else target.flatten()
+    moves = following is None
+    network_of_target = None
+    if following is not None and bootstrap is not None and discount is not None:
+        network_of_target = TargetNetwork(following, bootstrap, discount)
     return TemporalDifference(
         network,
-        samples={"obs": batch.obs, "action": batch.action},
+        samples={"obs": each(batch.obs), "action": action.flatten()},
         prediction=lambda call, s: call(s["obs"]).gather(0, s["action"]),
-        bootstrap=None if greedy is None else {"obs": batch.next_obs, "action": greedy},
-        discount=None if greedy is None else batch.discount,
+        bootstrap=bootstrap if moves else None,
+        discount=discount if moves else None,
         weight=weight,
         target=target,
+        target_network=network_of_target,
         loss=huber() if loss == "huber" else HALF_SQUARE,
     )

@@ -27,13 +27,15 @@ from torch import Tensor, nn
 from semigradient.errors import UserError, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import tower
+from semigradient.optim.temporal_difference import TemporalDifference
 from semigradient.training.agent import (
     AgentContext,
     LearningRate,
     Policy,
     generator,
 )
-from semigradient.training.gradients import clip_gradients
+from semigradient.training.corrections import show, warn_of_limits
+from semigradient.training.gradients import clip_factor, clip_gradients
 from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import td_target
 from semigradient.training.stepping import EnvStepper
@@ -157,7 +159,9 @@ class SoftQ:
         start = math.log(config.temperature)
         self.log_temperature = nn.Parameter(torch.tensor(start, device=setup.device))
         self._learned = [*self.networks.parameters(), self.log_temperature]
-        self.optimizer = setup.make_optimizer(self._learned)
+        self.optimizer = setup.make_optimizer(self._learned, temporal_differences=True)
+        if setup.learning:
+            warn_of_limits(self.optimizer, frozen=True)
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         count, masked = envs.num_envs, self.stepper.mask is not None
         capacity = config.buffer_size if setup.learning else count
@@ -239,13 +243,30 @@ class SoftQ:
             loss = loss + temperature_loss(self.log_temperature, entropy, wanted).mean()
         self.optimizer.zero_grad()
         loss.backward()
+        norm = alpha * 0
         if config.max_grad_norm > 0:
-            clip_gradients(self._learned, config.max_grad_norm)
+            norm = clip_gradients(self._learned, config.max_grad_norm)
+        weight = clip_factor(norm, config.max_grad_norm).expand_as(target)
+        show(self.optimizer, lambda: self._shown(batch, target, weight))
         self.optimizer.step()
         self._move_targets()
         self.updates += 1
         mean_entropy = entropy.detach().mean()
         return {"loss": critic_loss.detach(), "value": target.mean(), "entropy": mean_entropy}
+
+    def _shown(self, batch: Batch, target: Tensor, weight: Tensor) -> list[TemporalDifference]:
+        """Each critic's regression, with fixed targets; actor and temperature have none."""
+        samples = {"obs": batch.obs, "action": batch.action}
+        return [
+            TemporalDifference(
+                critic,
+                samples,
+                lambda call, s: call(s["obs"]).gather(0, s["action"]),
+                target=target,
+                weight=weight,
+            )
+            for critic in self._critics()
+        ]
 
     @torch.no_grad()
     def _target(self, batch: Batch, alpha: Tensor) -> Tensor:

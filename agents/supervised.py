@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semigradient.envs.adapters import CoreVector
@@ -23,6 +23,7 @@ from semigradient.envs.images import supervised
 from semigradient.errors import UserError, require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
+from semigradient.optim.temporal_difference import LOG_LIKELIHOOD, TemporalDifference
 from semigradient.training.agent import (
     AgentContext,
     Count,
@@ -31,6 +32,7 @@ from semigradient.training.agent import (
     generator,
     maybe_compile,
 )
+from semigradient.training.corrections import show, warn_of_limits
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,32 @@ def loss_and_score(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (outputs.detach().argmax(1) == target).float().mean()
 
 
+def regression(network: nn.Module, inputs: Tensor, target: Tensor) -> TemporalDifference:
+    """The same loss for an optimizer that moves old gradients: nothing is bootstrapped here.
+
+    Classes (m,) have the log-likelihood; each of O numbers (m, O) is a sample of its own.
+    """
+    if not target.is_floating_point():
+        return TemporalDifference(
+            network,
+            {"inputs": inputs, "label": target},
+            lambda call, s: call(s["inputs"]).log_softmax(0).gather(0, s["label"]),
+            loss=LOG_LIKELIHOOD,
+        )
+    rows = target.reshape(len(target), -1)
+    m, outputs = rows.shape
+    return TemporalDifference(
+        network,
+        {
+            "inputs": inputs.repeat_interleave(outputs, 0),
+            "output": torch.arange(outputs, device=target.device).repeat(m),
+        },
+        lambda call, s: call(s["inputs"]).gather(0, s["output"]),
+        target=rows.flatten(),
+        weight=torch.full_like(rows.flatten(), 2.0),
+    )
+
+
 class Supervised:
     """Learns the examples of an environment without acting in it."""
 
@@ -89,7 +117,9 @@ class Supervised:
             config.activation,
             (config.torso, config.torso_width, config.torso_depth),
         ).to(setup.device)
-        self.optimizer = setup.make_optimizer(self.network.parameters())
+        self.optimizer = setup.make_optimizer(self.network.parameters(), temporal_differences=True)
+        if setup.learning:
+            warn_of_limits(self.optimizer)
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.generator = generator(setup.seed, 1)
         self.progress = Count()
@@ -102,11 +132,11 @@ class Supervised:
             size = (self.config.batch_size,)
             drawn = torch.randint(len(self.inputs), size, generator=self.generator)
             drawn = drawn.to(self.setup.device)
-            loss, score = self._loss(
-                self.inputs.index_select(0, drawn), self.targets.index_select(0, drawn)
-            )
+            inputs, targets = (t.index_select(0, drawn) for t in (self.inputs, self.targets))
+            loss, score = self._loss(inputs, targets)
             self.optimizer.zero_grad()
             loss.backward()
+            show(self.optimizer, lambda: [regression(self.network, inputs, targets)])
             self.optimizer.step()
         self.progress.steps += self.config.batch_size
         return {"loss": loss.detach(), "score": score, "lr": rate}

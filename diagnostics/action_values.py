@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semigradient.diagnostics.examples import Examples, Experience, half_square, last_hidden
 from semigradient.envs import ExactVector
-from semigradient.optim.temporal_difference import Call, Samples
+from semigradient.optim.temporal_difference import Call, Samples, TemporalDifference
 from semigradient.training.agent import Policy
 from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import double_q_bootstrap, td_target
@@ -86,6 +86,11 @@ def _examples(agent: Any, batch: Batch) -> Examples:
         values = call(s["next_obs"])
         return _best(values, values, s) * (s["discount"] > 0)
 
+    def shown(module: nn.Module, s: Samples, weight: Tensor) -> TemporalDifference:
+        fields = Batch(*(s.get(name) for name in Batch._fields))  # type: ignore[arg-type]
+        made: TemporalDifference = agent.temporal_difference(module, fields, weight=weight)
+        return made
+
     return Examples(
         agent.network,
         samples,
@@ -95,6 +100,7 @@ def _examples(agent: Any, batch: Batch) -> Examples:
         moving=not frozen,
         head=lambda call, s: call(s["obs"]).max(0).values,
         successor=successor,
+        shown=shown,
     )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from semigradient import diagnostics
 from semigradient.diagnostics.examples import Experience
-from semigradient.diagnostics.observer import Findings, Observer, Stateless, View
+from semigradient.diagnostics.observer import Findings, Observer, Profile, Stateless, View
 from semigradient.envs import make_vector
 from semigradient.errors import require
 from semigradient.training.agent import Agent, generator
@@ -71,13 +71,10 @@ class Attachment:
         assert self._logger is not None
         assert self._profiles is not None
         scalars: dict[str, Any] = {}
-        for name, findings in self._findings(step).items():
-            for key, value in findings.scalars.items():
-                scalars[f"diagnose/{name}/{key}"] = value.item()
-            for key, profile in findings.profiles.items():
-                curves = {label: _listed(curve) for label, curve in profile.curves.items()}
-                row = {"diagnostic": name, "profile": key, "axis": profile.axis}
-                self._profiles.write(step, {**row, "x": _listed(profile.x), "curves": curves})
+        for name, written in self._written(step).items():
+            scalars |= {f"diagnose/{name}/{key}": number for key, number in written[0].items()}
+            for row in written[1]:
+                self._profiles.write(step, row)
         if scalars:
             self._logger.scalars(step, scalars)
 
@@ -112,7 +109,13 @@ class Attachment:
 
     def state_dict(self) -> dict[str, Any]:
         """State of the observers."""
-        return {name: observer.state_dict() for name, observer in self.observers.items()}
+        states = {}
+        for name, observer in list(self.observers.items()):
+            try:
+                states[name] = observer.state_dict()
+            except Exception as problem:
+                self._drop(name, problem)
+        return states
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state; an observer without one starts afresh."""
@@ -120,10 +123,32 @@ class Attachment:
             if name in state:
                 observer.load_state_dict(state[name])
 
+    def _written(self, step: int) -> dict[str, tuple[dict[str, float], list[dict[str, Any]]]]:
+        """The findings of each observer as numbers, and as rows for the file of profiles."""
+        written = {}
+        for name, findings in self._findings(step).items():
+            try:
+                numbers = {key: value.item() for key, value in findings.scalars.items()}
+                rows = [_row(name, key, p) for key, p in findings.profiles.items()]
+            except Exception as problem:  # no such numbers, no such curves
+                self._drop(name, problem)
+                continue
+            written[name] = (numbers, rows)
+        return written
+
+    def _drop(self, name: str, problem: Exception) -> None:
+        """Switch an observer off: a measurement is no reason to stop training."""
+        del self.observers[name]
+        warn(f"diagnostic {name} failed and is off from here on ({one_line(problem)})")
+
     def _findings(self, step: int) -> dict[str, Findings]:
         findings: dict[str, Findings] = {}
         with undisturbed():
-            experience = experience_of(self.agent)
+            try:
+                experience = experience_of(self.agent)
+            except Exception as problem:
+                warn(f"no diagnostics at step {step}: no experience ({one_line(problem)})")
+                return findings
             if experience.times < 2:
                 return findings
             held_out = lru_cache(1)(lambda: self._held_out(step))
@@ -132,9 +157,8 @@ class Attachment:
                 view = View(experience, held_out, own, self.run.diagnose_samples)
                 try:
                     findings[name] = observer.measure(view)
-                except RuntimeError as problem:  # out of memory, a singular matrix, …
-                    del self.observers[name]
-                    warn(f"diagnostic {name} failed and is off from here on ({one_line(problem)})")
+                except Exception as problem:  # out of memory, a singular matrix, …
+                    self._drop(name, problem)
         return findings
 
     def _held_out(self, step: int) -> Experience:
@@ -172,6 +196,13 @@ def _stream(name: str, step: int) -> int:
     if name in own_names:
         return _STREAM + step * len(own_names) + own_names.index(name)
     return (1 + zlib.crc32(name.encode()) << 64) + step
+
+
+def _row(name: str, key: str, profile: Profile) -> dict[str, Any]:
+    """A profile as the file keeps it."""
+    curves = {label: _listed(curve) for label, curve in profile.curves.items()}
+    row = {"diagnostic": name, "profile": key, "axis": profile.axis}
+    return {**row, "x": _listed(profile.x), "curves": curves}
 
 
 def _listed(curve: torch.Tensor) -> list[float | None]:

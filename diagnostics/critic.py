@@ -9,6 +9,7 @@ from torch import Tensor
 
 from semigradient.diagnostics.examples import Examples, Experience, last_hidden
 from semigradient.envs import ExactVector
+from semigradient.training.corrections import critic_difference
 from semigradient.training.returns import gae
 
 
@@ -48,6 +49,9 @@ def critic_experience(
             prediction=lambda call, s: call(s["obs"])[1],
             target=lambda call, s: s["return"],
             loss=loss,
+            shown=lambda module, s, weight: critic_difference(
+                module, s["obs"], s["return"], 2 * config.value_coefficient * weight
+            ),
         )
 
     return Experience(

@@ -42,6 +42,8 @@ class Examples:
         moving: whether y has a derivative by θ.
         head: the output that function interference compares (B3 "head"); default: f.
         successor: value of the successor, 0 where there is none; None where it is not kept.
+        shown: the same examples as the learner shows them to an optimizer that knows that targets
+            move, of (module, samples, (m,) factors of the gradients); None: made from the above.
     """
 
     module: nn.Module
@@ -52,6 +54,7 @@ class Examples:
     moving: bool = False
     head: Scalar | None = None
     successor: Scalar | None = None
+    shown: Callable[[nn.Module, Samples, Tensor], TemporalDifference] | None = None
 
     @property
     def size(self) -> int:

@@ -102,7 +102,10 @@ def follow(view: View, beta: float) -> Path:
 
 
 def measure(view: View) -> Findings:
-    """Distance and cosine of μ and μ̂ to μ*, and of μ to μ̂, after h updates of a copy."""
+    """Distance and cosine of μ and μ̂ to μ*, and of μ to μ̂, after h updates of a copy.
+
+    Of an optimizer that corrects also ‖η‖/‖μ‖ as it is, at the learner's last update.
+    """
     beta = decay(view.experience.optimizer)
     path = follow(view, beta)
     plain, better, truth = momentum(path, beta), corrected(path, beta), oracle(path, beta)
@@ -113,6 +116,8 @@ def measure(view: View) -> Findings:
         ("correction", plain, better),
     ):
         scalars[f"{name}_distance"], scalars[f"{name}_cosine"] = compare(one, other)
+    if (ratio := getattr(view.experience.optimizer, "correction_ratio", None)) is not None:
+        scalars["optimizer_ratio"] = torch.tensor(ratio)
     return Findings(scalars)
 
 

@@ -172,6 +172,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
         derivative lambda along it.
         """
         states = [self.state[p] for p in self._params() if "mu" in self.state[p]]
+        if not states:
+            return 0.0
         return float(_norm([s["eta"] for s in states]) / _norm([s["mu"] for s in states]))
 
     def _take(self, batch: TemporalDifference, loss: SemiGradient | None) -> list[str]:

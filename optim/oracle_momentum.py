@@ -105,7 +105,7 @@ class OracleMomentum(torch.optim.Optimizer):
 
     def _rest(self, batch: TemporalDifference, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Average what the gradient holds beyond that of the minibatch."""
-        own, beta = semi_gradient(batch), self.defaults["beta"]
+        own, beta = semi_gradient(batch), self.param_groups[0]["beta"]
         for name, p in params.items():
             rest = self.state[p].setdefault("rest", torch.zeros_like(p))
             if p.grad is not None:
@@ -142,14 +142,16 @@ class OracleMomentum(torch.optim.Optimizer):
 
     def _remember(self, key: str, batch: TemporalDifference) -> None:
         """Store the minibatch, and drop those that have left the window."""
-        beta, window = self.defaults["beta"], self.defaults["window"]
+        beta, window = self.param_groups[0]["beta"], self.defaults["window"]
         new = _tensors(batch)
         first = next(self._params())
         new["share"] = first.new_full((batch.size,), (1 - beta) / batch.size)
         state = self.state[first]
         old = state.get(key)
         if old is None:
-            state[key] = {**new, "sizes": [batch.size]}
+            # Copies: what is shown may be a view of a rollout, which the next one overwrites.
+            state[key] = {name: rows.clone() for name, rows in new.items()}
+            state[key]["sizes"] = [batch.size]
             return
         if (had := old.keys() - {"sizes"}) != new.keys():
             raise ValueError(f"OracleMomentum: minibatches of {sorted(had)}, then {sorted(new)}")

@@ -40,7 +40,7 @@ Source: E. Bengio, PhD thesis, ch. 4, eq. 4.12-4.19 (the method), 4.32-4.41 (the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
@@ -301,20 +301,6 @@ class DifferentiatesTemporalDifference(ObservesTemporalDifference, Protocol):
 def wants_temporal_difference(optimizer: object) -> TypeGuard[ObservesTemporalDifference]:
     """Return whether `optimizer` is to be shown the minibatch before each step."""
     return isinstance(optimizer, ObservesTemporalDifference)
-
-
-def show(optimizer: object, make: Callable[[], Iterable[TemporalDifference]]) -> None:
-    """Show `optimizer` its minibatches before its step, if it wants any; `make` is called then.
-
-    No minibatch at all: the loss of this step has no temporal difference.
-    """
-    if not wants_temporal_difference(optimizer):
-        return
-    batches = list(make())
-    for batch in batches:
-        optimizer.observe(batch)
-    if not batches:
-        optimizer.pass_over()
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class AgentContext:
         if wants_temporal_difference(optimizer) and not temporal_differences:
             raise UserError(
                 f"--optim: {type(optimizer).__name__} learns from temporal differences, and this "
-                "agent has none to show; dqn and ddqn have, with a single discrete action"
+                "agent has none to show (docs/off_diagonal.md lists those that have)"
             )
         return optimizer
 

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from semigradient.domains.continuous_time.physical_learning import Explorer, PhysicalConfig
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.nets.physical import Tower
+from semigradient.optim.temporal_difference import TemporalDifference
 from semigradient.training.agent import AgentContext, Policy
+from semigradient.training.corrections import show, warn_of_limits
 from semigradient.training.replay import Batch
 
 
@@ -56,6 +58,36 @@ def discrete_advantage(outputs: Tensor, action: Tensor) -> Tensor:
     return outputs.gather(1, action[:, None]).squeeze(1) - outputs.max(1).values
 
 
+class Critic(nn.Module):
+    """V and Ā as one network, for optimizers that know that targets move.
+
+    Gives V(s) + A(s, a), whose derivative the gradient has, and what is taken off it, beside the
+    reward, to make δQ / scale: V(s) (1 - 1/scale) + discount V(s') / scale; (m,) each.
+    """
+
+    def __init__(self, value: nn.Module, advantage: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.value, self.advantage, self.scale = value, advantage, scale
+
+    def forward(
+        self,
+        obs: Tensor,
+        later: Tensor,
+        action: Tensor,
+        discount: Tensor,
+        policy: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Both, of observations s and s', actions, discounts and (continuous) π(s)."""
+        value, following = (self.value(rows).squeeze(1) for rows in (obs, later))
+        if policy is None:
+            advantage = discrete_advantage(self.advantage(obs), action)
+        else:
+            at_policy = self.advantage(obs, policy)
+            advantage = (self.advantage(obs, action) - at_policy).squeeze(1)
+        bootstrap = value * (1 - 1 / self.scale) + discount * following / self.scale
+        return value + advantage, bootstrap
+
+
 class DAU:
     """Explores B environments coherently and learns V, Ā and, for continuous actions, π."""
 
@@ -84,6 +116,9 @@ class DAU:
             self.networks["actor"] = self.actor
             self.optimizers["actor"] = optimizer(self.actor.parameters(), config.lr_policy)
         self.scale = self.explorer.scale.step if config.advantage_scale == "dt" else 1.0
+        if setup.learning:
+            warn_of_limits(self.optimizers["critic"])
+        self.critic = Critic(self.value, self.advantage, self.scale)
         self._losses = self._discrete if self.discrete else self._continuous
         self.updates = 0
 
@@ -137,10 +172,34 @@ class DAU:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         loss.backward()
+        show(self.optimizers["critic"], lambda: [self._temporal_difference(batch)])
+        if not self.discrete:
+            show(self.optimizers["actor"], list)
         for optimizer in self.optimizers.values():
             optimizer.step()
         self.updates += 1
         return error.detach(), value.detach(), advantage.detach()
+
+    @torch.no_grad()
+    def _temporal_difference(self, batch: Batch) -> TemporalDifference:
+        """The critic's part: the gradient is δQ/dt ∂(V + A), and δQ/dt moves with V, V' and A."""
+        scale, at_successor = self.scale, self.config.bootstrap_at == "successor"
+        samples = {
+            "obs": batch.obs,
+            "later": batch.next_obs if at_successor else batch.obs,
+            "action": batch.action,
+            "discount": batch.discount,
+        }
+        if not self.discrete:
+            samples["policy"] = self.actor(batch.obs)
+        return TemporalDifference(
+            self.critic,
+            samples,
+            lambda call, s: call(**s)[0],
+            bootstrap=lambda call, s: call(**s)[1],
+            discount=torch.ones_like(batch.reward),
+            target=batch.reward / scale,
+        )
 
     def _discrete(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         advantage = discrete_advantage(self.advantage(batch.obs), batch.action)

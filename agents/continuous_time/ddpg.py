@@ -22,7 +22,9 @@ from semigradient.domains.continuous_time.physical_learning import Explorer, Phy
 from semigradient.domains.continuous_time.portraits import portraits
 from semigradient.errors import UserError, require
 from semigradient.nets.physical import Tower
+from semigradient.optim.temporal_difference import TargetNetwork, TemporalDifference
 from semigradient.training.agent import AgentContext, Policy
+from semigradient.training.corrections import show, warn_of_limits
 from semigradient.training.replay import Batch
 
 
@@ -70,6 +72,9 @@ class DDPG:
             "critic": optimizer(critic.parameters()),
             "actor": optimizer(actor.parameters(), config.lr_policy),
         }
+        if setup.learning:
+            frozen = self.targets is not self.networks
+            warn_of_limits(self.optimizers["critic"], frozen, frozen)
         self.updates = 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
@@ -111,11 +116,29 @@ class DDPG:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         (loss - (ascent * action).sum(1).mean()).backward()
+        show(self.optimizers["critic"], lambda: [self._temporal_difference(batch)])
+        show(self.optimizers["actor"], list)
         for optimizer in self.optimizers.values():
             optimizer.step()
         self._move_targets()
         self.updates += 1
         return loss.detach(), prediction.detach()
+
+    @torch.no_grad()
+    def _temporal_difference(self, batch: Batch) -> TemporalDifference:
+        """The critic's part, for an optimizer that knows that targets move."""
+        critic, moving = self.networks["critic"], self.targets is self.networks
+        later = {"obs": batch.next_obs, "action": self.targets["actor"](batch.next_obs)}
+        copy_of = TargetNetwork(self.targets["critic"], later, batch.discount)
+        return TemporalDifference(
+            critic,
+            {"obs": batch.obs, "action": batch.action},
+            lambda call, s: call(s["obs"], s["action"]).squeeze(-1),
+            bootstrap=later if moving else None,
+            discount=batch.discount if moving else None,
+            target=batch.reward if moving else self._target(batch),
+            target_network=None if moving else copy_of,
+        )
 
     @torch.no_grad()
     def _target(self, batch: Batch) -> Tensor:

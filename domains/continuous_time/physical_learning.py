@@ -219,7 +219,7 @@ class Explorer:
 
     def optimizer(self, parameters: Iterable[nn.Parameter], lr: float = 0.0) -> Any:
         """The chosen optimizer with its options per second; `lr`, if any, replaces its own."""
-        made = self.setup.make_optimizer(parameters)
+        made = self.setup.make_optimizer(parameters, temporal_differences=True)
         if lr > 0:
             for group in made.param_groups:
                 group["lr"] = lr

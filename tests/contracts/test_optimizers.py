@@ -18,7 +18,9 @@ WITHOUT = {
     *("naive", "lookahead", "lola", "lola-taylor", "hola2", "pola"),
     *("random", "metropolis", "genetic", "composer"),
 }
-SERVING = {"dqn", "ddqn"}
+SERVING = {
+    *("dqn", "ddqn", "soft-q", "ppo", "a2c", "dau", "ddpg", "classifier", "regressor"),
+}
 
 
 @pytest.mark.parametrize("agent", sorted(set(agents.names()) - WITHOUT))
