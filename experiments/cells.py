@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from semigradient import optim as optimizers
 from semigradient.errors import UserError
 from semigradient.experiments.engines import KILLED, CommandJob, reason
 from semigradient.experiments.settings import DEFAULT_OPTIMIZER, read_optimizer
@@ -46,7 +47,7 @@ class Cell:
         """Flags of `train.py` for this run."""
         name, options = read_optimizer(self.optim)
         optim = [] if name == DEFAULT_OPTIMIZER else ["--optim", name]
-        optim += [word for key, value in options.items() for word in (f"--optim.{key}", value)]
+        optim += optimizers.flags(options)
         return ["--agent", self.agent, "--env", self.env, *optim, "--seed", str(self.seed)]
 
 

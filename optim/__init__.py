@@ -16,7 +16,7 @@ Each optimizer reads `group["lr"]` at every step, so a schedule is whatever writ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
@@ -79,6 +79,32 @@ def __getattr__(name: str) -> Any:
 def names() -> list[str]:
     """Return the name of every optimizer."""
     return OPTIMIZERS.names()
+
+
+def split(text: str) -> tuple[str, list[str]]:
+    """Name and flags of NAME:KEY=VALUE,KEY=VALUE, as `compare.py` takes it too.
+
+    "module:Config" is a name by itself, and takes options after another colon.
+    """
+    name, _, options = text.partition(":")
+    if name not in OPTIMIZERS and name != NO_OPTIMIZER and ":" in text:
+        attribute, _, options = options.partition(":")
+        name = f"{name}:{attribute}"
+    pairs = [word.partition("=") for word in options.split(",")] if options else []
+    for key, _, value in pairs:
+        require(bool(key and value), f"--optim {text!r}: accepted is NAME:KEY=VALUE,KEY=VALUE")
+    return name, flags({key: value for key, _, value in pairs})
+
+
+def flags(options: Mapping[str, str]) -> list[str]:
+    """Options of an optimizer as words of a command line; true and false are flags alone."""
+    words = []
+    for key, value in options.items():
+        if value.lower() in ("true", "false"):
+            words.append(f"--optim.{'no-' * (value.lower() == 'false')}{key.replace('_', '-')}")
+        else:
+            words += [f"--optim.{key}", value]
+    return words
 
 
 def config_class(name: str) -> type[OptimizerConfig]:

@@ -44,6 +44,9 @@ def parse(arguments: Sequence[str]) -> Invocation:
     plain, rest = _plain_options(arguments)
     if plain.get("resume") == "auto":
         return _continue_or_start(arguments)
+    if "optim" in plain:
+        plain["optim"], options = optim.split(plain["optim"])
+        rest = [*options, *rest]
     resume = Path(plain["resume"]) if "resume" in plain else None
     file: dict[str, Any] = {}
     if resume is not None:
@@ -54,7 +57,7 @@ def parse(arguments: Sequence[str]) -> Invocation:
     if "trust" not in plain:
         names = {key: plain[key] for key in ("agent", "env", "optim") if key in plain}
         source = resume if resume is not None else Path(plain.get("config", ""))
-        trust.check(file | names, source, arguments)
+        trust.check(file | names, source, [*arguments, plain.get("optim", "")])
     if resume is not None:
         file = completed(file)
     agent = plain.get("agent", file.get("agent", ""))
