@@ -11,7 +11,7 @@ import pytest
 from semigradient import compare
 from semigradient.errors import UserError
 from semigradient.experiments import curves
-from semigradient.experiments.comparison import Commands
+from semigradient.experiments.comparison import Cell, Commands
 from semigradient.experiments.settings import labels, read_grid
 from support.fake_runs import EVALUATE, TRAIN
 
@@ -80,6 +80,14 @@ def test_a_grid_is_all_combinations_and_has_edges():
 def test_a_grid_that_is_none_is_refused(text, expected):
     with pytest.raises(UserError, match=expected):
         read_grid(text)
+
+
+def test_options_that_are_true_or_false_are_flags():
+    cell = Cell("dqn", "corrected-momentum:follow_target=true,lr=1e-3", "CartPole-v1", 0)
+    flags = "--optim corrected-momentum --optim.follow-target --optim.lr 1e-3"
+    assert cell.flags[4:9] == flags.split()
+    cell = Cell("dqn", "momentum:decoupled_weight_decay=False", "CartPole-v1", 0)
+    assert "--optim.no-decoupled-weight-decay" in cell.flags
 
 
 def test_the_best_setting_of_the_tuning_seeds_is_scored_on_others(commands, capsys):
