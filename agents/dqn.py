@@ -253,11 +253,10 @@ class DQN:
         next_q = self.target(batch.next_obs) if next_q is None else next_q
         chooser = network(batch.next_obs) if config.double else next_q
         bootstrap = self.head.bootstrap(chooser, next_q, batch.next_mask)
-        greedy = None
-        if follows_target(self.optimizer):
-            greedy = self.head.greedy(chooser, batch.next_mask)
+        follows = follows_target(self.optimizer)
+        later = self.head.greedy(chooser, batch.next_mask) if follows else None
         target = td_targets(batch, bootstrap)
-        return temporal_difference(network, batch, target, greedy, *rest, following=self.target)
+        return temporal_difference(network, batch, target, later, *rest, following=self.target)
 
     @torch.no_grad()
     def _average_into_target(self) -> None:

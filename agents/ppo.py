@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -230,13 +231,13 @@ class PPO:
             norm = loss.new_zeros(())
             if config.max_grad_norm > 0:
                 norm = clip_gradients(parameters, config.max_grad_norm)
-            show(self.optimizer, lambda b=batch, n=norm: [self._critic(b, n)])
+            show(self.optimizer, partial(self._critic, batch, norm))
             self.optimizer.step()
         means = dict(zip(_SCALARS, torch.stack(seen).mean(0), strict=True))
         return {**means, "updates": float(len(seen) - has_moved_far)}
 
     @torch.no_grad()
-    def _critic(self, batch: dict[str, Tensor], norm: Tensor) -> TemporalDifference:
+    def _critic(self, batch: dict[str, Tensor], norm: Tensor) -> list[TemporalDifference]:
         """The critic's part of the loss, whose gradient was clipped at a norm."""
         config, return_ = self.config, batch["return_"]
         weight = 2 * config.value_coefficient * clip_factor(norm, config.max_grad_norm)
@@ -246,7 +247,7 @@ class PPO:
             near = old + (value - old).clamp(-config.clip_value, config.clip_value)
             # Beyond the clip, where the pessimistic error is constant, nothing is learned.
             weight = weight * ((value - return_).abs() >= (near - return_).abs())
-        return critic_difference(self.network, batch["obs"], return_, weight)
+        return [critic_difference(self.network, batch["obs"], return_, weight)]
 
     def _passes(self) -> Iterator[Tensor]:
         """The minibatches' indices, epoch after epoch."""

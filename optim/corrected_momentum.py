@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from semigradient.errors import UserError, unknown
-from semigradient.optim import forms
+from semigradient.optim import forms, promises
 from semigradient.optim.corrections import (
     DiagonalBlocks,
     DiagonalEntries,
@@ -222,6 +222,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
                 self.state[p].update(square=torch.zeros_like(p), step=0)
         for zeta in self._matrices():
             zeta.create()
+        promises.take(self)
 
     def _move_staleness(self) -> None:
         """Move eta along the last displacement, with zeta of the step before."""
@@ -319,7 +320,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
             joint_beta([group["beta"] for group in self.param_groups], self.zeta.name)
         self._matrix().check()
         matrices = 1 + self.defaults["follow_target"]
-        check_memory(list(self._params()), self.defaults["beta"], self.zeta, matrices)
+        check_memory(list(self._params()), self.defaults["beta"], self.zeta, matrices, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state; what was observed since the last step is dropped."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from semigradient.errors import UserError
+from semigradient.optim import promises
 from semigradient.optim.forms import FORMS, Form, LowRank
 
 
@@ -25,9 +26,10 @@ def available_memory(device: torch.device) -> int:
 
 def usable_memory(device: torch.device) -> int:
     """Return the bytes that zeta may take of those: half, the rest is for the temporaries of a
-    step, the network and its minibatches, and for other processes.
+    step, the network and its minibatches, and for other processes. What others were promised and
+    have not taken yet is theirs (`optim/promises.py`).
     """
-    return available_memory(device) // 2
+    return max(0, available_memory(device) - promises.of_others(str(device))) // 2
 
 
 def readable(size: float) -> str:
@@ -39,12 +41,20 @@ def readable(size: float) -> str:
     return f"{size:.4g} TiB"
 
 
-def check_memory(params: Sequence[Tensor], beta: float, form: Form, matrices: int = 1) -> None:
-    """Raise `UserError`, before any training, if zeta does not fit; it names the forms that do."""
-    device, usable = params[0].device, usable_memory(params[0].device)
+def check_memory(
+    params: Sequence[Tensor], beta: float, form: Form, matrices: int = 1, owner: object = None
+) -> None:
+    """Raise `UserError`, before any training, if zeta does not fit; it names the forms that do.
+
+    `owner` is promised the memory, so that of two runs that start together the second one knows.
+    """
+    device = params[0].device
     needed = matrices * _bytes(form, params, beta)
-    if needed <= usable:
-        return
+    with promises.one_at_a_time():
+        usable = usable_memory(device)
+        if needed <= usable:
+            promises.give(owner, str(device), needed)
+            return
     others = {name: matrices * _bytes(make(), params, beta) for name, make in FORMS.items()}
     fitting = [
         f"correction={name} needs {'at least ' if name == LowRank.name else ''}{readable(size)}"

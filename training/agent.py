@@ -13,6 +13,7 @@ from torch import Tensor
 from semigradient import optim
 from semigradient.envs import ExactVector
 from semigradient.errors import UserError
+from semigradient.optim import promises
 from semigradient.optim.configs import OptimizerConfig
 from semigradient.optim.temporal_difference import wants_temporal_difference
 from semigradient.training.timers import Timers
@@ -61,6 +62,8 @@ class AgentContext:
             UserError: the optimizer wants temporal differences, and the agent has none.
         """
         optimizer = optim.make(self.optimizer, params)
+        if not self.learning:
+            promises.take(optimizer)  # it never steps
         if wants_temporal_difference(optimizer) and not temporal_differences:
             raise UserError(
                 f"--optim: {type(optimizer).__name__} learns from temporal differences, and this "
