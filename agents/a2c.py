@@ -18,6 +18,7 @@ from semigradient.diagnostics.examples import Experience
 from semigradient.envs import ExactVector
 from semigradient.errors import require
 from semigradient.nets import ACTIVATIONS
+from semigradient.optim.temporal_difference import TemporalDifference
 from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
     AgentContext,
@@ -154,9 +155,7 @@ class A2C:
             norm = loss.new_zeros(())
             if config.max_grad_norm > 0:
                 norm = clip_gradients(list(self.network.parameters()), config.max_grad_norm)
-            weight = 2 * config.value_coefficient * clip_factor(norm, config.max_grad_norm)
-            shown = rollout.flat("obs"), return_.flatten(), weight.expand_as(return_.flatten())
-            show(self.optimizer, lambda: [critic_difference(self.network, *shown)])
+            show(self.optimizer, lambda: [self._critic(rollout.flat("obs"), return_, norm)])
             self.optimizer.step()
         return {
             "policy_loss": policy_loss,
@@ -164,6 +163,12 @@ class A2C:
             "entropy": entropy,
             "lr": rate,
         }
+
+    def _critic(self, obs: Tensor, return_: Tensor, norm: Tensor) -> TemporalDifference:
+        """The critic's part of the loss, whose gradient was clipped at a norm."""
+        config, flat = self.config, return_.flatten()
+        weight = 2 * config.value_coefficient * clip_factor(norm, config.max_grad_norm)
+        return critic_difference(self.network, obs, flat, weight.expand_as(flat))
 
     def _losses(
         self, obs: Tensor, mask: Tensor | None, action: Tensor, advantage: Tensor, return_: Tensor

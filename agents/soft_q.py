@@ -246,16 +246,19 @@ class SoftQ:
         norm = alpha * 0
         if config.max_grad_norm > 0:
             norm = clip_gradients(self._learned, config.max_grad_norm)
-        weight = clip_factor(norm, config.max_grad_norm).expand_as(target)
-        show(self.optimizer, lambda: self._shown(batch, target, weight))
+        show(self.optimizer, lambda: self._shown(batch, target, norm))
         self.optimizer.step()
         self._move_targets()
         self.updates += 1
         mean_entropy = entropy.detach().mean()
         return {"loss": critic_loss.detach(), "value": target.mean(), "entropy": mean_entropy}
 
-    def _shown(self, batch: Batch, target: Tensor, weight: Tensor) -> list[TemporalDifference]:
-        """Each critic's regression, with fixed targets; actor and temperature have none."""
+    def _shown(self, batch: Batch, target: Tensor, norm: Tensor) -> list[TemporalDifference]:
+        """Each critic's regression, with fixed targets; actor and temperature have none.
+
+        `norm` is that of the gradient, before it was clipped.
+        """
+        weight = clip_factor(norm, self.config.max_grad_norm).expand_as(target)
         samples = {"obs": batch.obs, "action": batch.action}
         return [
             TemporalDifference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from semigradient import compare
 from semigradient.errors import UserError
 from semigradient.experiments import curves
+from semigradient.experiments.cells import Run
 from semigradient.experiments.comparison import Cell, Commands
 from semigradient.experiments.settings import labels, read_grid
+from semigradient.experiments.tuning import Choice, Trial
 from support.fake_runs import EVALUATE, TRAIN
 
 GRID = "adam:lr=1e-4,1e-3,1e-2"
@@ -145,6 +148,28 @@ def test_a_diverged_setting_comes_last_and_is_no_failure(commands):
     assert "| dqn | CartPole-v1 | adam:lr=1e-3 | – | diverged, diverged |  |" in report
     assert "| adam:lr=1e-4 | 105 | 100, 110 | **chosen** |" in report
     assert call(commands, "adam:lr=1e-3,0.5", "--out", "o", "--", "--diverge", "1e-3") == 0
+
+
+def test_a_setting_that_diverges_on_one_seed_comes_last(tmp_path):
+    """Its other seed may be the best of all."""
+
+    def run(seed: int, setting: str, mean: float | None) -> Run:
+        one = Run(Cell("dqn", setting, "CartPole-v1", seed), tmp_path, (), 3)
+        one.folder.mkdir(parents=True)
+        status = "finished" if mean is not None else "failed"
+        summary = {"status": status, "message": "not a finite number at step 7"}
+        (one.folder / "summary.json").write_text(json.dumps(summary))
+        if mean is not None:
+            scores = json.dumps({"episodes": 3, "mean": mean})
+            (one.folder / "evaluation.json").write_text(scores)
+        return one
+
+    first, second = "adam:lr=1e-3", "adam:lr=1e-2"
+    safe = Trial(first, [run(0, first, 100.0), run(1, first, 120.0)])
+    wild = Trial(second, [run(0, second, 500.0), run(1, second, None)])
+    choice = Choice("dqn", "adam:lr=1e-3,1e-2", "CartPole-v1", [wild, safe])
+    assert choice.setting == first
+    assert Choice("dqn", "adam:lr=1e-3,1e-2", "CartPole-v1", [wild]).setting is None
 
 
 def test_a_setting_that_fails_for_another_reason_leaves_the_choice_open(commands):
