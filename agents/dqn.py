@@ -190,8 +190,7 @@ class DQN:
         config, optimizer = self.config, self.optimizer
         optimizer.zero_grad()
         if isinstance(optimizer, DifferentiatesTemporalDifference):
-            shown = self.temporal_difference(self.network, batch, next_q)
-            prediction, error = optimizer.backward(shown)
+            prediction, error = optimizer.backward(self._temporal_difference(batch, next_q))
             loss = self.head.choices * td_loss(error, torch.zeros_like(error), config.loss)
             value = prediction.mean()
             optimizer.rescale(self._clipped())
@@ -201,8 +200,7 @@ class DQN:
             factor = self._clipped()
             if wants_temporal_difference(optimizer):
                 weight = factor.expand_as(batch.reward)
-                shown = self.temporal_difference(self.network, batch, next_q, weight)
-                optimizer.observe(shown)
+                optimizer.observe(self._temporal_difference(batch, next_q, weight))
         optimizer.step()
         self.updates += 1
         if config.target == "ema":
@@ -229,6 +227,11 @@ class DQN:
         double = self.config.double and self.target is not self.network
         chooser = self.network(batch.next_obs) if double else next_q
         return td_targets(batch, self.head.bootstrap(chooser, next_q, batch.next_mask))
+
+    def _temporal_difference(
+        self, batch: Batch, next_q: Tensor | None, weight: Tensor | None = None
+    ) -> TemporalDifference:
+        return self.temporal_difference(self.network, batch, next_q, weight)
 
     @torch.no_grad()
     def temporal_difference(
