@@ -283,9 +283,6 @@ class ObservesTemporalDifference(Protocol):
     def observe(self, batch: TemporalDifference) -> None:
         """Take in one minibatch; several between two steps add up, as gradients do."""
 
-    def pass_over(self) -> None:
-        """Take the next step as plain momentum: its loss has no temporal difference."""
-
 
 @runtime_checkable
 class DifferentiatesTemporalDifference(ObservesTemporalDifference, Protocol):

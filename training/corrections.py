@@ -21,15 +21,17 @@ def follows_target(optimizer: object) -> bool:
 def show(optimizer: object, make: Callable[[], Iterable[TemporalDifference]]) -> None:
     """Show `optimizer` its minibatches before its step, if it wants any; `make` is called then.
 
-    No minibatch at all: the loss of this step has no temporal difference.
+    No minibatch at all: the loss of this step has no temporal difference, and an optimizer with a
+    method `pass_over` is told so.
     """
     if not wants_temporal_difference(optimizer):
         return
     batches = list(make())
     for batch in batches:
         optimizer.observe(batch)
-    if not batches:
-        optimizer.pass_over()
+    pass_over = getattr(optimizer, "pass_over", None)
+    if not batches and pass_over is not None:
+        pass_over()
 
 
 def warn_of_limits(

@@ -12,9 +12,10 @@ import torch
 
 from semigradient.optim.batched import semi_gradient
 from semigradient.optim.corrected_momentum import CorrectedMomentum
-from semigradient.optim.temporal_difference import TemporalDifference
+from semigradient.optim.temporal_difference import TemporalDifference, wants_temporal_difference
 from semigradient.training.build import build
 from semigradient.training.cli import parse
+from semigradient.training.corrections import show
 from support.smallest import smallest_words
 
 PENDULUM = (
@@ -173,3 +174,22 @@ def test_little_to_correct_is_said_once_before_training(flags: str, capsys) -> N
     if "follow" not in flags:
         build(parse([*chosen[:-1], "adam"]).command)
     assert capsys.readouterr().err == ""
+
+
+def test_an_optimizer_that_only_observes_is_shown_everything() -> None:
+    """`observe` is all that an optimizer of one's own needs; `pass_over` is a courtesy."""
+
+    class Watching(torch.optim.SGD):
+        seen = 0
+
+        def observe(self, batch: TemporalDifference) -> None:
+            self.seen += batch.size
+
+    net = torch.nn.Linear(2, 1)
+    optimizer = Watching(net.parameters(), 0.1)
+    assert wants_temporal_difference(optimizer)
+    batch = TemporalDifference(net, {"x": torch.zeros(3, 2)}, lambda c, s: c(s["x"])[0])
+    show(optimizer, lambda: [batch, batch])
+    show(optimizer, list)
+    show(torch.optim.SGD(net.parameters(), 0.1), lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert optimizer.seen == 6
