@@ -116,12 +116,13 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
     flags = [*steps, *options.extra]
     tune_seeds = _tune_seeds(options)
     comparison = comparisons.prepare(out, cells, flags, options.episodes, command, tune_seeds)
-    if commands.ours:
-        check_cells(comparison, cells)
-    comparison.save()
     # torch reads its number of threads from the flag, other libraries from the environment.
     train = (*commands.train, "--threads", str(options.threads))
-    _Work(comparison, engine, replace(commands, train=train), cells).do()
+    work = _Work(comparison, engine, replace(commands, train=train), cells)
+    if commands.ours and work.ended < work.total:
+        check_cells(comparison, cells)
+    comparison.save()
+    work.do()
     return comparison
 
 
