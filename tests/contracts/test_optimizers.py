@@ -19,7 +19,18 @@ WITHOUT = {
     *("random", "metropolis", "genetic", "composer"),
 }
 SERVING = {
-    *("dqn", "ddqn", "soft-q", "ppo", "a2c", "dau", "ddpg", "classifier", "regressor"),
+    *(
+        "dqn",
+        "ddqn",
+        "soft-q",
+        "sac-discrete",
+        "ppo",
+        "a2c",
+        "dau",
+        "ddpg",
+        "classifier",
+        "regressor",
+    ),
 }
 
 
