@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ MIXED = (
     f"--agent dqn --env crafted:Corridor-v0 --optim crafted.parts:Adagrad {SHORT} {DQN} "
     "--diagnose crafted.parts:measure,gain --diagnose-every 128"
 )
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def run_here(words: str, *more: object) -> None:

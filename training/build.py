@@ -7,14 +7,16 @@ from typing import Any
 
 from semigradient import agents
 from semigradient.envs import ExactVector, make_vector
-from semigradient.errors import require
+from semigradient.errors import UserError, require
 from semigradient.nets.bricks import is_image
 from semigradient.training import process
 from semigradient.training.agent import Agent, AgentContext
 from semigradient.training.command import Command, RunConfig
 from semigradient.training.generators import seed_all, undisturbed
 from semigradient.training.process import choose_device
-from semigradient.validate import shown
+from semigradient.validate import first_line, shown
+
+_TOO_LARGE = ("allocate", "not enough memory", "out of memory", "overflow")
 
 
 def build(command: Command, learning: bool = True) -> Agent:
@@ -67,7 +69,10 @@ def _check_evaluation(run: RunConfig, envs: ExactVector) -> None:
             f"eval_env_options={' '.join(run.eval_env_options)}: evaluation has the space "
             f"{shown(theirs)}, training {shown(ours)}",
         )
-    evaluation.close()
+    try:
+        evaluation.reset()  # what it needs, such as a split of the data, is there before training
+    finally:
+        evaluation.close()
 
 
 def create(name: str, config: Any, setup: AgentContext) -> Agent:
@@ -81,7 +86,15 @@ def create(name: str, config: Any, setup: AgentContext) -> Agent:
 
 def _create(name: str, config: Any, setup: AgentContext) -> Agent:
     seed_all(setup.seed)
-    agent: Agent = agents.agent_class(name)(config, setup)
+    try:
+        agent: Agent = agents.agent_class(name)(config, setup)
+    except (MemoryError, RuntimeError) as problem:
+        text = first_line(problem)
+        if not (isinstance(problem, MemoryError) or any(word in text for word in _TOO_LARGE)):
+            raise
+        raise UserError(
+            f"agent {name!r}: its networks or memories do not fit into memory ({text})"
+        ) from problem
     return agent
 
 

@@ -91,6 +91,14 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "--agent dqn --env CartPole-v1 --train-every 3 --num-envs 2",
         ["train_every=3", "multiple or a divisor of num_envs=2"],
     ),
+    "width beyond memory": (
+        "--agent dqn --env CartPole-v1 --hidden 1000000000000",
+        ["agent 'dqn'", "do not fit into memory"],
+    ),
+    "width beyond all memory": (
+        "--agent ppo --env CartPole-v1 --hidden 1000000000000000000",
+        ["agent 'ppo'", "do not fit into memory"],
+    ),
     "small buffer": (
         "--agent dqn --env CartPole-v1 --buffer-size 1 --batch-size 8",
         ["buffer_size=1", "≥ batch_size=8"],
