@@ -142,7 +142,7 @@ class A2C:
                 config.gamma,
                 config.gae_lambda,
             )
-            mask = rollout.flat("mask") if self.collector.stepper.mask is not None else None
+            mask = rollout.flat("mask") if "mask" in rollout else None
             loss, policy_loss, value_loss, entropy = self._loss(
                 rollout.flat("obs"),
                 mask,

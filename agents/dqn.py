@@ -303,7 +303,6 @@ class DQN:
             envs.single_observation_space,
             envs.single_action_space,
             self.setup.device,
-            actions_masked=self.stepper.mask is not None,
             stacked=envs.stacked_frames,
         )
 

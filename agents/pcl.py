@@ -162,8 +162,6 @@ class PathMemory:
         self.ring = Ring(length, self.num_envs, device)
         obs = torch.from_numpy(stepper.obs[:0])
         self.ring.field("obs", obs.shape[1:], obs.dtype)
-        if stepper.mask is not None:
-            self.ring.field("mask", stepper.mask.shape[1:], torch.bool)
         self.ring.field("action", (), torch.int64)
         self.ring.field("reward", (), torch.float32)
         self.ring.field("terminated", (), torch.bool)
@@ -266,7 +264,10 @@ class PCL:
         with self.timers("store"):
             rows = {"obs": obs, "action": action, "reward": step.reward}
             rows |= {"terminated": step.terminated, "truncated": step.truncated}
-            self.memory.ring.add(**rows, **({} if mask is None else {"mask": mask}))
+            if mask is not None:
+                self.memory.ring.masks("mask", mask)
+                rows["mask"] = mask
+            self.memory.ring.add(**rows)
 
     @torch.no_grad()
     def _act(

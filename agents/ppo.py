@@ -207,7 +207,7 @@ class PPO:
                 "advantage": advantage.flatten(),
                 "return_": return_.flatten(),
             }
-            if self.collector.stepper.mask is not None:
+            if "mask" in rollout:
                 data["mask"] = rollout.flat("mask")
             scalars = self._epochs(data, torch.tensor(clip, device=self.setup.device))
             scalars["explained_variance"] = explained_variance(data["value"], data["return_"])

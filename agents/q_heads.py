@@ -92,7 +92,7 @@ class Choice:
 
 
 class SideBySide:
-    """K choices at once, among n₁, …, n_K actions; all are legal."""
+    """K choices at once, among n₁, …, n_K actions; masks (m, Σn) say for each what is legal."""
 
     is_single = False
 
@@ -101,17 +101,20 @@ class SideBySide:
 
     def values(self, q: Tensor, action: Tensor) -> Tensor:
         """Q_k(s, a_k) of actions (m, K): (m, K)."""
-        pairs = zip(q.split(self.sizes, 1), action.unbind(1), strict=True)
+        # Those of MultiBinary are kept as bytes.
+        pairs = zip(q.split(self.sizes, 1), action.long().unbind(1), strict=True)
         return torch.cat([part.gather(1, chosen[:, None]) for part, chosen in pairs], 1)
 
     def greedy(self, q: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Best action (m, K) of every choice."""
+        """Best legal action (m, K) of every choice."""
+        q = q if mask is None else q.where(mask, -torch.inf)
         return torch.stack([part.argmax(1) for part in q.split(self.sizes, 1)], 1)
 
     def bootstrap(self, chooser: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Values (m, K) in `q` of the greedy actions of `chooser`."""
-        pairs = zip(chooser.split(self.sizes, 1), q.split(self.sizes, 1), strict=True)
-        return torch.stack([double_q_bootstrap(online, part) for online, part in pairs], 1)
+        """Values (m, K) in `q` of the greedy legal actions of `chooser`."""
+        legal = [None] * self.choices if mask is None else mask.split(self.sizes, 1)
+        triples = zip(chooser.split(self.sizes, 1), q.split(self.sizes, 1), legal, strict=True)
+        return torch.stack([double_q_bootstrap(*triple) for triple in triples], 1)
 
     def place(self, action: Tensor) -> Tensor:
         """Where in a row the values of actions (m, K) stand: (m, K)."""
@@ -121,7 +124,10 @@ class SideBySide:
     def uniform(
         self, rng: np.random.Generator, count: int, mask: np.ndarray | None = None
     ) -> np.ndarray:
-        """Actions (count, K) drawn uniformly."""
+        """Legal actions (count, K) drawn uniformly."""
+        if mask is not None:
+            weights = np.split(rng.random(mask.shape) * mask, np.cumsum(self.sizes)[:-1], 1)
+            return np.stack([part.argmax(1) for part in weights], 1)
         return rng.integers(self.sizes, size=(count, self.choices))
 
 
@@ -133,6 +139,10 @@ def q_head(action: spaces.Space) -> QHead:
     """
     if isinstance(action, spaces.MultiDiscrete) and action.nvec.ndim == 1:
         return SideBySide(action.nvec.tolist())
+    if isinstance(action, spaces.MultiBinary) and len(action.shape) == 1:
+        return SideBySide([2] * action.shape[0])
     if isinstance(action, spaces.Discrete) and action.start == 0:
         return Choice(int(action.n))
-    raise UserError(f"action space {action}: Q-learning accepts Discrete (from 0), MultiDiscrete")
+    raise UserError(
+        f"action space {action}: Q-learning accepts Discrete (from 0), MultiDiscrete, MultiBinary"
+    )

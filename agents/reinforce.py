@@ -10,7 +10,7 @@ environment steps but are not learned from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from semigradient.errors import require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
 from semigradient.nets.distributions import Distribution, distribution
+from semigradient.training.actions import BoxScale
 from semigradient.training.agent import (
     AgentContext,
     LearningRate,
@@ -111,6 +112,12 @@ def episode_return(return_to_go: Tensor, ended: Tensor) -> Tensor:
     return return_to_go.gather(0, first)
 
 
+def _stacked(masks: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Masks (T, B, A); of the steps before the first one everything is legal."""
+    free = np.ones_like(masks[-1], dtype=bool)
+    return np.stack([free if mask is None else mask for mask in masks])
+
+
 class Episodes(NamedTuple):
     """The steps (m, …) of the episodes to learn from."""
 
@@ -137,6 +144,8 @@ class REINFORCE:
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
         self.progress = self.stepper = EnvStepper(envs, setup.timers, notes_episodes=False)
         self.generator = generator(setup.seed, 1, setup.device)
+        space = envs.single_action_space
+        self._scale = BoxScale(space) if isinstance(space, spaces.Box) else None
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Play the episodes and take one gradient step."""
@@ -201,7 +210,7 @@ class REINFORCE:
         device = self.setup.device
         return Episodes(
             torch.from_numpy(np.stack(obs))[used].to(device),
-            None if mask[0] is None else torch.from_numpy(np.stack(mask))[used].to(device),
+            None if mask[-1] is None else torch.from_numpy(_stacked(mask))[used].to(device),
             torch.stack(action)[used].to(device),
             return_[used].to(device),
         )
@@ -230,5 +239,5 @@ class REINFORCE:
         return distribution.sample(parameters, distribution.noise(parameters.shape[:1], random))
 
     def _to_env(self, action: Tensor) -> np.ndarray:
-        space, chosen = self.setup.envs.single_action_space, action.cpu().numpy()
-        return np.clip(chosen, space.low, space.high) if isinstance(space, spaces.Box) else chosen
+        chosen = action.cpu().numpy()
+        return chosen if self._scale is None else self._scale(chosen)

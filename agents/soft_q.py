@@ -163,12 +163,10 @@ class SoftQ:
         if setup.learning:
             warn_of_limits(self.optimizer, frozen=True)
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
-        count, masked = envs.num_envs, self.stepper.mask is not None
+        count = envs.num_envs
         capacity = config.buffer_size if setup.learning else count
         space = envs.single_observation_space
-        self.memory = Replay(
-            capacity, count, space, action, setup.device, masked, states_masked=masked
-        )
+        self.memory = Replay(capacity, count, space, action, setup.device)
         self.acting, self.sampling = (
             generator(setup.seed, 1, setup.device),
             generator(setup.seed, 2),

@@ -11,14 +11,18 @@ The form of an id is chosen in this order:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 
+from semigradient.envs.actions import checked
+from semigradient.envs.batched import Batched
+from semigradient.envs.forms import MASK
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError, require
 from semigradient.validate import first_line
@@ -42,6 +46,9 @@ def exact_form(spec: EnvSpec) -> type[ExactVector] | None:
 class ForeignVector(ExactVector):
     """B environments in another package's vector form, whose state cannot be saved.
 
+    Agents see the spaces of `envs.forms`; what the form returns is held to its own
+    (`envs.guard`).
+
     Args:
         spec: what is registered.
         num_envs: B.
@@ -50,8 +57,8 @@ class ForeignVector(ExactVector):
         options: keyword arguments of the environment.
 
     Raises:
-        UserError: it resets neither in the same step nor when asked to, its observations are no
-            Box, or an odd option.
+        UserError: it resets neither in the same step nor when asked to, a space that there is no
+            form for, or an odd option.
     """
 
     def __init__(
@@ -74,15 +81,13 @@ class ForeignVector(ExactVector):
             f"(autoreset_mode={self.mode.name}); accepted are "
             f"{' and '.join(mode.name for mode in ACCEPTED)}, or a single form (entry_point)",
         )
-        space = self.envs.single_observation_space
-        if not isinstance(space, spaces.Box):
-            raise UserError(
-                f"environment {spec.id!r} has the observation space {space}: accepted is Box"
-            )
-        self.single_observation_space = space
-        self.single_action_space = self.envs.single_action_space
-        self.observation_space = self.envs.observation_space  # type: ignore[assignment]
-        self.action_space = self.envs.action_space
+        self._read = Batched(self.envs, spec.id)
+        self.single_observation_space = self._read.seen.space
+        self.single_action_space = self._read.acted.space
+        self.observation_space = cast(
+            spaces.Box, batch_space(self.single_observation_space, num_envs)
+        )
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {**self.envs.metadata, **self.metadata}
         self.render_mode = "rgb_array" if render else None
         self.protocol = {"env": spec.id, "max_episode_steps": spec.max_episode_steps}
@@ -94,33 +99,35 @@ class ForeignVector(ExactVector):
         if seed is not None:
             self.seed = seed
             self.resets[:] = 0
-        obs, infos = self.envs.reset(seed=self.next_seed(0), options=options)
-        self.last_obs = np.array(obs)
-        return self.last_obs.copy(), _masks(infos)
+        self.last_obs, infos = self._read.reset(seed=self.next_seed(0), options=options)
+        return self.last_obs.copy(), infos
 
     def step(self, actions: np.ndarray) -> Arrays:
         """Act everywhere; environments that end are reset in the same step."""
-        obs, reward, terminated, truncated, infos = self.envs.step(actions)
-        terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
+        actions = checked(self.single_action_space, actions, self.num_envs)
+        obs, reward, terminated, truncated, infos = self._read.step(actions)
         ended = terminated | truncated
         final_infos: dict[str, Any] = {}
         if ended.any():
-            final_obs = np.array(obs)
+            final_obs = obs
             if self.mode is AutoresetMode.SAME_STEP:
-                for index in np.flatnonzero(ended):
-                    final_obs[index] = infos["final_obs"][index]
+                final_obs = self._read.final(infos, obs, ended)
             else:
-                obs, infos = self.envs.reset(options={"reset_mask": ended})
+                obs, infos = self._restart(obs, infos, ended)
             final_infos = {"final_obs": final_obs, "_final_obs": ended}
-        self.last_obs = np.array(obs)
-        rewards = np.array(reward, np.float64)
-        return (
-            self.last_obs.copy(),
-            rewards,
-            terminated,
-            truncated,
-            {**_masks(infos), **final_infos},
-        )
+        self.last_obs = obs
+        return obs.copy(), reward, terminated, truncated, {**_masks(infos), **final_infos}
+
+    def _restart(
+        self, obs: np.ndarray, infos: dict[str, Any], ended: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Observations and masks of new episodes where one ended, and of the running ones."""
+        fresh, begun = self._read.reset(options={"reset_mask": ended})
+        now = obs.copy()
+        now[ended] = fresh[ended]
+        if MASK in begun and MASK in infos:
+            begun = {**begun, MASK: np.where(ended[:, None], begun[MASK], infos[MASK])}
+        return now, begun
 
     def state_dict(self) -> dict[str, Any]:
         """Seeds only: the running episodes cannot be saved."""
@@ -134,12 +141,12 @@ class ForeignVector(ExactVector):
 
     def frames(self) -> list[np.ndarray]:
         """RGB frames (H, W, 3) of each environment."""
-        return [np.asarray(frame) for frame in self.envs.render() or ()]
+        return self._read.frames()
 
     def close(self, **options: Any) -> None:
         """Close the environments."""
-        self.envs.close(**options)
+        self._read.close(**options)
 
 
 def _masks(infos: dict[str, Any]) -> dict[str, Any]:
-    return {"action_mask": np.array(infos["action_mask"], bool)} if "action_mask" in infos else {}
+    return {MASK: infos[MASK]} if MASK in infos else {}

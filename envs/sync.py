@@ -17,16 +17,19 @@ from gymnasium.vector.utils import batch_space
 
 from semigradient.envs.actions import checked
 from semigradient.envs.clock import Clock
+from semigradient.envs.forms import Acted, Seen, say
+from semigradient.envs.guard import Guarded
 from semigradient.envs.single import make_single
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError
+from semigradient.validate import shown
 
 
 class SyncVector(ExactVector):
     """B copies of a Gymnasium environment, exactly resumable through their running episodes.
 
-    Observations that are not boxes of numbers (Discrete, MultiDiscrete, MultiBinary) are
-    flattened to vectors, one-hot where categorical. Each episode starts from its own seed.
+    Agents see the spaces of `envs.forms`; what an environment returns is held to its own
+    (`envs.guard`). Each episode starts from its own seed.
     """
 
     def __init__(
@@ -41,22 +44,27 @@ class SyncVector(ExactVector):
         self.spec = spec
         if render:
             options["render_mode"] = "rgb_array"
-        self.envs = [_make(spec, options) for _ in range(num_envs)]
-        space = self.envs[0].observation_space
-        assert isinstance(space, spaces.Box)  # what `_make` lets through
-        self.single_observation_space = space
-        self.single_action_space = self.envs[0].action_space
-        self.observation_space = cast(spaces.Box, batch_space(space, num_envs))
+        made = [_make(spec, options) for _ in range(num_envs)]
+        seen, acted = _forms(made, spec.id)
+        said: set[str] = set()
+        self.envs = [
+            Guarded(env, spec.id, f"{index} of {num_envs}", seen, acted, said)
+            for index, env in enumerate(made)
+        ]
+        self.single_observation_space = seen.space
+        self.single_action_space = acted.space
+        self.observation_space = cast(spaces.Box, batch_space(seen.space, num_envs))
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metadata = {**self.envs[0].metadata, **self.metadata}
+        self.metadata = {**made[0].metadata, **self.metadata}
         self.render_mode = "rgb_array" if render else None
         self.protocol = {"env": spec.id, "max_episode_steps": spec.max_episode_steps}
+        if seen.left_out:
+            self.protocol["left_out"] = seen.left_out
         # Gymnasium's own environments have pygame's clock under this name.
-        named = self.envs[0].has_wrapper_attr("clock")
-        clock = self.envs[0].get_wrapper_attr("clock") if named else None
+        clock = made[0].get_wrapper_attr("clock") if made[0].has_wrapper_attr("clock") else None
         if isinstance(clock, Clock):
             self.clock, self.protocol = clock, {"env": spec.id, **clock.protocol()}
-        self.is_repeatable = not (spec.nondeterministic or _has_box2d(self.envs[0]))
+        self.is_repeatable = not (spec.nondeterministic or _has_box2d(made[0]))
         self._as_python = isinstance(self.single_action_space, spaces.Discrete)
         self._actions: list[list[Any]] = [[] for _ in range(num_envs)]
         self._masks: np.ndarray | None = None
@@ -85,6 +93,9 @@ class SyncVector(ExactVector):
         Returns:
             Observations (B, *observation), rewards (B,) float64, terminated and truncated (B,)
             bool, infos.
+
+        Raises:
+            EnvironmentFailureError: an environment raised, or returned what it does not declare.
         """
         count = self.num_envs
         actions = checked(self.single_action_space, actions, count)
@@ -93,11 +104,11 @@ class SyncVector(ExactVector):
         terminated = np.zeros(count, dtype=bool)
         truncated = np.zeros(count, dtype=bool)
         final_obs: np.ndarray | None = None
-        listed = actions.tolist() if self._as_python else actions
+        listed = actions.tolist() if self._as_python else actions.copy()
         for index, env in enumerate(self.envs):
             action = listed[index]
             self._actions[index].append(action)
-            current, rewards[index], ended, cut, info = env.step(action)
+            current, rewards[index], ended, cut, mask = env.step(action)
             self._note(index, current, rewards[index])
             if ended or cut:
                 terminated[index], truncated[index] = ended, cut
@@ -105,8 +116,8 @@ class SyncVector(ExactVector):
                     final_obs = np.zeros_like(obs)
                 final_obs[index] = current
                 current = self._reset_one(index)
-            elif "action_mask" in info:
-                self._set_mask(index, info["action_mask"])
+            elif mask is not None:
+                self._set_mask(index, mask)
             obs[index] = current
         self.last_obs = obs
         infos = self._infos()
@@ -123,6 +134,7 @@ class SyncVector(ExactVector):
             "last_obs": self.last_obs.copy(),
             "trails": self._trails.copy(),
             "actions": {str(i): np.asarray(actions) for i, actions in enumerate(self._actions)},
+            "masks": None if self._masks is None else self._masks.copy(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
@@ -130,16 +142,19 @@ class SyncVector(ExactVector):
         self.seed = int(state["seed"])
         self.resets = np.asarray(state["resets"]) - 1
         self.last_obs = np.zeros_like(state["last_obs"])
+        masks = state.get("masks")
+        self._masks = None if masks is None else np.ones_like(masks)
         for index, env in enumerate(self.envs):
+            env.is_masked = env.seen.masked or masks is not None
             self.last_obs[index] = self._reset_one(index)
             actions = state["actions"][str(index)]
             for action in actions.tolist() if self._as_python else actions:
-                current, reward, _, _, info = env.step(action)
-                self._note(index, current, float(reward))
+                current, reward, _, _, mask = env.step(action)
+                self._note(index, current, reward)
                 self.last_obs[index] = current
                 self._actions[index].append(action)
-                if "action_mask" in info:
-                    self._set_mask(index, info["action_mask"])
+                if mask is not None:
+                    self._set_mask(index, mask)
         exact = np.array_equal(self.last_obs, state["last_obs"])
         exact &= np.array_equal(self._trails, state.get("trails", self._trails))
         if not exact:
@@ -148,7 +163,7 @@ class SyncVector(ExactVector):
 
     def frames(self) -> list[np.ndarray]:
         """RGB frames (H, W, 3) of each environment."""
-        return [np.asarray(env.render()) for env in self.envs]
+        return [env.frame() for env in self.envs]
 
     def action_masks(self) -> np.ndarray | None:
         """(B, A) bool masks of the latest observations, when the environment gives any."""
@@ -160,11 +175,13 @@ class SyncVector(ExactVector):
             env.close()
 
     def _reset_one(self, index: int) -> np.ndarray:
-        obs, info = self.envs[index].reset(seed=self.next_seed(index))
+        obs, mask = self.envs[index].reset(self.next_seed(index))
         self._actions[index] = []
         self._trails[index] = 0
-        if "action_mask" in info:
-            self._set_mask(index, info["action_mask"])
+        if mask is not None:
+            self._set_mask(index, mask)
+        elif self._masks is not None:
+            self._masks[index] = True
         return obs
 
     def _note(self, index: int, obs: Any, reward: float) -> None:
@@ -175,7 +192,7 @@ class SyncVector(ExactVector):
     def _set_mask(self, index: int, mask: np.ndarray) -> None:
         if self._masks is None:
             self._masks = np.ones((self.num_envs, len(mask)), dtype=bool)
-        self._masks[index] = np.asarray(mask, dtype=bool)
+        self._masks[index] = mask
 
     def _infos(self) -> dict[str, Any]:
         return {} if self._masks is None else {"action_mask": self._masks.copy()}
@@ -190,12 +207,28 @@ def _has_box2d(env: gymnasium.Env) -> bool:
 
 def _make(spec: gymnasium.envs.registration.EnvSpec, options: dict[str, Any]) -> gymnasium.Env:
     env = make_single(spec, options)
-    space = env.observation_space
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        env = gymnasium.wrappers.FlattenObservation(env)
-    elif not isinstance(space, spaces.Box):
-        raise UserError(
-            f"environment {spec.id!r} has the observation space {space}: accepted are Box, "
-            "Discrete, MultiDiscrete and MultiBinary (flatten others with a Gymnasium wrapper)"
-        )
+    for kind in ("observation_space", "action_space"):
+        space = getattr(env, kind, None)
+        if not isinstance(space, spaces.Space):
+            raise UserError(
+                f"environment {spec.id!r}: {kind} is {shown(space)}, must be a Gymnasium space"
+            )
     return env
+
+
+def _forms(envs: list[gymnasium.Env], name: str) -> tuple[Seen, Acted]:
+    """What agents see of the spaces, which all copies share."""
+    first = envs[0]
+    for index, env in enumerate(envs):
+        for kind in ("observation_space", "action_space"):
+            ours, theirs = getattr(first, kind), getattr(env, kind)
+            if ours != theirs:
+                raise UserError(
+                    f"environment {name!r}: copy {index} has the {kind} {shown(theirs)}, "
+                    f"the first has {shown(ours)}"
+                )
+    seen, acted = Seen(first.observation_space, name), Acted(first.action_space, name)
+    if seen.left_out:
+        texts = ", ".join(f"observation{path}" for path in seen.left_out)
+        say(f"environment {name}: left out, because agents read no texts: {texts}")
+    return seen, acted

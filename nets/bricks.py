@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from semigradient.errors import UserError, unknown
 from semigradient.nets.glimpse import GlimpseCNN, glorot
+from semigradient.nets.images import PartsTorso, Prepared, SmallCNN, layout, uniform_bounds
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -23,7 +24,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-TORSOS = ("auto", "nature", "glimpse")
+TORSOS = ("auto", "nature", "glimpse", "small")
 
 
 def activation(name: str) -> nn.Module:
@@ -78,7 +79,7 @@ class NatureCNN(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.transpose = shape[0] > 16 >= shape[-1]
+        self.transpose = self.turns(shape)
         channels, height, width = (shape[-1], *shape[:2]) if self.transpose else shape
         if min(height, width) < 36:
             raise UserError(f"observation {tuple(shape)}: images need at least 36×36 pixels")
@@ -94,6 +95,11 @@ class NatureCNN(nn.Module):
         for kernel, stride in ((8, 4), (4, 2), (3, 1)):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         self.width = 64 * height * width
+
+    @staticmethod
+    def turns(shape: Sequence[int]) -> bool:
+        """Whether images of a shape are (H, W, C)."""
+        return shape[0] > 16 >= shape[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, width) of images (B, C, H, W) or (B, H, W, C), bytes or floats."""
@@ -115,32 +121,35 @@ def _floats(images: Tensor) -> Tensor:
 
 
 class Flat(nn.Module):
-    """Observations of any shape as float vectors (B, width)."""
+    """Observations of any shape as float vectors (B, width); `scale` multiplies them."""
 
     precision: Tensor
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], scale: float = 1.0) -> None:
         super().__init__()
-        self.width = prod(shape)
+        self.width, self.scale = prod(shape), scale
         # Follows the module through `.double()`, as the parameters behind it do.
         self.register_buffer("precision", torch.empty(0), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
         """(B, *shape) of any type → (B, width) of the type of the network's parameters."""
         observations = observations.to(self.precision.dtype)
+        if self.scale != 1:
+            observations = observations * self.scale
         return observations.flatten(1) if observations.dim() > 2 else observations
 
 
-def torso(
-    space: spaces.Space, kind: str = "auto", channels: int = 16, depth: int = 0
-) -> NatureCNN | GlimpseCNN | Flat:
-    """The first layers for an observation space; `.width` is their output size.
+def torso(space: spaces.Space, kind: str = "auto", channels: int = 16, depth: int = 0) -> Any:
+    """The first layers for an observation space: a module whose `.width` is its output size.
 
-    Images (three axes of bytes) get convolutions, everything else is flattened.
+    Pictures (`nets.images.layout`) get convolutions, vectors with pictures in them (an attribute
+    `parts`) convolutions for each, everything else is flattened; what is declared in [0, 255] is
+    scaled to [0, 1].
 
     Args:
         space: one observation's.
-        kind: for images, a key of `TORSOS`; auto takes the Nature CNN from 36×36 pixels on.
+        kind: for images, a key of `TORSOS`; auto takes by the shorter side the Nature CNN from 36
+            pixels on, the glimpse torso from 13 and a small one below.
         channels: capacity of the glimpse torso.
         depth: extra layers of the glimpse torso.
     """
@@ -148,13 +157,37 @@ def torso(
         unknown("torso", kind, TORSOS)
     if not isinstance(space, spaces.Box) or space.shape is None:
         raise UserError(f"observation space {space}: accepted is Box")
-    if not is_image(space):
-        return Flat(space.shape)
-    # Where the channels come first, the second axis is the height.
-    small = kind == "auto" and space.shape[0] <= 16 and min(space.shape[1:]) < 36
-    if kind == "glimpse" or small:
-        return GlimpseCNN(space.shape, channels, depth)
-    return NatureCNN(space.shape)
+    parts = getattr(space, "parts", ())
+    if any(map(is_image, parts)):
+        torsos = [_one(part, kind, channels, depth, wrap=True) for part in parts]
+        return PartsTorso(torsos, [part.shape for part in parts])
+    return _one(space, kind, channels, depth)
+
+
+def _one(space: spaces.Box, kind: str, channels: int, depth: int, wrap: bool = False) -> Any:
+    """The torso of an undivided box; `wrap` where its values may come as floats."""
+    picture = layout(space)
+    if picture is None:
+        return Flat(space.shape, 1 / 255 if uniform_bounds(space) == (0, 255) else 1.0)
+    shorter = min(picture.shape[1:])
+    if kind == "auto":
+        kind = "nature" if shorter >= 36 else "glimpse" if shorter >= 13 else "small"
+    is_native = picture.axes == "CHW" or (len(space.shape) == 3 and NatureCNN.turns(space.shape))
+    if kind == "nature" and picture.is_bytes and is_native and not wrap:
+        return NatureCNN(space.shape)
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "nature": lambda: NatureCNN(picture.shape),
+        "glimpse": lambda: GlimpseCNN(picture.shape, channels, depth),
+        "small": lambda: SmallCNN(picture.shape),
+    }
+    inner = makers[kind]()
+    is_ready = picture.is_bytes and picture.axes == "CHW" and not wrap
+    return inner if is_ready else Prepared(inner, picture)
+
+
+def is_glimpse(torso: nn.Module) -> bool:
+    """Whether the convolutions of a torso are those of the glimpse experiments."""
+    return isinstance(torso.inner if isinstance(torso, Prepared) else torso, GlimpseCNN)
 
 
 def tower(
@@ -167,11 +200,11 @@ def tower(
     """(B, *observation) → (B, outputs): a torso of some kind, channels and depth, then an MLP."""
     beginning = torso(space, *convolutions)
     network = nn.Sequential(beginning, mlp((beginning.width, *hidden, outputs), nonlinearity))
-    if isinstance(beginning, GlimpseCNN):
+    if is_glimpse(beginning):
         glorot(network)
     return network
 
 
 def is_image(space: spaces.Space) -> bool:
-    """Whether observations are images: three axes of bytes."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
+    """Whether observations are images, or have images in them."""
+    return layout(space) is not None or any(map(is_image, getattr(space, "parts", ())))

@@ -8,8 +8,8 @@ from typing import Any
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from semigradient.nets.bricks import Flat, mlp, torso
-from semigradient.nets.glimpse import GlimpseCNN, glorot
+from semigradient.nets.bricks import Flat, is_glimpse, mlp, torso
+from semigradient.nets.glimpse import glorot
 
 
 class QNetwork(nn.Module):
@@ -36,7 +36,7 @@ class QNetwork(nn.Module):
             self.shared = nn.Sequential()
         self.advantage = mlp((*sizes, actions), activation, layer_norm=layer_norm)
         self.value = mlp((*sizes, 1), activation, layer_norm=layer_norm) if dueling else None
-        if isinstance(self.torso, GlimpseCNN):
+        if is_glimpse(self.torso):
             glorot(self)
 
     def forward(self, obs: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from gymnasium import spaces
 
 from semigradient.envs import ExactVector
 from semigradient.errors import UserError
+from semigradient.nets.bricks import is_image
 from semigradient.training import parts
+from semigradient.training.actions import BoxScale
 from semigradient.training.actor_critic import Network
 from semigradient.training.agent import AgentContext, Policy, generator
 from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser
@@ -57,12 +59,14 @@ class Collector:
         observation = setup.envs.single_observation_space
         self.obs_normaliser: ObservationNormaliser | None = None
         if preprocessing.normalise_observations:
-            if observation.dtype == np.uint8:
+            if is_image(observation):
                 raise UserError("normalise_observations=True: images are scaled by the network")
             self.obs_normaliser = ObservationNormaliser(observation.shape)
         self.reward_normaliser: RewardNormaliser | None = None
         if preprocessing.normalise_rewards:
             self.reward_normaliser = RewardNormaliser(setup.envs.num_envs, preprocessing.gamma)
+        action = setup.envs.single_action_space
+        self._scale = BoxScale(action) if isinstance(action, spaces.Box) else None
         self.obs = self._normalise(self.stepper.obs, update=True)
         self.rollout = self._make_rollout()
 
@@ -86,7 +90,7 @@ class Collector:
                 actions = action.cpu().numpy()
                 rollout.write(time, obs=self.obs, parameters=parameters, action=action)
                 if mask is not None:
-                    rollout.write(time, mask=mask)
+                    self._write_mask(time, mask)
             step = self.stepper.step(self._to_env(actions))
             with self.timers("store"):
                 if step.truncated.any():
@@ -166,13 +170,18 @@ class Collector:
             rollout.field("parameters", (outputs,), torch.float32)
         else:
             rollout.field("parameters", (2 * outputs,), torch.float32)
-        if self.stepper.mask is not None:
-            rollout.field("mask", (outputs,), torch.bool)
         for name in ("reward", "value", "next_value", "log_prob"):
             rollout.field(name, (), torch.float32)
         for name in ("terminated", "truncated"):
             rollout.field(name, (), torch.bool)
         return rollout
+
+    def _write_mask(self, time: int, mask: torch.Tensor) -> None:
+        """Legal actions (B, A) of one step; of the steps before the first mask, all."""
+        if "mask" not in self.rollout:
+            self.rollout.field("mask", mask.shape[1:], torch.bool)
+            self.rollout["mask"].fill_(True)
+        self.rollout.write(time, mask=mask)
 
     def _reward(self, reward: np.ndarray, ended: np.ndarray) -> np.ndarray:
         if self.preprocessing.clip_rewards:
@@ -187,11 +196,8 @@ class Collector:
         return self.obs_normaliser(obs, update)
 
     def _to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Continuous actions clipped to the space; discrete ones as they are."""
-        space = self.setup.envs.single_action_space
-        if isinstance(space, spaces.Box):
-            return np.clip(actions, space.low, space.high)
-        return actions
+        """Continuous actions mapped onto the space; discrete ones as they are."""
+        return actions if self._scale is None else self._scale(actions)
 
     def _tensor(self, array: np.ndarray | None) -> Any:
         return None if array is None else torch.from_numpy(array).to(self.setup.device)

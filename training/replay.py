@@ -48,8 +48,6 @@ class Replay:
         observation: space of one observation.
         action: space of one action.
         device: of the memory.
-        actions_masked: also keep the legal actions of successors.
-        states_masked: and those of the states themselves.
         stacked: observations are stacks (stack, H, W) of frames: keep each frame once.
 
     Raises:
@@ -63,9 +61,7 @@ class Replay:
         observation: spaces.Box,
         action: spaces.Space,
         device: torch.device,
-        actions_masked: bool = False,
         stacked: bool = False,
-        states_masked: bool = False,
     ) -> None:
         self.num_envs, self.device = num_envs, device
         length = max(1, capacity // num_envs)
@@ -77,9 +73,6 @@ class Replay:
         ring.field("reward", (), torch.float32)
         ring.field("terminated", (), torch.bool)
         ring.field("truncated", (), torch.bool)
-        for name, kept in (("next_mask", actions_masked), ("mask", states_masked)):
-            if kept:
-                ring.field(name, (int(action.n),), torch.bool)  # type: ignore[attr-defined]
         self.observations: Observations = storage(ring, observation)
         self._transition_bytes = 2 * observation.dtype.itemsize * prod(observation.shape)
 
@@ -107,7 +100,7 @@ class Replay:
         next_mask: np.ndarray | None = None,
         mask: np.ndarray | None = None,
     ) -> None:
-        """Keep one step of B environments."""
+        """Keep one step of B environments; legal actions (B, A) where given, from then on."""
         rows = {
             "action": action,
             "reward": reward,
@@ -116,6 +109,8 @@ class Replay:
             **self.observations.rows(obs, next_obs, terminated | truncated),
         }
         for name, legal in (("next_mask", next_mask), ("mask", mask)):
+            if legal is not None:
+                self.ring.masks(name, legal)
             if name in self.ring.fields:
                 rows[name] = np.ones(1, dtype=bool) if legal is None else legal
         self.ring.add(**rows)

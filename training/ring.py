@@ -31,6 +31,7 @@ class Ring:
         self.fields: dict[str, Tensor] = {}
         self.added = 0
         self._views: dict[str, Any] = {}
+        self._late: set[str] = set()
 
     def field(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> None:
         """Add a field."""
@@ -41,6 +42,13 @@ class Ring:
         """Add a field stored in the given tensor (T, B, …)."""
         self.fields[name] = tensor
         self._views[name] = tensor.numpy() if self.device.type == "cpu" else tensor
+
+    def masks(self, name: str, masks: np.ndarray) -> None:
+        """Add a field for masks (B, A) that came for the first time; before, all was legal."""
+        if name not in self.fields:
+            self.field(name, masks.shape[1:], torch.bool)
+            self.fields[name].fill_(True)
+            self._late.add(name)
 
     @property
     def size(self) -> int:
@@ -81,7 +89,14 @@ class Ring:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load saved rows."""
         self.added = int(state["added"])
+        for name in state.keys() - self.fields.keys() - {"added"}:  # masks that came late
+            saved = state[name]
+            part = next(iter(saved.values())) if isinstance(saved, dict) else saved
+            self.masks(name, np.empty((self.num_envs, *part.shape[2:])))
         for name, tensor in self.fields.items():
+            if name in self._late - state.keys():
+                tensor.fill_(True)
+                continue
             saved = state[name]
             parts = saved.items() if isinstance(saved, dict) else [("0", saved)]
             for first, part in parts:

@@ -39,6 +39,9 @@ class Rollout:
             else:
                 self._fields[name][time] = row
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._fields
+
     def __getitem__(self, name: str) -> Tensor:
         """Rows (T, B, …)."""
         return self._fields[name]

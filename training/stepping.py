@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from semigradient.envs import ExactVector
+from semigradient.envs.failures import EnvironmentFailureError
 from semigradient.training.timers import Timers
+from semigradient.validate import first_line
 
 
 class Transition(NamedTuple):
@@ -23,10 +25,6 @@ class Transition(NamedTuple):
     next_obs: np.ndarray  # (B, *observation)
     next_mask: np.ndarray | None  # (B, A) bool
     infos: dict[str, Any]
-
-
-class EnvironmentFailureError(RuntimeError):
-    """An environment raised or returned something that is not finite."""
 
 
 class EnvStepper:
@@ -76,11 +74,11 @@ class EnvStepper:
         with self.timers("environment"):
             try:
                 obs, reward, terminated, truncated, infos = self.envs.step(actions)
+            except EnvironmentFailureError as problem:
+                problem.step = self.steps
+                raise
             except Exception as problem:
-                raise EnvironmentFailureError(
-                    f"environment {self._name()} raised at step {self.steps}: "
-                    f"{type(problem).__name__}: {problem}"
-                ) from problem
+                self._fail("raised", f": {first_line(problem)}", problem)
         self._check_finite("reward", reward, actions)
         if self._check_floats:
             self._check_finite("observation", obs, actions)
@@ -145,10 +143,15 @@ class EnvStepper:
         if not bad.any():
             return
         index = int(np.flatnonzero(bad)[0])
-        raise EnvironmentFailureError(
-            f"environment {self._name()} returned a non-finite {what} {values[index]} at step "
-            f"{self.steps} (environment {index} of {len(values)}, action {actions[index]})"
+        self._fail(
+            f"returned a non-finite {what} {values[index]}",
+            f" (environment {index} of {len(values)}, action {actions[index]})",
         )
+
+    def _fail(self, what: str, details: str, cause: Exception | None = None) -> NoReturn:
+        failure = EnvironmentFailureError(self._name(), what, details)
+        failure.step = self.steps
+        raise failure from cause
 
     def _name(self) -> str:
         spec = self.envs.spec

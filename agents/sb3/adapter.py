@@ -28,7 +28,7 @@ from torch import Tensor
 from semigradient.agents.sb3.bridge import Bridge
 from semigradient.agents.sb3.zip_parameters import read_zip
 from semigradient.errors import UserError, require, unknown
-from semigradient.nets.bricks import ACTIVATIONS, is_image
+from semigradient.nets.bricks import ACTIVATIONS
 from semigradient.training.agent import AgentContext, Policy, load_optimizer_state, optimizer_state
 
 
@@ -147,6 +147,16 @@ class _Progress:
         return episodes
 
 
+def _shows_images(space: spaces.Box) -> bool:
+    """Whether SB3's convolutions are for these observations; `UserError` if they are too small."""
+    images = space.dtype == np.uint8 and len(space.shape) == 3
+    require(
+        not images or sorted(space.shape)[1] >= 36,
+        f"observation space {space}: SB3's convolutions need at least 36×36 pixels",
+    )
+    return images
+
+
 class SB3:
     """One of SB3's algorithms, a collect-and-train cycle at a time."""
 
@@ -157,7 +167,7 @@ class SB3:
         require(not setup.compile, "compile=True: SB3's updates cannot be compiled")
         _check_action_space(config.algorithm, setup.envs.single_action_space)
         self.bridge = Bridge(setup.envs, setup.timers, config.clip_rewards)
-        images = is_image(setup.envs.single_observation_space)
+        images = _shows_images(setup.envs.single_observation_space)
         require(
             not (config.normalize_obs and images),
             "normalize_obs=True: images are scaled by the network",

@@ -22,6 +22,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from semigradient.envs.core import Step
+from semigradient.envs.forms import Features
 from semigradient.envs.music.chorale_setting import (
     ILLEGAL,
     VOICES,
@@ -280,7 +281,7 @@ class ChoraleFill:
         voices, frames, pitches = setting.voices, setting.frames, setting.pitches
         given = self.order != "free"
         shape = ((3 if given else 2) * voices, frames, pitches)
-        self.single_observation_space = spaces.Box(0.0, 1.0, shape, np.float32)
+        self.single_observation_space = Features(0.0, 1.0, shape, np.float32)
         self.single_action_space: spaces.Space = spaces.Discrete(
             pitches if given else setting.cells * pitches
         )

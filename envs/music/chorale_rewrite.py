@@ -20,6 +20,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from semigradient.envs.core import Step
+from semigradient.envs.forms import Features
 from semigradient.envs.music import chorale_tasks
 from semigradient.envs.music.chorale_filling import Fill, fill, framewise_log_likelihood
 from semigradient.envs.music.chorale_setting import (
@@ -164,7 +165,7 @@ class ChoraleRewrite:
         self.masks = options.masks if self.score == "masked" else 0
         self.horizon = options.steps or setting.cells
         voices, frames, pitches = setting.voices, setting.frames, setting.pitches
-        self.single_observation_space = spaces.Box(
+        self.single_observation_space = Features(
             0.0, 1.0, (2 * voices + 1, frames, pitches), np.float32
         )
         self.single_action_space: spaces.Space = {

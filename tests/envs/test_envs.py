@@ -339,7 +339,6 @@ def test_colour_frames_follow_the_game() -> None:
         ("CartPole-v9", {}, ("CartPole",)),
         ("Cartpol-v1", {}, ("CartPole-v1",)),
         ("ALE/Pomg-v5", {}, ("ALE/Pong-v5",)),
-        ("Blackjack-v1", {}, ("observation space", "Box")),
     ],
 )
 def test_what_cannot_be_made_is_a_user_error(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from semigradient.training import parts
@@ -61,6 +62,8 @@ def _children(owner: Any) -> list[tuple[str, Any]]:
 
 
 def _is_own(value: Any) -> bool:
+    if isinstance(value, spaces.Space):  # of which only Gymnasium's sample() draws
+        return False
     root = type(value).__module__.split(".")[0]
     return root in {"semigradient", "tests"} or root.startswith(("test_", "support"))
 

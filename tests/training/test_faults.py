@@ -133,6 +133,9 @@ def test_a_faulty_environment_ends_the_run_with_its_name(
     assert [word for word in fragments if word not in left["message"]] == [], left["message"]
     assert capsys.readouterr().err == f"failed: {left['message']}\n"
     assert checkpoint.load(folder / "checkpoints", None).step == 64
+    trace = (folder / "traceback.txt").read_text()
+    assert trace.startswith("Traceback")
+    assert ("the ball left the table" in trace) == (mode == "raise")
 
 
 def _break_parameter(agent: DQN) -> str:

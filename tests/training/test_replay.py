@@ -140,8 +140,8 @@ def check_batch(world: World, batch: Batch, n: int, usable: int) -> Counter:
 
 def make(kind: str, capacity: int, num_envs: int) -> Replay:
     if kind == "frames":
-        return Replay(capacity, num_envs, IMAGES, ACTIONS, CPU, actions_masked=True, stacked=True)
-    return Replay(capacity, num_envs, VECTOR, ACTIONS, CPU, actions_masked=True)
+        return Replay(capacity, num_envs, IMAGES, ACTIONS, CPU, stacked=True)
+    return Replay(capacity, num_envs, VECTOR, ACTIONS, CPU)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -338,20 +338,32 @@ def test_the_estimate_of_bytes_is_near_the_truth() -> None:
 
 
 @pytest.mark.parametrize("kind", ["vectors", "frames"])
-def test_without_masks_none_are_kept(kind: str) -> None:
+def test_masks_are_kept_from_the_first_one_on(kind: str) -> None:
     images = kind == "frames"
     space = IMAGES if images else VECTOR
     memory, world = Replay(10, 1, space, ACTIONS, CPU, stacked=images), World(1, images)
-    memory.add(**world.step())
-    memory.add(**world.step())
+    for _ in range(2):
+        memory.add(**{**world.step(), "next_mask": None})
     assert memory.sample(2, generator(), GAMMA).next_mask is None
+    late = world.step()
+    memory.add(**late)
+    kept = memory.at(torch.arange(3), GAMMA).next_mask
+    assert kept is not None
+    assert kept[:2].all()
+    assert kept[2].tolist() == late["next_mask"][0].tolist()
+    other = Replay(10, 1, space, ACTIONS, CPU, stacked=images)
+    other.load_state_dict(memory.state_dict())
+    again = other.at(torch.arange(3), GAMMA).next_mask
+    assert again is not None
+    assert again.equal(kept)
 
 
 @pytest.mark.parametrize("kind", ["vectors", "frames"])
 def test_missing_masks_mean_that_all_is_legal(kind: str) -> None:
     memory, world = make(kind, 4, 2), World(2, kind == "frames")
+    memory.add(**world.step())
     memory.add(**{**world.step(), "next_mask": None})
-    mask = memory.sample(4, generator(), GAMMA).next_mask
+    mask = memory.at(torch.arange(2, 4), GAMMA).next_mask
     assert mask is not None
     assert mask.all()
 
