@@ -140,6 +140,11 @@ def build(cls: type[Config], values: Mapping[str, Any], noun: str = "option") ->
     for name in values:
         if name not in hints:
             unknown(noun, name, hints)
+    for field in dataclasses.fields(cast(Any, cls)):
+        given = {field.default, field.default_factory} != {dataclasses.MISSING}
+        require(
+            given or field.name in values or not field.init, f"{noun} {field.name!r}: must be given"
+        )
     return cls(**{name: conform(name, value, hints[name]) for name, value in values.items()})
 
 

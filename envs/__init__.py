@@ -17,7 +17,14 @@ from semigradient.errors import UserError, missing, unknown
 from semigradient.registry import Entry, Registry, load
 from semigradient.validate import first_line
 
-__all__ = ["ExactVector", "check_id", "make_parallel", "make_vector", "options_class"]
+__all__ = [
+    "ExactVector",
+    "check_id",
+    "make_parallel",
+    "make_vector",
+    "options_class",
+    "training_only",
+]
 
 _HERE = "semigradient.envs"
 OURS: dict[str, str] = {
@@ -128,6 +135,11 @@ def options_class(spec: EnvSpec) -> type | None:
 
         return AtariOptions
     return None
+
+
+def training_only(env_id: str) -> tuple[str, ...]:
+    """Options of an environment that have no part in evaluation."""
+    return getattr(options_class(check_id(env_id)), "TRAINING_ONLY", ())
 
 
 def make_vector(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from semigradient.envs.actions import checked
 from semigradient.envs.core import Core, State, advance, resolve
+from semigradient.envs.pictures import enlarged
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError
 
@@ -43,6 +44,7 @@ class CoreEnv(gymnasium.Env):
         self.action_space = self.core.single_action_space
         self.generator = torch.Generator(self.core.device)
         self.state: State = None
+        self.past: list[State] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -60,6 +62,8 @@ class CoreEnv(gymnasium.Env):
         if self.state is None:
             raise gymnasium.error.ResetNeeded("step needs a reset first")
         array = checked(self.action_space, action)
+        if self.render_mode is not None:
+            remember(self.core, self.past, self.state)
         actions = torch.as_tensor(array[None], device=self.core.device)
         self.state, reward, terminated, truncated = self.core.step(
             self.state, actions, self.generator
@@ -76,7 +80,7 @@ class CoreEnv(gymnasium.Env):
         """RGB frame (H, W, 3) uint8, when made with render_mode="rgb_array"."""
         if self.render_mode is None or self.state is None:
             return None
-        return self.core.render(self.state)[0]
+        return frames_of(self.core, self.state, self.past)[0]
 
     def _observe(self) -> Any:
         observation: Any = self.core.observe(self.state)
@@ -153,6 +157,7 @@ class CoreVector(ExactVector):
         self.clock = getattr(self.core, "clock", None)
         self.generator = torch.Generator(self.core.device)
         self.state: State = None
+        self.past: list[State] = []
 
     def reset(
         self,
@@ -181,6 +186,8 @@ class CoreVector(ExactVector):
             bool, infos; where episodes ended, `final_obs` and `final_info` beside them.
         """
         array = checked(self.single_action_space, actions, self.num_envs)
+        if self.render_mode is not None:
+            remember(self.core, self.past, self.state)
         chosen = torch.as_tensor(array, device=self.core.device)
         now = advance(self.core, self.state, chosen, self.generator)
         self.state, self.last_obs = now.state, _array(now.obs)
@@ -231,7 +238,7 @@ class CoreVector(ExactVector):
 
     def frames(self) -> list[np.ndarray]:
         """RGB frames (H, W, 3) of each environment."""
-        return self.core.render(self.state)
+        return frames_of(self.core, self.state, self.past)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """RGB frames of all environments, when made with render_mode="rgb_array"."""
@@ -240,6 +247,21 @@ class CoreVector(ExactVector):
     def _infos(self, state: State) -> dict[str, Any]:
         # Copies: what is handed out must not be the state's own memory.
         return {key: _array(value).copy() for key, value in self.core.info(state).items()}
+
+
+def remember(core: Core, past: list[State], state: State) -> None:
+    """Keep a state for the pictures of those to come, as far back as the core's `remembers`."""
+    most = getattr(core, "remembers", 0)
+    if most:
+        past.append(state)
+        del past[:-most]
+
+
+def frames_of(core: Core, state: State, past: list[State]) -> list[np.ndarray]:
+    """RGB frames (H, W, 3) of at least 256 pixels; `past` for cores that show what went before."""
+    show: Any = core.render
+    frames = show(state, past) if getattr(core, "remembers", 0) else show(state)
+    return [enlarged(frame) for frame in frames]
 
 
 def _render_mode(mode: str | None) -> str | None:

@@ -33,6 +33,8 @@ _INT32 = 2**31 - 1
 class AtariOptions(Options):
     """Options of the protocol; an id may set its own values."""
 
+    TRAINING_ONLY = ("episodic_life",)
+
     repeat_action_probability: Share = 0.25
     """Probability that the last action is repeated instead, at each frame (sticky actions)."""
     full_action_space: bool = False
@@ -44,7 +46,7 @@ class AtariOptions(Options):
     noop_max: Annotated[int, within(0, 10_000)] = 30
     """Most steps without action at the beginning of an episode."""
     episodic_life: bool = False
-    """End an episode when a life is lost."""
+    """For learning, end an episode when a life is lost; the same game goes on (training only)."""
     use_fire_reset: bool = False
     """Press fire at the beginning of an episode."""
     img_height: Annotated[int, within(1, 1000)] = 84
@@ -103,6 +105,7 @@ class AtariVector(ExactVector):
         self.spec = spec
         chosen = dataclasses.asdict(AtariOptions.of(spec, options))
         self.reseed_after = chosen.pop("reseed_after")
+        self._by_life = chosen.pop("episodic_life")
         self._settings = {"game": spec.kwargs["game"], **chosen}
         self._games = _native(num_envs, self._settings)
         self._twin = _native(num_envs, {**self._settings, **_COLOUR}) if render else None
@@ -112,7 +115,9 @@ class AtariVector(ExactVector):
         batched = batch_space(self.single_observation_space, num_envs)
         self.observation_space = cast(spaces.Box, batched)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.protocol = {"env": spec.id, **self._settings, "maxpool": True, "grayscale": True}
+        card = {"episodic_life": self._by_life, "maxpool": True, "grayscale": True}
+        self.protocol = {"env": spec.id, **self._settings, **card}
+        self._lives = np.zeros(num_envs, dtype=np.int64)
         self._history: list[list[int]] = [[] for _ in range(num_envs)]
         self._colour: np.ndarray | None = None
 
@@ -136,17 +141,25 @@ class AtariVector(ExactVector):
 
         Returns:
             Observations (B, 4, 84, 84) uint8, raw rewards (B,) float64, terminated and
-            truncated (B,) bool, infos with `lives` (B,).
+            truncated (B,) bool, infos with `lives` (B,). Where only a life ended, `terminated`
+            is set too and `goes_on` (B,) says so: the next observation is of the same game.
         """
         actions = checked(self.single_action_space, actions, self.num_envs)
+        before = self._lives
         obs, rewards, terminated, truncated, native = self._step_games(actions)
         for events, action in zip(self._history, actions.tolist(), strict=True):
             events.append(action)
         infos: dict[str, Any] = {"lives": native["lives"]}
         ended = terminated | truncated
-        if ended.any():
+        over = ended
+        if self._by_life:
+            infos["goes_on"] = (native["lives"] < before) & ~ended
+            terminated = terminated | infos["goes_on"]
+            over = ended | infos["goes_on"]
+        if over.any():
             infos["final_obs"] = obs.copy()
-            infos["_final_obs"] = ended
+            infos["_final_obs"] = over
+        if ended.any():
             obs = self._restart(obs, ended)
         self.last_obs = obs
         return obs, rewards.astype(np.float64), terminated, truncated, infos
@@ -245,12 +258,16 @@ class AtariVector(ExactVector):
         if self._twin is not None:
             frames, _ = self._twin.reset(seed=seeds, options={"reset_mask": mask})
             self._colour = frames
-        return self._games.reset(seed=seeds, options={"reset_mask": mask})
+        obs, infos = self._games.reset(seed=seeds, options={"reset_mask": mask})
+        self._lives = np.where(mask, infos["lives"], self._lives)
+        return obs, infos
 
     def _step_games(self, actions: np.ndarray) -> Arrays:
         if self._twin is not None:
             self._colour = self._twin.step(actions)[0]
-        return self._games.step(actions)
+        result = self._games.step(actions)
+        self._lives = np.array(result[-1]["lives"])
+        return result
 
 
 _COLOUR = {"img_height": 210, "img_width": 160, "grayscale": False, "stack_num": 1}

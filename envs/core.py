@@ -49,7 +49,8 @@ class Core(Protocol):
         protocol: how scores are to be interpreted; saved with every run.
 
     A core whose observations need a network of their own names it, as in `registry.NETWORKS`, in
-    the attribute `network`.
+    the attribute `network`. One whose pictures show what went before says in `remembers` how many
+    states, and its `render` receives them, the newest last.
     """
 
     device: torch.device

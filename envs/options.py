@@ -45,6 +45,8 @@ class Options:
 
     NEEDS: ClassVar[Mapping[str, tuple[str, tuple[Any, ...]]]] = {}
     """Options that act only beside certain values of another: {option: (other, values)}."""
+    TRAINING_ONLY: ClassVar[tuple[str, ...]] = ()
+    """Options that change what is learned from, and have no part in evaluation."""
 
     def __post_init__(self) -> None:
         check_fields(self)

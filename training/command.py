@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from semigradient import agents, optim
+from semigradient.envs import training_only
 from semigradient.envs.options import check_names
 from semigradient.errors import require, unknown
 from semigradient.optim import NO_OPTIMIZER
 from semigradient.training.config_files import load_preset, toml, value_of
-from semigradient.validate import Seed, build, check_fields
+from semigradient.validate import Seed, build, check_fields, shown
 
 _NATURAL = (
     "schedule_steps",
@@ -111,8 +112,22 @@ class RunConfig:
         return _keywords(self.env_options)
 
     def evaluation_environment(self) -> dict[str, Any]:
-        """The same for evaluation, with `eval_env_options` on top."""
-        return _keywords((*self.env_options, *self.eval_env_options))
+        """The same for evaluation, with `eval_env_options` on top.
+
+        Options that are for training alone (of Atari `episodic_life`) are left out.
+
+        Raises:
+            UserError: `eval_env_options` asks for one of them.
+        """
+        ours, theirs = _keywords(self.env_options), _keywords(self.eval_env_options)
+        for name in training_only(self.env):
+            ours.pop(name, None)
+            require(
+                not theirs.get(name),
+                f"eval_env_options={name}={shown(theirs.get(name))}: is for training, "
+                "evaluation plays whole games",
+            )
+        return {**ours, **theirs}
 
 
 @dataclass(frozen=True)

@@ -169,10 +169,6 @@ class Logger:
         self.metrics.write(step, numbers)
         self._forward(lambda sink: sink.scalars(step, numbers))
 
-    def video(self, step: int, path: Path, key: str) -> None:
-        """Hand a film that lies in the run folder to the sinks."""
-        self._forward(lambda sink: sink.video(step, path, key))
-
     def image(self, step: int, path: Path, key: str) -> None:
         """Hand a picture to the sinks."""
         self._forward(lambda sink: sink.image(step, path, key))

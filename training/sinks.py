@@ -6,7 +6,6 @@ A sink that fails is dropped, and training continues.
 from __future__ import annotations
 
 import contextlib
-import math
 import netrc
 import os
 import sys
@@ -57,9 +56,6 @@ class Sink:
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Take the scalars of one step."""
 
-    def video(self, step: int, path: Path, key: str) -> None:
-        """Take a film."""
-
     def image(self, step: int, path: Path, key: str) -> None:
         """Take a picture."""
 
@@ -102,10 +98,6 @@ class TensorBoardSink(Sink):
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         self._summary(step, [{"tag": k, "simple_value": float(v)} for k, v in numbers.items()])
 
-    def video(self, step: int, path: Path, key: str) -> None:
-        """Write a film as an animated picture, the only kind that TensorBoard plays."""
-        self._picture(step, key, *_as_gif(Path(path)))
-
     def image(self, step: int, path: Path, key: str) -> None:
         """Write a picture file unchanged."""
         import imageio.v3 as iio
@@ -140,24 +132,6 @@ class TensorBoardSink(Sink):
         event = event_pb2.Event(wall_time=time.time(), step=step, **content)
         self._writer.write(event.SerializeToString())
         self._writer.flush()
-
-
-def _as_gif(path: Path, frames: int = 100, side: int = 320) -> tuple[bytes, int, int]:
-    """Return a film as GIF bytes, thinned out to a size that a browser takes; height, width."""
-    import imageio.v3 as iio
-
-    if path.suffix == ".gif":
-        height, width = iio.improps(path, index=0).shape[:2]
-        return path.read_bytes(), height, width
-    meta = iio.immeta(path, plugin="FFMPEG")
-    every = max(1, math.ceil(meta["fps"] * meta["duration"] / frames))
-    small = max(1, math.ceil(max(meta["size"]) / side))
-    film = iio.imiter(path, plugin="FFMPEG")
-    kept = [f[::small, ::small].copy() for i, f in enumerate(film) if i % every == 0]
-    milliseconds = 1000 * every / meta["fps"]
-    data = iio.imwrite("<bytes>", kept, extension=".gif", duration=milliseconds, loop=0)
-    assert isinstance(data, bytes)
-    return data, kept[0].shape[0], kept[0].shape[1]
 
 
 _OFFLINE = "offline-run-"  # how W&B names its folders
@@ -320,13 +294,13 @@ class WandbSink(Sink):
         if self._run:
             self._run.log({"step": step, **values})
 
-    def video(self, step: int, path: Path, key: str) -> None:
-        """Log a film file."""
-        self._log_file(step, path, key, "Video")
-
     def image(self, step: int, path: Path, key: str) -> None:
         """Log a picture file."""
-        self._log_file(step, path, key, "Image")
+        self.open()
+        if self._run:
+            import wandb
+
+            self._run.log({"step": step, key: wandb.Image(str(path))})
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set the summary of the run."""
@@ -338,10 +312,3 @@ class WandbSink(Sink):
         """Finish the run; W&B gives up uploading after a while, and keeps the files."""
         if self._run:
             self._run.finish()
-
-    def _log_file(self, step: int, path: Path, key: str, kind: str) -> None:
-        self.open()
-        if self._run:
-            import wandb
-
-            self._run.log({"step": step, key: getattr(wandb, kind)(str(path))})

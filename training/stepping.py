@@ -96,7 +96,8 @@ class EnvStepper:
             if next_mask is not None:
                 next_mask = next_mask.copy()
                 next_mask[ended] = True
-            self._close_episodes(ended)
+            # Where only a life ended, the game goes on, and so does the episode that is reported.
+            self._close_episodes(ended & ~infos.get("goes_on", np.zeros_like(ended)))
         self.obs, self.mask = obs, infos.get("action_mask")
         return Transition(reward, terminated, truncated, next_obs, next_mask, infos)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from semigradient.envs.constructions.construction import Construction, Table, tabulate
 from semigradient.envs.constructions.hypergrid import HyperGridOptions
 from semigradient.envs.core import Step
+from semigradient.envs.pictures import captioned
 from semigradient.errors import require
 from semigradient.validate import Count
 
@@ -159,5 +160,6 @@ class ActiveLearning:
             visits = torch.zeros(self.rules.size, dtype=torch.int64, device=self.device)
             visits[self.objects] = known.long()
             best = self.objects[self.values.where(known, -torch.inf).argmax()]
-            frames += self.rules.pictures(best[None], visits)
+            picture = self.rules.pictures(best[None], visits)[0]
+            frames.append(captioned(picture, f"the best of {int(known.sum())} known"))
         return frames

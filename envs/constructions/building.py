@@ -11,6 +11,7 @@ from torch import Tensor
 
 from semigradient.envs.constructions.construction import Construction
 from semigradient.envs.core import Step
+from semigradient.envs.pictures import captioned
 
 
 class BuildingState(NamedTuple):
@@ -102,5 +103,7 @@ class Building:
         }
 
     def render(self, state: BuildingState) -> list[np.ndarray]:
-        """The construction's pictures."""
-        return self.rules.pictures(state.number)
+        """The construction's pictures, with the states' names and rewards."""
+        names, rewards = self.rules.names(state.number), self.rules.log_reward(state.number)
+        words = [f"{n}   log R = {r:.2f}" for n, r in zip(names, rewards.tolist(), strict=True)]
+        return list(map(captioned, self.rules.pictures(state.number), words))

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from semigradient.envs.pictures import enlarged
 from semigradient.errors import UserError, require
 
 
@@ -250,8 +251,8 @@ class Table(Construction):
         """Features as grey bars."""
         shades = self.features(states).clamp(0, 1).mul(255).to(torch.uint8)
         return [
-            row.repeat_interleave(8).expand(3, 16, -1).permute(1, 2, 0).cpu().numpy().copy()
-            for row in shades
+            enlarged(np.repeat(row[None, :, None], 3, 2).repeat(2, 0))
+            for row in shades.cpu().numpy()
         ]
 
     def log_partition(self, exponent: float = 1.0) -> float:

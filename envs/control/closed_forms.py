@@ -23,6 +23,7 @@ from semigradient.envs.control.near_continuous import (
     force,
     uniform,
 )
+from semigradient.envs.pictures import line
 from semigradient.validate import NonNegative, Positive
 
 
@@ -56,7 +57,7 @@ class Pusher:
 
     def frame(self, x: np.ndarray) -> np.ndarray:
         """A point on a line."""
-        return _marker(x[0] / 3)
+        return line(x[0], -3, 3, f"position {x[0]:.2f}   (the reward is largest at 0)")
 
 
 class LinearQuadratic:
@@ -94,7 +95,7 @@ class LinearQuadratic:
 
     def frame(self, x: np.ndarray) -> np.ndarray:
         """A point on a line."""
-        return _marker(x[0] / 3)
+        return line(x[0], -3, 3, f"s = {x[0]:.2f}")
 
 
 class Hill:
@@ -132,7 +133,8 @@ class Hill:
 
     def frame(self, x: np.ndarray) -> np.ndarray:
         """A point on a line."""
-        return _marker(x[0])
+        slope = [(-1, self._EDGE, "slides down")]
+        return line(x[0], -1, 1, f"x = {x[0]:.2f}", slope)
 
 
 class Sine:
@@ -165,7 +167,7 @@ class Sine:
 
     def frame(self, x: np.ndarray) -> np.ndarray:
         """A point on a line."""
-        return _marker(math.sin(x[0]))
+        return line(math.sin(x[0]), -1, 1, f"sin {x[0]:.2f} = {math.sin(x[0]):.2f}")
 
 
 def pusher_values(x: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
@@ -209,15 +211,6 @@ def lqr_optimum(cost: float, gamma: float) -> tuple[float, float]:
 
 def _line() -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, (1,), np.float32)
-
-
-def _marker(position: float) -> np.ndarray:
-    """A strip (16, 128, 3) with the middle marked and a point at `position` in [-1, 1]."""
-    frame = np.full((16, 128, 3), 255, np.uint8)
-    frame[:, 63:65] = 200
-    column = int(np.clip(63.5 + 60 * position, 2, 125))
-    frame[5:11, column - 2 : column + 3] = (200, 40, 40)
-    return frame
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Their exact values and the named strategies are in `envs.games.matrix_games`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from semigradient.envs.core import Step
 from semigradient.envs.games.differentiable import game_behind
 from semigradient.envs.games.matrix_games import SEEN_BY_OTHER, MatrixGame, strategy
+from semigradient.envs.games.matrix_rendering import SHOWN, frame
 from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.envs.options import Options
 from semigradient.envs.vector import ExactVector
@@ -64,6 +65,7 @@ class IteratedGame:
 
     state_type: Any = IteratedGameState
     players = ("first", "second")
+    remembers = SHOWN
 
     def __init__(self, game: MatrixGame, device: str | torch.device = "cpu") -> None:
         self.game, self.device = game, torch.device(device)
@@ -112,19 +114,27 @@ class IteratedGame:
         """Rounds played."""
         return {"rounds": state.rounds}
 
-    def render(self, state: IteratedGameState) -> list[np.ndarray]:
-        """The 2×2 table, own action down and the other's across; the last outcome is lit."""
-        frames = []
-        for seen in state.seen.tolist():
-            cells = np.full((2, 2, 3), 60, np.uint8)
-            if seen:
-                cells[divmod(seen - 1, 2)] = ((70, 170, 90), (200, 70, 60))[seen == 4]
-                if seen in (2, 3):
-                    cells[divmod(seen - 1, 2)] = (220, 170, 50)
-            frame = cells.repeat(80, 0).repeat(80, 1)
-            frame[79:81], frame[:, 79:81] = 0, 0
-            frames.append(frame)
-        return frames
+    def render(
+        self, state: IteratedGameState, past: Sequence[IteratedGameState] = ()
+    ) -> list[np.ndarray]:
+        """The table of payoffs with the last outcome lit, and both players' last moves."""
+        payoff = self.game.payoff.cpu().numpy()
+        seen, rounds = (
+            torch.stack([getattr(one, name) for one in (*past, state)], 1).tolist()
+            for name in ("seen", "rounds")
+        )
+        return [
+            frame(payoff, _outcomes(*row), row[1][-1]) for row in zip(seen, rounds, strict=True)
+        ]
+
+
+def _outcomes(seen: list[int], rounds: list[int]) -> list[int]:
+    """Outcomes of the running game among those of states one after the other, oldest first."""
+    last = rounds[-1]
+    back = min(last, len(seen))
+    ages = range(back)
+    same = [age for age in ages if rounds[-1 - age] == last - age]
+    return [seen[-1 - age] - 1 for age in reversed(same)]
 
 
 class MemoryOne:

@@ -24,6 +24,7 @@ from semigradient.envs.core import Step
 from semigradient.envs.games.differentiable import simultaneous_gradient
 from semigradient.envs.games.two_player import FixedOpponentEnv
 from semigradient.envs.options import Options
+from semigradient.envs.pictures import INK, blank, finished, number, paste, write
 from semigradient.validate import Count, NonNegative
 
 DIVISOR = 10_000.0
@@ -142,13 +143,26 @@ class LogisticMetaGame:
         colour = (self.game.value(grid.unsqueeze(-1)).numpy() + 4) / 8
         picture = np.stack((colour[..., 0], colour.mean(-1), colour[..., 1]), -1)
         picture = (picture.clip(0, 1) * 255).astype(np.uint8)
-        frames = []
-        for first, second in state.x.clamp(-10, 10).tolist():
-            frame = picture.copy()
-            row, column = round((10 - second) * 4.95), round((first + 10) * 4.95)
-            frame[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 255
-            frames.append(frame.repeat(2, 0).repeat(2, 1))
-        return frames
+        return [_frame(picture, *pair) for pair in state.x.tolist()]
+
+
+def _frame(picture: np.ndarray, first: float, second: float) -> np.ndarray:
+    """The plane (100, 100, 3) with the pair of policies on it, and axes: (368, 368, 3)."""
+    left, top, side = 44, 10, 300
+    canvas, draw = blank(368, 368)
+    paste(canvas, picture.repeat(3, 0).repeat(3, 1), left, top)
+    for share, value in ((0, -10), (0.25, -5), (0.5, 0), (0.75, 5), (1, 10)):
+        across, up = left + share * side, top + (1 - share) * side
+        draw.line((across, top + side, across, top + side + 4), fill=INK)
+        draw.line((left - 4, up, left, up), fill=INK)
+        write(draw, (across, top + side + 6), number(value), size=11, anchor="ma")
+        write(draw, (left - 7, up), number(value), size=11, anchor="rm")
+    across, up = ((min(max(value, -10), 10) + 10) / 20 for value in (first, second))
+    x, y = left + across * side, top + (1 - up) * side
+    draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=(255, 255, 255), outline=INK, width=2)
+    words = f"first player (across) {first:.2f}, second (up) {second:.2f}"
+    write(draw, (left + side / 2, top + side + 26), words, size=12, anchor="ma")
+    return finished(canvas)
 
 
 class _Naive:

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 from semigradient.envs.actions import checked
+from semigradient.envs.adapters import frames_of, remember
 from semigradient.envs.games.two_player import TwoPlayer
 from semigradient.errors import UserError
 
@@ -40,6 +41,7 @@ class Parallel(ParallelEnv):
         self.generator = torch.Generator(game.device)
         self.generator.seed()
         self.game_state: Any = None
+        self.past: list[Any] = []
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
@@ -58,6 +60,8 @@ class Parallel(ParallelEnv):
         both = np.stack(
             [checked(self.action_spaces[agent], actions[agent]) for agent in self.agents]
         )
+        if self.render_mode is not None:
+            remember(self.game, self.past, self.game_state)
         pair = torch.as_tensor(both[None], device=self.game.device)
         after = self.game.step(self.game_state, pair, self.generator)
         self.game_state = after.state
@@ -81,7 +85,7 @@ class Parallel(ParallelEnv):
         """RGB frame, when made with render_mode="rgb_array"."""
         if self.render_mode is None or self.game_state is None:
             return None
-        return self.game.render(self.game_state)[0]
+        return frames_of(self.game, self.game_state, self.past)[0]
 
     def state(self) -> np.ndarray:
         """Both observations in a row."""

@@ -9,7 +9,7 @@ a fixed player on one seat: the result is a single-player core, for which all ad
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -134,9 +134,18 @@ class FixedOpponentEnv:
         """The game's."""
         return self.game.info(self._game(state))
 
-    def render(self, state: State) -> list[np.ndarray]:
+    @property
+    def remembers(self) -> int:
+        """Past states that the game's pictures show."""
+        return getattr(self.game, "remembers", 0)
+
+    def render(self, state: State, past: Sequence[State] = ()) -> list[np.ndarray]:
         """The game's frames."""
-        return self.game.render(self._game(state))
+        if not self.remembers:
+            return self.game.render(self._game(state))
+        show: Any = self.game.render
+        frames: list[np.ndarray] = show(self._game(state), [self._game(one) for one in past])
+        return frames
 
     def _game(self, state: State) -> State:
         return self.game.state_type(*state[:-1])

@@ -18,6 +18,7 @@ from semigradient.envs.core import Step
 from semigradient.envs.images import tables
 from semigradient.envs.images.datasets import ImageOptions
 from semigradient.envs.images.tables import TableOptions
+from semigradient.envs.pictures import captioned
 
 _LIMIT = 100.0  # targets have unit variance; predictions beyond this gain nothing
 
@@ -120,9 +121,12 @@ class Supervised:
         pixels = self.observe(state)
         if not self.classification:
             pixels = ((pixels.clamp(-3, 3) + 3) * (255 / 6)).to(torch.uint8)[:, None, None]
-            pixels = pixels.expand(-1, 1, 8, -1)
+            pixels = pixels.expand(-1, 1, 2, -1)
         pixels = pixels[:, :1].expand(-1, 3, -1, -1) if pixels.shape[1] < 3 else pixels[:, :3]
-        return [image.permute(1, 2, 0).cpu().numpy().copy() for image in pixels]
+        pictures = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        what = "example" if self.classification else "features from −3 to 3 of example"
+        pairs = zip(pictures, state.example.tolist(), strict=True)
+        return [captioned(picture, f"{what} {number}") for picture, number in pairs]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from semigradient.envs.core import Step
 from semigradient.envs.music import chorale_tasks, chorales
-from semigradient.envs.music.chorale_rendering import picture
+from semigradient.envs.music.chorale_rendering import frame
 from semigradient.envs.music.chorales import PITCHES, VOICES
 from semigradient.envs.options import Options
 from semigradient.validate import Count, Share, at_least
@@ -146,6 +146,6 @@ class Completion:
         return {"known": state.known.clone()}
 
     def render(self, state: CompletionState) -> list[np.ndarray]:
-        """Piano rolls (4P, 8T, 3), one colour per voice; hidden notes are grey."""
+        """Piano rolls with axes, one colour per voice; where notes are hidden it is grey."""
         shown = torch.where(state.known, state.pitches, -1)
-        return [picture(roll, len(PITCHES)) for roll in shown]
+        return [frame(roll, len(PITCHES), int(PITCHES[0])) for roll in shown]

@@ -265,14 +265,14 @@ class ChoraleFill:
         return self._singable_or_nothing.index_select(0, rows).view(len(unknown), -1)
 
     def render(self, state: FillState) -> list[np.ndarray]:
-        """Pictures (4P, 8T, 3)."""
+        """Frames (H, W, 3) with axes."""
         return self.setting.pictures(state.pitches)
 
     def text(self, state: FillState) -> list[str]:
         """The same as text."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: FillState, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: FillState, path: str | Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file; unknown cells are rests."""
         self.setting.export_midi(state.pitches[index], path)
 

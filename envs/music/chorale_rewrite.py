@@ -274,14 +274,14 @@ class ChoraleRewrite:
         return info | ({"rules": setting.rules.count(state.pitches)} if setting.rules else {})
 
     def render(self, state: RewriteState) -> list[np.ndarray]:
-        """Pictures (4P, 8T, 3)."""
+        """Frames (H, W, 3) with axes."""
         return self.setting.pictures(state.pitches)
 
     def text(self, state: RewriteState) -> list[str]:
         """The same as text."""
         return self.setting.texts(state.pitches)
 
-    def export_midi(self, state: RewriteState, path: Path, index: int = 0) -> None:
+    def export_midi(self, state: RewriteState, path: str | Path, index: int = 0) -> None:
         """Write the roll of one episode as a MIDI file."""
         self.setting.export_midi(state.pitches[index], path)
 

@@ -112,10 +112,10 @@ class Setting:
         return torch.where(pitches >= 0, pitches + self.low, -1).to(torch.int8)
 
     def pictures(self, pitches: Tensor) -> list[np.ndarray]:
-        """Pictures (4P, 8T, 3) of rolls (B, I, T)."""
-        from semigradient.envs.music.chorale_rendering import picture
+        """Frames (H, W, 3) of rolls (B, I, T), with axes."""
+        from semigradient.envs.music.chorale_rendering import frame
 
-        return [picture(roll, self.pitches) for roll in pitches]
+        return [frame(roll, self.pitches, self.low) for roll in pitches]
 
     def texts(self, pitches: Tensor) -> list[str]:
         """Rolls (B, I, T) as text."""
@@ -123,11 +123,11 @@ class Setting:
 
         return [text(roll, self.pitches) for roll in pitches]
 
-    def export_midi(self, pitches: Tensor, path: Path) -> None:
+    def export_midi(self, pitches: Tensor, path: str | Path) -> None:
         """Write one roll (I, T) as a MIDI file, one track per voice."""
         from semigradient.envs.music import midi
 
-        midi.write(path, self.notes(pitches).cpu().numpy(), self.grid or 4)
+        midi.write(Path(path), self.notes(pitches).cpu().numpy(), self.grid or 4)
 
     @property
     def grid(self) -> int:

@@ -75,6 +75,7 @@ def test_gymnasium_s_checker_passes(case: Case, folder: Path) -> None:
         return
     frame = env.render()
     assert (frame.dtype, frame.ndim, frame.shape[2]) == (np.uint8, 3, 3)
+    assert max(frame.shape) >= 256
 
 
 @each_core

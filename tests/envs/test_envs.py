@@ -15,6 +15,8 @@ from semigradient.envs import ExactVector, check_id, make_vector
 from semigradient.envs.atari import AtariVector
 from semigradient.envs.sync import SyncVector
 from semigradient.errors import UserError
+from semigradient.training.command import make_command
+from semigradient.training.stepping import EnvStepper
 
 
 class Counting(gymnasium.Env):
@@ -90,6 +92,7 @@ CASES = [
     ("test/Counting-v0", 2, 0, {}),
     ("ALE/Breakout-v5", 2, 300, {"reseed_after": 150}),
     ("ALE/Pong-v5", 2, 160, {"reseed_after": 90, "max_num_frames_per_episode": 280}),
+    ("ALE/Breakout-v5", 2, 130, {"episodic_life": True, "reseed_after": 60}),
     ("ALE/Pong-v5", 2, 0, {"max_num_frames_per_episode": 280}),
 ]
 
@@ -200,6 +203,49 @@ def test_atari_final_observation_is_the_last_of_the_episode() -> None:
         previous = obs
     assert seen >= 2
     envs.close()
+
+
+def test_after_a_lost_life_the_same_game_goes_on() -> None:
+    """With `episodic_life` the emulator plays what it plays without, to the last bit."""
+    whole, lives = (
+        make_vector("ALE/Breakout-v5", 2, 3, episodic_life=value) for value in (False, True)
+    )
+    stepper = EnvStepper(lives)
+    np.testing.assert_array_equal(whole.reset()[0], stepper.obs)
+    left, lost, games, scores, scored = np.array([5, 5]), 0, 0, np.zeros(2), []
+    for action in random_actions(whole, 450):
+        obs, reward, terminated, _, infos = whole.step(action)
+        step = stepper.step(action)
+        scores += reward
+        np.testing.assert_array_equal(obs, stepper.obs)
+        np.testing.assert_array_equal(reward, step.reward)
+        assert not step.truncated.any()
+        for index in range(2):
+            goes_on = bool(step.infos["goes_on"][index])
+            assert goes_on == (0 < infos["lives"][index] < left[index])
+            assert step.terminated[index] == (terminated[index] or goes_on)
+            final = step.infos["final_obs"] if step.terminated[index] else obs
+            np.testing.assert_array_equal(step.next_obs[index], final[index])
+            left[index] = 5 if terminated[index] else infos["lives"][index]
+            lost, games = lost + goes_on, games + terminated[index]
+            if terminated[index]:
+                scored.append(scores[index])
+                scores[index] = 0
+    assert games >= 2
+    assert lost >= 4 * games
+    assert [score for score, _ in stepper.pop_episodes()] == scored
+    whole.close()
+    lives.close()
+
+
+def test_lives_are_for_training_alone() -> None:
+    options = {"episodic_life": True, "frameskip": 2}
+    run = make_command("dqn", "ALE/Breakout-v5", env_options=options).run
+    assert run.environment() == options
+    assert run.evaluation_environment() == {"frameskip": 2}
+    command = make_command("dqn", "ALE/Breakout-v5", eval_env_options={"episodic_life": True})
+    with pytest.raises(UserError, match="episodic_life=True: is for training"):
+        command.run.evaluation_environment()
 
 
 def test_seeds_differ_among_environments_and_episodes() -> None:

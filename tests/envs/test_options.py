@@ -331,3 +331,17 @@ def test_one_action_is_not_broadcast_to_two_environments() -> None:
     with pytest.raises(UserError, match=r"must have shape \(2,\), not \(1,\)"):
         vector.step(np.array([1]))
     assert torch.equal(vector.state.steps, torch.zeros(2, dtype=torch.int64))  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass(frozen=True)
+class Needed:
+    """An option without default."""
+
+    base: str
+    size: int = 3
+
+
+def test_an_option_without_default_is_asked_for() -> None:
+    assert validate.build(Needed, {"base": "x"}) == Needed("x")
+    with pytest.raises(UserError, match="option of Walk 'base': must be given"):
+        validate.build(Needed, {"size": 4}, "option of Walk")
