@@ -82,6 +82,7 @@ class ForeignVector(ExactVector):
             f"{' and '.join(mode.name for mode in ACCEPTED)}, or a single form (entry_point)",
         )
         self._read = Batched(self.envs, spec.id)
+        self.forms = (self._read.seen, self._read.acted)
         self.single_observation_space = self._read.seen.space
         self.single_action_space = self._read.acted.space
         self.observation_space = cast(

@@ -65,6 +65,7 @@ class Seen:
 
     Attributes:
         space: box of the agents.
+        own: space of the environment.
         is_plain: whether it is the environment's own.
         masked: whether the legal actions are a part of the environment's observation.
         left_out: keys of the texts that agents do not see.
@@ -75,6 +76,7 @@ class Seen:
 
     def __init__(self, space: spaces.Space, name: str) -> None:
         self.left_out: list[str] = []
+        self.own = space
         self.masked = isinstance(space, spaces.Dict) and MASK in space.spaces
         self.is_plain = isinstance(space, spaces.Box) and space.shape != ()
         self._leaves = list(self._read(space, "", name))

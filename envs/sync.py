@@ -51,6 +51,7 @@ class SyncVector(ExactVector):
             Guarded(env, spec.id, f"{index} of {num_envs}", seen, acted, said)
             for index, env in enumerate(made)
         ]
+        self.forms = (seen, acted)
         self.single_observation_space = seen.space
         self.single_action_space = acted.space
         self.observation_space = cast(spaces.Box, batch_space(seen.space, num_envs))

@@ -18,6 +18,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from semigradient.envs.clock import Clock
+from semigradient.envs.forms import Acted, Seen
 from semigradient.validate import Count, conform
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -37,6 +38,8 @@ class ExactVector(VectorEnv):
             that a replay memory may store each frame once.
         protocol: how scores are to be interpreted (for Atari: the protocol card).
         clock: seconds and steps, of environments whose time step can be chosen.
+        forms: what agents see of an environment's own observations, and what it receives of their
+            actions, where its spaces are not the agents' (`envs.forms`).
         is_repeatable: false for simulators that seed and actions do not determine.
     """
 
@@ -44,6 +47,7 @@ class ExactVector(VectorEnv):
     observation_space: spaces.Box
     stacked_frames = False
     clock: Clock | None = None
+    forms: tuple[Seen, Acted] | None = None
     is_repeatable = True
 
     def __init__(self, num_envs: int, seed: int) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from semigradient.envs import ExactVector, make_vector
+from semigradient.envs import ExactVector, make_vector, masks
+from semigradient.envs.declared import hold
+from semigradient.envs.forms import MASK
 from semigradient.errors import UserError, require
 from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Agent, Policy
@@ -64,13 +66,41 @@ class LoadedRun:
             is_single or batch.shape[1:] == space.shape,
             f"observation of shape {batch.shape}: accepted are {space.shape} and a batch of such",
         )
-        masks = None if mask is None else np.asarray(mask, bool)
+        legal = None if mask is None else np.asarray(mask, bool)
         if is_single:
-            batch, masks = batch[None], None if masks is None else masks[None]
+            batch, legal = batch[None], None if legal is None else legal[None]
         if deterministic not in self._policies:
             self._policies[deterministic] = self.agent.policy(deterministic)
-        actions = self._policies[deterministic](batch, masks)
+        actions = self._policies[deterministic](batch, legal)
         return actions[0] if is_single else actions
+
+    def act(self, observation: Any, mask: Any = None, deterministic: bool = True) -> Any:
+        """An action of the environment's own action space for one of its own observations.
+
+            env = gymnasium.make(…)
+            observation, info = env.reset()
+            env.step(run.act(observation, info.get("action_mask")))
+
+        Args:
+            observation: such as a dictionary, where `policy` takes what agents see of it.
+            mask: legal actions, in any form that environments give them.
+            deterministic: the best action; else one is sampled.
+
+        Raises:
+            UserError: the observation or the mask is none of the environment.
+        """
+        forms = self.agent.setup.envs.forms
+        if forms is None:
+            return self.policy(observation, mask, deterministic)
+        seen, acted = forms
+        try:
+            held = hold(seen.own, observation, "observation")
+            given = observation[MASK] if seen.masked and mask is None else mask
+            legal = None if given is None else masks.legal(given, acted.sizes)
+        except ValueError as problem:
+            raise UserError(str(problem)) from problem
+        action = self.policy(seen(held), legal, deterministic)
+        return acted(action if action.ndim else int(action))
 
     def evaluate(
         self,

@@ -8,8 +8,9 @@ import numpy as np
 
 from semigradient.envs import ExactVector
 from semigradient.envs.failures import EnvironmentFailureError
+from semigradient.errors import UserError
 from semigradient.training.timers import Timers
-from semigradient.validate import first_line
+from semigradient.validate import first_line, shown
 
 
 class Transition(NamedTuple):
@@ -49,8 +50,8 @@ class EnvStepper:
         self.envs = envs
         self.timers = timers or Timers()
         self.steps = 0
-        self.obs, infos = envs.reset()
-        self.mask: np.ndarray | None = infos.get("action_mask")
+        self.mask: np.ndarray | None
+        self.obs, self.mask = self._reset()
         self._check_floats = np.issubdtype(self.obs.dtype, np.floating)
         self._return = np.zeros(envs.num_envs)
         self._length = np.zeros(envs.num_envs, dtype=np.int64)
@@ -59,8 +60,7 @@ class EnvStepper:
 
     def restart(self) -> None:
         """Abandon all running episodes and begin new ones."""
-        self.obs, infos = self.envs.reset()
-        self.mask = infos.get("action_mask")
+        self.obs, self.mask = self._reset()
         self._return[:] = 0
         self._length[:] = 0
 
@@ -129,6 +129,21 @@ class EnvStepper:
         else:
             self.obs = self.envs.last_obs.copy()
             self.mask = getattr(self.envs, "action_masks", lambda: None)()
+
+    def _reset(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """First observations of new episodes, of the declared shape and type, and legal actions."""
+        try:
+            obs, infos = self.envs.reset()
+        except UserError:
+            raise
+        except Exception as problem:
+            self._fail("raised", f": {first_line(problem)} in reset()", problem)
+        space = self.envs.single_observation_space
+        came = (obs.shape, obs.dtype)
+        if came != ((self.envs.num_envs, *space.shape), space.dtype):
+            details = f": observations {obs.dtype} of shape {obs.shape}, declared is {shown(space)}"
+            self._fail("returned in reset()", details)
+        return obs, infos.get("action_mask")
 
     def _close_episodes(self, ended: np.ndarray) -> None:
         for index in np.flatnonzero(ended) if self._notes_episodes else ():

@@ -330,3 +330,39 @@ def test_a_wrong_vector_form(field: str, what: Any, words: list[str]) -> None:
         del gymnasium.registry["test/WrongVector-v0"]
     text = str(caught.value)
     assert [word for word in words if word not in text] == [], text
+
+
+class Exact(ExactVector):
+    """Another package's vector form with a state, whose reset is wrong."""
+
+    def __init__(self, num_envs: int, seed: int, what: str = "", render_mode: Any = None) -> None:
+        super().__init__(num_envs, seed)
+        self.what = what
+        self.single_observation_space, self.single_action_space = VECTOR, spaces.Discrete(2)
+        self.observation_space = batch_space(VECTOR, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, **_: Any) -> Any:
+        if self.what == "raise":
+            raise KeyError("no map")
+        shape = (self.num_envs, 4) if self.what == "type" else (self.num_envs, 3)
+        return np.zeros(shape, np.float32 if self.what == "shape" else np.float64), {}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("raise", "raised at step 0: KeyError: 'no map' in reset()"),
+        ("shape", "observations float32 of shape (2, 3)"),
+        ("type", "observations float64 of shape (2, 4)"),
+    ],
+)
+def test_the_first_answer_of_an_exact_form(what: str, words: str) -> None:
+    gymnasium.register("test/Exact-v0", vector_entry_point=Exact)
+    try:
+        with pytest.raises(EnvironmentFailureError) as caught:
+            EnvStepper(make_vector("test/Exact-v0", 2, 0, what=what))
+    finally:
+        del gymnasium.registry["test/Exact-v0"]
+    assert words in str(caught.value)
+    assert "test/Exact-v0" in str(caught.value)

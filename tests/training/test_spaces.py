@@ -118,6 +118,13 @@ def test_a_run_is_evaluated_loaded_and_acts(case: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(run.policy(obs[1]), actions[1], rtol=1e-5)
     envs.step(actions)
     assert run.evaluate(episodes=2).lengths.tolist() == [5, 5]
+    env = gymnasium.make(NAME, disable_env_checker=True)
+    own, _ = env.reset(seed=envs.seed_of(0, 0))
+    action = run.act(own)
+    assert env.action_space.contains(action)
+    np.testing.assert_equal(action, envs.forms[1](actions[0]))  # as the vector's first one acted
+    with pytest.raises(UserError, match="an observation"):
+        run.act({"no": "key"})
 
 
 @pytest.mark.usefixtures("_spaces")
