@@ -366,3 +366,11 @@ def test_the_first_answer_of_an_exact_form(what: str, words: str) -> None:
         del gymnasium.registry["test/Exact-v0"]
     assert words in str(caught.value)
     assert "test/Exact-v0" in str(caught.value)
+
+
+@pytest.mark.parametrize(("space", "what", "words"), [OBSERVATIONS[0], *OBSERVATIONS[3:7]])
+def test_shapes_and_types_are_looked_at_in_every_step(
+    space: spaces.Space, what: Any, words: list[str]
+) -> None:
+    text = failure(space=space, when=FIRST + 5, what=what, steps=FIRST + 5)
+    assert [word for word in words if word not in text] == [], text
