@@ -259,7 +259,10 @@ def test_tuning_seeds_without_a_grid_are_refused(commands, capsys):
         ("--agent dqn --env CartPole-v1 -- --env-options no_such=1", "CartPole-v1: "),
     ],
 )
-def test_a_cell_that_cannot_be_is_found_before_any_runs(words, expected, tmp_path, capsys):
+def test_a_cell_that_cannot_be_is_found_before_any_runs(
+    words, expected, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(compare, "run_all", lambda jobs, engine: pytest.fail("a run has started"))
     own, _, extra = words.partition(" -- ")
     arguments = [*own.split(), "--out", str(tmp_path / "out"), "--", *extra.split()]
     assert compare.main(arguments) == 2
