@@ -5,11 +5,11 @@
 with a* the greedy action of the target network Q̄ (Mnih et al. 2015, "Human-level control through
 deep reinforcement learning") or of the online network (van Hasselt et al. 2016, "Deep
 reinforcement learning with double Q-learning"). Options: n-step returns, the dueling network
-(Wang et al. 2016), a hard or exponentially averaged target, or no target network at all, where
-the bootstrap moves with every update. Several discrete choices side by side (MultiDiscrete) have
-action values each, see `agents.q_heads`. In environments with a clock `time` puts it into
-physical time, as the baseline of Deep Advantage Updating
-(`domains.continuous_time.physical_learning`).
+(Wang et al. 2016), prioritised replay, distributions of returns (`agents.q_distributions`), a hard
+or exponentially averaged target, or no target network at all, where the bootstrap moves with every
+update. Several discrete choices side by side (MultiDiscrete) have action values each, see
+`agents.q_heads`. In environments with a clock `time` puts it into physical time, as the baseline of
+Deep Advantage Updating (`domains.continuous_time.physical_learning`).
 """
 
 from __future__ import annotations
@@ -22,24 +22,29 @@ import torch
 from torch import Tensor, nn
 
 from semigradient.agents.dqn_config import Config
-from semigradient.agents.q_exploration import (
-    EpsilonGreedy,
-    Exploration,
-    Falling,
-    NoisyValues,
-    best,
-)
+from semigradient.agents.q_distributions import Distribution, distribution, rows_of
+from semigradient.agents.q_exploration import Exploration, Falling, best
 from semigradient.agents.q_heads import q_head
-from semigradient.agents.q_losses import td_loss, td_targets, temporal_difference
+from semigradient.agents.q_losses import (
+    mean_error,
+    td_loss,
+    td_targets,
+    temporal_difference,
+    weighted_mean,
+)
+from semigradient.agents.q_parts import (
+    make_exploration,
+    make_memory,
+    make_network,
+    phase,
+    require_single,
+)
 from semigradient.diagnostics.action_values import fresh_memory, value_experience
 from semigradient.diagnostics.examples import Experience
 from semigradient.domains.continuous_time.physical_learning import scale
 from semigradient.envs import ExactVector
 from semigradient.envs.clock import clock_of
-from semigradient.errors import UserError, require
-from semigradient.nets import torso
-from semigradient.nets.q_network import QNetwork
-from semigradient.nets.score_network import ScoreQNetwork, ScoreTrunk
+from semigradient.errors import require
 from semigradient.optim.physical_time import per_second
 from semigradient.optim.temporal_difference import (
     DifferentiatesTemporalDifference,
@@ -48,9 +53,10 @@ from semigradient.optim.temporal_difference import (
 )
 from semigradient.training.agent import AgentContext, LearningRate, Policy, generator, maybe_compile
 from semigradient.training.corrections import follows_target, warn_of_limits
-from semigradient.training.exploration import Noise, NoiseConfig
 from semigradient.training.gradients import clip_factor, clip_gradients
-from semigradient.training.replay import Batch, Replay
+from semigradient.training.off_policy import move_towards
+from semigradient.training.prioritised_replay import PrioritisedReplay
+from semigradient.training.replay import Batch
 from semigradient.training.stepping import EnvStepper
 
 
@@ -73,27 +79,30 @@ class DQN:
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         envs = setup.envs
-        self.updates_per_phase, self.steps_per_phase = _phase(config, envs.num_envs)
+        self.updates_per_phase, self.steps_per_phase = phase(config, envs.num_envs)
         self.head = q_head(envs.single_action_space)
-        require(
-            self.head.is_single or not config.dueling,
-            f"dueling=True: accepts Discrete actions, not {envs.single_action_space}",
-        )
+        require_single(config, self.head, envs.single_action_space)
+        self.distribution = distribution(config, setup.device)
         self.progress = self.stepper = EnvStepper(envs, setup.timers)
-        self.network = self._make_network()
-        self.target = self._make_network() if config.target != "none" else self.network
+        atoms = 1 if self.distribution is None else self.distribution.atoms
+        make = partial(make_network, config, setup, self.head.outputs * atoms)
+        self.network = make()
+        self.target = make() if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())
         self._parameters = list(self.network.parameters())
-        self.optimizer = setup.make_optimizer(self._parameters, temporal_differences=True)
+        has_errors = self.distribution is None
+        self.optimizer = setup.make_optimizer(self._parameters, temporal_differences=has_errors)
         self.discount, self.step_reward = self._in_physical_time()
         if setup.learning:
             frozen = config.target != "none"
             warn_of_limits(self.optimizer, frozen, frozen, huber=config.loss == "huber")
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
-        self.memory = self._make_memory()
+        self.memory = make_memory(config, setup)
         span = config.epsilon_fraction * setup.total_steps
         epsilon = Falling(config.epsilon_start, config.epsilon_end, span)
-        self.exploration = self._make_exploration(envs.num_envs, epsilon, (1, 4))
+        self.exploration = make_exploration(
+            config, setup, self.head, envs.num_envs, epsilon, (1, 4)
+        )
         self.sampling = generator(setup.seed, 2)
         self.updates = 0
         self._loss = maybe_compile(self._loss_and_values, setup.compile)
@@ -121,7 +130,8 @@ class DQN:
                 return best(self.head, self._values(obs), mask)
             if not exploration:
                 end = self.config.epsilon_end
-                exploration.append(self._make_exploration(len(obs), Falling(end, end, 0), (3, 5)))
+                made = (self.config, self.setup, self.head, len(obs), Falling(end, end, 0), (3, 5))
+                exploration.append(make_exploration(*made))
             return exploration[0].act(partial(self._values, obs), len(obs), mask, 0)
 
         return act
@@ -135,7 +145,8 @@ class DQN:
         self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0
     ) -> Experience:
         """For observers: the replay memory, or `steps` instants of the policy in `envs`."""
-        require(self.head.is_single, "diagnose: accepts one temporal difference per transition")
+        is_single = self.head.is_single and self.distribution is None
+        require(is_single, "diagnose: accepts one temporal difference per transition")
         memory = (
             self.memory if envs is None else fresh_memory(self.policy(False), envs, steps, self)
         )
@@ -149,20 +160,17 @@ class DQN:
             actions = self.exploration.act(values, len(obs), stepper.mask, stepper.steps)
         step = stepper.step(actions)
         with self.timers("store"):
-            self.memory.add(
-                obs,
-                actions,
-                self.learned_reward(step.reward),
-                step.terminated,
-                step.truncated,
-                step.next_obs,
-                step.next_mask,
-            )
+            reward, ended = self.learned_reward(step.reward), (step.terminated, step.truncated)
+            self.memory.add(obs, actions, reward, *ended, step.next_obs, step.next_mask)
 
     @torch.no_grad()
     def _values(self, obs: np.ndarray) -> Tensor:
         """Action values (B, outputs)."""
-        return self.network(torch.from_numpy(obs).to(self.setup.device))
+        return self._means(self.network(torch.from_numpy(obs).to(self.setup.device)))
+
+    def _means(self, outputs: Tensor) -> Tensor:
+        """Action values (m, A) of the outputs of a network."""
+        return outputs if self.distribution is None else self.distribution.means(outputs)
 
     def _learn_phase(self) -> tuple[Tensor, Tensor]:
         """The gradient steps of one phase; loss and mean prediction of the last.
@@ -173,6 +181,8 @@ class DQN:
         config, count = self.config, self.updates_per_phase
         if config.target == "hard":
             self._copy_to_target()
+        if isinstance(self.memory, PrioritisedReplay):
+            self.memory.anneal(self.stepper.steps / self.setup.total_steps)
         for drawn in self.memory.samples(
             count, config.batch_size, self.sampling, self.discount, config.n_step
         ):
@@ -190,21 +200,28 @@ class DQN:
         config, optimizer = self.config, self.optimizer
         optimizer.zero_grad()
         if isinstance(optimizer, DifferentiatesTemporalDifference):
-            prediction, error = optimizer.backward(self._temporal_difference(batch, next_q))
-            loss = self.head.choices * td_loss(error, torch.zeros_like(error), config.loss)
+            shown = self._temporal_difference(batch, next_q, batch.weight)
+            prediction, error = optimizer.backward(shown)
+            error = error.view(len(batch.reward), -1)
+            nothing = torch.zeros_like(error)
+            loss = self.head.choices * td_loss(error, nothing, config.loss, batch.weight)
+            error = mean_error(error, nothing)
             value = prediction.mean()
             optimizer.rescale(self._clipped())
         else:
-            loss, value = self._loss(batch, next_q)
+            loss, value, error = self._loss(batch, next_q)
             loss.backward()
             factor = self._clipped()
             if wants_temporal_difference(optimizer):
                 weight = factor.expand_as(batch.reward)
+                weight = weight if batch.weight is None else weight * batch.weight
                 optimizer.observe(self._temporal_difference(batch, next_q, weight))
         optimizer.step()
+        if isinstance(self.memory, PrioritisedReplay):
+            self.memory.update(batch.row, error)
         self.updates += 1
         if config.target == "ema":
-            self._average_into_target()
+            move_towards(self.target, self.network, config.target_rate)
         return loss.detach(), value
 
     def _clipped(self) -> Tensor:
@@ -212,20 +229,44 @@ class DQN:
         limit = self.config.max_grad_norm
         return clip_factor(clip_gradients(self._parameters, limit), limit)
 
-    def _loss_and_values(self, batch: Batch, next_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Loss, summed over choices, and mean prediction, 0-dim."""
+    def _loss_and_values(
+        self, batch: Batch, next_q: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, summed over choices, and mean prediction, 0-dim; the errors of samples (m,)."""
+        if self.distribution is not None:
+            return self._distributional_loss(self.distribution, batch, next_q)
         target = self._td_target(batch, next_q)
         prediction = self.head.values(self.network(batch.obs), batch.action)
-        loss = self.head.choices * td_loss(prediction, target, self.config.loss)
-        return loss, prediction.detach().mean()
+        loss = self.head.choices * td_loss(prediction, target, self.config.loss, batch.weight)
+        error = mean_error(prediction.detach(), target)
+        return loss, prediction.detach().mean(), error
+
+    def _distributional_loss(
+        self, distribution: Distribution, batch: Batch, next_q: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of a distribution; a sample's error is its loss."""
+        with torch.no_grad():
+            ahead = self.target(batch.next_obs) if next_q is None else next_q
+            chooser = self._chooser(batch, distribution.means(ahead))
+            greedy = self.head.greedy(chooser, batch.next_mask)
+            following = rows_of(ahead, greedy, distribution.atoms)
+        outputs = self.network(batch.obs)
+        chosen = rows_of(outputs, batch.action, distribution.atoms)
+        losses = distribution.losses(chosen, batch.reward, batch.discount, following)
+        value = distribution.means(chosen.detach()).mean()
+        return weighted_mean(losses, batch.weight), value, losses.detach()
+
+    def _chooser(self, batch: Batch, next_q: Tensor) -> Tensor:
+        """Values (m, A) that choose a*: the online network's in double Q-learning."""
+        double = self.config.double and self.target is not self.network
+        return self._means(self.network(batch.next_obs)) if double else next_q
 
     @torch.no_grad()
     def _td_target(self, batch: Batch, next_q: Tensor | None = None) -> Tensor:
         """R + γⁿ (1 - terminated) Q̄(s', a*): (m,), or (m, K) of several choices."""
         if next_q is None:
             next_q = self.target(batch.next_obs)
-        double = self.config.double and self.target is not self.network
-        chooser = self.network(batch.next_obs) if double else next_q
+        chooser = self._chooser(batch, next_q)
         return td_targets(batch, self.head.bootstrap(chooser, next_q, batch.next_mask))
 
     def _temporal_difference(
@@ -261,13 +302,6 @@ class DQN:
         target = td_targets(batch, bootstrap)
         return temporal_difference(network, batch, target, later, *rest, following=self.target)
 
-    @torch.no_grad()
-    def _average_into_target(self) -> None:
-        """Move the target network towards the online one by `target_rate`."""
-        pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
-        old, new = zip(*pairs, strict=True)
-        torch._foreach_lerp_(old, new, self.config.target_rate)
-
     def _copy_to_target(self) -> None:
         """Copy the online network when another `target_update_every` steps are full."""
         version = self.stepper.steps // self.config.target_update_every
@@ -284,46 +318,3 @@ class DQN:
         discount, step = scale(config.time, dt, config.gamma, config.reference_step)
         per_second(self.optimizer, step)
         return discount, step
-
-    def _make_network(self) -> QNetwork | ScoreQNetwork:
-        config, device = self.config, self.setup.device
-        space, outputs = self.setup.envs.single_observation_space, self.head.outputs
-        width, depth = config.torso_width, config.torso_depth
-        if config.torso == "coconet":
-            return ScoreQNetwork(ScoreTrunk(space, outputs, width, depth)).to(device)
-        make_torso = partial(torso, kind=config.torso, channels=width, depth=depth)
-        layers = config.hidden, config.activation, config.dueling
-        return QNetwork(space, outputs, *layers, make_torso, config.layer_norm).to(device)
-
-    def _make_memory(self) -> Replay:
-        envs = self.setup.envs
-        return Replay(
-            self.config.buffer_size if self.setup.learning else envs.num_envs,
-            envs.num_envs,
-            envs.single_observation_space,
-            envs.single_action_space,
-            self.setup.device,
-            stacked=envs.stacked_frames,
-        )
-
-    def _make_exploration(
-        self, count: int, epsilon: Falling, streams: tuple[int, int]
-    ) -> Exploration:
-        """Exploration of `count` environments; `streams` of the generators of ε and of noise."""
-        config, seed = self.config, self.setup.seed
-        if config.exploration == "epsilon":
-            return EpsilonGreedy(self.head, epsilon, np.random.default_rng((seed, streams[0])))
-        kind = NoiseConfig(config.exploration, config.kappa, config.sigma)
-        shape, dt = (count, self.head.outputs), clock_of(self.setup.envs).dt
-        random = generator(seed, streams[1], self.setup.device)
-        return NoisyValues(self.head, Noise(kind, shape, dt, random))
-
-
-def _phase(config: Config, num_envs: int) -> tuple[int, int]:
-    """(gradient steps, vector steps) of a phase, keeping gradient steps per environment step."""
-    every = config.train_every
-    if every % num_envs == 0:
-        return config.gradient_steps, every // num_envs
-    if num_envs % every == 0:
-        return config.gradient_steps * num_envs // every, 1
-    raise UserError(f"train_every={every}: must be a multiple or a divisor of num_envs={num_envs}")

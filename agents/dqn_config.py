@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from semigradient.agents.q_distributions import check as check_distribution
 from semigradient.errors import require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS
 from semigradient.training.exploration import NoiseConfig
+from semigradient.training.prioritised_replay import Priorities
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,24 @@ class Config:
     """Environment steps between copies of a hard target."""
     target_rate: float = 0.005
     """Share of the online network that an averaged target takes in per gradient step."""
+    distribution: Literal["none", "c51", "quantile"] = "none"
+    """Learn values, or the distribution of returns on fixed atoms (c51) or by quantiles."""
+    atoms: int = 51
+    """Numbers per action of a distribution; published are 51 (c51) and 200 (quantile)."""
+    v_min: float = -10.0
+    """c51: smallest return."""
+    v_max: float = 10.0
+    """c51: largest return."""
     loss: Literal["huber", "mse"] = "huber"
     """Huber loss with threshold 1, or half the squared error."""
     buffer_size: int = 1_000_000
     """Transitions in the replay memory."""
+    replay: Literal["uniform", "prioritised"] = "uniform"
+    """Draw transitions uniformly, or in proportion to their last errors."""
+    priority_exponent: float = 0.6
+    """prioritised: power of the errors, in [0, 1]; 0 draws uniformly."""
+    priority_correction: float = 0.4
+    """prioritised: power of the importance weights at first, in [0, 1]; it rises to 1."""
     batch_size: int = 32
     """Transitions per gradient step."""
     learning_starts: int = 50_000
@@ -95,6 +111,9 @@ class Config:
         step = self.reference_step
         require(0 < step <= 1, f"reference_step={step}: must be in (0, 1] seconds")
         NoiseConfig(self.exploration, self.kappa, self.sigma)
+        Priorities(self.priority_exponent, self.priority_correction)
+        check_distribution(self)
+        self._refuse_options_without_effect()
         require(self.max_grad_norm >= 0, f"max_grad_norm={self.max_grad_norm}: must be ≥ 0")
         require(len(self.hidden) >= 1, "hidden=(): needs at least one layer")
         require(min(self.hidden, default=1) >= 1, f"hidden={self.hidden}: widths must be ≥ 1")
@@ -104,3 +123,9 @@ class Config:
         )
         if self.torso not in (*TORSOS, "coconet"):
             unknown("torso", self.torso, (*TORSOS, "coconet"))
+
+    def _refuse_options_without_effect(self) -> None:
+        kind = self.distribution
+        require(not self.dueling or kind == "none", f"dueling=True: not with distribution={kind!r}")
+        is_default = self.loss == "huber" or kind == "none"
+        require(is_default, f"loss={self.loss!r}: distribution={kind!r} has a loss of its own")

@@ -27,14 +27,31 @@ def td_targets(batch: Batch, bootstrap: Tensor) -> Tensor:
     return td_target(reward, discount, bootstrap)
 
 
-def td_loss(prediction: Tensor, target: Tensor, loss: str) -> Tensor:
-    """Mean loss of predictions (m,) against constant targets (m,): 0-dim.
+def td_loss(prediction: Tensor, target: Tensor, loss: str, weight: Tensor | None = None) -> Tensor:
+    """Mean loss of predictions (m,), or (m, K), against constant targets of that shape: 0-dim.
 
-    Both kinds are ½δ² near zero, so their derivative by the prediction is -δ.
+    Both kinds are ½δ² near zero, so their derivative by the prediction is -δ; `weight` (m,)
+    multiplies the loss of each sample.
     """
+    reduction = "mean" if weight is None else "none"
     if loss == "huber":
-        return F.smooth_l1_loss(prediction, target)
-    return 0.5 * F.mse_loss(prediction, target)
+        losses = F.smooth_l1_loss(prediction, target, reduction=reduction)
+    else:
+        losses = 0.5 * F.mse_loss(prediction, target, reduction=reduction)
+    return losses if weight is None else weighted_mean(losses, weight)
+
+
+def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of losses (m,), or (m, K), of samples with weights (m,): 0-dim."""
+    if weight is None:
+        return losses.mean()
+    return (losses.reshape(len(weight), -1).mean(1) * weight).mean()
+
+
+def mean_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean |δ| (m,) over the choices of each sample."""
+    error = (target - prediction).abs()
+    return error if error.ndim == 1 else error.mean(1)
 
 
 def temporal_difference(

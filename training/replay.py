@@ -31,6 +31,8 @@ class Batch(NamedTuple):
     next_obs: Tensor  # (m, *observation), k ≤ n steps later
     next_mask: Tensor | None  # (m, A) bool, legal actions at next_obs
     mask: Tensor | None = None  # (m, A) bool, legal actions at obs, where the memory keeps them
+    weight: Tensor | None = None  # (m,) float32, importance weights of draws that are not uniform
+    row: Tensor | None = None  # (m,) int64, where the memory keeps their priorities
 
     def split(self, size: int) -> Iterator[Batch]:
         """Minibatches of `size` transitions each."""

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from semigradient.agents import a2c, dqn, ppo
 from semigradient.agents.q_exploration import Falling
 from semigradient.agents.q_losses import td_loss
+from semigradient.agents.q_parts import phase
 from semigradient.nets.q_network import QNetwork
 from semigradient.training.agent import LearningRate
 from semigradient.training.replay import Batch
@@ -163,8 +164,8 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
 
 def test_gradient_steps_grow_with_the_number_of_environments() -> None:
     # A gradient step for every four environment steps, whatever the number of environments.
-    for num_envs, phase in ((1, (1, 4)), (2, (1, 2)), (4, (1, 1)), (8, (2, 1)), (16, (4, 1))):
-        assert dqn._phase(dqn.Config(train_every=4), num_envs) == phase
+    for num_envs, steps in ((1, (1, 4)), (2, (1, 2)), (4, (1, 1)), (8, (2, 1)), (16, (4, 1))):
+        assert phase(dqn.Config(train_every=4), num_envs) == steps
     agent = build("dqn", "test/Clock-v0", {**DQN, "train_every": 2}, num_envs=8)
     for _ in range(20):
         agent.iterate()

@@ -100,7 +100,8 @@ SITUATIONS: dict[str, list[Situation]] = {
     "dqn": [
         at(
             _Q,
-            "gamma dueling loss gradient_steps schedule epsilon_fraction activation n_step",
+            "gamma dueling loss gradient_steps schedule epsilon_fraction activation n_step "
+            "distribution replay",
             20,
             target="none",
             batch_size=9,
@@ -113,6 +114,8 @@ SITUATIONS: dict[str, list[Situation]] = {
         at(f"{_Q} --epsilon-fraction 0", "epsilon_end"),
         at(f"{_Q} --target-update-every 100", iterations=16, target_update_every=4),
         at(f"{_Q} --target ema", iterations=12, target_rate=0.5),
+        at(f"{_Q} --distribution c51", "atoms v_min v_max", 12),
+        at(f"{_Q} --replay prioritised", "priority_exponent priority_correction", 12),
         at(f"{_Q} --optim.lr 0.3", "double", 20),
         at(f"{_PUNISHED} {_VALUES}", "clip_rewards", 12),
         at(f"{_TIMED} --time unscaled", "reference_step", 12, time="steps"),
