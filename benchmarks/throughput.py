@@ -34,6 +34,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from semigradient.agents.sb3.adapter import arguments
+from semigradient.benchmarks import continuous_control
 from semigradient.errors import UserError, require
 from semigradient.training.agent import Agent
 from semigradient.training.build import build, set_threads
@@ -64,12 +65,16 @@ _ZOO_DQN = (
     *("--n-step", "1", "--train-every", "256", "--gradient-steps", "128", "--optim.lr", "2.3e-3"),
     *("--target", "hard", "--target-update-every", "10", *_CONSTANT),
 )
+_EARLY = ("--learning-starts", "300")
+_EVERY_STEP = ("--train-every", "1", "--gradient-steps", "1")
 _SB3_CARTPOLE = ("--exploration-initial-eps=0.04",)
 
 CASES = {
     "cartpole-dqn": Case("dqn", "CartPole-v1", ("--epsilon-start=0.04", *_ZOO_DQN), _SB3_CARTPOLE),
     "cartpole-ppo": Case("ppo", "CartPole-v1", _CONSTANT_PPO, _CONSTANT_PPO),
     "cartpole-a2c": Case("a2c", "CartPole-v1", _CONSTANT, _CONSTANT),
+    "pendulum-td3": Case("td3", "Pendulum-v1", (*_EARLY, *_EVERY_STEP)),
+    "pendulum-sac": Case("sac", "Pendulum-v1", _EARLY),
     "pong-dqn": Case("dqn", "ALE/Pong-v5", ("--epsilon-start=0.01", *_SMALL), _SB3_PONG),
     "pong-ppo": Case("ppo", "ALE/Pong-v5", _CONSTANT_PPO, _CONSTANT_PPO),
     "pong-a2c": Case("a2c", "ALE/Pong-v5", _CONSTANT, _CONSTANT),
@@ -122,8 +127,11 @@ def make_ours(case: Case, options: argparse.Namespace) -> tuple[Agent, Command]:
     return build(command), command
 
 
-def make_theirs(case: Case, num_envs: int, device: str) -> Any:
+def make_theirs(case: Case, ours: Command, device: str) -> Any:
     """SB3's algorithm, with its own optimizer, on environments that SB3 makes."""
+    if case.algorithm in continuous_control.AGENTS:
+        return continuous_control.sb3_model(ours, device)
+    num_envs = ours.run.num_envs
     command = _parse(f"sb3-{case.algorithm}", case.env, case.theirs)
     chosen = arguments(command.agent)
     images = case.env.startswith("ALE/")
@@ -147,7 +155,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """Build and warm up both, run them in turns: plain values for a JSON file."""
     agent, command = make_ours(case, options)
     set_threads(options.threads, images=False)
-    model = make_theirs(case, command.run.num_envs, options.device)
+    model = make_theirs(case, command, options.device)
     warm = getattr(command.agent, "learning_starts", 0)
     while agent.progress.steps <= warm:
         agent.iterate()
