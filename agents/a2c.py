@@ -111,6 +111,11 @@ class A2C:
 
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
+        samples = config.rollout_steps * setup.envs.num_envs
+        require(
+            samples > 1 or not config.normalise_advantages,
+            "rollout_steps × num_envs = 1: normalise_advantages needs at least 2",
+        )
         self.network = actor_critic(setup, config, config.log_std_init)
         self.optimizer = setup.make_optimizer(self.network.parameters(), temporal_differences=True)
         if setup.learning:

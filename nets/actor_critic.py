@@ -65,5 +65,9 @@ class ActorCritic(nn.Module):
 
 @torch.no_grad()
 def explained_variance(value: Tensor, return_: Tensor) -> Tensor:
-    """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant."""
-    return 1 - (return_ - value).var() / return_.var().clamp_min(1e-8)
+    """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant.
+
+    Where returns do not vary there is nothing to explain: 0.
+    """
+    error, spread = ((return_ - value).var(correction=0), return_.var(correction=0))
+    return torch.where(spread > 1e-8, 1 - error / spread.clamp_min(1e-8), 0.0)

@@ -184,10 +184,11 @@ class Collector:
         self.rollout.write(time, mask=mask)
 
     def _reward(self, reward: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """Rewards (B,) to learn from: clipped, then normalised, each if configured."""
         if self.preprocessing.clip_rewards:
-            return np.clip(reward, -1, 1)
+            reward = np.clip(reward, -1, 1)
         if self.reward_normaliser is not None:
-            return self.reward_normaliser(reward, ended)
+            reward = self.reward_normaliser(reward, ended)
         return reward
 
     def _normalise(self, obs: np.ndarray, update: bool) -> np.ndarray:

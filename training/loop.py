@@ -263,7 +263,9 @@ class Loop:
         self.saver.save()
 
     def _require_finite(self, scalars: dict[str, float]) -> None:
-        bad = [f"{key} = {value}" for key, value in scalars.items() if not np.isfinite(value)]
+        """Stop at losses and parameters that are not; what else is logged stops nothing."""
+        losses = {key: value for key, value in scalars.items() if "loss" in key}
+        bad = [f"{key} = {value}" for key, value in losses.items() if not np.isfinite(value)]
         tensors = parts.learned(self.agent)
         bad += [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:

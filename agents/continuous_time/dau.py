@@ -134,7 +134,7 @@ class DAU:
             scalars |= {
                 "error": error.square().mean().sqrt(),
                 "value": value.mean(),
-                "advantage_std": advantage.std(),
+                "advantage_std": advantage.std(correction=0),
                 "updates": float(self.updates),
             }
         return scalars

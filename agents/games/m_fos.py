@@ -86,6 +86,7 @@ class Config:
         for name in ("entropy_coefficient", "value_coefficient", "evaluation_updates"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must be ≥ 0")
         samples = self.updates * self.batch_size
+        require(samples > 1, "updates × batch_size = 1: returns are scaled by their spread")
         require(
             samples % self.minibatches == 0,
             f"minibatches={self.minibatches}: must divide updates × batch_size = {samples}",
