@@ -11,7 +11,7 @@ from semigradient.errors import UserError
 from semigradient.training.action_box import ActionBox
 from semigradient.training.off_policy import OffPolicyConfig
 from support.continuous import SMALL
-from support.problems import build
+from support.problems import build, parameters
 
 
 def test_the_interval_is_mapped_onto_the_bounds() -> None:
@@ -98,3 +98,16 @@ def test_bad_input_is_named() -> None:
     for field, value in {**bad, "activation": "sine", "learning_starts": -1}.items():
         with pytest.raises(UserError, match=field):
             OffPolicyConfig(**{field: value})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["td3", "sac"])
+def test_compiled_updates_equal_eager_ones(name: str) -> None:
+    learned = []
+    for compiled in (False, True):
+        agent = build(name, "test/Wide-v0", {**SMALL, "hidden": (8,)}, compile=compiled)
+        while agent.updates < 20:
+            agent.iterate()
+        learned.append([parameters(agent.actor), parameters(agent.critics)])
+    for eager, fast in zip(*learned, strict=True):
+        torch.testing.assert_close(eager, fast)
