@@ -100,6 +100,8 @@ def execute(
     command, folder = invocation.command, invocation.resume
     warnings = doubts(command)
     agent = build_for_process(command)
+    with undisturbed():
+        agent.policy(True)  # what cannot be evaluated is refused before it is trained
     # Raises `UserError` here if the agent does not support the diagnostics of `--diagnose`.
     observers = Attachment(command.run, agent) if command.run.diagnose else None
     protocol = agent.setup.envs.protocol

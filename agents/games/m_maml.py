@@ -136,13 +136,19 @@ class MMAML:
 
     def policy(self, deterministic: bool = True) -> Policy:
         """How the learner plays after meeting a naive learner, which is drawn by the seed."""
-        if not isinstance(self.game, MatrixGame) or self.seat:
-            raise UserError("m-maml: is evaluated on matrix games from the first seat alone")
+        if not isinstance(self.game, MatrixGame):
+            raise UserError("m-maml: is evaluated on matrix games alone")
+        if self.seat and not self.game.symmetric:
+            raise UserError(
+                "seat='second': environments are played from the first seat; accepted are games "
+                "that are alike from both"
+            )
         config, own = self.config, generator(self.setup.seed, 3)
         naive = follower(rules.rule("naive", 0.0), config.alpha)
+        pair = (self.contestant(), naive)
         x = self.game.draw(1, own).to(self.setup.device)
-        x = contest(self.game, (self.contestant(), naive), x, config.evaluation_updates)
-        return memory_one(self.game.features(x[0, 0]), None if deterministic else own)
+        x = contest(self.game, pair[::-1] if self.seat else pair, x, config.evaluation_updates)
+        return memory_one(self.game.features(x[0, self.seat]), None if deterministic else own)
 
     def _draw(self, count: int) -> Tensor:
         """Single policies (S, count, n), as the game draws the first of a pair."""

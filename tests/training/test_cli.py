@@ -77,6 +77,14 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "--agent dqn --env CartPole-v1 --diagnose-samples 1",
         ["diagnose_samples=1", "≥ 2"],
     ),
+    "evaluation of the other seat": (
+        "--agent m-maml --seat second --env semigradient/MatchingPennies-v0 --evaluation-updates 1",
+        ["seat='second'", "alike from both"],
+    ),
+    "evaluation elsewhere": (
+        "--agent cola --env semigradient/IPD-v0 --width 8",
+        ["cola", "LogisticGame"],
+    ),
     "activation": (
         "--agent ppo --env CartPole-v1 --activation rellu",
         ["activation='rellu'", "relu, ", "tanh"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError
 from semigradient.reproductions.games import meva_baselines
 from semigradient.reproductions.report import Job, prepare, write
+from semigradient.training.agent import generator
 from semigradient.training.build import build
 from semigradient.training.cli import parse
 
@@ -115,6 +117,18 @@ def test_matches_of_trained_learners(agent: str, flags: tuple[str, ...], env: st
     start = game.draw(128, torch.Generator().manual_seed(0))
     ends = game.value(contest(game, pair if seat == 0 else pair[::-1], start, 3)).mean(0)
     assert scores["against_naive"] == pytest.approx(ends[seat].item(), abs=1e-6)
+
+
+def test_a_learner_of_the_second_seat_plays_what_it_learned_there() -> None:
+    words = ("--batch-size", "4", "--updates", "2", "--evaluation-updates", "3", "--seat", "second")
+    learner = make("m-maml", *words, env="semigradient/IPD-v0")
+    learner.iterate()
+    naive = follower(rule("naive", 0.0), learner.config.alpha)
+    start = learner.game.draw(1, generator(learner.setup.seed, 3))
+    x = contest(learner.game, (naive, learner.contestant()), start, 3)
+    likely = learner.game.features(x[0, 1]) > 0.5
+    answers = learner.policy(deterministic=True)(np.eye(5, dtype=np.float32))
+    assert answers.tolist() == (~likely).long().tolist()
 
 
 def test_densities_are_those_of_a_normal_distribution() -> None:
