@@ -47,6 +47,6 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> NoRe
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    listed = ", ".join(known) if len(known) <= 40 else f"{len(known)} names"
+    listed = ", ".join(known) if len(known) <= 60 else f"{len(known)} names"
     place = f" in {where}" if where else ""
     raise UserError(f"unknown {kind} {name!r}{place}: {hint}known: {listed}")

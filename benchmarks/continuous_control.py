@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
         returns = [result["return"] for result in results]
         print(f"{name}: mean {statistics.mean(returns):.1f}, worst {min(returns):.1f}")
     if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=1) + "\n")
+        Path(options.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -38,7 +38,7 @@ def folder() -> Path:
 def one_at_a_time() -> Iterator[None]:
     """Between looking at what is free and promising it, no other process does either."""
     try:
-        lock = (folder() / "lock").open("a")
+        lock = (folder() / "lock").open("a", encoding="utf-8")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:
         yield
@@ -70,7 +70,7 @@ def give(owner: object, device: str, size: int) -> None:
     with suppress(OSError):
         path = folder() / f"{os.getpid()}-{id(owner)}.json"
         note = {"pid": os.getpid(), "started": _started(os.getpid()), "device": device}
-        path.write_text(json.dumps({**note, "bytes": size}))
+        path.write_text(json.dumps({**note, "bytes": size}), encoding="utf-8")
         _kept[id(owner)] = weakref.finalize(owner, path.unlink, missing_ok=True)
 
 
@@ -85,7 +85,7 @@ _kept: dict[int, weakref.finalize[Any, Any]] = {}
 
 def _read(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        note = json.loads(path.read_text())
+        note = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(note, dict) and isinstance(note.get("bytes"), int):
             return note
     return {}
@@ -100,6 +100,7 @@ def _is_alive(note: dict[str, Any]) -> bool:
 def _started(pid: int) -> str | None:
     """When a process started, in the kernel's clock ticks; None if there is none."""
     try:
-        return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
+        status = Path(f"/proc/{int(pid)}/stat").read_text(encoding="utf-8")
+        return status.rpartition(")")[2].split()[19]
     except (OSError, ValueError, IndexError):
         return None

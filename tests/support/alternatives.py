@@ -214,6 +214,13 @@ SITUATIONS: dict[str, list[Situation]] = {
         at(f"{AGENT_FLAGS['brs'][0]} --optim.lr 1", buffer_size=1),
         at(f"{AGENT_FLAGS['brs'][0]} --self-play", "lr_sharing"),
     ],
+    "brs-exact": [
+        at(
+            AGENT_FLAGS["brs-exact"][0],
+            "self_play gamma temperature final_temperature memory initial_scale hidden",
+            lookahead=2,
+        )
+    ],
     "brs-ipd": [at(f"{_IPD} --env-options horizon=0 --trees 4 --hidden 4", "rounds")],
     "gflownet": [
         at(f"{_FLOW} --reduction balanced", "leaf_weight"),
@@ -221,6 +228,13 @@ SITUATIONS: dict[str, list[Situation]] = {
         at(f"{_FLOW} --loss tb", "log_z lr_log_z regression"),
         at(f"{_FLOW} --loss db", "backward"),
         at(f"{_FLOW} --loss db --backward learned", "separate_backward"),
+        at(f"{_FLOW} --loss tb", exponent_range=(1.0, 4.0)),
+        at(f"{_CELLS} second=sparse --hidden 8 --batch-size 4", "preferences"),
+        at(
+            f"{_FLOW} --loss tb --local-search 2",
+            "local_search local_search_back local_search_filter",
+            8,
+        ),
         at(f"{_FLOW} --random-actions 0.9 --steps 20", "random_schedule", 8),
         at(
             f"{_FLOW} --replay trajectories --replay-size 8",

@@ -120,10 +120,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ["buffer_size=1000000000000", "GiB", "accepted up to"],
     ),
     "action space": ("--agent dqn --env Pendulum-v1", ["Box(-2.0, 2.0, (1,)", "Discrete"]),
-    "observation space": (
-        "--agent dqn --env Blackjack-v1",
-        ["'Blackjack-v1'", "Tuple(Discrete(32)", "accepted are Box"],
-    ),
+    "action space of boxes": ("--agent sac --env CartPole-v1", ["Discrete(2)", "Box"]),
     "option": ("--agent dqn --env CartPole-v1 --env-options frameskip", ["'frameskip'", "KEY=V"]),
     "unknown option": (
         "--agent dqn --env ALE/Breakout-v5 --env-options speed=3",

@@ -319,7 +319,6 @@ def test_the_pusher_is_learned_at_a_tenth_of_a_second(actions: str) -> None:
         ("ddpg", "Pendulum", "--target-rate 0", CONTINUOUS, r"target_rate=0.0: must be in \(0, 1"),
         ("dau", "Pendulum", "--gamma 0", CONTINUOUS, r"gamma=0.0"),
         ("dau", "Pendulum", "--batch-size 5000", CONTINUOUS, r"buffer_size=4000"),
-        ("dau", "Pendulum", "--optim corrected-momentum", CONTINUOUS, "has none to show"),
         (
             "dqn",
             "Pusher",
