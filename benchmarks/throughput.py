@@ -33,7 +33,7 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from semigradient.agents.sb3.adapter import arguments
+from semigradient.agents.sb3.config import arguments
 from semigradient.benchmarks import continuous_control
 from semigradient.errors import UserError, require
 from semigradient.training.agent import Agent

@@ -38,12 +38,7 @@ from semigradient.envs.games.iterated import memory_one
 from semigradient.envs.games.matrix_games import MatrixGame
 from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
-from semigradient.training.agent import (
-    AgentContext,
-    Count,
-    Policy,
-    generator,
-)
+from semigradient.training.agent import AgentContext, Count, Policy, generator
 from semigradient.training.returns import lambda_return, td_target
 
 
