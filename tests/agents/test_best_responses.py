@@ -27,7 +27,7 @@ def train(agent: str, env: str, *flags: str) -> Agent:
     return learner
 
 
-@pytest.mark.parametrize("agent", ["ppo", "dqn", "sb3-ppo"])
+@pytest.mark.parametrize("agent", ["ppo", "dqn", pytest.param("sb3-ppo", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("opponent", "together"), [("tit-for-tat", (0, 0)), ("always-cooperate", (1, 0))]
 )

@@ -139,7 +139,7 @@ def test_several_choices_are_one_minibatch_of_their_samples() -> None:
     while agent.updates < 3:
         agent.iterate()
     batch = agent.memory.sample(8, agent.sampling, agent.discount)
-    loss, _ = agent._loss(batch)
+    loss, *_ = agent._loss(batch)
     agent.optimizer.zero_grad()
     loss.backward()
     expected = {n: p.grad.clone() for n, p in agent.network.named_parameters()}

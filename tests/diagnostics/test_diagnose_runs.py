@@ -263,7 +263,7 @@ def test_a_fork_updates_as_a_q_learner_does(name: str) -> None:
     config = agent.config
     batch = agent.memory.at(index, config.gamma, config.n_step)
     examples = experience.at(index)
-    loss, value = agent._loss(batch)
+    loss, value, _ = agent._loss(batch)
     torch.testing.assert_close(derivatives.losses(examples).mean(), loss.detach())
     predictions = derivatives.values(examples.prediction, examples)
     torch.testing.assert_close(predictions.mean(), value)

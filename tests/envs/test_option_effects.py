@@ -82,12 +82,12 @@ def inside(allowed: Range, number: Any) -> bool:
 
 def trace(env_id: str, options: dict[str, Any]) -> str:
     """Spaces, protocol, and what random legal actions lead to."""
-    vector = envs.make_vector(env_id, 6, 0, **options)
+    vector = envs.make_vector(env_id, 4, 0, **options)
     rng = np.random.default_rng(0)
     found = [str(vector.single_action_space), str(vector.single_observation_space)]
     found.append(str(getattr(vector, "protocol", "")))
     observation, infos = vector.reset(seed=3)
-    for _ in range(60):
+    for _ in range(40):
         mask = infos.get("action_mask")
         if mask is None:
             size = vector.action_space

@@ -134,6 +134,7 @@ def test_molecules_are_scored_on_ray(cluster):
     scorer.close()
 
 
+@pytest.mark.slow
 def test_ray_interruption_lets_commands_save(tmp_path, start_driver):
     pytest.importorskip("ray")
     process = start_driver("ray")

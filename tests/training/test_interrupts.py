@@ -171,7 +171,7 @@ def test_cut_and_whole_episodes_share_the_count() -> None:
 
         def shortened(actions: Any) -> Any:
             obs, reward, _, truncated, infos = step(actions)
-            ages = [env.unwrapped.steps for env in envs.envs]
+            ages = [guarded.env.unwrapped.steps for guarded in envs.envs]
             ended = np.array([age % (3 * i + 2) == 0 for i, age in enumerate(ages)])
             return obs, reward, ended, truncated, infos
 

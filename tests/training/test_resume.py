@@ -93,7 +93,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return run
 
 
-@pytest.mark.parametrize("name", CASES)
+# Kinds of learner and of environment whose parts another case has.
+_LONG = {"ddqn-cartpole", "a2c-cartpole", "ddqn-breakout", "a2c-breakout", "dau-pusher", "dqn-ou"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in _LONG else ()) for name in CASES],
+)
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     name: str,
     tmp_path: Path,

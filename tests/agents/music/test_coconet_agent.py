@@ -60,7 +60,7 @@ def test_gymnasium_makes_and_draws_it() -> None:
     assert env.unwrapped.render() is None
     shown = gymnasium.make(ID, render_mode="rgb_array", **QUARTERS)
     shown.reset(seed=0)
-    assert shown.render().shape == (4 * 46, 8 * 8, 3)
+    assert shown.render().shape == (444, 260, 3)  # with its axes
 
 
 def test_wrong_options_are_named() -> None:

@@ -293,7 +293,7 @@ def test_refined_environments_have_a_clock() -> None:
     vector = envs.make_vector("semigradient/TimeStep-v0", 2, 0, **options)
     assert clock_of(vector) == Clock(0.005, 0.02, 2.0)
     assert vector.protocol["dt"] == 0.005
-    assert vector.envs[0].unwrapped.tau == 0.005  # type: ignore[attr-defined]
+    assert vector.envs[0].env.unwrapped.tau == 0.005  # type: ignore[attr-defined]
 
 
 def test_impulses_become_densities() -> None:

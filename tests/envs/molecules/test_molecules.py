@@ -140,7 +140,7 @@ def test_the_faces_keep_their_contracts_and_draw() -> None:
     assert infos["action_mask"][0].sum() == 4  # one of four blocks; the empty molecule cannot stop
     vector.step(np.array([0, 1, 2]))
     frame = vector.frames()[0]
-    assert frame.shape == (256, 256, 3)
+    assert frame.shape == (282, 256, 3)  # with its caption
     assert frame.min() < 200
 
 

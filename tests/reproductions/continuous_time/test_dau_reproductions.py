@@ -134,7 +134,12 @@ def test_a_pendulum_run_measures_and_draws() -> None:
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [(dau_cart_pole, ""), (dau_walker, "Box2D"), (dau_cheetah, "mujoco"), (dau_ant, "mujoco")],
+    [
+        (dau_cart_pole, ""),
+        (dau_cheetah, "mujoco"),
+        pytest.param(dau_walker, "Box2D", marks=pytest.mark.slow),
+        pytest.param(dau_ant, "mujoco", marks=pytest.mark.slow),
+    ],
 )
 def test_every_environment_can_be_run(module: Any, package: str) -> None:
     if package:
