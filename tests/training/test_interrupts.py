@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from support.scripted_env import SMALL, Scripted, scripted
 
 SAVING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 EVALUATED = [*SMALL, "--eval-every", "32"]
+
+
+@pytest.fixture(autouse=True)
+def hearing() -> Iterator[None]:
+    """SIGHUP as it usually is: whoever runs the tests behind nohup has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def summary(folder: Path) -> dict[str, Any]:

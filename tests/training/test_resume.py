@@ -94,7 +94,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 # Kinds of learner and of environment whose parts another case has.
-_LONG = {"ddqn-cartpole", "a2c-cartpole", "ddqn-breakout", "a2c-breakout", "dau-pusher", "dqn-ou"}
+_LONG = {
+    *("ddqn-cartpole", "a2c-cartpole", "ddqn-breakout", "a2c-breakout", "ppo-breakout"),
+    *("dau-pusher", "ddpg-pendulum", "dqn-ou"),
+}
 
 
 @pytest.mark.parametrize(
