@@ -32,6 +32,8 @@ def test_mapped_actions_are_of_the_space(dtype: type) -> None:
     box = ActionBox(space)
     rows = torch.cat([2 * torch.rand(200, 3) - 1, torch.ones(1, 3), -torch.ones(1, 3)])
     assert all(space.contains(action) for action in box.to_env(rows))
+    uneven = spaces.Box(dtype(-0.46), dtype(0.02), (1,), dtype)  # middle + half > 0.02 by rounding
+    assert uneven.contains(ActionBox(uneven).to_env(torch.ones(1, 1))[0])
     scalar = ActionBox(spaces.Box(-2, 2, (), dtype))
     assert scalar.to_env(torch.tensor([[0.5]])).tolist() == [1.0]
 
