@@ -23,7 +23,7 @@ from semigradient.errors import require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
 from semigradient.nets.distributions import Distribution, distribution
-from semigradient.training.actions import BoxScale
+from semigradient.training.action_box import BoxScale
 from semigradient.training.agent import (
     AgentContext,
     LearningRate,

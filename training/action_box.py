@@ -1,4 +1,8 @@
-"""Bounded boxes of actions, mapped onto [-1, 1] in every dimension."""
+"""Actions of learners in units of [-1, 1], mapped onto the environment's box.
+
+A policy that begins with means about 0 and a standard deviation of 1 explores a box of [-1, 1].
+Every dimension that has both bounds is mapped from there to its own interval; others stay.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,37 @@ from torch import Tensor
 
 from semigradient.errors import require
 
+_BOUNDLESS = 1e30
+"""Bounds beyond this, such as the largest float32, bound nothing."""
+
+
+class BoxScale:
+    """Actions (B, *shape) of a policy as actions of a box, within its bounds.
+
+    Args:
+        box: of the environment.
+        boundless: size from which on bounds bound nothing.
+    """
+
+    def __init__(self, box: spaces.Box, boundless: float = _BOUNDLESS) -> None:
+        self.low, self.high = box.low, box.high
+        self.dtype = box.dtype
+        low, high = box.low.astype(np.float64), box.high.astype(np.float64)
+        bounded = (np.abs(low) < boundless) & (np.abs(high) < boundless)
+        low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        # Halved first: the sum of the largest numbers is infinite.
+        self.middle, self.half = low / 2 + high / 2, high / 2 - low / 2
+        self.is_unit = not self.middle.any() and bool((self.half == 1).all())
+
+    def __call__(self, actions: np.ndarray) -> np.ndarray:
+        """The box's actions."""
+        if not self.is_unit:
+            actions = (self.middle + self.half * actions).astype(self.dtype)
+        return np.clip(actions, self.low, self.high)
+
 
 class ActionBox:
-    """The affine map between a learner's actions in [-1, 1]^K and those of an environment.
+    """The affine map between a learner's actions in [-1, 1]^K and those of a bounded box.
 
     Attributes:
         dimensions: K.
@@ -34,12 +66,9 @@ class ActionBox:
         assert isinstance(space, spaces.Box)
         self.space, self.dimensions = space, prod(space.shape)
         self.learned = spaces.Box(-1, 1, (self.dimensions,), np.float32)
-        low, high = (bound.astype(np.float64).ravel() for bound in (space.low, space.high))
-        self._low, self._high = low, high
-        self._middle, self._half = low / 2 + high / 2, high / 2 - low / 2
+        self._scale = BoxScale(space, boundless=np.inf)
 
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions (B, *shape) of the environment, of (B, K) in [-1, 1]."""
-        rows = self._middle + self._half * actions.cpu().numpy()
-        inside = np.clip(rows, self._low, self._high)
-        return inside.reshape(-1, *self.space.shape).astype(self.space.dtype)
+        rows = actions.cpu().numpy().reshape(-1, *self.space.shape)
+        return self._scale(rows).astype(self.space.dtype, copy=False)

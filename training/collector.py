@@ -14,7 +14,7 @@ from semigradient.envs import ExactVector
 from semigradient.errors import UserError
 from semigradient.nets.bricks import is_image
 from semigradient.training import parts
-from semigradient.training.actions import BoxScale
+from semigradient.training.action_box import BoxScale
 from semigradient.training.actor_critic import Network
 from semigradient.training.agent import AgentContext, Policy, generator
 from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser

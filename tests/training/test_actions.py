@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from semigradient.training.actions import BoxScale
+from semigradient.training.action_box import BoxScale
 from semigradient.training.build import build
 from semigradient.training.command import make_command
 from support.spaces import registered
