@@ -1,4 +1,4 @@
-"""The exception for user errors.
+"""The exception for user errors, and other troubles told in one line.
 
 Every invalid input (a name, a number, a folder) raises `UserError` before any training starts.
 The scripts print it as a single line and exit with code 2; a traceback indicates a bug.
@@ -6,7 +6,9 @@ The scripts print it as a single line and exit with code 2; a traceback indicate
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -50,3 +52,15 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> NoRe
     listed = ", ".join(known) if len(known) <= 60 else f"{len(known)} names"
     place = f" in {where}" if where else ""
     raise UserError(f"unknown {kind} {name!r}{place}: {hint}known: {listed}")
+
+
+def warn(message: str) -> None:
+    """Print a warning on one line of stderr; a closed one is no reason to stop."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def one_line(problem: BaseException, longest: int | None = None) -> str:
+    """An error's kind and text, on one line; of the text so many characters at most."""
+    text = " ".join(str(problem).split())[:longest]
+    return f"{type(problem).__name__}: {text}" if text else type(problem).__name__

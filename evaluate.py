@@ -9,10 +9,10 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semigradient.errors import UserError, require
+from semigradient.errors import UserError, one_line, require
 from semigradient.training.cli import fail
 from semigradient.training.console import forgiving, say
-from semigradient.training.run_files import one_line, write_json, write_text
+from semigradient.training.run_files import write_json, write_text
 from semigradient.training.summary import summarise
 
 if TYPE_CHECKING:

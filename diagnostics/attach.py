@@ -20,12 +20,11 @@ from semigradient import diagnostics
 from semigradient.diagnostics.examples import Experience
 from semigradient.diagnostics.observer import Findings, Observer, Profile, Stateless, View
 from semigradient.envs import make_vector
-from semigradient.errors import require
+from semigradient.errors import one_line, require, warn
 from semigradient.training.agent import Agent, generator
 from semigradient.training.command import RunConfig
 from semigradient.training.generators import undisturbed
 from semigradient.training.logging import Logger, MetricsFile
-from semigradient.training.sinks import one_line, warn
 
 SEED_OFFSET = 2_000_003
 """Distance between the root seeds of training and of held-out experience."""
@@ -93,7 +92,7 @@ class Attachment:
             for path in draw(self._logger.folder, list(self.observers)):
                 self._logger.image(step, path, f"diagnose/{path.stem}")
         except Exception as problem:  # a picture is no reason to stop training
-            warn(f"diagnostics cannot be drawn ({one_line(problem)})")
+            warn(f"diagnostics cannot be drawn ({one_line(problem, 200)})")
         now = time.monotonic()
         self._next_drawing = now + 20 * (now - started)
 
@@ -139,7 +138,7 @@ class Attachment:
     def _drop(self, name: str, problem: Exception) -> None:
         """Switch an observer off: a measurement is no reason to stop training."""
         del self.observers[name]
-        warn(f"diagnostic {name} failed and is off from here on ({one_line(problem)})")
+        warn(f"diagnostic {name} failed and is off from here on ({one_line(problem, 200)})")
 
     def _findings(self, step: int) -> dict[str, Findings]:
         findings: dict[str, Findings] = {}
@@ -147,7 +146,7 @@ class Attachment:
             try:
                 experience = experience_of(self.agent)
             except Exception as problem:
-                warn(f"no diagnostics at step {step}: no experience ({one_line(problem)})")
+                warn(f"no diagnostics at step {step}: no experience ({one_line(problem, 200)})")
                 return findings
             if experience.times < 2:
                 return findings

@@ -10,9 +10,10 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from semigradient.envs.declared import Mismatch, frame_of, hold, kind
 from semigradient.envs.failures import EnvironmentFailureError
-from semigradient.envs.forms import MASK, Acted, Seen, say
+from semigradient.envs.forms import MASK, Acted, Seen
 from semigradient.envs.guard import EVERY, FIRST
-from semigradient.envs.masks import legal
+from semigradient.envs.masks import everything, legal, missing
+from semigradient.errors import warn
 from semigradient.validate import first_line
 
 _STEP = "five values (observations, rewards, terminated, truncated, infos)"
@@ -98,7 +99,7 @@ class Batched:
         try:
             self.envs.close(**options)
         except Exception as problem:
-            say(f"environment {self.name} raised in close(): {first_line(problem)}")
+            warn(f"environment {self.name} raised in close(): {first_line(problem)}")
 
     def _native(self, actions: np.ndarray) -> Any:
         """In memory of its own, or what the environment does to it is done to the agent's."""
@@ -160,7 +161,7 @@ class Batched:
         given = infos.get(f"_{MASK}", np.ones(self.count, bool))
         if len(masks) != self.count:
             self._refuse(method, f"{len(masks)} action masks", str(self.count))
-        free = np.ones(sum(self.acted.sizes), bool)
+        free = everything(self.acted.sizes)
         rows = [
             free if over[i] else self._legal(method, masks[i] if given[i] else None)
             for i in range(self.count)
@@ -171,11 +172,8 @@ class Batched:
         if mask is None:
             if not self.has_said:
                 self.has_said = True
-                say(
-                    f"environment {self.name} returned no action_mask in {method}(), "
-                    "as it does otherwise: everything counts as legal there"
-                )
-            return np.ones(sum(self.acted.sizes), bool)
+                warn(missing(self.name, method))
+            return everything(self.acted.sizes)
         try:
             return legal(mask, self.acted.sizes)
         except ValueError as problem:

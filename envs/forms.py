@@ -11,8 +11,6 @@ receives what its own space declares, in memory of its own.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -48,12 +46,6 @@ class Parts(spaces.Box):
         )
         super().__init__(low.astype(dtype), high.astype(dtype), dtype=dtype)
         self.parts = tuple(parts)
-
-
-def say(message: str) -> None:
-    """A warning on one line of stderr; never fails."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 class Seen:

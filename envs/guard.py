@@ -17,8 +17,9 @@ import numpy as np
 
 from semigradient.envs.declared import Limits, Mismatch, frame_of, hold, kind
 from semigradient.envs.failures import EnvironmentFailureError
-from semigradient.envs.forms import MASK, Acted, Seen, say
-from semigradient.envs.masks import legal
+from semigradient.envs.forms import MASK, Acted, Seen
+from semigradient.envs.masks import everything, legal, missing
+from semigradient.errors import warn
 from semigradient.validate import first_line, shown
 
 FIRST, EVERY = 10, 100
@@ -133,7 +134,7 @@ class Guarded:
         try:
             self.env.close()
         except Exception as problem:
-            say(f"environment {self.name} raised in close(): {first_line(problem)}")
+            warn(f"environment {self.name} raised in close(): {first_line(problem)}")
 
     def _fits(self, obs: Any) -> bool:
         """Whether an observation is an array of the declared shape and type."""
@@ -152,14 +153,10 @@ class Guarded:
         if mask is None:
             if not self.is_masked:
                 return None
-            message = (
-                f"environment {self.name} returned no action_mask in {method}(), "
-                "as it does otherwise: everything counts as legal there"
-            )
             if "mask" not in self.said:
                 self.said.add("mask")
-                say(message)
-            return np.ones(sum(self.acted.sizes), bool)
+                warn(missing(self.name, method))
+            return everything(self.acted.sizes)
         self.is_masked = True
         try:
             return legal(mask, self.acted.sizes)

@@ -34,6 +34,19 @@ def legal(mask: Any, sizes: Sequence[int]) -> np.ndarray:
     return row
 
 
+def everything(sizes: Sequence[int]) -> np.ndarray:
+    """(Σn,) bool where nothing is forbidden."""
+    return np.ones(sum(sizes), bool)
+
+
+def missing(name: str, method: str) -> str:
+    """The warning about an environment that gives masks, and once gave none."""
+    return (
+        f"environment {name} returned no action_mask in {method}(), as it does otherwise: "
+        "everything counts as legal there"
+    )
+
+
 def _row(mask: Any, sizes: Sequence[int]) -> np.ndarray:
     """The mask as one array (Σn,)."""
     nested = list(mask.values()) if isinstance(mask, Mapping) else mask

@@ -17,11 +17,11 @@ from gymnasium.vector.utils import batch_space
 
 from semigradient.envs.actions import checked
 from semigradient.envs.clock import Clock
-from semigradient.envs.forms import Acted, Seen, say
+from semigradient.envs.forms import Acted, Seen
 from semigradient.envs.guard import Guarded
 from semigradient.envs.single import make_single
 from semigradient.envs.vector import Arrays, ExactVector
-from semigradient.errors import UserError
+from semigradient.errors import UserError, warn
 from semigradient.validate import shown
 
 
@@ -231,5 +231,5 @@ def _forms(envs: list[gymnasium.Env], name: str) -> tuple[Seen, Acted]:
     seen, acted = Seen(first.observation_space, name), Acted(first.action_space, name)
     if seen.left_out:
         texts = ", ".join(f"observation{path}" for path in seen.left_out)
-        say(f"environment {name}: left out, because agents read no texts: {texts}")
+        warn(f"environment {name}: left out, because agents read no texts: {texts}")
     return seen, acted

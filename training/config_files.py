@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from semigradient import agents
-from semigradient.errors import UserError, require, unknown
-from semigradient.training.run_files import one_line
+from semigradient.errors import UserError, one_line, require, unknown
 
 PRESETS = Path(__file__).parent.parent / "presets"
 _LARGEST = 1 << 20  # bytes of a config file: /dev/zero has no end

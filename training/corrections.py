@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
+from semigradient.errors import warn
 from semigradient.optim.temporal_difference import (
     TemporalDifference,
     wants_temporal_difference,
 )
-from semigradient.training.sinks import warn
 
 
 def follows_target(optimizer: object) -> bool:

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from semigradient.errors import require
+from semigradient.errors import one_line, require, warn
 from semigradient.training.console import record
 from semigradient.training.run_files import open_plain
-from semigradient.training.sinks import Sink, one_line, warn
+from semigradient.training.sinks import Sink
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -202,7 +202,8 @@ class Logger:
                 act(sink)
             except Exception as error:
                 self._sinks.remove(sink)
-                text = f"{type(sink).__name__} failed and is off from here on ({one_line(error)})"
+                why = one_line(error, 200)
+                text = f"{type(sink).__name__} failed and is off from here on ({why})"
                 warn(text)
                 record(self.folder, f"warning: {text}")
                 with contextlib.suppress(Exception):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from semigradient.errors import require
+from semigradient.errors import one_line, require
 from semigradient.training import console, parts
 from semigradient.training.agent import Agent
 from semigradient.training.checkpoint import Loaded
@@ -18,7 +18,7 @@ from semigradient.training.evaluation import cut_note, score
 from semigradient.training.lock import RunFolderGoneError, RunLock
 from semigradient.training.logging import Logger
 from semigradient.training.progress import Progress
-from semigradient.training.run_files import one_line, write_json, write_text
+from semigradient.training.run_files import write_json, write_text
 from semigradient.training.saving import Saver
 from semigradient.training.signals import AbandonedError, Signals
 from semigradient.training.summary import summarise

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from semigradient.errors import UserError, require
+from semigradient.errors import UserError, one_line, require
 
 _FOREIGN = "wandb"  # W&B links its own logs into its folder, and we write nothing below it
 
@@ -95,12 +95,6 @@ def open_plain(path: Path, flags: int) -> BinaryIO:
         raise OSError(f"{path}: not a plain file")
     mode = "rb+" if flags & os.O_RDWR else "ab" if flags & os.O_APPEND else "rb"
     return os.fdopen(descriptor, mode, buffering=0)  # type: ignore[return-value]
-
-
-def one_line(problem: BaseException) -> str:
-    """An error's kind and whole text, on one line."""
-    text = " ".join(str(problem).split())
-    return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
 
 
 def unwritable(folder: Path, problem: OSError | ValueError) -> UserError:

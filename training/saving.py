@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 import torch
 
-from semigradient.errors import UserError, require
+from semigradient.errors import UserError, one_line, require
 from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Agent
 from semigradient.training.checkpoint import Loaded
 from semigradient.training.command import Command
-from semigradient.training.run_files import one_line
 
 CHECKPOINTS, POLICY, BEST = "checkpoints", "policy", "best"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import netrc
 import os
-import sys
 import threading
 import time
 import urllib.error
@@ -19,24 +18,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from semigradient.errors import unknown
+from semigradient.errors import one_line, unknown, warn
 from semigradient.training.run_files import write_text
 
 _PREFLIGHT_SECONDS = 4.0  # to learn whether W&B answers at all
 _INIT_SECONDS = 20.0
 _FINISH_SECONDS = 60.0
-
-
-def warn(message: str) -> None:
-    """Print one line; a closed stderr is no reason to stop training."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
-def one_line(error: BaseException) -> str:
-    """Kind and text of an error, on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 class Sink:
@@ -238,7 +225,7 @@ class WandbSink(Sink):
             self._start("online")
         except Exception as error:
             wandb.teardown()  # else its service holds on to the run's id
-            return one_line(error)
+            return one_line(error, 200)
         return None
 
     def truncate_after(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:

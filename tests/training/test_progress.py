@@ -73,7 +73,7 @@ def test_progress_costs_one_look_at_the_clock(monkeypatch: pytest.MonkeyPatch) -
 BAR = """
 import time, sys
 from semigradient.training.progress import Progress
-from semigradient.training.sinks import warn
+from semigradient.errors import warn
 with Progress(1000) as progress:
     for step in range(1001):
         progress.update(step, evaluation=3.25)
