@@ -54,10 +54,10 @@ from semigradient.optim.temporal_difference import (
 from semigradient.training.agent import AgentContext, LearningRate, Policy, generator, maybe_compile
 from semigradient.training.corrections import follows_target, warn_of_limits
 from semigradient.training.gradients import clip_factor, clip_gradients
-from semigradient.training.off_policy import move_towards
 from semigradient.training.prioritised_replay import PrioritisedReplay
 from semigradient.training.replay import Batch
 from semigradient.training.stepping import EnvStepper
+from semigradient.training.targets import move_towards
 
 
 class DQN:

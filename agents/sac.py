@@ -29,14 +29,10 @@ from semigradient.training.agent import (
     generator,
     maybe_compile,
 )
-from semigradient.training.off_policy import (
-    OffPolicyCollector,
-    OffPolicyConfig,
-    descend,
-    move_towards,
-)
+from semigradient.training.off_policy import OffPolicyCollector, OffPolicyConfig, descend
 from semigradient.training.replay import Batch
 from semigradient.training.returns import td_target
+from semigradient.training.targets import move_towards
 
 _LOG_STD = (-20.0, 2.0)  # bounds of the published code
 

@@ -39,6 +39,7 @@ from semigradient.training.gradients import clip_factor, clip_gradients
 from semigradient.training.replay import Batch, Replay
 from semigradient.training.returns import td_target
 from semigradient.training.stepping import EnvStepper
+from semigradient.training.targets import move_towards
 
 _ILLEGAL = -1e9  # finite, so that p log p of an illegal action is 0 and not NaN
 
@@ -246,7 +247,7 @@ class SoftQ:
             norm = clip_gradients(self._learned, config.max_grad_norm)
         show(self.optimizer, lambda: self._shown(batch, target, norm))
         self.optimizer.step()
-        self._move_targets()
+        move_towards(self.targets, self._critics(), config.target_rate)
         self.updates += 1
         mean_entropy = entropy.detach().mean()
         return {"loss": critic_loss.detach(), "value": target.mean(), "entropy": mean_entropy}
@@ -300,14 +301,6 @@ class SoftQ:
     def _smaller(self, critics: nn.ModuleList, obs: Tensor) -> Tensor:
         """The smallest of the estimates (m, A)."""
         return _smallest([critic(obs) for critic in critics])
-
-    @torch.no_grad()
-    def _move_targets(self) -> None:
-        old, new = (
-            [parameter.data for parameter in critics.parameters()]
-            for critics in (self.targets, self._critics())
-        )
-        torch._foreach_lerp_(old, new, self.config.target_rate)
 
     def _towers(self, space: spaces.Box) -> dict[str, nn.Module]:
         config = self.config

@@ -25,6 +25,9 @@ from semigradient.errors import UserError, warn
 from semigradient.validate import shown
 
 
+_BYTES = struct.Struct("d").pack
+
+
 class SyncVector(ExactVector):
     """B copies of a Gymnasium environment, exactly resumable through their running episodes.
 
@@ -70,7 +73,7 @@ class SyncVector(ExactVector):
         self._actions: list[list[Any]] = [[] for _ in range(num_envs)]
         self._masks: np.ndarray | None = None
         # A digest of what each running episode returned: its replay must return the same.
-        self._trails = np.zeros(num_envs, dtype=np.uint32)
+        self._trails = [0] * num_envs
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -109,8 +112,9 @@ class SyncVector(ExactVector):
         for index, env in enumerate(self.envs):
             action = listed[index]
             self._actions[index].append(action)
-            current, rewards[index], ended, cut, mask = env.step(action)
-            self._note(index, current, rewards[index])
+            current, reward, ended, cut, mask = env.step(action)
+            rewards[index] = reward
+            self._note(index, current, reward)
             if ended or cut:
                 terminated[index], truncated[index] = ended, cut
                 if final_obs is None:
@@ -133,7 +137,7 @@ class SyncVector(ExactVector):
             "seed": self.seed,
             "resets": self.resets.copy(),
             "last_obs": self.last_obs.copy(),
-            "trails": self._trails.copy(),
+            "trails": np.array(self._trails, np.uint32),
             "actions": {str(i): np.asarray(actions) for i, actions in enumerate(self._actions)},
             "masks": None if self._masks is None else self._masks.copy(),
         }
@@ -157,7 +161,7 @@ class SyncVector(ExactVector):
                 if mask is not None:
                     self._set_mask(index, mask)
         exact = np.array_equal(self.last_obs, state["last_obs"])
-        exact &= np.array_equal(self._trails, state.get("trails", self._trails))
+        exact &= list(state.get("trails", self._trails)) == self._trails
         if not exact:
             self.reset()
         return exact
@@ -185,10 +189,9 @@ class SyncVector(ExactVector):
             self._masks[index] = True
         return obs
 
-    def _note(self, index: int, obs: Any, reward: float) -> None:
-        row = np.ascontiguousarray(obs)
-        digest = zlib.crc32(row.data, int(self._trails[index]))
-        self._trails[index] = zlib.crc32(struct.pack("d", reward), digest)
+    def _note(self, index: int, obs: np.ndarray, reward: float) -> None:
+        row = obs if obs.flags.c_contiguous else np.ascontiguousarray(obs)
+        self._trails[index] = zlib.crc32(_BYTES(reward), zlib.crc32(row.data, self._trails[index]))
 
     def _set_mask(self, index: int, mask: np.ndarray) -> None:
         if self._masks is None:

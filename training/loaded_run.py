@@ -21,7 +21,7 @@ from semigradient.training.cli import parse
 from semigradient.training.command import Command
 from semigradient.training.evaluation import SEED_OFFSET, Scores, score
 from semigradient.training.generators import seed_all, undisturbed
-from semigradient.training.saving import BEST, CHECKPOINTS, POLICY, fit
+from semigradient.training.saving import BEST, CHECKPOINTS, POLICY, fit, save_policy
 from semigradient.validate import Natural, conform
 
 
@@ -201,7 +201,6 @@ def _from_checkpoint(folder: Path, command: Command, reason: str) -> LoadedRun:
     loaded = checkpoint.load(place, command.identity(), command.absent())
     fit(lambda: parts.load(agent, loaded.state["agent"]), loaded)
     with contextlib.suppress(OSError):  # the folder may be read-only
-        state = {"policy": parts.policy_state(agent)}
-        checkpoint.save(folder / POLICY, loaded.step, state, command.identity(), keep=1)
+        save_policy(folder / POLICY, loaded.step, agent, command)
     notes = [*loaded.skipped, f"{reason}; taken from the checkpoint of step {loaded.step}"]
     return LoadedRun(folder, command, agent, replace(loaded, skipped=notes))

@@ -19,7 +19,7 @@ from semigradient.training.lock import RunFolderGoneError, RunLock
 from semigradient.training.logging import Logger
 from semigradient.training.progress import Progress
 from semigradient.training.run_files import write_json, write_text
-from semigradient.training.saving import Saver
+from semigradient.training.saving import Saver, Stateful
 from semigradient.training.signals import AbandonedError, Signals
 from semigradient.training.summary import summarise
 
@@ -47,7 +47,7 @@ class Outcome:
     problem: BaseException | None = None
 
 
-class Observers(Protocol):
+class Observers(Stateful, Protocol):
     """Observers of a run, such as `diagnostics.attach.Attachment`."""
 
     def open(self, logger: Logger) -> None:
@@ -68,14 +68,6 @@ class Observers(Protocol):
 
     def close(self) -> None:
         """Close files."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that makes the next measurement identical."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state."""
         ...
 
 

@@ -161,14 +161,6 @@ def _rows(obs: np.ndarray) -> np.ndarray:
     return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
 
 
-@torch.no_grad()
-def move_towards(targets: nn.Module, networks: nn.Module, rate: float) -> None:
-    """Targets take in a share `rate` of the networks' parameters."""
-    pairs = zip(targets.parameters(), networks.parameters(), strict=True)
-    old, new = zip(*pairs, strict=True)
-    torch._foreach_lerp_(old, new, rate)
-
-
 def descend(
     optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[nn.Parameter]
 ) -> None:

@@ -121,9 +121,14 @@ class Saver:
             self.observers.load_state_dict(state.get("observers", {}))
 
     def _save_policy(self, name: str) -> None:
-        state = {"policy": parts.policy_state(self.agent)}
-        step, identity = self.agent.progress.steps, self.command.identity()
-        checkpoint.save(self.folder / name, step, state, identity, keep=1)
+        step = self.agent.progress.steps
+        save_policy(self.folder / name, step, self.agent, self.command)
+
+
+def save_policy(folder: Path, step: int, agent: Agent, command: Command) -> None:
+    """Save the small part of a checkpoint that evaluation needs; older ones go."""
+    state = {"policy": parts.policy_state(agent)}
+    checkpoint.save(folder, step, state, command.identity(), keep=1)
 
 
 def fit(take: Any, loaded: Loaded) -> None:

@@ -26,6 +26,7 @@ from semigradient.optim.temporal_difference import TargetNetwork, TemporalDiffer
 from semigradient.training.agent import AgentContext, Policy
 from semigradient.training.corrections import show, warn_of_limits
 from semigradient.training.replay import Batch
+from semigradient.training.targets import move_towards
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class DDPG:
         show(self.optimizers["actor"], list)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        self._move_targets()
+        if self.targets is not self.networks:
+            move_towards(self.targets, self.networks, self.config.target_rate)
         self.updates += 1
         return loss.detach(), prediction.detach()
 
@@ -146,10 +148,3 @@ class DDPG:
         action = self.targets["actor"](batch.next_obs)
         bootstrap = self.targets["critic"](batch.next_obs, action).squeeze(1)
         return batch.reward + batch.discount * bootstrap
-
-    @torch.no_grad()
-    def _move_targets(self) -> None:
-        if self.targets is not self.networks:
-            pairs = zip(self.targets.parameters(), self.networks.parameters(), strict=True)
-            old, new = zip(*pairs, strict=True)
-            torch._foreach_lerp_(old, new, self.config.target_rate)

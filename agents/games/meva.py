@@ -40,6 +40,7 @@ from semigradient.errors import UserError, require
 from semigradient.nets.meta_value import MetaValueNetwork
 from semigradient.training.agent import AgentContext, Count, Policy, generator
 from semigradient.training.returns import lambda_return, td_target
+from semigradient.training.targets import move_towards
 
 
 @dataclass(frozen=True)
@@ -384,9 +385,7 @@ class MeVa:
         loss.backward()
         self.optimizer.step()
         if config.target_rate < 1:
-            pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
-            for slow, fast in pairs:
-                slow.data.lerp_(fast.data, config.target_rate)
+            move_towards(self.target, self.network, config.target_rate)
         return loss.detach() / config.models
 
     def _update(self, obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:

@@ -46,6 +46,7 @@ from semigradient.training.agent import (
     generator,
 )
 from semigradient.training.gradients import clip_gradients
+from semigradient.training.targets import move_towards
 
 __all__ = ["Config", "GFlowNet"]
 
@@ -367,11 +368,10 @@ class GFlowNet:
         """An average moves a little at each step, a copy all the way now and then."""
         if self.target is None:
             return
-        pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
         if self.config.target == "ema":
-            for old, new in pairs:
-                old.lerp_(new, self.config.target_rate)
+            move_towards(self.target, self.network, self.config.target_rate)
         elif (self.updates + 1) % self.config.target_period == 0:
+            pairs = zip(self.target.parameters(), self.network.parameters(), strict=True)
             for old, new in pairs:
                 old.copy_(new)
 

@@ -131,7 +131,9 @@ def draw(agent: FlowAgent, count: int, seed: int = 0, paths: int = 0) -> Samples
     log_policy = None if table is None else policy_table(table, agent.network)
     built = _build(rules, look, log_policy, count, random)
     objects = built.objects
-    figures = {**_figures(agent.source, objects), **_flow_figures(agent, built, log_policy)}
+    names, score = agent.source.names(objects), agent.source.score(objects)
+    figures = _figures(agent.source, objects, names, score)
+    figures |= _flow_figures(agent, built, log_policy)
     exact = paths == 0 and (table is not None or _is_exact(rules, objects))
     if not exact:
         log_prob = _estimated(rules, look, objects, paths or 32, random)
@@ -141,8 +143,8 @@ def draw(agent: FlowAgent, count: int, seed: int = 0, paths: int = 0) -> Samples
         log_prob = torch.cat([log_terminal(rules, look, p) for p in objects.split(_AT_ONCE)])
     return Samples(
         objects.cpu(),
-        agent.source.names(objects),
-        agent.source.score(objects).double().cpu(),
+        names,
+        score.double().cpu(),
         (agent.reward_exponent * rules.log_reward(objects)).cpu(),
         log_prob.cpu(),
         exact,
@@ -229,9 +231,10 @@ def _estimated(
     return torch.cat(found)
 
 
-def _figures(rules: Construction, objects: Tensor) -> dict[str, float]:
-    """How good and how different the objects are."""
-    names, score = rules.names(objects), rules.score(objects)
+def _figures(
+    rules: Construction, objects: Tensor, names: list[str], score: Tensor
+) -> dict[str, float]:
+    """How good and how different the objects (n,) of these names and scores are."""
     first: dict[str, int] = {}
     for index, name in enumerate(names):
         first.setdefault(name, index)
