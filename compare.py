@@ -91,7 +91,7 @@ def validate(options: argparse.Namespace) -> None:
     comparisons.check_flags(options.extra)
     comparisons.check_names(options.agent, options.optim, options.env)
     require(
-        options.tune_seeds is None or any(read_grid(text).swept for text in options.optim),
+        options.tune_seeds is None or _is_swept(options),
         f"--tune-seeds {options.tune_seeds}: no --optim has several values",
     )
     comparisons.check_seeds(options.seed_list or (), _tune_seeds(options))
@@ -99,8 +99,13 @@ def validate(options: argparse.Namespace) -> None:
 
 def _tune_seeds(options: argparse.Namespace) -> range:
     """The seeds to choose settings on; none without a grid."""
-    swept = any(read_grid(text).swept for text in options.optim)
-    return tuning.seeds((options.tune_seeds or tuning.DEFAULT_SEEDS) * swept)
+    count = options.tune_seeds or tuning.DEFAULT_SEEDS
+    return tuning.seeds(count if _is_swept(options) else 0)
+
+
+def _is_swept(options: argparse.Namespace) -> bool:
+    """Whether an optimizer has several values of an option."""
+    return any(read_grid(text).swept for text in options.optim)
 
 
 def run(options: argparse.Namespace, command: str, commands: Commands) -> Comparison:

@@ -157,9 +157,8 @@ class A2C:
             )
             self.optimizer.zero_grad()
             loss.backward()
-            norm = loss.new_zeros(())
-            if config.max_grad_norm > 0:
-                norm = clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+            limit, parameters = config.max_grad_norm, list(self.network.parameters())
+            norm = clip_gradients(parameters, limit) if limit > 0 else loss.new_zeros(())
             show(self.optimizer, lambda: [self._critic(rollout.flat("obs"), return_, norm)])
             self.optimizer.step()
         return {

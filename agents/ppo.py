@@ -228,9 +228,8 @@ class PPO:
                 break
             self.optimizer.zero_grad()
             loss.backward()
-            norm = loss.new_zeros(())
-            if config.max_grad_norm > 0:
-                norm = clip_gradients(parameters, config.max_grad_norm)
+            limit = config.max_grad_norm
+            norm = clip_gradients(parameters, limit) if limit > 0 else loss.new_zeros(())
             show(self.optimizer, partial(self._critic, batch, norm))
             self.optimizer.step()
         means = dict(zip(_SCALARS, torch.stack(seen).mean(0), strict=True))

@@ -242,9 +242,8 @@ class SoftQ:
             loss = loss + temperature_loss(self.log_temperature, entropy, wanted).mean()
         self.optimizer.zero_grad()
         loss.backward()
-        norm = alpha * 0
-        if config.max_grad_norm > 0:
-            norm = clip_gradients(self._learned, config.max_grad_norm)
+        limit = config.max_grad_norm
+        norm = clip_gradients(self._learned, limit) if limit > 0 else loss.new_zeros(())
         show(self.optimizer, lambda: self._shown(batch, target, norm))
         self.optimizer.step()
         move_towards(self.targets, self._critics(), config.target_rate)

@@ -24,7 +24,6 @@ from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError, warn
 from semigradient.validate import shown
 
-
 _BYTES = struct.Struct("d").pack
 
 

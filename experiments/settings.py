@@ -74,11 +74,7 @@ def read_grid(text: str) -> Grid:
     Raises:
         UserError: another form, an option twice, or one value twice.
     """
-    name, _, options = text.partition(":")
-    ours = name in optimizers.OPTIMIZERS or name == DEFAULT_OPTIMIZER
-    if name and not ours and options.partition(":")[0].isidentifier():
-        attribute, _, options = options.partition(":")
-        name = f"{name}:{attribute}"
+    name, options = optimizers.named(text, (DEFAULT_OPTIMIZER,))
     values: dict[str, list[str]] = {}
     for word in options.split(",") if options else []:
         key, equals, value = word.partition("=")

@@ -86,14 +86,24 @@ def split(text: str) -> tuple[str, list[str]]:
 
     "module:Config" is a name by itself, and takes options after another colon.
     """
-    name, _, options = text.partition(":")
-    if name not in OPTIMIZERS and name != NO_OPTIMIZER and ":" in text:
-        attribute, _, options = options.partition(":")
-        name = f"{name}:{attribute}"
+    name, options = named(text, (NO_OPTIMIZER,))
     pairs = [word.partition("=") for word in options.split(",")] if options else []
     for key, _, value in pairs:
         require(bool(key and value), f"--optim {text!r}: accepted is NAME:KEY=VALUE,KEY=VALUE")
     return name, flags({key: value for key, _, value in pairs})
+
+
+def named(text: str, further: Iterable[str] = ()) -> tuple[str, str]:
+    """Name, and what stands behind its colon; "module:Config" is a name by itself.
+
+    `further` are names besides those of optimizers.
+    """
+    name, _, options = text.partition(":")
+    is_known = name in OPTIMIZERS or name in further
+    if name and not is_known and options.partition(":")[0].isidentifier():
+        attribute, _, options = options.partition(":")
+        name = f"{name}:{attribute}"
+    return name, options
 
 
 def flags(options: Mapping[str, str]) -> list[str]:

@@ -35,7 +35,7 @@ from semigradient.optim.corrections import (
     joint_beta,
 )
 from semigradient.optim.derivatives import SemiGradient
-from semigradient.optim.foreach import decay_weights, descend, evaluate
+from semigradient.optim.foreach import decay_weights, descend, evaluate, joint_norm
 from semigradient.optim.forms import Form, Motion
 from semigradient.optim.kronecker import KroneckerFactors
 from semigradient.optim.low_rank import RecentRows
@@ -174,7 +174,7 @@ class CorrectedMomentum(torch.optim.Optimizer):
         states = [self.state[p] for p in self._params() if "mu" in self.state[p]]
         if not states:
             return 0.0
-        return float(_norm([s["eta"] for s in states]) / _norm([s["mu"] for s in states]))
+        return float(joint_norm([s["eta"] for s in states]) / joint_norm([s["mu"] for s in states]))
 
     def _take(self, batch: TemporalDifference, loss: SemiGradient | None) -> list[str]:
         """Take in a minibatch; return the names of this optimizer's parameters in its module."""
@@ -258,8 +258,8 @@ class CorrectedMomentum(torch.optim.Optimizer):
         """Shorten eta, all of it by one factor, to `guard` times the length of mu."""
         if self.guard > 0:
             eta, mu = (self._states(key, list(self._params())) for key in ("eta", "mu"))
-            limit = self.guard * _norm(mu)
-            torch._foreach_mul_(eta, (limit / _norm(eta).clamp_min(1e-38)).clamp(max=1.0))
+            limit = self.guard * joint_norm(mu)
+            torch._foreach_mul_(eta, (limit / joint_norm(eta).clamp_min(1e-38)).clamp(max=1.0))
 
     def _move(self, group: dict[str, Any]) -> None:
         """Move the parameters by -lr (mu - eta)."""
@@ -375,8 +375,3 @@ class CorrectedMomentum(torch.optim.Optimizer):
 
     def _states(self, key: str, params: list[Tensor]) -> list[Tensor]:
         return [self.state[p][key] for p in params]
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """Joint Euclidean length of tensors: 0-dim."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

@@ -44,3 +44,8 @@ def descend(lr: float | Tensor, params: list[Tensor], direction: list[Tensor]) -
         torch._foreach_sub_(params, torch._foreach_mul(direction, lr))
     else:
         torch._foreach_add_(params, direction, alpha=-lr)
+
+
+def joint_norm(tensors: list[Tensor]) -> Tensor:
+    """Euclidean length of all tensors together: 0-dim."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from semigradient.optim.foreach import joint_norm
+
 
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
@@ -16,7 +18,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     the gradients of a small network; 0 only measures.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = joint_norm(gradients)
     if norm.device.type == "cpu" and norm <= max_norm:
         return norm  # to look costs nothing here, to multiply by one does
     if max_norm > 0:

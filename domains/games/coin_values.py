@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from semigradient.envs.games.coin_game import MOVES, CoinGameState
+from semigradient.envs.games.coin_players import Scripted
 from semigradient.errors import require
 
 ACTIONS = len(MOVES)
@@ -76,6 +77,11 @@ class CoinValues:
     ) -> Tensor:
         """Numbers (B,) of games by cells on the board, each (B,)."""
         return self.number(self._minus(other, own), self._minus(coin, own), owner, memory)
+
+    def policy(self, player: Scripted) -> Tensor:
+        """A scripted player's probabilities (S, 4), which no memory changes."""
+        other, coin, owner, _ = self.parts(torch.arange(self.states))
+        return player.probabilities[torch.zeros_like(other), other, coin, owner]
 
     def pair(self, first: Tensor, second: Tensor, horizon: int, discount: float = 1.0) -> Values:
         """Returns of two policies (S, 4), each by its own view; differentiable."""

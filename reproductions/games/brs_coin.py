@@ -61,17 +61,16 @@ def train(agent: str, options: dict[str, Any], steps: int, seeds: int) -> dict[s
     return {"policies": np.array(policies)}
 
 
-def table(values: CoinValues, name: str) -> Tensor:
-    """A scripted player as a policy (S, 4)."""
-    other, coin, owner, _ = values.parts(torch.arange(values.states))
-    return scripted(CoinGame(), name).probabilities[torch.zeros_like(other), other, coin, owner]
+def scripted_policy(values: CoinValues, name: str) -> Tensor:
+    """A player of `SCRIPTED` as a policy (S, 4)."""
+    return values.policy(scripted(CoinGame(), SCRIPTED[name]))
 
 
 def against(values: CoinValues, policy: Tensor, rival: str) -> Tensor:
     """Returns per step (2,), the policy's first."""
     if rival == "best response":
         return values.best_response(policy, HORIZON).start / HORIZON
-    other = policy if rival == "itself" else table(values, SCRIPTED[rival])
+    other = policy if rival == "itself" else scripted_policy(values, rival)
     return values.pair(policy, other, HORIZON).start / HORIZON
 
 
@@ -88,7 +87,7 @@ def battery(policies: Array) -> Array:
 def league(policies: dict[str, Array]) -> tuple[list[str], Array]:
     """Names, and returns per step (players, players) of the first against the second."""
     values = CoinValues()
-    players = {name: table(values, script) for name, script in SCRIPTED.items()}
+    players = {name: scripted_policy(values, name) for name in SCRIPTED}
     for variant, found in policies.items():
         for seed, policy in enumerate(found):
             players[f"{variant} {seed}"] = torch.from_numpy(policy)

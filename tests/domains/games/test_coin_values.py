@@ -22,11 +22,6 @@ VALUES = CoinValues()
 GAME = CoinGame()
 
 
-def table(name: str) -> Tensor:
-    other, coin, owner, _ = VALUES.parts(torch.arange(VALUES.states))
-    return scripted(GAME, name).probabilities[torch.zeros_like(other), other, coin, owner]
-
-
 def drawn(seed: int) -> Tensor:
     """A policy that depends on everything, its memories included."""
     random = torch.Generator().manual_seed(seed)
@@ -39,10 +34,15 @@ def test_scripted_pairs_and_best_responses_equal_the_oracle(discount: float) -> 
     oracle = Oracle(GAME)
     for name in ("always-cooperate-far", "random"):
         exact = oracle.pair(scripted(GAME, name), scripted(GAME, "always-defect"), discount)
-        found = VALUES.pair(table(name), table("always-defect"), GAME.horizon, discount)
+        found = VALUES.pair(
+            VALUES.policy(scripted(GAME, name)),
+            VALUES.policy(scripted(GAME, "always-defect")),
+            GAME.horizon,
+            discount,
+        )
         torch.testing.assert_close(found.start, exact.values)
         best = oracle.best_response(scripted(GAME, name), discount)
-        reply = VALUES.best_response(table(name), GAME.horizon, discount)
+        reply = VALUES.best_response(VALUES.policy(scripted(GAME, name)), GAME.horizon, discount)
         torch.testing.assert_close(reply.start[1], best.values[0])
 
 
