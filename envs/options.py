@@ -68,7 +68,7 @@ class Options:
         """Raise `UserError` for incompatible values."""
 
     def make(self, device: str = "cpu") -> Any:
-        """The environment's core, on a device."""
+        """The environment's core, on a device: each class of options has its own."""
         raise NotImplementedError
 
 

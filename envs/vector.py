@@ -28,7 +28,7 @@ class ExactVector(VectorEnv):
     """Common interface of the vector environments that agents see.
 
     Subclasses step B environments with SAME_STEP autoreset, choose every seed through
-    `next_seed`, and keep `last_obs` (B, *observation).
+    `next_seed`, keep `last_obs` (B, *observation), and have a state and frames of their own.
 
     Attributes:
         seed: root of all episode seeds.

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from semigradient.commands import train
 from semigradient.training import checkpoint
 from support.commands import QUIET, ROOT
 from support.states import differences
@@ -33,6 +34,17 @@ def writing(file, step, values):
 checkpoint.save, MetricsFile.write = saving, writing
 sys.exit(train(sys.argv[1:]))
 """
+
+
+def tiny_run(folder: Path, steps: int) -> Path:
+    """A finished run of a learner of a few numbers, with checkpoints every 32 steps."""
+    flags = (
+        f"--agent dqn --env CartPole-v1 --steps {steps} --eval-episodes 1 --checkpoint-every 32 "
+        "--hidden 4 --learning-starts 8 --train-every 8 --gradient-steps 1 --batch-size 4 "
+        "--buffer-size 64"
+    )
+    assert train([*flags.split(), *QUIET, "--run-dir", str(folder)]) == 0
+    return folder
 
 
 def kill_after_first_checkpoint(*arguments: object) -> None:

@@ -15,20 +15,14 @@ import pytest
 from semigradient.commands import train
 from semigradient.envs import make_vector
 from support.commands import QUIET
+from support.runs import tiny_run
 from support.scripted_env import SMALL, Scripted, scripted
-
-_TINY = (
-    "--agent dqn --env CartPole-v1 --steps 64 --eval-episodes 1 --checkpoint-every 32 --hidden 4 "
-    "--learning-starts 8 --train-every 8 --gradient-steps 1 --batch-size 4 --buffer-size 64"
-)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that no test changes."""
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert train([*_TINY.split(), *QUIET, "--run-dir", str(folder)]) == 0
-    return folder
+    return tiny_run(tmp_path_factory.mktemp("runs") / "finished", steps=64)
 
 
 def _version(provenance: dict[str, Any]) -> str:

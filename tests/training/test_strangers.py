@@ -11,27 +11,19 @@ from pathlib import Path
 import pytest
 
 from semigradient import evaluate
-from semigradient.commands import train
 from semigradient.errors import UserError
 from semigradient.training import checkpoint
 from semigradient.training.checkpoint import load, save
 from semigradient.training.loaded_run import load_run
 from semigradient.training.run_files import read_json, write_json
-from support.commands import QUIET
+from support.runs import tiny_run
 from support.training import refused
-
-_TINY = (
-    "--agent dqn --env CartPole-v1 --steps 32 --eval-episodes 1 --checkpoint-every 32 --hidden 4 "
-    "--learning-starts 8 --train-every 8 --gradient-steps 1 --batch-size 4 --buffer-size 64"
-)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that no test changes."""
-    folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert train([*_TINY.split(), *QUIET, "--run-dir", str(folder)]) == 0
-    return folder
+    return tiny_run(tmp_path_factory.mktemp("runs") / "finished", steps=32)
 
 
 @pytest.fixture
