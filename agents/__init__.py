@@ -195,15 +195,9 @@ _OURS: dict[str, Entry] = {
         {"rule": "pola"},
         preset="learning-rule",
     ),
-    "sb3-dqn": Entry(
-        "semigradient.agents.sb3.adapter:SB3", "stable-baselines3's DQN", {"algorithm": "dqn"}
-    ),
-    "sb3-ppo": Entry(
-        "semigradient.agents.sb3.adapter:SB3", "stable-baselines3's PPO", {"algorithm": "ppo"}
-    ),
-    "sb3-a2c": Entry(
-        "semigradient.agents.sb3.adapter:SB3", "stable-baselines3's A2C", {"algorithm": "a2c"}
-    ),
+    "sb3-dqn": Entry("semigradient.agents.sb3.dqn:DQN", "stable-baselines3's DQN"),
+    "sb3-ppo": Entry("semigradient.agents.sb3.ppo:PPO", "stable-baselines3's PPO"),
+    "sb3-a2c": Entry("semigradient.agents.sb3.a2c:A2C", "stable-baselines3's A2C"),
 }
 
 

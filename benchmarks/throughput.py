@@ -33,7 +33,6 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from semigradient.agents.sb3.config import arguments
 from semigradient.benchmarks import continuous_control
 from semigradient.errors import UserError, require
 from semigradient.training.agent import Agent
@@ -133,7 +132,7 @@ def make_theirs(case: Case, ours: Command, device: str) -> Any:
         return continuous_control.sb3_model(ours, device)
     num_envs = ours.run.num_envs
     command = _parse(f"sb3-{case.algorithm}", case.env, case.theirs)
-    chosen = arguments(command.agent)
+    chosen = command.agent.arguments()
     images = case.env.startswith("ALE/")
     if case.algorithm == "a2c" and images:
         chosen["policy_kwargs"] |= {

@@ -1,4 +1,4 @@
-"""stable-baselines3's DQN, PPO and A2C behind this toolkit's agent protocol.
+"""stable-baselines3's algorithms behind this toolkit's agent protocol.
 
 They see the same environments, optimizers, seeds and evaluation as our own agents, so their
 scores are comparable. Networks, losses, memories and exploration are SB3's.
@@ -11,21 +11,21 @@ fresh episode, and NumPy's global generator, which SB3 draws from, starts again 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from semigradient.agents.sb3.bridge import Bridge
-from semigradient.agents.sb3.config import Config, arguments, share_left
+from semigradient.agents.sb3.config import Common, share_left
 from semigradient.agents.sb3.zip_parameters import read_zip
 from semigradient.errors import UserError, require
 from semigradient.training.agent import AgentContext, Policy, load_optimizer_state, optimizer_state
@@ -60,15 +60,18 @@ def _shows_images(space: spaces.Box) -> bool:
     return images
 
 
-class SB3:
+class SB3(ABC):
     """One of SB3's algorithms, a collect-and-train cycle at a time."""
 
+    ALGORITHM: ClassVar[Any]
+    """SB3's class."""
     POLICY = ("model.policy",)
 
-    def __init__(self, config: Config, setup: AgentContext) -> None:
-        self.config, self.setup, self.timers = config, setup, setup.timers
+    def __init__(self, config: Common, setup: AgentContext) -> None:
+        self.config: Any = config
+        self.setup, self.timers = setup, setup.timers
         require(not setup.compile, "compile=True: SB3's updates cannot be compiled")
-        _check_action_space(config.algorithm, setup.envs.single_action_space)
+        self.check_action_space(setup.envs.single_action_space)
         self.bridge = Bridge(setup.envs, setup.timers, config.clip_rewards)
         images = _shows_images(setup.envs.single_observation_space)
         require(
@@ -85,12 +88,9 @@ class SB3:
             )
         self._rate = 0.0  # known once the optimizer exists; SB3 needs one before
         scale = share_left(config.schedule)
-        chosen = arguments(config)
-        if config.algorithm == "dqn" and not setup.learning:
-            chosen["buffer_size"] = setup.envs.num_envs
+        chosen = self.arguments(config, setup)
         chosen["policy_kwargs"]["optimizer_class"] = self._make_optimizer
-        algorithms: dict[str, Callable[..., Any]] = {"dqn": DQN, "ppo": PPO, "a2c": A2C}
-        self.model = algorithms[config.algorithm](
+        self.model = self.ALGORITHM(
             "CnnPolicy" if images else "MlpPolicy",
             self.bridge if self.normaliser is None else self.normaliser,
             learning_rate=lambda remaining: self._rate * scale(remaining),
@@ -107,43 +107,31 @@ class SB3:
                 self._import(read_zip(Path(config.import_zip)))
             self._start()
 
+    @staticmethod
+    @abstractmethod
+    def check_action_space(space: spaces.Space) -> None:
+        """`UserError` unless the algorithm has a distribution for these actions."""
+
+    @staticmethod
+    def arguments(config: Common, setup: AgentContext) -> dict[str, Any]:
+        """Keyword arguments of SB3's class."""
+        return config.arguments()
+
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One cycle of SB3's `learn`; what SB3 stores while acting counts as acting."""
-        model = self.model
         with self.timers("act"):
-            if self.config.algorithm == "dqn":
-                model.collect_rollouts(
-                    model.env,
-                    callback=self._callback,
-                    train_freq=model.train_freq,
-                    replay_buffer=model.replay_buffer,
-                    learning_starts=model.learning_starts,
-                )
-            else:
-                model.collect_rollouts(
-                    model.env, self._callback, model.rollout_buffer, n_rollout_steps=model.n_steps
-                )
-                model._update_current_progress_remaining(model.num_timesteps, self._total)
+            self._collect()
         with self.timers("learn"):
-            if self.config.algorithm != "dqn":
-                model.train()
-            elif model.num_timesteps > model.learning_starts:
-                model.train(gradient_steps=model.gradient_steps, batch_size=model.batch_size)
+            self._learn()
         return self._scalars()
 
     def policy(self, deterministic: bool = True) -> Policy:
-        """SB3's own prediction; DQN explores, unless deterministic, as at the end of the run."""
-        rng = np.random.default_rng((self.setup.seed, 3))
-        explore = self.config.exploration_final_eps if self.config.algorithm == "dqn" else 0.0
+        """SB3's own prediction."""
 
         def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
             if self.normaliser is not None:
                 obs = self.normaliser.normalize_obs(obs)  # type: ignore[assignment]
             actions, _ = self.model.policy.predict(obs, deterministic=deterministic)
-            if explore and not deterministic:
-                random = rng.random(len(actions)) < explore
-                count = int(self.setup.envs.single_action_space.n)  # type: ignore[attr-defined]
-                actions = np.where(random, rng.integers(count, size=len(actions)), actions)
             return actions
 
         return act
@@ -155,7 +143,7 @@ class SB3:
             state["obs_moments"] = _moments(self.normaliser.obs_rms)
         return state
 
-    def load_policy_state(self, state: dict[str, Any]) -> None:
+    def load_policy_state(self, state: Mapping[str, Any]) -> None:
         """Load what `policy_state` gave."""
         self.model.policy.load_state_dict(state["policy"])
         if "obs_moments" in state and self.normaliser is not None:
@@ -170,20 +158,15 @@ class SB3:
             "updates": int(self.model._n_updates),
             "resets": self.setup.envs.resets.copy(),
         }
-        if self.config.algorithm == "dqn":
-            state["calls"] = int(self.model._n_calls)
         if self.normaliser is not None:
             state["return_moments"] = _moments(self.normaliser.ret_rms)
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what was learned, in fresh episodes and with an empty memory."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what was learned, in fresh episodes."""
         model = self.model
         load_optimizer_state(model.policy.optimizer, state["optimizer"])
         model._n_updates = state["updates"]
-        if self.config.algorithm == "dqn":
-            model._n_calls = state["calls"]
-            model.replay_buffer.reset()
         # The reset counts decide the seeds: continue with unused seeds.
         self.setup.envs.resets[:] = state["resets"]
         self.bridge.episodes = []
@@ -194,9 +177,14 @@ class SB3:
             _load_moments(self.normaliser.ret_rms, state["return_moments"])
         model.num_timesteps = state["steps"]
         model._update_current_progress_remaining(model.num_timesteps, self._total)
-        if self.config.algorithm == "dqn":
-            # SB3 computes this only after a step, and would take the first one greedily.
-            model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
+
+    @abstractmethod
+    def _collect(self) -> None:
+        """Act in the environments, as far as one cycle goes."""
+
+    @abstractmethod
+    def _learn(self) -> None:
+        """What SB3 learns from it."""
 
     def _start(self) -> None:
         """What SB3's `learn` does before its loop: reset the environments and the counters."""
@@ -231,20 +219,6 @@ class SB3:
         if not np.isfinite(scalars.get("explained_variance", 0.0)):
             del scalars["explained_variance"]
         return dict(scalars)
-
-
-def _check_action_space(algorithm: str, space: spaces.Space) -> None:
-    discrete = isinstance(space, spaces.Discrete) and space.start == 0
-    if algorithm == "dqn":
-        require(discrete, f"action space {space}: SB3's DQN accepts Discrete (from 0)")
-        return
-    bounded = isinstance(space, spaces.Box) and space.is_bounded()
-    multiple = isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary))
-    require(
-        discrete or bounded or multiple,
-        f"action space {space}: SB3 accepts Discrete (from 0), bounded Box, MultiDiscrete and "
-        "MultiBinary",
-    )
 
 
 def _moments(statistics: Any) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def test_every_part_with_a_state_is_named(command: Command) -> None:
     agent = build(command)
     iterate(agent, iterations(command.run.agent) // 4)
     # What never continues exactly begins fresh episodes and does not save its environments.
-    assert forgotten(agent) == ([] if agent.progress.exact else ["SB3.bridge.envs"])
+    fresh = [f"{type(agent).__name__}.bridge.envs"]
+    assert forgotten(agent) == ([] if agent.progress.exact else fresh)
 
 
 @each_agent

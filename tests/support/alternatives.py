@@ -33,7 +33,7 @@ def at(flags: str, usual: str = "", iterations: int = 3, **others: Any) -> Situa
 USUAL = object()
 _NAMES = {
     "activation": tuple(ACTIVATIONS),
-    "activation_fn": ("auto", "elu"),
+    "activation_fn": tuple(ACTIVATIONS),
     "regression": tuple(REGRESSIONS),
     "torso": ("auto", "coconet"),
 }
@@ -302,7 +302,7 @@ SITUATIONS: dict[str, list[Situation]] = {
             n_steps=4,
             max_grad_norm=0.01,
             gae_lambda=0.5,
-            normalize_advantage="off",
+            normalize_advantage=False,
             clip_range_vf=1e-3,
             target_kl=1e-9,
         ),
@@ -321,26 +321,11 @@ SITUATIONS: dict[str, list[Situation]] = {
 }
 """By agent; one that is not here has none beside its smallest run."""
 
-_NAMED = "fixed by the agent's name"
-_ZIP = "a file: tests/agents/sb3/test_sb3.py"
-_OTHERS = "of another algorithm, as its docstring says"
-_PPO = ("n_epochs", "clip_range", "clip_range_vf", "clip_schedule", "target_kl")
-_ON_POLICY = (*_PPO, "gae_lambda", "ent_coef", "vf_coef", "normalize_advantage")
-_DQN = (
-    *("buffer_size", "learning_starts", "train_freq", "gradient_steps", "tau"),
-    *("target_update_interval", "exploration_fraction"),
-    *("exploration_initial_eps", "exploration_final_eps"),
-)
+_ZIP = {"import_zip": "a file: tests/agents/sb3/test_sb3.py"}
 _WEIGHTS = {"torso_weights": "a run folder: tests/agents/music/test_coconet_agent.py"}
 EXCUSED: dict[str, dict[str, str]] = {
     **dict.fromkeys(("a2c", "ppo", "pcl"), _WEIGHTS),
-    "sb3-dqn": {"algorithm": _NAMED, "import_zip": _ZIP, **dict.fromkeys(_ON_POLICY, _OTHERS)},
-    "sb3-ppo": {"algorithm": _NAMED, "import_zip": _ZIP, **dict.fromkeys(_DQN, _OTHERS)},
-    "sb3-a2c": {
-        "algorithm": _NAMED,
-        "import_zip": _ZIP,
-        **dict.fromkeys((*_DQN, *_PPO, "batch_size"), _OTHERS),
-    },
+    **dict.fromkeys(("sb3-dqn", "sb3-ppo", "sb3-a2c"), _ZIP),
     "classifier": {
         "task": "another task is of other environments, and refused",
         "torso": "images of data sets are too small for the other, which refuses them",

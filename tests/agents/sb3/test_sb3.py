@@ -1,3 +1,4 @@
+import inspect
 import io
 import os
 import pickle
@@ -15,6 +16,7 @@ from semigradient.errors import UserError
 from semigradient.training import parts
 from semigradient.training.build import build
 from semigradient.training.cli import parse
+from semigradient.training.command import make_command
 from semigradient.training.timers import Timers
 
 
@@ -196,6 +198,41 @@ def test_zip_that_is_none_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("semigradient.agents.sb3.zip_parameters._ZIP_LIMIT", 20_000)
     with pytest.raises(UserError):
         read_zip(tmp_path / "large.zip")
+
+
+@pytest.mark.parametrize("name", ["sb3-dqn", "sb3-ppo", "sb3-a2c"])
+def test_defaults_are_those_of_sb3(name):
+    agent = make(name, "--preset", "none")
+    theirs = inspect.signature(agent.ALGORITHM).parameters
+    ours = agent.config.arguments()
+    network = ours.pop("policy_kwargs")
+    if name == "sb3-ppo":
+        assert ours.pop("clip_range")(0.5) == theirs["clip_range"].default
+    assert ours == {key: theirs[key].default for key in ours}
+    policy = inspect.signature(agent.ALGORITHM.policy_aliases["MlpPolicy"]).parameters
+    assert network["activation_fn"] is policy["activation_fn"].default
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("sb3-dqn", "n_epochs"),
+        ("sb3-dqn", "ent_coef"),
+        ("sb3-ppo", "buffer_size"),
+        ("sb3-a2c", "clip_range"),
+        ("sb3-a2c", "batch_size"),
+    ],
+)
+def test_options_of_other_algorithms_are_refused(name, option, tmp_path):
+    with pytest.raises(UserError, match=option.replace("_", "-")) as refusal:
+        make(name, f"--{option.replace('_', '-')}", "8")
+    assert "\n" not in str(refusal.value)
+    file = tmp_path / "config.toml"
+    file.write_text(f"[agent_config]\n{option} = 8\n")
+    with pytest.raises(UserError, match=f"unknown key '{option}'"):
+        make(name, "--config", str(file))
+    with pytest.raises(UserError, match=f"unknown option '{option}'"):
+        make_command(name, "CartPole-v1", **{option: 8})
 
 
 def test_mistakes_are_named(tmp_path):
