@@ -23,7 +23,8 @@ For Q-learning that minibatch reads
 and, when a target network gives the target, the last two lines are left out. An optimizer that
 re-evaluates old minibatches (`optim/oracle_momentum.py`) also needs the part of the target that
 does not move, here `target=reward`, and the `loss`, here `huber()`. A target that is made of K
-later states, such as the lambda-return, has K bootstraps: see `bootstrap` and `lambda_discounts`.
+later states has K bootstraps: see `bootstrap`; in the lambda-return, value k has the discount
+(1 - lambda) lambda^(k-1) gamma^k (the thesis prints lambda^k), the last one lambda^(K-1) gamma^K.
 
 Where the optimizer can (`DifferentiatesTemporalDifference`), `optimizer.backward(minibatch)` does
 the work of the first line, too, with one pass less through the network.
@@ -260,20 +261,6 @@ class TemporalDifference:
                 )
             fields["bootstrap"] = self.bootstrap
         return fields
-
-
-def lambda_discounts(discount: Tensor, lambda_: float) -> Tensor:
-    """Return the (m, K) factors of the values of K later states in a lambda-return.
-
-    `discount` (m, K) holds gamma (1 - terminated) of each step. State k has the factor
-    (1 - lambda) lambda^(k-1) times the product of the first k discounts, the last one
-    lambda^(K-1) times it: the return ends there. (The thesis prints lambda^k, which would leave
-    TD(0) without a bootstrap.)
-    """
-    k = torch.arange(discount.shape[1], device=discount.device)
-    share = (1 - lambda_) * lambda_ ** k.to(discount.dtype)
-    share[-1] = lambda_ ** (len(k) - 1)
-    return share * discount.cumprod(1)
 
 
 @runtime_checkable

@@ -11,7 +11,6 @@ from semigradient.optim.temporal_difference import (
     LOG_LIKELIHOOD,
     TemporalDifference,
     huber,
-    lambda_discounts,
     per_sample_gradients,
 )
 from support.layered import NETWORKS, M, action_value, minibatch, next_value
@@ -93,6 +92,14 @@ def test_nothing_is_left_on_the_module():
 def smooth():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def lambda_discounts(discount, lambda_):
+    """(m, K) factors of the K later values of a lambda-return that ends there, of (m, K) gamma."""
+    k = torch.arange(discount.shape[1])
+    share = (1 - lambda_) * lambda_ ** k.to(discount.dtype)
+    share[-1] = lambda_ ** (len(k) - 1)
+    return share * discount.cumprod(1)
 
 
 def log_probability(call, sample):
