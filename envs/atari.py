@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 
 from semigradient.envs.actions import checked
 from semigradient.envs.options import Options
-from semigradient.envs.vector import Arrays, ExactVector
+from semigradient.envs.vector import Arrays, ExactVector, digest
 from semigradient.errors import UserError
 from semigradient.validate import Count, Share, build, first_line, within
 
@@ -119,6 +119,8 @@ class AtariVector(ExactVector):
         self.protocol = {"env": spec.id, **self._settings, **card}
         self._lives = np.zeros(num_envs, dtype=np.int64)
         self._history: list[list[int]] = [[] for _ in range(num_envs)]
+        # A digest of what each game returned since: the replay must return the same.
+        self._trails = [0] * num_envs
         self._colour: np.ndarray | None = None
 
     def reset(
@@ -130,6 +132,7 @@ class AtariVector(ExactVector):
             self.resets[:] = 0
         seeds = np.array([self.next_seed(i) for i in range(self.num_envs)])
         self._history = [[] for _ in range(self.num_envs)]
+        self._trails = [0] * self.num_envs
         self.last_obs, infos = self._reset_games(np.ones(self.num_envs, dtype=bool), seeds)
         return self.last_obs.copy(), {"lives": infos["lives"]}
 
@@ -147,6 +150,7 @@ class AtariVector(ExactVector):
         actions = checked(self.single_action_space, actions, self.num_envs)
         before = self._lives
         obs, rewards, terminated, truncated, native = self._step_games(actions)
+        self._note(range(self.num_envs), obs, rewards)
         for events, action in zip(self._history, actions.tolist(), strict=True):
             events.append(action)
         infos: dict[str, Any] = {"lives": native["lives"]}
@@ -170,18 +174,21 @@ class AtariVector(ExactVector):
             "seed": self.seed,
             "resets": self.resets.copy(),
             "last_obs": self.last_obs.copy(),
+            "trails": np.array(self._trails, np.uint32),
             "history": {
                 str(i): np.asarray(events, dtype=np.int16) for i, events in enumerate(self._history)
             },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Replay the games since their last seeds; true if all reach their saved observations."""
+        """Replay the games since their last seeds; true if all steps return what they did."""
         self.seed = int(state["seed"])
         self.resets = np.asarray(state["resets"]).copy()
         self._history = [state["history"][str(i)].tolist() for i in range(self.num_envs)]
+        self._trails = [0] * self.num_envs
         self.last_obs = self._replay()
         exact = np.array_equal(self.last_obs, state["last_obs"])
+        exact &= list(state.get("trails", self._trails)) == self._trails
         if not exact:
             self.reset()
         return exact
@@ -207,7 +214,7 @@ class AtariVector(ExactVector):
         if again.any():
             obs[again] = self._reset_games(again, None)[0][again]
         for index in np.flatnonzero(fresh):
-            self._history[index] = []
+            self._history[index], self._trails[index] = [], 0
         for index in np.flatnonzero(again):
             self._history[index].append(_RESET)
         return obs
@@ -241,12 +248,20 @@ class AtariVector(ExactVector):
             if resetting.any():
                 obs, _ = self._reset_games(resetting, None)
             if time < longest:
-                obs = self._step_games(actions)[0]
+                obs, rewards = self._step_games(actions)[:2]
+                self._note(
+                    [i for i, count in enumerate(steps) if longest - count <= time], obs, rewards
+                )
         if longest == 0:
             obs, _ = self._reset_games(
                 np.ones(self.num_envs, dtype=bool), self._current_seeds(slice(None))
             )
         return obs.copy()
+
+    def _note(self, games: Iterable[int], obs: np.ndarray, rewards: np.ndarray) -> None:
+        """Take in the newest frames and the rewards of some games."""
+        for index in games:
+            self._trails[index] = digest(self._trails[index], obs[index, -1], float(rewards[index]))
 
     def _current_seeds(self, which: Any) -> np.ndarray:
         indices = np.arange(self.num_envs)[which]

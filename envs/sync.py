@@ -6,8 +6,6 @@ sending its action through a pipe.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from typing import Any, cast
 
 import gymnasium
@@ -20,11 +18,9 @@ from semigradient.envs.clock import Clock
 from semigradient.envs.forms import Acted, Seen
 from semigradient.envs.guard import Guarded
 from semigradient.envs.single import make_single
-from semigradient.envs.vector import Arrays, ExactVector
+from semigradient.envs.vector import Arrays, ExactVector, digest
 from semigradient.errors import UserError, warn
 from semigradient.validate import shown
-
-_BYTES = struct.Struct("d").pack
 
 
 class SyncVector(ExactVector):
@@ -69,7 +65,8 @@ class SyncVector(ExactVector):
             self.clock, self.protocol = clock, {"env": spec.id, **clock.protocol()}
         self.is_repeatable = not (spec.nondeterministic or _has_box2d(made[0]))
         self._as_python = isinstance(self.single_action_space, spaces.Discrete)
-        self._actions: list[list[Any]] = [[] for _ in range(num_envs)]
+        # Of the running episodes, as bytes: an endless one costs no more than its actions.
+        self._actions = [bytearray() for _ in range(num_envs)]
         self._masks: np.ndarray | None = None
         # A digest of what each running episode returned: its replay must return the same.
         self._trails = [0] * num_envs
@@ -102,16 +99,17 @@ class SyncVector(ExactVector):
         """
         count = self.num_envs
         actions = checked(self.single_action_space, actions, count)
+        actions = actions.astype(self.single_action_space.dtype)
+        taken, width = actions.tobytes(), actions[0].nbytes
         obs = np.empty_like(self.last_obs)
         rewards = np.zeros(count)
         terminated = np.zeros(count, dtype=bool)
         truncated = np.zeros(count, dtype=bool)
         final_obs: np.ndarray | None = None
-        listed = actions.tolist() if self._as_python else actions.copy()
+        listed = actions.tolist() if self._as_python else actions
         for index, env in enumerate(self.envs):
-            action = listed[index]
-            self._actions[index].append(action)
-            current, reward, ended, cut, mask = env.step(action)
+            self._actions[index] += taken[index * width : (index + 1) * width]
+            current, reward, ended, cut, mask = env.step(listed[index])
             rewards[index] = reward
             self._note(index, current, reward)
             if ended or cut:
@@ -137,7 +135,7 @@ class SyncVector(ExactVector):
             "resets": self.resets.copy(),
             "last_obs": self.last_obs.copy(),
             "trails": np.array(self._trails, np.uint32),
-            "actions": {str(i): np.asarray(actions) for i, actions in enumerate(self._actions)},
+            "actions": {str(index): self._taken(index) for index in range(self.num_envs)},
             "masks": None if self._masks is None else self._masks.copy(),
         }
 
@@ -151,12 +149,12 @@ class SyncVector(ExactVector):
         for index, env in enumerate(self.envs):
             env.is_masked = env.seen.masked or masks is not None
             self.last_obs[index] = self._reset_one(index)
-            actions = state["actions"][str(index)]
+            actions = np.asarray(state["actions"][str(index)], self.single_action_space.dtype)
+            self._actions[index] += actions.tobytes()
             for action in actions.tolist() if self._as_python else actions:
                 current, reward, _, _, mask = env.step(action)
                 self._note(index, current, reward)
                 self.last_obs[index] = current
-                self._actions[index].append(action)
                 if mask is not None:
                     self._set_mask(index, mask)
         exact = np.array_equal(self.last_obs, state["last_obs"])
@@ -180,7 +178,7 @@ class SyncVector(ExactVector):
 
     def _reset_one(self, index: int) -> np.ndarray:
         obs, mask = self.envs[index].reset(self.next_seed(index))
-        self._actions[index] = []
+        self._actions[index] = bytearray()
         self._trails[index] = 0
         if mask is not None:
             self._set_mask(index, mask)
@@ -188,9 +186,14 @@ class SyncVector(ExactVector):
             self._masks[index] = True
         return obs
 
+    def _taken(self, index: int) -> np.ndarray:
+        """Actions (T, *action) of a running episode."""
+        space = self.single_action_space
+        actions = np.frombuffer(bytes(self._actions[index]), space.dtype)
+        return actions.reshape(-1, *(space.shape or ()))
+
     def _note(self, index: int, obs: np.ndarray, reward: float) -> None:
-        row = obs if obs.flags.c_contiguous else np.ascontiguousarray(obs)
-        self._trails[index] = zlib.crc32(_BYTES(reward), zlib.crc32(row.data, self._trails[index]))
+        self._trails[index] = digest(self._trails[index], obs, reward)
 
     def _set_mask(self, index: int, mask: np.ndarray) -> None:
         if self._masks is None:

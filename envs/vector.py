@@ -6,11 +6,14 @@ Gymnasium id and for C++ simulators that offer no state at all, and it includes 
 snapshots miss (a saved ALE state loses the pending sticky action).
 
 The price is time proportional to the running episode when a run resumes, nothing before.
-Whether it worked is checked: the observation after the replay must be the saved one.
+Whether it worked is checked: the observation after the replay must be the saved one, and what was
+returned on the way must have the saved digest.
 """
 
 from __future__ import annotations
 
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -80,3 +83,12 @@ class ExactVector(VectorEnv):
     def frames(self) -> list[np.ndarray]:
         """RGB frames (H, W, 3) uint8 of each environment; needs `render=True`."""
         raise NotImplementedError
+
+
+_BYTES = struct.Struct("d").pack
+
+
+def digest(before: int, obs: np.ndarray, reward: float) -> int:
+    """CRC-32 of what an episode has returned, by that of what it had returned a step before."""
+    row = obs if obs.flags.c_contiguous else np.ascontiguousarray(obs)
+    return zlib.crc32(_BYTES(reward), zlib.crc32(row.data, before))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,56 @@ def test_what_differs_on_the_way_is_noticed_even_where_the_last_observation_agre
         assert again.load_state_dict(envs.state_dict())
     finally:
         del gymnasium.registry["Forgetful-v0"]
+
+
+def test_a_reward_of_a_game_that_differs_is_noticed() -> None:
+    envs = make_vector("ALE/Pong-v5", 2, 0)
+    envs.reset()
+    for step in range(8):
+        envs.step(np.array([step % 3, 2]))
+    for wrong in (None, 0, 1):
+        again = make_vector("ALE/Pong-v5", 2, 0)
+        _pay_once(again, wrong)
+        assert again.load_state_dict(envs.state_dict()) is (wrong is None)
+
+
+def _pay_once(envs: Any, game: int | None) -> None:
+    """One more point in the fourth step of one of the games."""
+    steps, plain = 0, envs._step_games
+
+    def step(actions: np.ndarray) -> Any:
+        nonlocal steps
+        steps += 1
+        result = plain(actions)
+        result[1][[] if game is None or steps != 4 else game] += 1
+        return result
+
+    envs._step_games = step
+
+
+def test_an_endless_episode_costs_no_more_memory_than_its_actions() -> None:
+    class Endless(Scripted):
+        action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return np.zeros(2, np.float32), 0.0, False, False, {}
+
+    gymnasium.register("Endless-v0", entry_point=Endless)
+    try:
+        envs = make_vector("Endless-v0", 1, 0)
+        envs.reset()
+        tracemalloc.start()
+        for number in range(3000):
+            if number == 1000:
+                before = tracemalloc.get_traced_memory()[0]
+            envs.step(np.full((1, 2), number / 3000, np.float32))
+        grown = tracemalloc.get_traced_memory()[0] - before
+        actions = envs.state_dict()["actions"]["0"]
+    finally:
+        tracemalloc.stop()
+        del gymnasium.registry["Endless-v0"]
+    assert grown / 2000 < 16  # bytes a step: eight of the action, and room to grow
+    np.testing.assert_array_equal(actions[:, 1], np.arange(3000, dtype=np.float32) / 3000)
 
 
 def test_box2d_is_known_not_to_repeat_itself() -> None:
