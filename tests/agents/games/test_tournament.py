@@ -79,6 +79,7 @@ def test_runs_play_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["naive", "--game", "go"], "unknown payoff 'go'"),
         (["nobody"], "unknown learning rule 'nobody'"),
         (["naive", "--pairs", "0"], "--pairs 0: must be ≥ 1"),
+        (["naive", "--seed", "-1"], "--seed=-1: must be in [0, "),
     ],
 )
 def test_bad_input_is_one_line(
