@@ -149,8 +149,9 @@ def make_vector(
 
     Args:
         env_id: any Gymnasium id, or "module:id" for one that a module registers; `ALE/…` games run
-            in ale-py's native vector environment, `semigradient/…` on their batched cores, those
-            of other packages as `envs.foreign` says.
+            in ale-py's native vector environment, `semigradient/…` on their batched cores,
+            Gymnasium's classic control on one array, those of other packages as `envs.foreign`
+            says.
         num_envs: batch size B.
         seed: every episode's seed is derived from it.
         render: keep RGB frames for `render()`.
@@ -180,6 +181,11 @@ def make_vector(
         return _exact(form, spec, num_envs, seed, {**options, "render_mode": mode})
     if spec.entry_point is None:
         return ForeignVector(spec, num_envs, seed, render=render, **options)
+    from semigradient.envs.classic import ClassicVector, classic_form
+
+    own = None if render else classic_form(spec, options)
+    if own is not None:
+        return ClassicVector(own, spec, num_envs, seed)
     from semigradient.envs.sync import SyncVector
 
     return SyncVector(spec, num_envs, seed, render=render, **options)

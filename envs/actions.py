@@ -17,8 +17,10 @@ from semigradient.validate import shown
 _INTEGERS = "iu"
 
 
-def checked(space: spaces.Space, actions: Any, batch: int | None = None) -> np.ndarray:
-    """Actions as an array: of one environment, or (B, *action) of `batch` of them.
+def checked(
+    space: spaces.Space, actions: Any, batch: int | tuple[int, ...] | None = None
+) -> np.ndarray:
+    """Actions as an array: of one environment, or (*batch, *action) of `batch` of them.
 
     Runs before any device is involved and costs microseconds.
 
@@ -27,7 +29,8 @@ def checked(space: spaces.Space, actions: Any, batch: int | None = None) -> np.n
     """
     array = np.asarray(actions)
     shape = space.shape or ()
-    batch_shape = shape if batch is None else (batch, *shape)
+    many = (batch,) if isinstance(batch, int) else batch or ()
+    batch_shape = (*many, *shape)
     if array.shape != batch_shape:
         _refuse(array, f"must have shape {batch_shape}, not {array.shape}", space)
     if isinstance(space, spaces.Discrete):

@@ -142,6 +142,10 @@ class SyncVector(ExactVector):
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Replay the running episodes; true if each returns what it did, step by step."""
         self.seed = int(state["seed"])
+        if "actions" not in state:  # saved by a form that keeps states (`envs.classic`)
+            self.resets[:] = state["resets"]
+            self.reset()
+            return False
         self.resets = np.asarray(state["resets"]) - 1
         self.last_obs = np.zeros_like(state["last_obs"])
         masks = state.get("masks")

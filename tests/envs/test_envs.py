@@ -142,8 +142,7 @@ def test_atari_reseeds_rarely_and_marks_other_resets() -> None:
     ("env_id", "steps"), [("CartPole-v1", 150), ("Pendulum-v1", 450), ("FrozenLake-v1", 100)]
 )
 def test_same_step_autoreset_against_plain_environments(env_id: str, steps: int) -> None:
-    envs = make_vector(env_id, 2, 11)
-    assert isinstance(envs, SyncVector)
+    envs = SyncVector(check_id(env_id), 2, 11)
     obs, _ = envs.reset()
     plain = [gymnasium.make(env_id) for _ in range(2)]
     flat = [gymnasium.wrappers.FlattenObservation(env) for env in plain]

@@ -112,7 +112,7 @@ def test_a_vector_form_that_resets_in_the_next_step_is_refused(register: Any) ->
 
 
 def test_a_single_form_is_preferred_for_its_exact_state(register: Any) -> None:
-    single = "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
+    single = "gymnasium.envs.toy_text.taxi:TaxiEnv"
     name = register(entry_point=single, vector_entry_point=counting(AutoresetMode.SAME_STEP))
     assert isinstance(make_vector(name, 2, 0), SyncVector)
 
