@@ -47,6 +47,12 @@ def read_zip(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in parameters.items()
     )
     require(named, f"{where}: policy.pth must hold named tensors only")
+    odd = [name for name, value in parameters.items() if not _is_plain(value)]
+    require(not odd, f"{where}: parameters are no dense real numbers: {', '.join(odd)}")
     bad = [name for name, value in parameters.items() if not torch.isfinite(value).all()]
     require(not bad, f"{where}: parameters are not finite: {', '.join(bad)}")
     return dict(parameters)
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_complex()

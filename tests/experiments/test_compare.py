@@ -191,13 +191,11 @@ def test_ctrl_c_saves_and_the_same_command_resumes(commands, capsys):
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
     while len(list(Path("out/runs").glob("*/waiting"))) < 2:
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=20)
+    _, error = process.communicate()
     assert process.returncode == 130
     assert error == "interrupted; repeat the command to continue\n"
     for path in Path("out/runs").iterdir():

@@ -90,6 +90,7 @@ count = 0
 def save(number, frame):
     global count
     count += 1
+    path.with_suffix(".told").touch()
 signal.signal(signal.SIGINT, save)
 signal.signal(signal.SIGTERM, save)
 path.with_suffix(".started").touch()

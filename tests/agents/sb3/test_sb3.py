@@ -194,6 +194,11 @@ def test_zip_that_is_none_is_named(tmp_path, monkeypatch):
     write_zip(tmp_path / "nan.zip", saved({"weight": torch.tensor([float("nan")])}))
     with pytest.raises(UserError, match="finite"):
         read_zip(tmp_path / "nan.zip")
+    plain = torch.ones(2, 2)
+    for odd in (plain.to_sparse(), plain + 1j):
+        write_zip(tmp_path / "odd.zip", saved({"weight": plain, "odd": odd}))
+        with pytest.raises(UserError, match="are no dense real numbers: odd"):
+            read_zip(tmp_path / "odd.zip")
     write_zip(tmp_path / "large.zip", saved({"weight": torch.zeros(10_000)}))
     monkeypatch.setattr("semigradient.agents.sb3.zip_parameters._ZIP_LIMIT", 20_000)
     with pytest.raises(UserError):
