@@ -1,4 +1,4 @@
-"""Basins of attraction in the Logistic Game: figure 6.2b.
+"""Basins of attraction and paths of learning in the Logistic Game: figure 6.2.
 
 From each point of a 29×29 grid over [−10, 10]² both players learn by one rule for 200 updates with
 step size 1. A cell is white if both end above zero, at the solution that both prefer. Published is
@@ -7,6 +7,8 @@ a picture; the counts were computed for this project with independent code.
 Some cells depend on rounding: those on the anti-diagonal, which the saddle at the origin attracts,
 and those where a large α makes learning chaotic. They are identified by perturbing the start by
 1e-12. A count agrees if it lies between the certain white cells and those plus the uncertain ones.
+
+The paths of figure 6.2a are in `logistic_paths`.
 
 Source: T. Cooijmans, PhD thesis (2024), figure 6.2b, section 6.5.1 and appendix 6.D; grid, step
 size and number of updates are those of its published code.
@@ -27,6 +29,7 @@ from semigradient.agents.games.meva import MeVa
 from semigradient.domains.games import rules
 from semigradient.envs.games.differentiable import simultaneous_gradient
 from semigradient.envs.games.logistic import LogisticGame
+from semigradient.reproductions.games import logistic_paths
 from semigradient.reproductions.report import Job, Report, Row
 from semigradient.training.build import build
 from semigradient.training.cli import parse
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Cells = NDArray[np.bool_]
-TITLE = "Basins of attraction in the Logistic Game: meta-value thesis, figure 6.2b"
+TITLE = "Basins of attraction in the Logistic Game: meta-value thesis, figure 6.2"
 SEEDS = {"quick": 3, "full": 3}
 SIDE, UPDATES = 29, 200
 WHITE = {
@@ -55,6 +58,10 @@ WHITE = {
 """White cells of 841, by rule and α."""
 GAMMAS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 ALPHAS = (0.0, 1.0, 5.0, 10.0)
+PATHS = {"naive": 0.0, "lola": 10.0, "hola2": 5.0}
+"""Exact rules whose paths are drawn, with α."""
+_FAR, _CONSISTENT = 0.95, 5.0
+"""MeVa's γ and COLA's α there."""
 _QUICK_MEVA = ["--blocks", "0", "--batch-size", "64", "--no-full-gradient"]
 """With a fixed bootstrap: the published residual gradient needs more updates."""
 _QUICK_COLA = ["--blocks", "0", "--batch-size", "128"]
@@ -95,8 +102,18 @@ def exact(job: Job, name: str, alpha: float) -> tuple[Cells, Cells]:
     return arrays["white"], arrays["tie"]
 
 
+def exact_paths(name: str, alpha: float) -> Array:
+    """Paths (T, 17, 2) of a rule."""
+    game, rule = LogisticGame(), rules.rule(name, alpha)
+    return logistic_paths.paths(
+        lambda x: torch.stack([rule(game, x, player) for player in (0, 1)], -2),
+        logistic_paths.starts(),
+        UPDATES,
+    )
+
+
 def meta_values(job: Job) -> tuple[Cells, Array]:
-    """White cells (discounts, models, 841) of trained models; training curve (loops, 2)."""
+    """White cells (discounts, models, 841) of trained models, and paths (T, models, 17, 2)."""
     loops = _MEVA_LOOPS[job.scale]
     words = ["--agent", "meva", "--env", "semigradient/LogisticGame-v0", "--threads", "1"]
     flags = [] if job.full else _QUICK_MEVA
@@ -116,14 +133,16 @@ def meta_values(job: Job) -> tuple[Cells, Array]:
             follow(lambda x, g=gamma: agent.direction(x, g), start).numpy()  # type: ignore[misc]
             for gamma in GAMMAS
         ]
-        return {"white": np.stack(white), "course": np.array(course)}
+        sparse = logistic_paths.starts().expand(job.seeds, -1, -1, -1)
+        paths = logistic_paths.paths(lambda x: agent.direction(x, _FAR), sparse, UPDATES)
+        return {"white": np.stack(white), "course": np.array(course), "paths": paths}
 
-    arrays = job.cell("meva", (command.identity(), loops, GAMMAS, SIDE, UPDATES), work)
-    return arrays["white"], arrays["course"]
+    arrays = job.cell("meva", (command.identity(), loops, GAMMAS, SIDE, UPDATES, _FAR), work)
+    return arrays["white"], arrays["paths"]
 
 
-def consistent(job: Job) -> tuple[Cells, Array]:
-    """COLA's white cells (alphas, 841), and |ĝ − ∇f| (841,) at α = 0 on the trained area."""
+def consistent(job: Job) -> tuple[Cells, Array, Array]:
+    """COLA's white cells (alphas, 841), |ĝ − ∇f| (841,) at α = 0 on the trained area, and paths."""
     steps = _COLA_STEPS[job.scale]
     words = ["--agent", "cola", "--env", "semigradient/LogisticGame-v0", "--threads", "1"]
     command = parse([*words, *([] if job.full else _QUICK_COLA)]).command
@@ -142,10 +161,15 @@ def consistent(job: Job) -> tuple[Cells, Array]:
         ]
         inside = start[(start.abs() <= 8).flatten(1).all(1)]
         off = agent.direction(inside, 0.0) - simultaneous_gradient(agent.game, inside)
-        return {"white": np.stack(white), "error": off.norm(dim=(1, 2)).numpy()}
+        paths = logistic_paths.paths(
+            lambda x: agent.direction(x, _CONSISTENT), logistic_paths.starts(), UPDATES
+        )
+        error = off.norm(dim=(1, 2)).numpy()
+        return {"white": np.stack(white), "error": error, "paths": paths}
 
-    arrays = job.cell("cola", (command.identity(), steps, ALPHAS, SIDE, UPDATES), work)
-    return arrays["white"], arrays["error"]
+    key = (command.identity(), steps, ALPHAS, SIDE, UPDATES, _CONSISTENT)
+    arrays = job.cell("cola", key, work)
+    return arrays["white"], arrays["error"], arrays["paths"]
 
 
 def reproduce(job: Job) -> Report:
@@ -156,25 +180,31 @@ def reproduce(job: Job) -> Report:
         white, tie = exact(job, name, alpha)
         pictures[f"{name}, α = {alpha:g}"] = white
         rows.append(_count_row(name, alpha, count, white, tie))
-    white, _ = meta_values(job)
+    white, meta = meta_values(job)
     shares = white.mean(-1)
     for gamma, cells in zip(GAMMAS, white, strict=True):
         pictures[f"MeVa, γ = {gamma:g}"] = cells[0]
     rows += _share_rows(shares)
-    cola, error = consistent(job)
+    cola, error, consistent_paths = consistent(job)
     for alpha, cells in zip(ALPHAS, cola, strict=True):
         pictures[f"COLA, α = {alpha:g}"] = cells
     rows += _cola_rows(cola.mean(-1), error)
+    paths = {f"{name}, α = {alpha:g}": exact_paths(name, alpha) for name, alpha in PATHS.items()}
+    rows += logistic_paths.rows(next(iter(paths.values())), meta)
+    paths[f"COLA, α = {_CONSISTENT:g}"] = consistent_paths
+    paths[f"MeVa, γ = {_FAR:g}"] = meta[:, 0]
 
     def draw(figure: Figure) -> None:
+        shape = (-(-len(pictures) // 7) + 1, 7)
+        logistic_paths.draw_all(figure, shape, 7 * (shape[0] - 1) + 1, paths)
         for index, (title, cells) in enumerate(pictures.items()):
-            axes = figure.add_subplot(-(-len(pictures) // 7), 7, index + 1)
+            axes = figure.add_subplot(*shape, index + 1)
             # The first player's policy is on the x-axis.
             axes.imshow(cells.reshape(SIDE, SIDE).T, "gray", origin="lower", vmin=0, vmax=1)
             axes.set_title(title, fontsize=8)
             axes.set_axis_off()
 
-    return Report(rows, draw, (11.0, 5.4))
+    return Report(rows, draw, (11.0, 7.2))
 
 
 def _count_row(name: str, alpha: float, published: int, white: Cells, tie: Cells) -> Row:

@@ -16,6 +16,7 @@ from semigradient.domains.games.rules import rule
 from semigradient.reproductions import report
 from semigradient.reproductions.games import (
     logistic_basins,
+    logistic_paths,
     meva_ablation,
     meva_chicken,
     meva_imp,
@@ -63,6 +64,17 @@ def test_claims_about_shares() -> None:
     assert not logistic_basins._share_rows(shares)[0].agrees
 
 
+def test_claims_about_paths() -> None:
+    naive = logistic_basins.exact_paths("naive", 0.0)
+    assert naive.shape == (logistic_basins.UPDATES + 1, 17, 2)
+    across = np.linspace(-5.03, 5.03, 50)[:, None, None, None] * np.ones((1, 2, 17, 2))
+    assert all(row.agrees for row in logistic_paths.rows(naive, across))
+    stays, jumps = across[:1].repeat(9, 0), across[[0, -1]]
+    agree = [[row.agrees for row in logistic_paths.rows(naive, x)] for x in (stays, jumps)]
+    assert agree == [[True, False, False], [True, True, False]]
+    assert not logistic_paths.rows(across[:, 0], across)[0].agrees
+
+
 def test_basins_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logistic_basins, "WHITE", {("naive", 0.0): 427})
     monkeypatch.setattr(logistic_basins, "UPDATES", 2)
@@ -72,7 +84,7 @@ def test_basins_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(logistic_basins, "_QUICK_MEVA", small)
     monkeypatch.setattr(logistic_basins, "_QUICK_COLA", small)
     answer = logistic_basins.reproduce(job(tmp_path))
-    assert len(answer.rows) == 1 + 1 + len(logistic_basins.GAMMAS) + 2
+    assert len(answer.rows) == 1 + 1 + len(logistic_basins.GAMMAS) + 2 + 3
     report.write(answer, job(tmp_path), "logistic-basins", logistic_basins.TITLE)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
