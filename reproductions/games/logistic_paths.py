@@ -57,35 +57,34 @@ def rows(naive: Array, meta: Array) -> list[Row]:
     falls = course[0] - course.min(0)  # (models, 2)
     arrived = _distance(meta[-1, :, -1], 1)
     return [
-        Row(
+        _row(
             "distance of naive learners from A at the end, from beside A",
             "the nearest solution",
-            "section 6.5.1",
-            *[float(left)] * 3,
+            left,
             "below 0.1",
-            bool(left < 0.1),
+            left < 0.1,
         ),
-        Row(
+        _row(
             "distance of MeVa's learners from B at the end, from beside A",
             "the preferred solution from anywhere",
-            "section 6.5.1",
-            float(arrived.mean()),
-            float(arrived.min()),
-            float(arrived.max()),
+            arrived,
             "below 1 in every model",
-            bool((arrived < 1).all()),
+            arrived < 1,
         ),
-        Row(
+        _row(
             "fall of f on MeVa's way from beside A to B",
             "immediately decreases f",
-            "section 6.5.1",
-            float(falls.mean()),
-            float(falls.min()),
-            float(falls.max()),
+            falls,
             "above 0.1 for both players in every model",
-            bool((falls > 0.1).all()),
+            falls > 0.1,
         ),
     ]
+
+
+def _row(quantity: str, published: str, values: Array, tolerance: str, holds: Any) -> Row:
+    mean, low, high = (float(f(values)) for f in (np.mean, np.min, np.max))
+    where, agrees = "section 6.5.1", bool(np.all(holds))
+    return Row(quantity, published, where, mean, low, high, tolerance, agrees)
 
 
 def draw(axes: Any, title: str, courses: Array) -> None:
