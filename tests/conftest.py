@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from semigradient import registry
-from support.commands import ROOT, train_command
+from semigradient.commands import train
+from support.commands import QUIET, ROOT, train_command
 from support.plugin import write_package
+from support.processes import Forked
 
 # Read when W&B is imported, here and in every process that a test starts.
 os.environ["WANDB_MODE"] = "disabled"
@@ -48,25 +50,17 @@ def run_train() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def start_train() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`start_train(*arguments)`: the same without waiting; nothing outlives the test."""
-    started: list[subprocess.Popen[str]] = []
+def start_train() -> Iterator[Callable[..., Forked]]:
+    """`start_train(*arguments)`: the same, forked and without waiting; it ends with the test."""
+    started: list[Forked] = []
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            train_command(arguments),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+    def start(*arguments: object) -> Forked:
+        started.append(Forked(train, *arguments, *QUIET))
+        return started[-1]
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        process.end()
 
 
 @pytest.fixture

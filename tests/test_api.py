@@ -25,7 +25,8 @@ from semigradient.training.cli import parse
 from semigradient.training.command import make_command, words_of
 from semigradient.training.config_files import value_of
 from support.commands import QUIET, ROOT
-from support.runs import assert_same_run, kill_after_first_checkpoint
+from support.processes import Forked
+from support.runs import assert_same_run, finish, kill_after_first_checkpoint
 from support.states import differences
 
 TINY = "--steps 256 --eval-episodes 2 --checkpoint-every 64 --hidden 8 --learning-starts 32"
@@ -36,7 +37,7 @@ def test_the_lines_of_the_readme_equal_the_command_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    run_train: Callable[..., subprocess.CompletedProcess[str]],
+    start_train: Callable[..., Forked],
 ) -> None:
     text = (ROOT / "README.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -47,8 +48,7 @@ def test_the_lines_of_the_readme_equal_the_command_line(
 
     other = tmp_path / "other"
     words = "--agent ddqn --env CartPole-v1 --optim adam --steps 2000 --seed 1"
-    trained = run_train(*words.split(), "--run-dir", other)
-    assert trained.returncode == 0, trained.stderr
+    finish(start_train(*words.split(), "--run-dir", other))
     assert_same_run(names["run"].folder, other)
     evaluate.main([str(other), "--episodes", "20"])
     scores = json.loads((other / "evaluation.json").read_text())

@@ -13,6 +13,7 @@ from semigradient import agents, compare, diagnostics, evaluate, optim
 from semigradient.commands import train
 from semigradient.errors import UserError
 from semigradient.experiments.comparison import Cell, read_optimizer
+from semigradient.registry import RUNNERS, Entry
 from support.commands import QUIET, ROOT
 from support.runs import assert_same_run, kill_after_first_checkpoint, untimed_metrics
 
@@ -78,7 +79,10 @@ def test_its_names_are_in_the_help(package: Path, capsys: pytest.CaptureFixture[
         assert word in shown
 
 
-def test_it_is_compared_by_both_names(package: Path, tmp_path: Path) -> None:
+def test_it_is_compared_by_both_names(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNNERS.entries, "local", Entry("support.processes:run_forked"))
     out = tmp_path / "comparison"
     names = "--agent crafted.learner:Learner linear-q --env crafted:Corridor-v0"
     optims = "--optim crafted.parts:Adagrad:lr=0.1"

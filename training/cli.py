@@ -178,6 +178,7 @@ def _flags(default: Command, rest: Sequence[str]) -> Command:
                 args=[*names, *rest],
                 prog="train.py",
                 description=agents.entry(default.run.agent).summary,
+                config=(tyro.conf.HelptextFromCommentsOff,),
             )
     except SystemExit as leaving:
         if leaving.code in (0, None):

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from semigradient.commands import train
 from semigradient.training import checkpoint
-from support.commands import QUIET, ROOT
-from support.states import differences
-
-# Kills itself once it has a checkpoint and has written one more line: at that instant on every
-# machine, however busy, and without warning.
-_VICTIM = """
-import os, signal, sys
-from semigradient.commands import train
-from semigradient.training import checkpoint
 from semigradient.training.logging import MetricsFile
-save, write = checkpoint.save, MetricsFile.write
-saved = set()
-def saving(folder, *rest, **options):
-    path = save(folder, *rest, **options)
-    saved.add(folder.name)
-    return path
-def writing(file, step, values):
-    write(file, step, values)
-    if "checkpoints" in saved:
-        os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.save, MetricsFile.write = saving, writing
-sys.exit(train(sys.argv[1:]))
-"""
+from support.commands import QUIET
+from support.processes import Forked
+from support.states import differences
 
 
 def tiny_run(folder: Path, steps: int) -> Path:
@@ -49,12 +29,37 @@ def tiny_run(folder: Path, steps: int) -> Path:
 
 def kill_after_first_checkpoint(*arguments: object) -> None:
     """Train, and end as in a power failure, once there is something to go on from."""
-    command = [sys.executable, "-c", _VICTIM, *map(str, arguments), *QUIET]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    process = Forked(_victim, *arguments, *QUIET)
+    try:
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
+    finally:
+        process.end()
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def _victim(words: list[str]) -> int:
+    """Train, and kill this process once it has a checkpoint and has written one more line.
+
+    That is the same instant on every machine, however busy, and comes without warning.
+    """
+    save, write = checkpoint.save, MetricsFile.write
+    saved = set()
+
+    def saving(folder: Path, *rest: Any, **options: Any) -> Path:
+        path = save(folder, *rest, **options)
+        saved.add(folder.name)
+        return path
+
+    def writing(file: MetricsFile, step: int, values: Any) -> None:
+        write(file, step, values)
+        if "checkpoints" in saved:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.save, MetricsFile.write = saving, writing
+    return train(words)
+
+
+def finish(process: Forked) -> None:
     """Wait for a run that must succeed."""
     _, errors = process.communicate()
     assert process.returncode == 0, errors

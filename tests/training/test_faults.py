@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from semigradient.agents.dqn import DQN
 from semigradient.commands import train
 from semigradient.training import checkpoint
 from support.commands import QUIET
+from support.processes import Forked
 
 _SETTINGS = (
     "--agent dqn --num-envs 2 --eval-episodes 1 --eval-every 0 --log-every 16 "
@@ -71,7 +71,7 @@ def run_here(folder: Path, *arguments: str) -> int:
     return train([*SETTINGS, *arguments, *QUIET, "--run-dir", str(folder)])
 
 
-def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+def wait_for_checkpoint(process: Forked, folder: Path) -> None:
     """Until there is one, however long this machine takes, or the process has ended."""
     while not list((folder / "checkpoints").glob("step-*")):
         assert process.poll() is None, process.communicate()
@@ -83,7 +83,7 @@ def test_a_signal_saves_leaves_and_can_be_resumed(
     number: signal.Signals,
     code: int,
     tmp_path: Path,
-    start_train: Callable[..., subprocess.Popen[str]],
+    start_train: Callable[..., Forked],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "run"

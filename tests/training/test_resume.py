@@ -1,12 +1,11 @@
 """One command gives one result: twice the same, and the same again after `kill -9`.
 
 What must not depend on the process runs in several: a victim, and one like it without end, in
-processes of their own; everything else here, where importing torch has been paid for.
+processes of their own; everything else here.
 """
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +16,15 @@ import torch
 from semigradient.commands import train
 from semigradient.training import checkpoint
 from support.commands import QUIET
+from support.processes import Forked
 from support.runs import assert_same_run, final, finish, kill_after_first_checkpoint
 from support.states import differences
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Forked]
 Whole = Callable[[str], Path]
 
 _CARTPOLE = (
-    "--env CartPole-v1 --eval-episodes 2 --eval-every 2048 --log-every 256 --checkpoint-every 512"
+    "--env CartPole-v1 --eval-episodes 2 --eval-every 1024 --log-every 256 --checkpoint-every 512"
 )
 _VALUES = (
     "--num-envs 1 --hidden 32 --learning-starts 300 --buffer-size 1000 --batch-size 16 "
@@ -33,27 +33,27 @@ _VALUES = (
 # Short games with sticky actions: most resets come from the emulator, a few with a new seed.
 _BREAKOUT = (
     "--env ALE/Breakout-v5 --env-options max_num_frames_per_episode=160 reseed_after=100 "
-    "--num-envs 2 --device cpu --threads 1 --seed 3 --eval-episodes 1 --eval-every 400 "
+    "--num-envs 2 --device cpu --threads 1 --seed 3 --eval-episodes 1 --eval-every 240 "
     "--log-every 100 --checkpoint-every 160"
 )
 _PIXELS = (
-    "--steps 480 --hidden 16 --learning-starts 60 --buffer-size 300 --batch-size 4 "
+    "--steps 320 --hidden 16 --learning-starts 60 --buffer-size 200 --batch-size 4 "
     "--train-every 4 --target-update-every 80"
 )
 
 _PHYSICAL = (
-    "--steps 4000 --num-envs 4 --seed 2 --eval-episodes 2 --eval-every 2000 --log-every 400 "
+    "--steps 2400 --num-envs 4 --seed 2 --eval-episodes 2 --eval-every 1200 --log-every 400 "
     "--checkpoint-every 800 --hidden 16 16 --batch-size 16 --gradient-steps 5 --buffer-size 1000 "
     "--normalise-observations"
 )
 
 CASES = {
-    "dqn-cartpole": f"--agent dqn {_CARTPOLE} {_VALUES} --steps 4000",
-    "ddqn-cartpole": f"--agent ddqn {_CARTPOLE} {_VALUES} --steps 4000 --dueling --n-step 3 "
+    "dqn-cartpole": f"--agent dqn {_CARTPOLE} {_VALUES} --steps 2000",
+    "ddqn-cartpole": f"--agent ddqn {_CARTPOLE} {_VALUES} --steps 2000 --dueling --n-step 3 "
     "--target ema",
-    "ppo-cartpole": f"--agent ppo {_CARTPOLE} --steps 8000 --num-envs 4 --rollout-steps 32 "
+    "ppo-cartpole": f"--agent ppo {_CARTPOLE} --steps 3000 --num-envs 4 --rollout-steps 32 "
     "--batch-size 32 --epochs 4 --hidden 16 --normalise-observations --normalise-rewards",
-    "a2c-cartpole": f"--agent a2c {_CARTPOLE} --steps 8000 --num-envs 4 --hidden 16 "
+    "a2c-cartpole": f"--agent a2c {_CARTPOLE} --steps 3000 --num-envs 4 --hidden 16 "
     "--normalise-observations --normalise-rewards",
     "dau-pendulum": f"--agent dau --env semigradient/Pendulum-v0 {_PHYSICAL} --env-options dt=0.05 "
     "time_limit=1.5",
@@ -66,16 +66,16 @@ CASES = {
     "time_limit=1.5 --eval-episodes 2 --eval-every 2000 --log-every 400 --checkpoint-every 800",
     "dqn-breakout": f"--agent dqn {_BREAKOUT} {_PIXELS}",
     "ddqn-breakout": f"--agent ddqn {_BREAKOUT} {_PIXELS} --n-step 2",
-    "ppo-breakout": f"--agent ppo {_BREAKOUT} --steps 480 --rollout-steps 20 --batch-size 20 "
+    "ppo-breakout": f"--agent ppo {_BREAKOUT} --steps 320 --rollout-steps 20 --batch-size 20 "
     "--epochs 2",
-    "gflownet-grid": "--agent gflownet --env semigradient/HyperGrid-v0 --steps 6000 --hidden 16 "
+    "gflownet-grid": "--agent gflownet --env semigradient/HyperGrid-v0 --steps 3000 --hidden 16 "
     "--batch-size 4 --loss subtb --backward learned --replay trajectories --eval-episodes 2 "
-    "--eval-every 2048 --log-every 512 --checkpoint-every 512",
+    "--eval-every 1024 --log-every 512 --checkpoint-every 512",
     "pcl-toy": "--agent pcl --env semigradient/ToyChorale-v0 --env-options task=inpaint "
-    "--steps 2400 --num-envs 8 --hidden 16 --path-length 4 --buffer-size 400 --learning-starts 200 "
-    "--batch-size 16 --gradient-steps 1 --eval-episodes 2 --eval-every 2000 --log-every 400 "
+    "--steps 1600 --num-envs 8 --hidden 16 --path-length 4 --buffer-size 400 --learning-starts 200 "
+    "--batch-size 16 --gradient-steps 1 --eval-episodes 2 --eval-every 1200 --log-every 400 "
     "--checkpoint-every 800",
-    "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 480",
+    "a2c-breakout": f"--agent a2c {_BREAKOUT} --steps 320",
 }
 
 
