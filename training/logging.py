@@ -33,12 +33,12 @@ class MetricsFile:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
+        self._started = time.monotonic() - _last_time(self.path)
 
     def _open(self) -> None:
         with open_plain(self.path, os.O_RDWR | os.O_CREAT) as file:
             _drop_torn_line(file)
         self._file = open_plain(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._started = time.monotonic() - _last_time(self.path)
 
     @property
     def seconds(self) -> float:
@@ -61,7 +61,7 @@ class MetricsFile:
             raise
 
     def truncate_after(self, step: int, without_evaluation: bool = False) -> None:
-        """Drop the lines later than `step`, before resuming from there.
+        """Drop the lines later than `step`, before resuming from there; their time is not undone.
 
         Args:
             step: the last one that is kept.
