@@ -19,10 +19,12 @@ from gymnasium.wrappers import TimeLimit
 
 from semigradient.envs.actions import checked
 from semigradient.envs.control.gymnasium_classic import RULES, Array, Rules, agrees
+from semigradient.envs.failures import EnvironmentFailureError
 from semigradient.envs.forms import Acted, Seen
 from semigradient.envs.single import make_single
 from semigradient.envs.vector import Arrays, ExactVector
 from semigradient.errors import UserError
+from semigradient.validate import shown
 
 
 class ClassicForm(NamedTuple):
@@ -155,15 +157,28 @@ class ClassicVector(ExactVector):
         Returns:
             Observations (B, *observation), rewards (B,) float64, terminated and truncated (B,)
             bool, infos.
+
+        Raises:
+            EnvironmentFailureError: a reward is not finite, as that of an infinite force.
         """
-        chosen = checked(self.single_action_space, actions, self.num_envs)
+        space = self.single_action_space
+        chosen = checked(space, actions, self.num_envs).astype(space.dtype, copy=False)
         obs, reward, terminated, truncated = self.episodes.step(chosen)
+        if not self.form.rules.is_finite:
+            self.hold(reward, chosen)
         ended = terminated | truncated
         infos = final(obs, ended)
         for index in ended.nonzero()[0].tolist() if infos else ():
             self.begin(index, obs)
         self.last_obs = obs
         return obs, reward, terminated, truncated, infos
+
+    def hold(self, rewards: Array, actions: Array) -> None:
+        """Raise an `EnvironmentFailureError` for rewards (B,) that are no numbers."""
+        for index in np.flatnonzero(~np.isfinite(rewards)):
+            which = f"{index} of {self.num_envs}, action {shown(actions[index])}"
+            what, name = f"returned a non-finite reward {rewards[index]}", self.protocol["env"]
+            raise EnvironmentFailureError(name, what, f" (environment {which})")
 
     def begin(self, index: int, obs: Array) -> None:
         """Start the next episode of one environment; its observation goes into `obs` (B, o)."""

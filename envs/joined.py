@@ -53,13 +53,20 @@ class Joined:
         Returns:
             Observations (K, B, *observation), rewards (K, B) float64, terminated and truncated
             (K, B) bool, infos; where episodes ended, `final_obs` (K, B, *observation).
+
+        Raises:
+            EnvironmentFailureError: a reward is not finite.
         """
         require(bool(self.members), "joined environments: they have been joined anew since")
-        chosen = checked(self.members[0].single_action_space, actions, self.shape)
+        space = self.members[0].single_action_space
+        chosen = checked(space, actions, self.shape).astype(space.dtype, copy=False)
         obs, reward, terminated, truncated = (
             array.reshape(*self.shape, *array.shape[1:])
             for array in self.episodes.step(chosen.reshape(-1, *chosen.shape[2:]))
         )
+        if not self.episodes.rules.is_finite:
+            for member, rewards, taken in zip(self.members, reward, chosen, strict=True):
+                member.hold(rewards, taken)
         ended = terminated | truncated
         infos = final(obs, ended)
         for row, index in np.argwhere(ended).tolist() if infos else ():

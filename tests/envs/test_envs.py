@@ -247,6 +247,14 @@ def test_lives_are_for_training_alone() -> None:
         command.run.evaluation_environment()
 
 
+@pytest.mark.parametrize("seed", [0, 5, 2**32 - 1, 2**32, 2**70])
+def test_seeds_are_a_hash_by_numpy(seed: int) -> None:
+    envs = ExactVector(2, seed)
+    for index, count in ((0, 0), (1, 0), (1, 7), (0, 10**6)):
+        hashed = np.random.SeedSequence((seed, index, count)).generate_state(1)[0]
+        assert envs.seed_of(index, count) == hashed >> 1
+
+
 def test_seeds_differ_among_environments_and_episodes() -> None:
     envs = make_vector("CartPole-v1", 4, 0)
     seeds = {envs.seed_of(index, count) for index in range(4) for count in range(50)}

@@ -14,7 +14,7 @@ from semigradient.envs.classic import ClassicVector
 from semigradient.envs.joined import Joined
 from semigradient.errors import UserError
 
-IDS = ["CartPole-v1"]
+IDS = ["CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Acrobot-v1", "Pendulum-v1"]
 K = 3
 
 
