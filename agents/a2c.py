@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from semigradient.agents.ppo import normalise
 from semigradient.diagnostics.critic import critic_experience
 from semigradient.diagnostics.examples import Experience
 from semigradient.envs import ExactVector
@@ -27,7 +28,7 @@ from semigradient.training.agent import (
 )
 from semigradient.training.collector import Collector, Preprocessing
 from semigradient.training.corrections import critic_difference, show, warn_of_limits
-from semigradient.training.gradients import clip_factor, clip_gradients
+from semigradient.training.gradients import clip_factor, descend
 from semigradient.training.returns import gae
 
 
@@ -96,11 +97,11 @@ def actor_critic_loss(
     return_: Tensor,
     config: Config,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Total, policy and value loss of (m,) samples, 0-dim each; advantages are constants."""
-    policy_loss = -(advantage * log_prob).mean()
-    value_loss = (value - return_).square().mean()
+    """Total, policy and value loss of (…, m) samples, (…) each; advantages are constants."""
+    policy_loss = -(advantage * log_prob).mean(-1)
+    value_loss = (value - return_).square().mean(-1)
     loss = policy_loss + config.value_coefficient * value_loss
-    return loss - config.entropy_coefficient * entropy.mean(), policy_loss, value_loss
+    return loss - config.entropy_coefficient * entropy.mean(-1), policy_loss, value_loss
 
 
 class A2C:
@@ -127,10 +128,17 @@ class A2C:
             config.gamma,
         )
         self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
-        self.progress = self.collector.stepper
-        self._loss = maybe_compile(self._losses, setup.compile)
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        self.bind()
+
+    def bind(self) -> None:
+        """Join the parts that this agent has now; those of a stack take K runs at once."""
+        self.collector.network = self.network
+        self.learning_rate = self.learning_rate.of(self.optimizer)
+        self.progress = self.collector.stepper
         self.policy = self.collector.policy
+        self._parameters = list(self.network.parameters())
+        self._loss = maybe_compile(self._losses, self.setup.compile)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Collect one rollout and take one gradient step."""
@@ -152,13 +160,11 @@ class A2C:
                 rollout.flat("obs"),
                 mask,
                 rollout.flat("action"),
-                advantage.flatten(),
-                return_.flatten(),
+                rollout.flattened(advantage),
+                rollout.flattened(return_),
             )
             self.optimizer.zero_grad()
-            loss.backward()
-            limit, parameters = config.max_grad_norm, list(self.network.parameters())
-            norm = clip_gradients(parameters, limit) if limit > 0 else loss.new_zeros(())
+            norm = descend(loss, self._parameters, config.max_grad_norm)
             show(self.optimizer, lambda: [self._critic(rollout.flat("obs"), return_, norm)])
             self.optimizer.step()
         return {
@@ -179,13 +185,13 @@ class A2C:
     ) -> tuple[Tensor, ...]:
         """Total loss, then policy loss, value loss and entropy, detached."""
         if self.config.normalise_advantages:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            advantage = normalise(advantage)
         parameters, value = self.network(obs, mask)
         log_prob, entropy = self.network.distribution.log_prob_entropy(parameters, action)
         loss, policy_loss, value_loss = actor_critic_loss(
             log_prob, entropy, value, advantage, return_, self.config
         )
-        return loss, policy_loss.detach(), value_loss.detach(), entropy.mean().detach()
+        return loss, policy_loss.detach(), value_loss.detach(), entropy.mean(-1).detach()
 
     def experience(
         self, envs: ExactVector | None = None, steps: int = 0, seed: int = 0

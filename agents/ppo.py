@@ -35,9 +35,10 @@ from semigradient.training.agent import (
 )
 from semigradient.training.collector import Collector, Preprocessing
 from semigradient.training.corrections import critic_difference, show, warn_of_limits
-from semigradient.training.gradients import clip_factor, clip_gradients
+from semigradient.training.draws import Random
+from semigradient.training.gradients import clip_factor, descend
 from semigradient.training.returns import gae
-from semigradient.training.rollout import minibatches
+from semigradient.training.rollout import minibatches, rows_at
 
 
 @dataclass(frozen=True)
@@ -113,34 +114,35 @@ class Config:
 
 
 def policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: Tensor) -> Tensor:
-    """Clipped surrogate (eq. 7), negated: (m,) each → 0-dim."""
+    """Clipped surrogate (eq. 7), negated: (…, m) each → (…)."""
     ratio = torch.exp(log_prob - old_log_prob)
     clipped = ratio.clamp(1 - clip, 1 + clip)
-    return -torch.minimum(ratio * advantage, clipped * advantage).mean()
+    return -torch.minimum(ratio * advantage, clipped * advantage).mean(-1)
 
 
 def value_loss(value: Tensor, old_value: Tensor, return_: Tensor, clip: float) -> Tensor:
-    """Mean squared error, pessimistic about moves beyond `clip` when clip > 0: (m,) → 0-dim."""
+    """Mean squared error, pessimistic about moves beyond `clip` when clip > 0: (…, m) → (…)."""
     error = (value - return_).square()
     if clip > 0:
         near = old_value + (value - old_value).clamp(-clip, clip)
         error = torch.maximum(error, (near - return_).square())
-    return error.mean()
+    return error.mean(-1)
 
 
 def normalise(advantage: Tensor) -> Tensor:
-    """Centre and scale to unit standard deviation: (m,)."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    """Centre and scale to unit standard deviation: (…, m)."""
+    centred = advantage - advantage.mean(-1, keepdim=True)
+    return centred / (advantage.std(-1, keepdim=True) + 1e-8)
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """Unbiased, never negative estimate of KL(π_old, π): E[ρ - 1 - log ρ], 0-dim of (m,)."""
-    return (log_ratio.exp() - 1 - log_ratio).mean()
+    """Unbiased, never negative estimate of KL(π_old, π): E[ρ - 1 - log ρ], (…) of (…, m)."""
+    return (log_ratio.exp() - 1 - log_ratio).mean(-1)
 
 
 def clip_fraction(log_ratio: Tensor, clip: Tensor) -> Tensor:
-    """Share of samples whose probability ratio lies outside 1 ± clip: 0-dim of (m,)."""
-    return ((log_ratio.exp() - 1).abs() > clip).float().mean()
+    """Share of samples whose probability ratio lies outside 1 ± clip: (…) of (…, m)."""
+    return ((log_ratio.exp() - 1).abs() > clip).float().mean(-1)
 
 
 _SCALARS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
@@ -176,11 +178,18 @@ class PPO:
             config.gamma,
         )
         self.collector = Collector(self.network, setup, config.rollout_steps, preprocessing)
-        self.shuffling = generator(setup.seed, 2)
-        self.progress = self.collector.stepper
-        self._loss = maybe_compile(self._losses, setup.compile)
+        self.shuffling: Random = generator(setup.seed, 2)
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
+        self.bind()
+
+    def bind(self) -> None:
+        """Join the parts that this agent has now; those of a stack take K runs at once."""
+        self.collector.network = self.network
+        self.learning_rate = self.learning_rate.of(self.optimizer)
+        self.progress = self.collector.stepper
         self.policy = self.collector.policy
+        self._parameters = list(self.network.parameters())
+        self._loss = maybe_compile(self._losses, self.setup.compile)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Collect one rollout and learn from it."""
@@ -204,8 +213,8 @@ class PPO:
                 "action": rollout.flat("action"),
                 "log_prob": rollout.flat("log_prob"),
                 "value": rollout.flat("value"),
-                "advantage": advantage.flatten(),
-                "return_": return_.flatten(),
+                "advantage": rollout.flattened(advantage),
+                "return_": rollout.flattened(return_),
             }
             if "mask" in rollout:
                 data["mask"] = rollout.flat("mask")
@@ -216,20 +225,19 @@ class PPO:
     def _epochs(self, data: dict[str, Tensor], clip: Tensor) -> dict[str, float | Tensor]:
         """All updates on one rollout; scalars are means over its minibatches."""
         config = self.config
-        parameters = list(self.network.parameters())
         seen: list[Tensor] = []
         has_moved_far = False
         for index in self._passes():
-            batch = {name: rows.index_select(0, index) for name, rows in data.items()}
+            batch = data
+            if index is not None:
+                batch = {name: rows_at(rows, index) for name, rows in data.items()}
             loss, scalars = self._loss(batch, clip)
             seen.append(scalars)
             has_moved_far = config.target_kl > 0 and scalars[_KL].item() > 1.5 * config.target_kl
             if has_moved_far:
                 break
             self.optimizer.zero_grad()
-            loss.backward()
-            limit = config.max_grad_norm
-            norm = clip_gradients(parameters, limit) if limit > 0 else loss.new_zeros(())
+            norm = descend(loss, self._parameters, config.max_grad_norm)
             show(self.optimizer, partial(self._critic, batch, norm))
             self.optimizer.step()
         means = dict(zip(_SCALARS, torch.stack(seen).mean(0), strict=True))
@@ -248,12 +256,14 @@ class PPO:
             weight = weight * ((value - return_).abs() >= (near - return_).abs())
         return [critic_difference(self.network, batch["obs"], return_, weight)]
 
-    def _passes(self) -> Iterator[Tensor]:
-        """The minibatches' indices, epoch after epoch."""
+    def _passes(self) -> Iterator[Tensor | None]:
+        """The minibatches' indices, epoch after epoch; None: all samples at once."""
+        size = self.config.batch_size
         for _ in range(self.config.epochs):
-            yield from minibatches(
-                self.samples, self.config.batch_size, self.shuffling, self.setup.device
-            )
+            if size == self.samples:
+                yield None
+            else:
+                yield from minibatches(self.samples, size, self.shuffling, self.setup.device)
 
     def _losses(self, batch: dict[str, Tensor], clip: Tensor) -> tuple[Tensor, Tensor]:
         """Total loss of a minibatch, and its `_SCALARS`, detached."""
@@ -265,7 +275,7 @@ class PPO:
             advantage = normalise(advantage)
         surrogate = policy_loss(log_prob, batch["log_prob"], advantage, clip)
         squared = value_loss(value, batch["value"], batch["return_"], config.clip_value)
-        bonus = entropy.mean()
+        bonus = entropy.mean(-1)
         loss = surrogate + config.value_coefficient * squared - config.entropy_coefficient * bonus
         with torch.no_grad():
             log_ratio = log_prob - batch["log_prob"]

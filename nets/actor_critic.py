@@ -24,6 +24,8 @@ class ActorCritic(nn.Module):
         shared: whether policy and value share their torso.
     """
 
+    STACKS = True
+
     def __init__(
         self,
         observation: spaces.Box,
@@ -65,9 +67,9 @@ class ActorCritic(nn.Module):
 
 @torch.no_grad()
 def explained_variance(value: Tensor, return_: Tensor) -> Tensor:
-    """1 - Var(return - value) / Var(return): 1 is perfect, 0 no better than a constant.
+    """1 - Var(return - value) / Var(return) of (…, m): 1 is perfect, 0 no better than a constant.
 
     Where returns do not vary there is nothing to explain: 0.
     """
-    error, spread = ((return_ - value).var(correction=0), return_.var(correction=0))
+    error, spread = (rows.var(-1, correction=0) for rows in (return_ - value, return_))
     return torch.where(spread > 1e-8, 1 - error / spread.clamp_min(1e-8), 0.0)

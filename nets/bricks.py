@@ -121,22 +121,23 @@ def _floats(images: Tensor) -> Tensor:
 
 
 class Flat(nn.Module):
-    """Observations of any shape as float vectors (B, width); `scale` multiplies them."""
+    """Observations of any shape as float vectors (…, width); `scale` multiplies them."""
 
+    STACKS = True
     precision: Tensor
 
     def __init__(self, shape: Sequence[int], scale: float = 1.0) -> None:
         super().__init__()
-        self.width, self.scale = prod(shape), scale
+        self.width, self.axes, self.scale = prod(shape), len(shape), scale
         # Follows the module through `.double()`, as the parameters behind it do.
         self.register_buffer("precision", torch.empty(0), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(B, *shape) of any type → (B, width) of the type of the network's parameters."""
+        """(…, *shape) of any type → (…, width) of the type of the network's parameters."""
         observations = observations.to(self.precision.dtype)
         if self.scale != 1:
             observations = observations * self.scale
-        return observations.flatten(1) if observations.dim() > 2 else observations
+        return observations.flatten(-self.axes) if self.axes > 1 else observations
 
 
 def torso(space: spaces.Space, kind: str = "auto", channels: int = 16, depth: int = 0) -> Any:

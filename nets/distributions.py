@@ -22,6 +22,8 @@ _ILLEGAL = -1e9  # finite, so that an entropy of a masked action is 0 and not Na
 class Categorical(nn.Module):
     """Discrete actions. Parameters are logits (…, A); actions (…,) int64."""
 
+    STACKS = True
+
     def __init__(self, actions: int) -> None:
         super().__init__()
         self.outputs = actions
@@ -51,13 +53,15 @@ class Categorical(nn.Module):
 
     def log_prob_entropy(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (…,), from one log-softmax."""
-        log_probs = parameters.log_softmax(-1)
+        log_probs = _log_softmax(parameters)
         chosen = log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
         return chosen, -(log_probs.exp() * log_probs).sum(-1)
 
 
 class MultiCategorical(nn.Module):
     """Independent discrete actions side by side. Actions (…, K) int64."""
+
+    STACKS = True
 
     def __init__(self, counts: Sequence[int]) -> None:
         super().__init__()
@@ -102,6 +106,8 @@ class Gaussian(nn.Module):
     unbounded: the caller clips them to the action space.
     """
 
+    STACKS = True
+
     def __init__(self, dimensions: int, log_std_init: float = 0.0) -> None:
         super().__init__()
         self.outputs = dimensions
@@ -111,7 +117,9 @@ class Gaussian(nn.Module):
 
     def parameters_of(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean and log standard deviation (…, 2K)."""
-        return torch.cat([outputs, self.log_std.expand_as(outputs)], -1)
+        # Of a stack of networks this is (networks, K), and the outputs are (networks, B, K).
+        log_std = self.log_std if self.log_std.ndim == 1 else self.log_std.unsqueeze(1)
+        return torch.cat([outputs, log_std.expand_as(outputs)], -1)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Standard normal noise (*shape, K)."""
@@ -136,6 +144,12 @@ class Gaussian(nn.Module):
         scaled = (action - mean) * torch.exp(-log_std)
         log_prob = (-0.5 * scaled.square() - log_std - 0.5 * log(2 * pi)).sum(-1)
         return log_prob, (log_std + 0.5 * log(2 * pi) + 0.5).sum(-1)
+
+
+def _log_softmax(rows: Tensor) -> Tensor:
+    """Over the last axis (…, m, A); by columns where those lie together, which is faster."""
+    is_by_columns = rows.ndim > 2 and rows.stride(-2) == 1
+    return rows.mT.log_softmax(-2).mT if is_by_columns else rows.log_softmax(-1)
 
 
 Distribution = Categorical | MultiCategorical | Gaussian

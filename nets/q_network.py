@@ -15,6 +15,8 @@ from semigradient.nets.glimpse import glorot
 class QNetwork(nn.Module):
     """Action values (B, A); dueling: Q = V + A - mean A (Wang et al. 2016, eq. 9)."""
 
+    STACKS = True
+
     def __init__(
         self,
         observation: spaces.Box,

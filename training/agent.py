@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -205,6 +206,12 @@ class LearningRate:
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: str) -> None:
         self.optimizer, self.schedule = optimizer, schedule
         self.base = [group["lr"] for group in optimizer.param_groups]
+
+    def of(self, optimizer: torch.optim.Optimizer) -> LearningRate:
+        """The same rates for another optimizer with groups like these."""
+        other = copy.copy(self)
+        other.optimizer = optimizer
+        return other
 
     def set(self, step: int, total_steps: int) -> float:
         """Write the rates of `step` into the optimizer; returns the first group's."""

@@ -17,6 +17,7 @@ from semigradient.training import parts
 from semigradient.training.action_box import BoxScale
 from semigradient.training.actor_critic import Network
 from semigradient.training.agent import AgentContext, Policy, generator
+from semigradient.training.draws import draw
 from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser
 from semigradient.training.rollout import Rollout
 from semigradient.training.stepping import EnvStepper
@@ -68,6 +69,10 @@ class Collector:
         action = setup.envs.single_action_space
         self._scale = BoxScale(action) if isinstance(action, spaces.Box) else None
         self.obs = self._normalise(self.stepper.obs, update=True)
+        self.bind()
+
+    def bind(self) -> None:
+        """Make room for the observations that there are now: (B, …), or (K, B, …) of K runs."""
         self.rollout = self._make_rollout()
 
     @torch.no_grad()
@@ -76,8 +81,9 @@ class Collector:
         rollout, network = self.rollout, self.network
         with self.timers("act"):
             shape = (self.length, self.setup.envs.num_envs)
-            noise = network.distribution.noise(shape, self.generator)
-        last_obs: list[tuple[int, np.ndarray, np.ndarray]] = []
+            sample = network.distribution.noise
+            noise = draw(self.generator, lambda own: sample(shape, own), axis=1)
+        last_obs: list[tuple[int, np.ndarray]] = []
         for time in range(self.length):
             with self.timers("act"):
                 obs, mask = self._tensor(self.obs), self._tensor(self.stepper.mask)
@@ -94,7 +100,7 @@ class Collector:
             step = self.stepper.step(self._to_env(actions))
             with self.timers("store"):
                 if step.truncated.any():
-                    last_obs.append((time, step.truncated, step.next_obs[step.truncated]))
+                    last_obs.append((time, step.next_obs))
                 rollout.write(
                     time,
                     reward=self._reward(step.reward, step.terminated | step.truncated),
@@ -141,20 +147,19 @@ class Collector:
         other.obs = other._normalise(other.stepper.obs, update=False)
         return other
 
-    def _finish(self, last_obs: list[tuple[int, np.ndarray, np.ndarray]]) -> None:
+    def _finish(self, last_obs: list[tuple[int, np.ndarray]]) -> None:
         """Values and log-probabilities, in batches over the whole rollout."""
         rollout, network = self.rollout, self.network
         final = network.value(self._tensor(self.obs))
         if not network.shared:
-            rollout["value"].copy_(network.value(rollout.flat("obs")).view_as(rollout["value"]))
+            rollout.fill("value", network.value(rollout.flat("obs")))
         next_value = rollout["next_value"]
         next_value[:-1] = rollout["value"][1:]
         next_value[-1] = final
-        if last_obs:
-            ends = np.concatenate([obs for _, _, obs in last_obs])
-            values = network.value(self._tensor(self._normalise(ends, update=False)))
-            rows = rollout["truncated"].nonzero(as_tuple=True)
-            next_value[rows] = values
+        for time, obs in last_obs:
+            values = network.value(self._tensor(self._normalise(obs, update=False)))
+            cut = rollout["truncated"][time]
+            next_value[time] = torch.where(cut, values, next_value[time])
         rollout["log_prob"].copy_(
             network.distribution.log_prob(rollout["parameters"], rollout["action"])
         )
@@ -162,7 +167,8 @@ class Collector:
     def _make_rollout(self) -> Rollout:
         distribution = self.network.distribution
         space = self.setup.envs.single_observation_space
-        rollout = Rollout(self.length, self.setup.envs.num_envs, self.setup.device)
+        batch = self.obs.shape[: self.obs.ndim - len(space.shape)]
+        rollout = Rollout(self.length, batch, self.setup.device)
         rollout.field("obs", space.shape, torch.from_numpy(self.obs[:0]).dtype)
         rollout.field("action", distribution.action_shape, distribution.action_dtype)
         outputs = distribution.outputs
@@ -179,7 +185,7 @@ class Collector:
     def _write_mask(self, time: int, mask: torch.Tensor) -> None:
         """Legal actions (B, A) of one step; of the steps before the first mask, all."""
         if "mask" not in self.rollout:
-            self.rollout.field("mask", mask.shape[1:], torch.bool)
+            self.rollout.field("mask", mask.shape[-1:], torch.bool)
             self.rollout["mask"].fill_(True)
         self.rollout.write(time, mask=mask)
 

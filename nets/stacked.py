@@ -1,0 +1,92 @@
+"""K networks of one architecture as one: every parameter gets a leading axis (K, …).
+
+A stack maps (K, m, *observation) to (K, m, …), row k by the weights of network k, in one batched
+product per layer. The networks stay what they were: their parameters become views of the stack's
+memory, so that each can be evaluated, saved and loaded by itself at any time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semigradient.errors import UserError
+from semigradient.nets.bricks import ACTIVATIONS
+from semigradient.nets.stacked_perceptron import StackedPerceptron
+
+_PLAIN = (nn.Sequential, nn.Identity, *ACTIVATIONS.values())
+"""Modules of torch without parameters of their own that take any leading axes."""
+
+
+class StackedLayerNorm(nn.Module):
+    """K layer normalisations over the last axis: (K, m, width) → (K, m, width)."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, eps: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = weight, bias, eps
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Each normalisation on rows of its own."""
+        normal = nn.functional.layer_norm(rows, rows.shape[-1:], eps=self.eps)
+        return torch.addcmul(self.bias.unsqueeze(1), normal, self.weight.unsqueeze(1))
+
+
+class Stacking:
+    """Stacks networks, and remembers which parameter became which.
+
+    Attributes:
+        parameters: the stacked parameter by the `id` of the first network's.
+    """
+
+    def __init__(self) -> None:
+        self.parameters: dict[int, nn.Parameter] = {}
+        self._modules: dict[int, nn.Module] = {}
+
+    def __call__(self, modules: Sequence[Any]) -> Any:
+        """One module of K like ones, whose parameters become views of its own.
+
+        Raises:
+            UserError: a kind of module that has no stacked form.
+        """
+        first = modules[0]
+        if id(first) not in self._modules:
+            self._modules[id(first)] = self._make(modules)
+        return self._modules[id(first)]
+
+    def _make(self, modules: Sequence[nn.Module]) -> nn.Module:
+        first: Any = modules[0]
+        own: dict[str, Any] = {
+            name: None if parameter is None else self._parameter(modules, name)
+            for name, parameter in first._parameters.items()
+        }
+        if type(first) is nn.Linear:
+            return StackedPerceptron([own["weight"]], [own["bias"]])
+        if type(first) is nn.LayerNorm:
+            return StackedLayerNorm(own["weight"], own["bias"], first.eps)
+        if type(first) not in _PLAIN and not getattr(first, "STACKS", False):
+            raise UserError(
+                f"seeds={len(modules)}: {type(first).__name__} has no stacked form (networks of "
+                "vectors have); train the seeds one by one"
+            )
+        whole = copy.copy(first)
+        whole._parameters = own
+        whole._modules = {
+            name: self([module._modules[name] for module in modules]) for name in first._modules
+        }
+        if type(first) is nn.Sequential:
+            return StackedPerceptron.joined(list(whole)) or whole
+        return whole  # type: ignore[no-any-return]
+
+    def _parameter(self, modules: Sequence[nn.Module], name: str) -> nn.Parameter:
+        owned: list[Any] = [module._parameters[name] for module in modules]
+        first = owned[0]
+        if id(first) not in self.parameters:
+            data = torch.stack([parameter.detach() for parameter in owned])
+            self.parameters[id(first)] = nn.Parameter(data, first.requires_grad)
+            for parameter, view in zip(owned, data, strict=True):
+                parameter.data = view
+        return self.parameters[id(first)]

@@ -1,0 +1,99 @@
+"""The parts of K agents as those of one, by kind, and back.
+
+    networks             one whose parameters have a leading axis, (K, …)     nets/stacked.py
+    optimizers           one over those parameters                            stacks/optimizers.py
+    generators           all of them, each drawing for its own run            training/draws.py
+    steppers             one that steps all environments                      stacks/stepping.py
+    running statistics   all of them, each fed with its own rows              stacks/each.py
+    arrays and tensors   stacked along a new first axis
+    numbers, text, None  one, which must be the same in all
+    objects with parts   one with these stacked; its method `bind`, if it has one, joins them
+
+`stack` makes them; `settle` writes what has happened since into the parts of one of the K agents.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semigradient.errors import UserError
+from semigradient.nets.stacked import Stacking
+from semigradient.stacks import optimizers
+from semigradient.stacks.each import Each
+from semigradient.stacks.stepping import StackedStepper
+from semigradient.training.draws import Generators
+from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser
+from semigradient.training.stepping import EnvStepper
+
+_PLAIN = (bool, int, float, str, type(None))
+_STATISTICS = (ObservationNormaliser, RewardNormaliser)
+
+
+@dataclass
+class Stacker:
+    """Stacks the parts of K agents; networks before the optimizers over them."""
+
+    networks: Stacking = field(default_factory=Stacking)
+
+    def agents(self, agents: Sequence[Any]) -> Any:
+        """One agent of K."""
+        if not hasattr(agents[0], "bind"):
+            raise UserError(
+                f"seeds={len(agents)}: {type(agents[0]).__name__} has no stacked form; train its "
+                "seeds one by one"
+            )
+        return self._owner(agents)
+
+    def __call__(self, parts: Sequence[Any], path: str) -> Any:
+        """One part of K."""
+        first = parts[0]
+        if isinstance(first, nn.Module):
+            return self.networks(parts)
+        if isinstance(first, torch.optim.Optimizer):
+            return optimizers.stacked(parts, self.networks.parameters)
+        if isinstance(first, torch.Generator):
+            return Generators(parts)
+        if isinstance(first, EnvStepper):
+            return StackedStepper(parts)
+        if isinstance(first, _STATISTICS):
+            return Each(parts)
+        if isinstance(first, Tensor):
+            return torch.stack(list(parts))
+        if isinstance(first, np.ndarray):
+            return np.stack(parts)
+        if isinstance(first, _PLAIN) and all(part == first for part in parts):
+            return first
+        if hasattr(first, "STATE"):
+            return self._owner(parts)
+        raise UserError(f"seeds={len(parts)}: {path} of {first!r:.80} has no stacked form")
+
+    def _owner(self, owners: Sequence[Any]) -> Any:
+        whole, kind = copy.copy(owners[0]), type(owners[0])
+        for name in sorted(kind.STATE, key=lambda name: name == "optimizer"):
+            parts = [attrgetter(name)(owner) for owner in owners]
+            setattr(whole, name, self(parts, f"{kind.__name__}.{name}"))
+        if hasattr(whole, "bind"):
+            whole.bind()
+        return whole
+
+
+def settle(part: Any, whole: Any, index: int) -> Any:
+    """The part of run `index` as it is now: changed in place where that can be."""
+    if isinstance(whole, np.ndarray | Tensor):
+        return whole[index]
+    if isinstance(whole, _PLAIN):
+        return whole
+    if isinstance(whole, torch.optim.Optimizer):
+        optimizers.settle(part, whole, index)
+    elif not isinstance(whole, nn.Module | Generators | StackedStepper | Each):
+        for name in type(part).STATE:
+            setattr(part, name, settle(getattr(part, name), getattr(whole, name), index))
+    return part
