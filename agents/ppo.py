@@ -35,7 +35,7 @@ from semigradient.training.agent import (
 )
 from semigradient.training.collector import Collector, Preprocessing
 from semigradient.training.corrections import critic_difference, show, warn_of_limits
-from semigradient.training.draws import Random
+from semigradient.training.draws import Generators, Random
 from semigradient.training.gradients import clip_factor, descend
 from semigradient.training.returns import gae
 from semigradient.training.rollout import minibatches, rows_at
@@ -184,6 +184,12 @@ class PPO:
 
     def bind(self) -> None:
         """Join the parts that this agent has now; those of a stack take K runs at once."""
+        if isinstance(self.shuffling, Generators):
+            require(
+                self.config.target_kl == 0,
+                f"seeds={len(self.shuffling.each)}: target_kl={self.config.target_kl} ends the "
+                "epochs of each seed at another time; train the seeds one by one",
+            )
         self.collector.network = self.network
         self.learning_rate = self.learning_rate.of(self.optimizer)
         self.progress = self.collector.stepper

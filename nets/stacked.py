@@ -79,7 +79,7 @@ class Stacking:
         }
         if type(first) is nn.Sequential:
             return StackedPerceptron.joined(list(whole)) or whole
-        return whole  # type: ignore[no-any-return]
+        return whole
 
     def _parameter(self, modules: Sequence[nn.Module], name: str) -> nn.Parameter:
         owned: list[Any] = [module._parameters[name] for module in modules]

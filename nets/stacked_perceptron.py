@@ -57,7 +57,7 @@ class StackedPerceptron(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Each perceptron on rows of its own."""
         layers: Any = _Layers
-        return layers.apply(rows, self.kinds, *self.weights, *self.biases)  # type: ignore[no-any-return]
+        return layers.apply(rows, self.kinds, *self.weights, *self.biases)
 
 
 class _Layers(torch.autograd.Function):
@@ -72,7 +72,7 @@ class _Layers(torch.autograd.Function):
         return columns[-1].mT
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         count = len(ctx.kinds)
         columns, weights = ctx.saved_tensors[: count + 1], ctx.saved_tensors[count + 1 :]
@@ -111,5 +111,5 @@ def _bend_back(slope: Tensor, values: Tensor, kind: str, owned: bool) -> Tensor:
         return slope
     into = slope if owned else torch.empty_like(slope)
     if kind == "tanh":
-        return torch.ops.aten.tanh_backward.grad_input(slope, values, grad_input=into)  # type: ignore[no-any-return]
-    return torch.ops.aten.threshold_backward.grad_input(slope, values, 0, grad_input=into)  # type: ignore[no-any-return]
+        return torch.ops.aten.tanh_backward.grad_input(slope, values, grad_input=into)
+    return torch.ops.aten.threshold_backward.grad_input(slope, values, 0, grad_input=into)

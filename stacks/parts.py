@@ -62,7 +62,7 @@ class Stacker:
         if isinstance(first, torch.Generator):
             return Generators(parts)
         if isinstance(first, EnvStepper):
-            return StackedStepper(parts)
+            return StackedStepper.of(parts)
         if isinstance(first, _STATISTICS):
             return Each(parts)
         if isinstance(first, Tensor):

@@ -13,8 +13,8 @@ from semigradient.stacks.parts import Stacker, settle
 class Stack:
     """K agents of one configuration and different seeds, at the same step.
 
-    Between two calls of `iterate` each of `members` can be asked for its policy; after `settle`,
-    also for its state, which is that of a run by itself.
+    Between two calls of `iterate` each of `members` gives its policy; after `settle` also its
+    state, which is that of a run by itself.
 
     Attributes:
         members: the agents. They must not iterate by themselves any more.

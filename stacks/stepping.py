@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from semigradient.envs.classic import ClassicVector
+from semigradient.envs.joined import Joined
 from semigradient.training.stepping import EnvStepper, Transition
 
 
@@ -21,6 +24,12 @@ class StackedStepper:
     def __init__(self, members: Sequence[EnvStepper]) -> None:
         self.members = list(members)
         self._look()
+
+    @staticmethod
+    def of(members: Sequence[EnvStepper]) -> StackedStepper:
+        """The fastest one: all environments in one array, where they have that form."""
+        is_one_array = all(isinstance(member.envs, ClassicVector) for member in members)
+        return JoinedStepper(members) if is_one_array else StackedStepper(members)
 
     @property
     def steps(self) -> int:
@@ -39,15 +48,47 @@ class StackedStepper:
         reward, terminated, truncated, next_obs = (
             np.stack(column) for column in list(zip(*steps, strict=True))[:4]
         )
-        return Transition(reward, terminated, truncated, next_obs, _masks(
-            [step.next_mask for step in steps], next_obs.shape[:2]), {})
+        next_mask = _masks([step.next_mask for step in steps])
+        return Transition(reward, terminated, truncated, next_obs, next_mask, {})
 
     def _look(self) -> None:
         self.obs = np.stack([member.obs for member in self.members])
-        self.mask = _masks([member.mask for member in self.members], self.obs.shape[:2])
+        self.mask = _masks([member.mask for member in self.members])
 
 
-def _masks(masks: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray | None:
+class JoinedStepper(StackedStepper):
+    """The same for environments that are one array: the work of one step, whatever K is."""
+
+    def __init__(self, members: Sequence[EnvStepper]) -> None:
+        super().__init__(members)
+        envs: Any = [member.envs for member in members]
+        self._envs = Joined(envs)
+        self._timers = members[0].timers
+        self._return = np.stack([member.running_return for member in members])
+        self._length = np.stack([member.running_length for member in members])
+        for index, member in enumerate(self.members):
+            member.running_return = self._return[index]
+            member.running_length = self._length[index]
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Act once in every environment: (K, B, *action)."""
+        with self._timers("environment"):
+            obs, reward, terminated, truncated, infos = self._envs.step(actions)
+            self._return += reward
+            self._length += 1
+            self.obs, next_obs = obs, obs
+            for member, own in zip(self.members, obs, strict=True):
+                member.steps += len(own)
+                member.obs = own
+            if "final_obs" in infos:
+                ended = terminated | truncated
+                next_obs = np.where(ended[..., None], infos["final_obs"], obs)
+                for index in np.flatnonzero(ended.any(1)):
+                    self.members[index].close_episodes(ended[index])
+        return Transition(reward, terminated, truncated, next_obs, None, infos)
+
+
+def _masks(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """Masks (K, B, A); where some runs have none yet, everything is legal in them."""
     given = [mask for mask in masks if mask is not None]
     if not given:

@@ -34,6 +34,7 @@ BELOW: dict[str, set[str]] = {
     "agents": {*_BRICKS, "envs", "training", "domains", "diagnostics"},
     "experiments": {*_BRICKS, "envs", "training"},
 }
+BELOW["stacks"] = {*_BRICKS, "envs", "training"}
 BELOW["api"] = {*BELOW} - {"experiments"}
 BELOW["reproductions"] = {*BELOW}
 BELOW["benchmarks"] = {*BELOW, *SCRIPTS}

@@ -83,9 +83,7 @@ class Rollout:
             self._views[name] = tensor.numpy()
 
 
-def minibatches(
-    count: int, size: int, random: Random, device: torch.device
-) -> Iterator[Tensor]:
+def minibatches(count: int, size: int, random: Random, device: torch.device) -> Iterator[Tensor]:
     """Index tensors (size,) of one random pass over `count` samples; `size` divides `count`.
 
     Of K runs (K, size), for `rows_at`.

@@ -36,6 +36,7 @@ class EnvStepper:
         mask: (B, A) legal actions of the current observations, or None.
         steps: environment steps so far, all environments together.
         episodes: (return, length) of those that ended since the last `pop_episodes`.
+        running_return, running_length: (B,) of the running episodes.
         exact: whether the last `load_state_dict` could restore the environments exactly.
 
     Args:
@@ -53,16 +54,16 @@ class EnvStepper:
         self.mask: np.ndarray | None
         self.obs, self.mask = self._reset()
         self._check_floats = np.issubdtype(self.obs.dtype, np.floating)
-        self._return = np.zeros(envs.num_envs)
-        self._length = np.zeros(envs.num_envs, dtype=np.int64)
+        self.running_return = np.zeros(envs.num_envs)
+        self.running_length = np.zeros(envs.num_envs, dtype=np.int64)
         self.episodes: list[tuple[float, int]] = []
         self.exact, self._notes_episodes = True, notes_episodes
 
     def restart(self) -> None:
         """Abandon all running episodes and begin new ones."""
         self.obs, self.mask = self._reset()
-        self._return[:] = 0
-        self._length[:] = 0
+        self.running_return[:] = 0
+        self.running_length[:] = 0
 
     def step(self, actions: np.ndarray) -> Transition:
         """Act once in every environment.
@@ -86,8 +87,8 @@ class EnvStepper:
                 ended = (terminated | truncated).reshape(-1, *[1] * (obs.ndim - 1))
                 self._check_finite("observation", np.where(ended, infos["final_obs"], 0), actions)
         self.steps += len(reward)
-        self._return += reward
-        self._length += 1
+        self.running_return += reward
+        self.running_length += 1
         next_obs, next_mask = obs, infos.get("action_mask")
         if "final_obs" in infos:
             ended = terminated | truncated
@@ -97,7 +98,7 @@ class EnvStepper:
                 next_mask = next_mask.copy()
                 next_mask[ended] = True
             # Where only a life ended, the game goes on, and so does the episode that is reported.
-            self._close_episodes(ended & ~infos.get("goes_on", np.zeros_like(ended)))
+            self.close_episodes(ended & ~infos.get("goes_on", np.zeros_like(ended)))
         self.obs, self.mask = obs, infos.get("action_mask")
         return Transition(reward, terminated, truncated, next_obs, next_mask, infos)
 
@@ -113,8 +114,8 @@ class EnvStepper:
             "steps": self.steps,
             "obs": self.obs,
             "mask": self.mask,
-            "return": self._return.copy(),
-            "length": self._length.copy(),
+            "return": self.running_return.copy(),
+            "length": self.running_length.copy(),
             "ended": [list(episode) for episode in self.episodes],
         }
 
@@ -125,7 +126,10 @@ class EnvStepper:
         self.episodes = [(value, length) for value, length in state["ended"]]
         if self.exact:
             self.obs, self.mask = state["obs"], state["mask"]
-            self._return, self._length = state["return"].copy(), state["length"].copy()
+            self.running_return, self.running_length = (
+                state["return"].copy(),
+                state["length"].copy(),
+            )
         else:
             self.obs = self.envs.last_obs.copy()
             self.mask = getattr(self.envs, "action_masks", lambda: None)()
@@ -145,11 +149,14 @@ class EnvStepper:
             self._fail("returned in reset()", details)
         return obs, infos.get("action_mask")
 
-    def _close_episodes(self, ended: np.ndarray) -> None:
+    def close_episodes(self, ended: np.ndarray) -> None:
+        """Note the episodes of the environments (B,) whose last step was theirs."""
         for index in np.flatnonzero(ended) if self._notes_episodes else ():
-            self.episodes.append((float(self._return[index]), int(self._length[index])))
-        self._return[ended] = 0
-        self._length[ended] = 0
+            self.episodes.append(
+                (float(self.running_return[index]), int(self.running_length[index]))
+            )
+        self.running_return[ended] = 0
+        self.running_length[ended] = 0
 
     def _check_finite(self, what: str, values: np.ndarray, actions: np.ndarray) -> None:
         # A sum is finite only if all its terms are (short of overflow, which is as bad).
