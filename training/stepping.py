@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -80,25 +81,26 @@ class EnvStepper:
                 raise
             except Exception as problem:
                 self._fail("raised", f": {first_line(problem)}", problem)
-        self._check_finite("reward", reward, actions)
-        if self._check_floats:
-            self._check_finite("observation", obs, actions)
-            if "final_obs" in infos:
-                ended = (terminated | truncated).reshape(-1, *[1] * (obs.ndim - 1))
-                self._check_finite("observation", np.where(ended, infos["final_obs"], 0), actions)
-        self.steps += len(reward)
-        self.running_return += reward
-        self.running_length += 1
+        ended = terminated | truncated if "final_obs" in infos else None
         next_obs, next_mask = obs, infos.get("action_mask")
-        if "final_obs" in infos:
-            ended = terminated | truncated
+        if ended is not None:
             next_obs = obs.copy()
             next_obs[ended] = infos["final_obs"][ended]
             if next_mask is not None:
                 next_mask = next_mask.copy()
                 next_mask[ended] = True
+        self._check_finite("reward", reward, actions)
+        if self._check_floats:
+            self._check_finite("observation", obs, actions)
+            if ended is not None:
+                self._check_finite("observation", next_obs, actions)
+        self.steps += len(reward)
+        self.running_return += reward
+        self.running_length += 1
+        if ended is not None:
             # Where only a life ended, the game goes on, and so does the episode that is reported.
-            self.close_episodes(ended & ~infos.get("goes_on", np.zeros_like(ended)))
+            goes_on = infos.get("goes_on")
+            self.close_episodes(ended if goes_on is None else ended & ~goes_on)
         self.obs, self.mask = obs, infos.get("action_mask")
         return Transition(reward, terminated, truncated, next_obs, next_mask, infos)
 
@@ -151,7 +153,7 @@ class EnvStepper:
 
     def close_episodes(self, ended: np.ndarray) -> None:
         """Note the episodes of the environments (B,) whose last step was theirs."""
-        for index in np.flatnonzero(ended) if self._notes_episodes else ():
+        for index in ended.nonzero()[0].tolist() if self._notes_episodes else ():
             self.episodes.append(
                 (float(self.running_return[index]), int(self.running_length[index]))
             )
@@ -159,8 +161,8 @@ class EnvStepper:
         self.running_length[ended] = 0
 
     def _check_finite(self, what: str, values: np.ndarray, actions: np.ndarray) -> None:
-        # A sum is finite only if all its terms are (short of overflow, which is as bad).
-        if np.isfinite(values.sum()):
+        # A sum of squares is finite only if all its terms are; it may also overflow.
+        if math.isfinite(np.vdot(values, values)):
             return
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if not bad.any():
