@@ -128,10 +128,7 @@ class EnvStepper:
         self.episodes = [(value, length) for value, length in state["ended"]]
         if self.exact:
             self.obs, self.mask = state["obs"], state["mask"]
-            self.running_return, self.running_length = (
-                state["return"].copy(),
-                state["length"].copy(),
-            )
+            self.running_return[:], self.running_length[:] = state["return"], state["length"]
         else:
             self.obs = self.envs.last_obs.copy()
             self.mask = getattr(self.envs, "action_masks", lambda: None)()
