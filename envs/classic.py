@@ -88,7 +88,7 @@ class Episodes:
         rules, state = self.rules, self.state
         self.ages += 1
         truncated = self.ages >= self.limit
-        if len(truncated) == 1:  # faster with Gymnasium's own
+        if len(actions) == 1:  # faster with Gymnasium's own
             obs, reward, terminated = rules.alone(state[:, 0], actions[0])
             return obs[None], np.array([reward]), np.array([terminated]), truncated
         rewards, ended = rules.step(state, actions)
