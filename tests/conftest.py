@@ -1,16 +1,18 @@
-"""What all tests share: quiet surroundings and the training command in a process of its own."""
+"""What all tests share: quiet surroundings and the training command in a process of its own.
+
+Read by the process that hands out the tests as well, which needs neither torch nor Gymnasium.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import gymnasium
 import pytest
-import torch
 
 from semigradient import registry
 from semigradient.commands import train
@@ -20,7 +22,12 @@ from support.processes import Forked
 
 # Read when W&B is imported, here and in every process that a test starts.
 os.environ["WANDB_MODE"] = "disabled"
-torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is collected stays: the search for garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +41,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Runs started in this process may choose more threads; the next test starts with one."""
+    import torch
+
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
 
@@ -66,6 +76,8 @@ def start_train() -> Iterator[Callable[..., Forked]]:
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Tensors are made in double precision, from seed 0."""
+    import torch
+
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     yield
@@ -73,8 +85,21 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are saved without being drawn, which takes half a second each."""
+    from matplotlib.figure import Figure
+
+    def save(_figure: Figure, path: Path, **_options: object) -> None:
+        Path(path).write_bytes(b"\x89PNG")
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of `support.plugin`, on the path of this process and of those that it starts."""
+    import gymnasium
+
     folder = write_package(tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *_python_path()]))
     monkeypatch.syspath_prepend(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import sys
 from collections.abc import Sequence
@@ -153,18 +154,24 @@ def _optimizer_options(words: Sequence[str]) -> list[str]:
     return [flag.removeprefix("--optim.") for flag in flags if flag.startswith("--optim.")]
 
 
+@functools.cache  # tyro keeps what it has read of a class
+def _schema(agent_type: type, optimizer_type: type) -> Any:
+    """The command as tyro reads it, for an agent and an optimizer of these types."""
+    import tyro
+
+    fields: list[tuple[str, Any]] = [
+        ("run", Annotated[RunConfig, tyro.conf.OmitArgPrefixes]),
+        ("agent", Annotated[agent_type, tyro.conf.OmitArgPrefixes]),
+        ("optimizer", Annotated[optimizer_type, tyro.conf.arg(name="optim")]),
+    ]
+    return dataclasses.make_dataclass("Command", fields, frozen=True)
+
+
 def _flags(default: Command, rest: Sequence[str]) -> Command:
     import tyro
 
-    agent_type = type(default.agent)
-    fields = [
-        ("run", Annotated[RunConfig, tyro.conf.OmitArgPrefixes], default.run),
-        ("agent", Annotated[agent_type, tyro.conf.OmitArgPrefixes], default.agent),
-        ("optimizer", Annotated[type(default.optimizer), tyro.conf.arg(name="optim")], None),
-    ]
-    schema = dataclasses.make_dataclass(
-        "Command", [(name, kind) for name, kind, _ in fields], frozen=True
-    )
+    kinds: tuple[type, type] = type(default.agent), type(default.optimizer)
+    schema = _schema(*kinds)
     instance = schema(default.run, default.agent, default.optimizer)
     names = ["--agent", default.run.agent, "--optim", default.run.optim]
     if default.run.env:

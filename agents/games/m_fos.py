@@ -267,7 +267,7 @@ class MFOS:
         entropy = 0.5 * (variance.log() + log(2 * pi) + 1).sum(-1).mean()
         advantage = batch["return_"] - value.detach()
         clip = torch.tensor(config.clip, device=advantage.device)
-        surrogate = policy_loss(log_prob, batch["log_prob"], advantage, clip)
+        surrogate = policy_loss(log_prob, batch["log_prob"], advantage, clip).mean()
         squared = (value - batch["return_"]).square().mean()
         bonus = config.entropy_coefficient * entropy
         return surrogate + config.value_coefficient * squared - bonus

@@ -20,7 +20,13 @@ from support.fake_runs import EVALUATE, TRAIN
 
 
 @pytest.fixture
-def commands(tmp_path, monkeypatch) -> Commands:
+def commands(drawing, blank_pictures) -> Commands:
+    return drawing
+
+
+@pytest.fixture
+def drawing(tmp_path, monkeypatch) -> Commands:
+    """The same, with reports that show their figures."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fake_train.py").write_text(TRAIN)
     (tmp_path / "fake_evaluate.py").write_text(EVALUATE)
@@ -44,8 +50,8 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_full_grid_tables_and_report(commands, capsys):
-    code = call(commands, "--env", "CartPole-v1", "ALE/Pong-v5", "--episodes", 7)
+def test_full_grid_tables_and_report(drawing, capsys):
+    code = call(drawing, "--env", "CartPole-v1", "ALE/Pong-v5", "--episodes", 7)
     assert code == 0
     found = calls()
     assert len(found) == 16

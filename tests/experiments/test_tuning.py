@@ -22,7 +22,13 @@ GRID = "adam:lr=1e-4,1e-3,1e-2"
 
 
 @pytest.fixture
-def commands(tmp_path, monkeypatch) -> Commands:
+def commands(drawing, blank_pictures) -> Commands:
+    return drawing
+
+
+@pytest.fixture
+def drawing(tmp_path, monkeypatch) -> Commands:
+    """The same, with reports that show their figures."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fake_train.py").write_text(TRAIN)
     (tmp_path / "fake_evaluate.py").write_text(EVALUATE)
@@ -93,8 +99,8 @@ def test_options_that_are_true_or_false_are_flags():
     assert "--optim.no-decoupled-weight-decay" in cell.flags
 
 
-def test_the_best_setting_of_the_tuning_seeds_is_scored_on_others(commands, capsys):
-    assert call(commands, f"{GRID} sgd:lr=1e-3,1e-2 momentum") == 0
+def test_the_best_setting_of_the_tuning_seeds_is_scored_on_others(drawing, capsys):
+    assert call(drawing, f"{GRID} sgd:lr=1e-3,1e-2 momentum") == 0
     found = calls()
     tuned = [line for line in found if ".50000" in line]
     # Three and two rates on two tuning seeds; then one setting of each on two other seeds.

@@ -104,6 +104,7 @@ def _file(module: str) -> Path | None:
     return None
 
 
+@cache
 def _imports(module: str) -> list[str]:
     path = _file(module)
     assert path is not None

@@ -54,7 +54,7 @@ def written(folder: Path, seed: int = 0, shapes: Any = SHAPES, scale: float = 0.
     rng = np.random.default_rng(seed)
     arrays = [(scale * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
     path = folder / "params.pkl.gz"
-    path.write_bytes(gzip.compress(pickle.dumps(arrays)))
+    path.write_bytes(gzip.compress(pickle.dumps(arrays), 1))
     return path
 
 
@@ -190,7 +190,7 @@ def test_other_files_are_one_line_each(tmp_path: Path) -> None:
         (gzip.compress(pickle.dumps([np.zeros(3, np.float32)])), "is not its 22 arrays"),
         (gzip.compress(pickle.dumps([np.zeros(s) for s in SHAPES])), "is not its 22 arrays"),
         (gzip.compress(pickle.dumps({"a": 1})), "is not its 22 arrays"),
-        (gzip.compress(bytes(2**26 + 1)), "is too large"),
+        (gzip.compress(bytes(2**26 + 1), 1), "is too large"),
     ):
         odd.write_bytes(content)
         with pytest.raises(UserError, match=says) as caught:
