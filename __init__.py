@@ -5,6 +5,7 @@ no heavy dependency. The functions are imported on first use (`semigradient.api`
 
     make_agent   the agent that the command line creates
     train        train into a run folder
+    train_seeds  train several seeds as one learner
     resume       continue a run folder
     load         a trained policy from a run folder
 """
@@ -17,9 +18,9 @@ from semigradient import envs as envs
 from semigradient import families
 
 if TYPE_CHECKING:
-    from semigradient.api import load, make_agent, resume, train
+    from semigradient.api import load, make_agent, resume, train, train_seeds
 
-__all__ = ["load", "make_agent", "resume", "train"]
+__all__ = ["load", "make_agent", "resume", "train", "train_seeds"]
 
 families.register()
 

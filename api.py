@@ -11,23 +11,23 @@ print(run.policy(observation))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from semigradient.diagnostics.attach import Attachment
-from semigradient.training import console, exactness, extension, run
+from semigradient.stacks import run as stacks
+from semigradient.training import console, run, start
 from semigradient.training.agent import Agent
 from semigradient.training.build import build, build_for_process
 from semigradient.training.cli import Invocation, parse
-from semigradient.training.command import Command, make_command
+from semigradient.training.command import make_command
 from semigradient.training.doubts import doubts
 from semigradient.training.generators import undisturbed
 from semigradient.training.loaded_run import LoadedRun, load_run
 from semigradient.training.lock import RunLock
 from semigradient.training.logging import Logger
 from semigradient.training.loop import Loop, Outcome
-from semigradient.training.sinks import TensorBoardSink, WandbSink, resolve_wandb_mode
 
 load = load_run
 
@@ -73,6 +73,22 @@ def train(agent: str, env: str, **options: Any) -> LoadedRun:
     return _finish(Invocation(make_command(agent, env, **options)))
 
 
+def train_seeds(agent: str, env: str, seeds: int, **options: Any) -> list[LoadedRun]:
+    """Train `seeds` seeds from `seed` on as one learner, as `train.py --seeds` does.
+
+    Args:
+        agent, env, options: as of `train`; `run_dir` is the folder of all run folders.
+        seeds: how many.
+
+    Raises:
+        UserError, KeyboardInterrupt, RuntimeError: as of `train`; what has no stacked form.
+    """
+    invocation = Invocation(make_command(agent, env, **options), seeds=seeds)
+    with undisturbed():
+        ended = execute_seeds(invocation, lambda _: None)
+    return [_loaded(outcome, loop) for outcome, loop in ended]
+
+
 def resume(folder: str | Path, trust: bool = False, steps: int | None = None) -> LoadedRun:
     """Continue a run folder to its end, identically to an uninterrupted run.
 
@@ -107,54 +123,33 @@ def execute(
     protocol = agent.setup.envs.protocol
     with run.create(command, protocol) if folder is None else RunLock(folder) as lock:
         loop = Loop(command, agent, lock, observers)
-        notes = [] if folder is None else _resume(invocation, loop)
-        for line in [*_introduction(command, lock.folder, protocol), *notes, *warnings]:
+        notes = [] if folder is None else start.resume(loop, invocation.saved)
+        for line in [*start.introduction(command, lock.folder, protocol), *notes, *warnings]:
             say(line)
             console.record(lock.folder, line)
-        with Logger(lock.folder, _sinks(command, lock.folder)) as logger:
+        with Logger(lock.folder, start.sinks(command, lock.folder)) as logger:
             return loop.run(logger), loop
 
 
-def _resume(invocation: Invocation, loop: Loop) -> list[str]:
-    """Load the newest checkpoint and write down how the run goes on; returns what to say."""
-    command, folder, saved = invocation.command, loop.folder, invocation.saved
-    loaded, now = loop.resume(), run.provenance()
-    remarks = [] if saved is None else extension.remarks(command, saved)
-    if loaded is None:
-        run.extend(command, folder, now, 0)
-        return ["no checkpoint was saved yet: starts at step 0", *remarks]
-    before = run.last_provenance(folder)
-    reasons = exactness.reasons(loop.agent, command, saved, before, now)
-    run.extend(command, folder, now, loaded.step)
-    kind = f"statistical: {', '.join(reasons)}" if reasons else "exact"
-    skipped = [f"skipped damaged checkpoint: {reason}" for reason in loaded.skipped]
-    text = f"resumed at step {loaded.step} from {loaded.path.name} ({kind})"
-    return [*skipped, text, *remarks]
+def execute_seeds(
+    invocation: Invocation, say: Callable[[str], object] = console.say
+) -> list[tuple[Outcome, Loop]]:
+    """The same of runs that learn as one (`--seeds`); each with how it ended."""
+    if invocation.members:
+        return stacks.resume(invocation.members, say)
+    return stacks.begin(invocation.command, invocation.seeds, say)
 
 
 def _finish(invocation: Invocation) -> LoadedRun:
     """Execute without output, preserve the global generators, and load the result."""
     with undisturbed():
         outcome, loop = execute(invocation, lambda _: None)
+    return _loaded(outcome, loop)
+
+
+def _loaded(outcome: Outcome, loop: Loop) -> LoadedRun:
     if outcome.status == "interrupted":
         raise KeyboardInterrupt(outcome.message)
     if outcome.exit_code:
         raise RuntimeError(outcome.message) from outcome.problem
     return load_run(loop.folder, trust=True)  # this process has just run the code that it names
-
-
-def _introduction(command: Command, folder: Path, protocol: Mapping[str, object]) -> list[str]:
-    run = command.run
-    card = ", ".join(f"{key}={value}" for key, value in protocol.items() if key != "env")
-    names = f"{run.agent} on {run.env} with {run.optim}"
-    return [f"{names}, seed {run.seed}, {run.steps} steps → {folder}", f"protocol: {card}"]
-
-
-def _sinks(command: Command, folder: Path) -> list[Any]:
-    run = command.run
-    sinks: list[Any] = [TensorBoardSink(folder / "tensorboard")] if run.tensorboard else []
-    mode = resolve_wandb_mode(run.wandb)
-    if mode != "disabled":
-        tables = command.tables()
-        sinks.append(WandbSink(folder, mode, run.wandb_project, None, folder.name, tables))
-    return sinks

@@ -14,6 +14,8 @@ from semigradient.errors import UserError, unknown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from semigradient.training.loop import Loop, Outcome
+
 COMMANDS = ("train", "evaluate", "compare", "reproduce")
 MODULES = {"sample": "semigradient.domains.flows.__main__"}
 """Commands that are no script of their own."""
@@ -53,14 +55,40 @@ def _train(arguments: Sequence[str]) -> int:
 
     try:
         invocation = parse(arguments)
-        from semigradient.api import execute
+        from semigradient.api import execute, execute_seeds
 
+        if invocation.seeds:
+            return _conclude(execute_seeds(invocation))
         outcome, loop = execute(invocation)
     except UserError as problem:
         fail(problem, "train.py")
     except KeyboardInterrupt:  # before training, or after it
         say("interrupted: nothing was trained", error=True)
         return 130
+    return _report(outcome, loop)
+
+
+def _conclude(ended: Sequence[tuple[Outcome, Loop]]) -> int:
+    """Say how runs that learned as one ended; the first exit code that is not 0."""
+    from semigradient.training.console import say
+
+    codes = []
+    for outcome, loop in ended:
+        say(f"seed {loop.command.run.seed}:")
+        codes.append(_report(outcome, loop))
+    means = [loop.evaluation["mean"] for _, loop in ended if loop.evaluation]
+    if means:
+        mean = sum(means) / len(means)
+        say(
+            f"{len(means)} seeds: mean return {mean:.1f}, from {min(means):.1f} to {max(means):.1f}"
+        )
+    return next((code for code in codes if code), 0)
+
+
+def _report(outcome: Outcome, loop: Loop) -> int:
+    """Say how a run ended; its exit code."""
+    from semigradient.training.console import say
+
     say(f"{outcome.status}: {outcome.message}", error=outcome.exit_code != 0)
     if loop.evaluation:
         mean, episodes = loop.evaluation["mean"], loop.evaluation["episodes"]

@@ -14,6 +14,7 @@ either absent or complete. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -308,6 +309,15 @@ def load(
     if skipped:
         raise UserError(f"no usable checkpoint in {folder}: {'; '.join(skipped)}")
     raise UserError(f"no checkpoint in {folder}")
+
+
+def newest_step(folder: Path) -> int:
+    """Step of the newest intact checkpoint; -1: there is none."""
+    for path in _checkpoints(folder):
+        with contextlib.suppress(DamagedError, *_UNREADABLE):
+            verify(path, read_manifest(path))
+            return step_of(path)
+    return -1
 
 
 def holds_any(folder: Path) -> bool:

@@ -11,14 +11,14 @@ import dataclasses
 import functools
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from semigradient import agents, optim, registry
 from semigradient.errors import UserError, require
-from semigradient.training import env_help, extension, trust
+from semigradient.training import env_help, extension, seed_folders, trust
 from semigradient.training.command import Command, RunConfig, completed, decide
 from semigradient.training.config_files import read_config
 from semigradient.training.run_files import require_name, require_plain
@@ -33,11 +33,15 @@ class Invocation:
         command: what to do.
         resume: the run folder to continue; None: a new run.
         saved: the command as that folder has it.
+        seeds: how many runs, of seeds from the command's on, learn as one; 0: one run alone.
+        members: what to do with each of them, where they continue.
     """
 
     command: Command
     resume: Path | None = None
     saved: Command | None = None
+    seeds: int = 0
+    members: tuple[Invocation, ...] = ()
 
 
 def parse(arguments: Sequence[str]) -> Invocation:
@@ -45,10 +49,13 @@ def parse(arguments: Sequence[str]) -> Invocation:
     plain, rest = _plain_options(arguments)
     if plain.get("resume") == "auto":
         return _continue_or_start(arguments)
+    seeds = _seeds(plain)
     if "optim" in plain:
         plain["optim"], options = optim.split(plain["optim"])
         rest = [*options, *rest]
     resume = Path(plain["resume"]) if "resume" in plain else None
+    if resume is not None and seed_folders.seeds_of(resume):
+        return _continue_together(resume, arguments)
     file: dict[str, Any] = {}
     if resume is not None:
         require("config" not in plain, "--config: a resumed run has its own config.toml")
@@ -74,9 +81,21 @@ def parse(arguments: Sequence[str]) -> Invocation:
         command = _flags(default, rest)
     require(bool(command.run.env), "--env is missing: any Gymnasium id, such as CartPole-v1")
     if resume is None:
-        return Invocation(command)
+        return Invocation(command, seeds=seeds)
     _require_same_folder(resume, default, command)
     return Invocation(extension.kept_schedule(command, default, rest), resume, default)
+
+
+def _seeds(plain: Mapping[str, str]) -> int:
+    """The number of --seeds; 0: not given."""
+    text = plain.get("seeds", "")
+    if not text:
+        return 0
+    is_number = text.isdecimal() and int(text) >= 2
+    require(is_number, f"--seeds {text}: accepted are numbers from 2 on (one seed: --seed)")
+    is_new = "resume" not in plain
+    require(is_new, "--seeds: a resumed folder has its own seeds; leave it out")
+    return int(text)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
@@ -95,18 +114,33 @@ def _require_same_folder(folder: Path, saved: Command, command: Command) -> None
     )
 
 
+def _continue_together(folder: Path, arguments: Sequence[str]) -> Invocation:
+    """Runs that learn as one go on, all with the same options."""
+    words = _without_resume(arguments)
+    places = [seed_folders.place(folder, seed) for seed in seed_folders.seeds_of(folder)]
+    members = tuple(parse(["--resume", str(place), *words]) for place in places)
+    return Invocation(members[0].command, folder, None, len(members), members)
+
+
+def _without_resume(arguments: Sequence[str]) -> list[str]:
+    words = list(arguments)
+    for index, word in enumerate(words):
+        if word == "--resume":
+            return words[:index] + words[index + 2 :]
+        if word.startswith("--resume="):
+            return words[:index] + words[index + 1 :]
+    return words
+
+
 def _continue_or_start(arguments: Sequence[str]) -> Invocation:
     """`--resume auto`: the newest run of the same command goes on, or a new one starts."""
-    words = list(arguments)
-    place = next((i for i, word in enumerate(words) if word == "--resume"), None)
-    if place is None:
-        words.remove("--resume=auto")
-    else:
-        del words[place : place + 2]
-    command = parse(words).command
-    folder = extension.newest_match(command)
+    words = _without_resume(arguments)
+    asked = parse(words)
+    command, folder = asked.command, extension.newest_match(asked.command, asked.seeds)
     if folder is None:
-        return Invocation(command)
+        return asked
+    if asked.seeds:
+        return _continue_together(folder, ["--trust"])
     saved = parse(["--resume", str(folder), "--trust"]).command  # all of it stands in `words`
     return Invocation(extension.kept_schedule(command, saved, words), folder, saved)
 
@@ -129,6 +163,8 @@ def general_help() -> str:
         "  --preset auto|none|paper\n"
         "                      published hyperparameters for the environment (default: auto); or\n"
         "                      those of the agent's own paper, where auto has another source\n"
+        "  --seeds K           train K seeds, from --seed on, as one learner; each has a run\n"
+        "                      folder of its own (docs/stacks.md)\n"
         "  --resume RUN|auto   continue the run in a folder; auto: the newest of this command in\n"
         "                      runs/, or in --run-dir; where there is none, start it\n"
         "  --trust             take code that its files name as module:Name (docs/plugins.md)"
@@ -196,7 +232,7 @@ def _flags(default: Command, rest: Sequence[str]) -> Command:
 
 def _plain_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Split off the options that determine which others exist."""
-    deciding = {"agent", "env", "optim", "config", "preset", "resume"}
+    deciding = {"agent", "env", "optim", "config", "preset", "resume", "seeds"}
     chosen: dict[str, str] = {}
     rest: list[str] = []
     queue = list(arguments)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from semigradient.errors import UserError
+from semigradient.training import seed_folders
 from semigradient.training.command import Command
 from semigradient.training.config_files import read_config
 from semigradient.training.run_files import require_plain
@@ -49,15 +50,24 @@ def remarks(command: Command, saved: Command) -> list[str]:
     return lines
 
 
-def newest_match(command: Command) -> Path | None:
+def newest_match(command: Command, seeds: int = 0) -> Path | None:
     """The folder of the newest run of a command, in `run_dir` or runs/; None: there is none.
 
     Runs that differ in length, or in what they log, save and show, are of the same command.
+
+    Args:
+        command: of a run.
+        seeds: of so many runs that learn as one, the command being the first one's; 0: of one.
     """
     named = command.run.run_dir
     folders = [Path(named)] if named else list(Path("runs").glob("*"))
-    matching = [folder for folder in folders if _is_of(folder, command)]
-    return max(matching, key=_last_written, default=None)
+    first = command.run.seed
+    if seeds:
+        wanted = list(range(first, first + seeds))
+        folders = [folder for folder in folders if seed_folders.seeds_of(folder) == wanted]
+    of_run = {folder: seed_folders.place(folder, first) if seeds else folder for folder in folders}
+    matching = [folder for folder, run in of_run.items() if _is_of(run, command)]
+    return max(matching, key=lambda folder: _last_written(of_run[folder]), default=None)
 
 
 def _is_of(folder: Path, command: Command) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -84,19 +85,28 @@ class Loop:
         agent: the learner.
         lock: on the run folder.
         observers: measure after each log, if there are any.
+        signals: noted here; default: its own.
+        settle: brings the agent's state up to date, called before it is saved.
     """
 
     def __init__(
-        self, command: Command, agent: Agent, lock: RunLock, observers: Observers | None = None
+        self,
+        command: Command,
+        agent: Agent,
+        lock: RunLock,
+        observers: Observers | None = None,
+        signals: Signals | None = None,
+        settle: Callable[[], object] = lambda: None,
     ) -> None:
         self.command, self.agent, self.lock, self.folder = command, agent, lock, lock.folder
         self.observers = observers
         self.saver = Saver(command, agent, lock.folder, observers)
-        self.signals = Signals()
+        self.signals = signals or Signals()
+        self.settle = settle
         self.latest: dict[str, Any] = {}
         self.further_scores: dict[str, float] = {}
         self.logger: Logger
-        self._scalars: dict[str, Any] = {}
+        self._scalars: Mapping[str, Any] = {}
         self._continues = False
 
     @property
@@ -104,13 +114,18 @@ class Loop:
         """The latest evaluation."""
         return self.saver.evaluation
 
-    def resume(self) -> Loaded | None:
+    def resume(self, until: int | None = None) -> Loaded | None:
         """Load the newest valid checkpoint; None: there is none yet, and the run starts afresh.
+
+        Args:
+            until: steps of the last one that counts; later ones are dropped.
 
         Raises:
             UserError: all are damaged, it does not fit, or it is beyond the steps asked for.
         """
         self._continues, run = True, self.command.run
+        if until is not None:
+            self.saver.discard_after(until)
         if self.saver.is_empty():
             return None
         loaded = self.saver.load()
@@ -123,9 +138,8 @@ class Loop:
 
     def run(self, logger: Logger) -> Outcome:
         """Train; writes `summary.json` in every case, and `traceback.txt` after a failure."""
-        self.logger = logger
         try:
-            self._open()
+            self.open(logger)
             steps = self.agent.progress.steps
             with (
                 self.signals,
@@ -133,16 +147,18 @@ class Loop:
             ):
                 outcome = self._train(bar)
         except AbandonedError:
-            outcome = self._interrupted()
+            outcome = self.interrupted()
         except Exception as problem:
-            outcome = Outcome("failed", 1, self._explain(problem), problem)
+            outcome = self.failed(problem)
         finally:
             if self.observers is not None:
                 self.observers.close()
-        self._conclude(outcome)
+        self.conclude(outcome)
         return outcome
 
-    def _open(self) -> None:
+    def open(self, logger: Logger) -> None:
+        """Log here from now on; of a resumed run, what is later than its checkpoint goes."""
+        self.logger = logger
         if self.observers is not None:
             self.observers.open(self.logger)
         if self._continues:
@@ -152,26 +168,33 @@ class Loop:
                 self.observers.truncate_after(step)
 
     def _train(self, bar: Progress) -> Outcome:
-        steps = self.command.run.steps
-        if self.saver.is_evaluation_due:
-            self._evaluate()
-        while self.agent.progress.steps < steps and not self.signals.received:
+        self.make_up()
+        while self.agent.progress.steps < self.command.run.steps and not self.signals.received:
             before = self.agent.progress.steps
-            self._scalars = dict(self.agent.iterate())
-            self._attend(before)
+            self.attend(before, self.agent.iterate())
             bar.update(
                 self.agent.progress.steps,
                 self.evaluation.get("mean"),
                 self.latest.get("episode/return"),
             )
-        if self.agent.progress.steps >= steps:
+        return self.ended()
+
+    def make_up(self) -> None:
+        """The evaluation that was cut short before the run was resumed, if there is one."""
+        if self.saver.is_evaluation_due:
+            self._evaluate()
+
+    def ended(self) -> Outcome:
+        """How the run ended; saves it if it was interrupted."""
+        if self.agent.progress.steps >= self.command.run.steps:
             return Outcome("finished", 0, f"{self.agent.progress.steps} steps")
         if self.saver.saved_step != self.agent.progress.steps:
             self._checkpoint(last=False)
-        return self._interrupted()
+        return self.interrupted()
 
-    def _attend(self, before: int) -> None:
+    def attend(self, before: int, scalars: Mapping[str, Any]) -> None:
         """Do everything periodic that became due since the step `before`."""
+        self._scalars = scalars
         run, now = self.command.run, self.agent.progress.steps
         last = now >= run.steps
         if last or _crossed(before, now, run.log_every):
@@ -186,7 +209,8 @@ class Loop:
         if is_due:
             self._evaluate()
 
-    def _interrupted(self) -> Outcome:
+    def interrupted(self) -> Outcome:
+        """The outcome of a run that a signal ended."""
         newest, step = self.saver.newest, self.agent.progress.steps
         saved = f"the last checkpoint is {newest.name}" if newest else "nothing was saved yet"
         place = "" if self.saver.saved_step == step else f" ({saved})"
@@ -247,6 +271,7 @@ class Loop:
             self.logger.image(self.agent.progress.steps, path, f"pictures/{name}")
 
     def _checkpoint(self, last: bool) -> None:
+        self.settle()
         self._require_finite({})
         self.lock.require_folder()
         if self.observers is not None:
@@ -267,6 +292,10 @@ class Loop:
                 f"last good checkpoint: {newest if newest is not None else 'none yet'}"
             )
 
+    def failed(self, problem: Exception) -> Outcome:
+        """The outcome of a run that could not go on."""
+        return Outcome("failed", 1, self._explain(problem), problem)
+
     def _explain(self, problem: Exception) -> str:
         """An error on one line, with the way on."""
         text, newest = one_line(problem), self.saver.newest
@@ -276,7 +305,7 @@ class Loop:
             text += f"; continue from {newest.name} with --resume {self.folder}"
         return text
 
-    def _conclude(self, outcome: Outcome) -> None:
+    def conclude(self, outcome: Outcome) -> None:
         """Write `summary.json`: `seconds` of all attempts, `phases` of this one."""
         self.logger.summary({f"final/{key}": value for key, value in self.evaluation.items()})
         if isinstance(outcome.problem, RunFolderGoneError):

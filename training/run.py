@@ -44,11 +44,7 @@ def create(command: Command, protocol: dict[str, Any]) -> RunLock:
         require_name(named)
         require_new(Path(named))
     config = dump_toml(command.tables())
-    folder = Path(named) if named else None
-    try:
-        folder = _new_folder(command) if folder is None else _make(folder)
-    except (OSError, ValueError) as problem:
-        raise unwritable(Path(named or "runs"), problem) from None
+    folder = make_folder(command, str(command.run.seed))
     lock = RunLock(folder)
     try:
         require_new(folder)  # again: two may have come this far
@@ -125,12 +121,25 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _new_folder(command: Command) -> Path:
+def make_folder(command: Command, seeds: str) -> Path:
+    """Make the folder that a command names, or a new one named after it and its seeds.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    named = command.run.run_dir
+    try:
+        return _make(Path(named)) if named else _new_folder(command, seeds)
+    except (OSError, ValueError) as problem:
+        raise unwritable(Path(named or "runs"), problem) from None
+
+
+def _new_folder(command: Command, seeds: str) -> Path:
     """Make a folder that nobody else has, even if many start in one second."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     run = command.run
     names = "-".join(re.sub(r"[^\w.=+-]", "-", name) for name in (run.agent, run.env, run.optim))
-    base = Path("runs") / f"{names[:150]}-s{run.seed}-{stamp}"
+    base = Path("runs") / f"{names[:150]}-s{seeds}-{stamp}"
     base.parent.mkdir(exist_ok=True)
     for count in itertools.count(1):
         folder = base if count == 1 else base.with_name(f"{base.name}-{count}")

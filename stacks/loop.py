@@ -1,0 +1,114 @@
+"""The loop around K runs that learn as one; each is logged, evaluated and saved as if alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from semigradient.stacks.stack import Stack
+from semigradient.training import start
+from semigradient.training.command import Command
+from semigradient.training.lock import RunLock
+from semigradient.training.logging import Logger
+from semigradient.training.loop import Loop, Outcome
+from semigradient.training.progress import Progress
+from semigradient.training.signals import AbandonedError, Signals
+
+
+class StackLoop:
+    """Trains K agents together until their steps are done or a signal arrives.
+
+    A run that fails, because of a loss that is not finite for instance, fails alone: its place in
+    the stack goes on, unheeded, and so do the others.
+
+    Attributes:
+        loops: one of each run.
+
+    Args:
+        commands: of each run; they differ in seeds and folders.
+        agents: the learners.
+        locks: on the run folders.
+    """
+
+    def __init__(
+        self, commands: Sequence[Command], agents: Sequence[Any], locks: Sequence[RunLock]
+    ) -> None:
+        self.signals = Signals()
+        self.agents = list(agents)
+        self.loops = [
+            Loop(*parts, signals=self.signals, settle=partial(self._settle, index))
+            for index, parts in enumerate(zip(commands, agents, locks, strict=True))
+        ]
+        self._stack: Stack | None = None
+
+    def resume(self, saved: Sequence[Command | None]) -> list[list[str]]:
+        """Load the newest checkpoints that all runs have; returns what to say of each.
+
+        A process that was killed while it saved has left some runs one checkpoint behind.
+
+        Args:
+            saved: the commands before.
+        """
+        until = min(loop.saver.newest_step() for loop in self.loops)
+        loaded: list[list[str]] = []
+        for loop, before in zip(self.loops, saved, strict=True):
+            loaded.append(start.resume(loop, before, until))
+        return loaded
+
+    def run(self, loggers: Sequence[Logger]) -> list[Outcome]:
+        """Train; each run ends with a `summary.json` of its own."""
+        outcomes: dict[int, Outcome] = {}
+        run = self.loops[0].command.run
+        try:
+            self._stack = Stack(self.agents)
+            for loop, logger in zip(self.loops, loggers, strict=True):
+                loop.open(logger)
+            with self.signals, Progress(run.steps, run.progress, self._steps) as bar:
+                self._train(outcomes, bar)
+        except AbandonedError:
+            outcomes = {**{i: loop.interrupted() for i, loop in self._others(outcomes)}, **outcomes}
+        except Exception as problem:
+            failures = {i: loop.failed(problem) for i, loop in self._others(outcomes)}
+            outcomes = {**failures, **outcomes}
+        for index, loop in enumerate(self.loops):
+            loop.conclude(outcomes[index])
+        return [outcomes[index] for index in range(len(self.loops))]
+
+    @property
+    def _steps(self) -> int:
+        return self.agents[0].progress.steps
+
+    def _train(self, outcomes: dict[int, Outcome], bar: Progress) -> None:
+        assert self._stack is not None
+        steps = self.loops[0].command.run.steps
+        for _, loop in self._others(outcomes):
+            loop.make_up()
+        while self._steps < steps and not self.signals.received and self._others(outcomes):
+            before, scalars = self._steps, self._stack.iterate()
+            for index, loop in self._others(outcomes):
+                try:
+                    loop.attend(before, scalars[index])
+                except Exception as problem:
+                    outcomes[index] = loop.failed(problem)
+            bar.update(self._steps, *self._means())
+        for index, loop in self._others(outcomes):
+            outcomes[index] = loop.ended()
+
+    def _others(self, outcomes: dict[int, Outcome]) -> list[tuple[int, Loop]]:
+        """Numbers and loops of the runs that have not ended."""
+        return [(index, loop) for index, loop in enumerate(self.loops) if index not in outcomes]
+
+    def _means(self) -> tuple[float | None, float | None]:
+        """Latest evaluation and return of training episodes, over the runs that have them."""
+        pairs = [
+            [loop.evaluation.get("mean") for loop in self.loops],
+            [loop.latest.get("episode/return") for loop in self.loops],
+        ]
+        known = [[value for value in values if value is not None] for values in pairs]
+        first, second = (sum(values) / len(values) if values else None for values in known)
+        return first, second
+
+    def _settle(self, index: int) -> None:
+        if self._stack is not None:
+            self._stack.settle(index)
