@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from semigradient.errors import UserError
 from semigradient.stacks.stack import Stack
 from semigradient.training import start
 from semigradient.training.command import Command
@@ -49,12 +50,31 @@ class StackLoop:
 
         Args:
             saved: the commands before.
+
+        Raises:
+            UserError: there is no step of which all have a checkpoint.
         """
-        until = min(loop.saver.newest_step() for loop in self.loops)
+        until = self._common_step()
         loaded: list[list[str]] = []
         for loop, before in zip(self.loops, saved, strict=True):
             loaded.append(start.resume(loop, before, until))
         return loaded
+
+    def _common_step(self) -> int:
+        """The last step that all runs can go on from; -1: the beginning."""
+        steps = [loop.saver.saved_steps() for loop in self.loops]
+        common = set.intersection(*map(set, steps))
+        if common:
+            return max(common)
+        # Killed while the first checkpoints were written, some runs have none.
+        if all(len(own) <= 1 for own in steps) and [] in steps:
+            return -1
+        pairs = zip(self.loops, steps, strict=True)
+        places = [f"{loop.folder.name} at {own[0] if own else 'none'}" for loop, own in pairs]
+        raise UserError(
+            f"{self.loops[0].folder.parent}: the seeds have no checkpoint of the same step "
+            f"({', '.join(places)}); continue each by itself"
+        )
 
     def run(self, loggers: Sequence[Logger]) -> list[Outcome]:
         """Train; each run ends with a `summary.json` of its own."""

@@ -55,8 +55,10 @@ def stacked(optimizers: Sequence[Optimizer], parameters: Mapping[int, nn.Paramet
     whole.state = defaultdict(dict)
     for group in zip(*(optimizer.param_groups for optimizer in optimizers), strict=True):
         for owned in zip(*(part["params"] for part in group), strict=True):
-            states = [o.state[p] for o, p in zip(optimizers, owned, strict=True) if p in o.state]
+            states = [o.state[p] for o, p in zip(optimizers, owned, strict=True) if o.state.get(p)]
             if states:
+                is_same = len(states) == len(optimizers)
+                require(is_same, f"seeds={len(optimizers)}: some optimizers have made no step")
                 whole.state[parameters[id(owned[0])]] = _joined(states, owned[0])
     return whole
 

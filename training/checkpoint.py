@@ -311,13 +311,14 @@ def load(
     raise UserError(f"no checkpoint in {folder}")
 
 
-def newest_step(folder: Path) -> int:
-    """Step of the newest intact checkpoint; -1: there is none."""
+def steps(folder: Path) -> list[int]:
+    """Steps of the intact checkpoints, the newest first."""
+    intact = []
     for path in _checkpoints(folder):
         with contextlib.suppress(DamagedError, *_UNREADABLE):
             verify(path, read_manifest(path))
-            return step_of(path)
-    return -1
+            intact.append(step_of(path))
+    return intact
 
 
 def holds_any(folder: Path) -> bool:

@@ -29,7 +29,7 @@ from semigradient.training.run_files import (
     write_text,
 )
 
-CONFIG, PROVENANCE = "config.toml", "provenance.json"
+CONFIG, PROVENANCE, SEEDS = "config.toml", "provenance.json", "seeds.json"
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors")
 
 
@@ -89,15 +89,14 @@ def last_provenance(folder: Path) -> dict[str, Any]:
 
 
 def require_new(folder: Path) -> None:
-    """`UserError` if a folder holds a run."""
-    try:
-        is_taken = (folder / CONFIG).exists()
-    except (OSError, ValueError) as problem:
-        raise unwritable(folder, problem) from None
-    if is_taken:
-        raise UserError(
-            f"run_dir={str(folder)!r}: already holds a run; continue it with --resume {folder}"
-        )
+    """`UserError` if a folder holds a run, or several."""
+    for file, held in ((CONFIG, "a run; continue it"), (SEEDS, "runs; continue them")):
+        try:
+            is_taken = (folder / file).exists()
+        except (OSError, ValueError) as problem:
+            raise unwritable(folder, problem) from None
+        if is_taken:
+            raise UserError(f"run_dir={str(folder)!r}: already holds {held} with --resume {folder}")
 
 
 def provenance() -> dict[str, Any]:

@@ -89,10 +89,9 @@ class Saver:
         """Whether the run was killed before its first checkpoint."""
         return not checkpoint.holds_any(self.folder / CHECKPOINTS)
 
-    def newest_step(self) -> int:
-        """Step of the newest checkpoint that can be read; -1: none."""
-        place = self.folder / CHECKPOINTS
-        return checkpoint.newest_step(place) if not self.is_empty() else -1
+    def saved_steps(self) -> list[int]:
+        """Steps of the checkpoints that can be read, the newest first."""
+        return checkpoint.steps(self.folder / CHECKPOINTS)
 
     def discard_after(self, step: int) -> None:
         """Delete the checkpoints of later steps."""

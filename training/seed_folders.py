@@ -12,12 +12,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from semigradient.errors import UserError, require
+from semigradient.errors import UserError
 from semigradient.training import run
 from semigradient.training.command import Command
 from semigradient.training.run_files import read_json, require_name, unwritable, write_json
-
-SEEDS = "seeds.json"
 
 
 def create(command: Command, count: int) -> list[Command]:
@@ -31,12 +29,10 @@ def create(command: Command, count: int) -> list[Command]:
     if named:
         require_name(named)
         run.require_new(Path(named))
-        is_free = not (Path(named) / SEEDS).exists()
-        require(is_free, f"run_dir={named!r}: already holds runs; continue with --resume {named}")
     folder = run.make_folder(command, f"{first}-{first + count - 1}")
     seeds = list(range(first, first + count))
     try:
-        write_json(folder / SEEDS, {"seeds": seeds})
+        write_json(folder / run.SEEDS, {"seeds": seeds})
     except OSError as problem:
         raise unwritable(folder, problem) from None
     return [member(command, folder, seed) for seed in seeds]
@@ -59,11 +55,11 @@ def seeds_of(folder: Path) -> list[int]:
     Raises:
         UserError: `seeds.json` holds something else.
     """
-    if not (folder / SEEDS).is_file():
+    if not (folder / run.SEEDS).is_file():
         return []
-    seeds: Any = read_json(folder / SEEDS).get("seeds")
+    seeds: Any = read_json(folder / run.SEEDS).get("seeds")
     is_valid = isinstance(seeds, list) and len(seeds) > 1
     is_valid = is_valid and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not is_valid or len(set(seeds)) < len(seeds):
-        raise UserError(f"{folder / SEEDS}: must hold the seeds of two or more runs")
+        raise UserError(f"{folder / run.SEEDS}: must hold the seeds of two or more runs")
     return list(seeds)

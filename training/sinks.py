@@ -254,6 +254,7 @@ class WandbSink(Sink):
             console="off",
             init_timeout=_INIT_SECONDS,
             finish_timeout=_FINISH_SECONDS,
+            reinit="create_new",  # seeds that learn as one are logged side by side
         )
         self._run = wandb.init(
             dir=self.folder,

@@ -228,6 +228,22 @@ print(sink.mode, sink._run.id)
 """
 
 
+WANDB_SIDE_BY_SIDE = """
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from semigradient.training.logging import Logger
+from semigradient.training.sinks import WandbSink
+folders = [Path(sys.argv[1]) / name for name in "ab"]
+with ExitStack() as files:
+    sinks = [WandbSink(folder, "offline", project="p", name=folder.name) for folder in folders]
+    loggers = [files.enter_context(Logger(f, [s])) for f, s in zip(folders, sinks)]
+    for step in range(3):
+        for number, logger in enumerate(loggers, 1):
+            logger.scalars(step, {"x": number * step})
+"""
+
+
 def offline_history(path: Path) -> list[tuple[int, float]]:
     """(step, x) of a file of W&B: blocks of 32 KiB of records with a header of 7 bytes."""
     pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
@@ -246,6 +262,19 @@ def offline_history(path: Path) -> list[tuple[int, float]]:
             rows += [(int(row["step"]), float(row["x"]))] if "x" in row else []
             part = b""
     return rows
+
+
+@pytest.mark.usefixtures("clean")
+def test_wandb_keeps_runs_of_one_process_apart(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", WANDB_SIDE_BY_SIDE, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_MODE": "offline"},
+        check=True,
+    )
+    for number, name in enumerate("ab", 1):
+        (file,) = (tmp_path / name / "wandb").glob("offline-run-*/run-*.wandb")
+        assert offline_history(file) == [(step, number * step) for step in range(3)]
 
 
 @pytest.mark.usefixtures("clean")
