@@ -293,9 +293,17 @@ def test_the_baselines_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(meva_baselines, "_ITERATIONS", {"m-fos": once, "m-maml": once})
     monkeypatch.setattr(meva_baselines, "PAIRS", {"quick": 4})
     monkeypatch.setattr(meva_baselines, "UPDATES", 2)
+    sizes = []  # by which opponents move, whatever M-MAML was trained at
+    plain = meva_baselines.follower
+    monkeypatch.setattr(
+        meva_baselines, "follower", lambda rule, alpha: sizes.append(alpha) or plain(rule, alpha)
+    )
     prepare(tmp_path)
     work = Job("quick", 2, tmp_path, say=lambda text: None)
     answer = meva_baselines.reproduce(work)
+    maml = (25.0, 25.0, 1.0)
+    fos = (25.0, 2.5, 25.0)
+    assert sizes == [x for a, b in zip(fos, maml, strict=True) for x in (a, a, a, a, b, b)]
     assert len(answer.rows) == 3 * 2 * 5
     assert not any(row.required for row in answer.rows)
     by_name = {row.quantity: row.measured for row in answer.rows}
