@@ -38,6 +38,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SEMIGRADIENT_CACHE"] = str(shared / "cache")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_failure() -> Iterator[None]:
+    """No test pulls the plug on this process: what it writes need not reach the disk at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Runs started in this process may choose more threads; the next test starts with one."""

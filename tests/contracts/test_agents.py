@@ -49,9 +49,10 @@ def same(one: dict[str, float], other: dict[str, float]) -> bool:
     )
 
 
-@pytest.fixture
-def command(request: pytest.FixtureRequest, tmp_path: Path) -> Command:
-    words = [*agent_words(request.param, tmp_path), "--steps", "4000", "--threads", "1"]
+@pytest.fixture(scope="module")
+def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    folder = tmp_path_factory.mktemp("read")
+    words = [*agent_words(request.param, folder), "--steps", "4000", "--threads", "1"]
     return parse(words).command
 
 
