@@ -9,6 +9,9 @@ device), the vector environment (numpy, with infos) and Gymnasium's own `SyncVec
 environments, the alternative to a batched core. Actions are drawn in advance. Reported are
 wall-clock time and CPU time of the process, which is less sensitive to other load on the machine.
 
+Of Gymnasium's classic control (`--env CartPole-v1`) they are the vector environment, which is one
+array, our copies that it takes the place of, and `SyncVectorEnv`.
+
 Two-player games have a fourth interface, the game itself with autoreset and both seats free, whose
 rate is in joint steps. With `--peer PYTHON`, an interpreter with jaxmarl, that package's coin game
 is measured as well.
@@ -31,8 +34,10 @@ import torch
 
 from semigradient import envs
 from semigradient.envs.adapters import CoreVector
+from semigradient.envs.control.gymnasium_classic import RULES
 from semigradient.envs.core import Core, advance
 from semigradient.envs.games.two_player import FixedOpponentEnv
+from semigradient.envs.sync import SyncVector
 from semigradient.errors import UserError, require
 from semigradient.training import process
 from semigradient.training.cli import fail
@@ -81,14 +86,20 @@ def measure(step: Callable[[], None], batch: int, seconds: float) -> dict[str, f
 
 def interfaces(env_id: str, batch: int, device: str, options: dict[str, Any]) -> dict[str, Any]:
     """Step functions by interface."""
-    vector = CoreVector(envs.OURS[env_id], batch, device=device, **options)
+    placed: dict[str, Any] = {"device": device} if env_id in envs.OURS else {}
+    vector = envs.make_vector(env_id, batch, 0, **options, **placed)
     vector.action_space.seed(0)
     actions = vector.action_space.sample()
-    steps = {"core": core_step(vector.core, actions), "vector": vector_step(vector, actions)}
-    if isinstance(vector.core, FixedOpponentEnv):
-        game: Any = vector.core.game
-        joint = torch.randint(int(game.single_action_space.n), (batch, 2), device=device)
-        steps["game"] = core_step(game, joint)
+    steps = {"vector": vector_step(vector, actions)}
+    if isinstance(vector, CoreVector):
+        steps = {"core": core_step(vector.core, actions), **steps}
+        if isinstance(vector.core, FixedOpponentEnv):
+            game: Any = vector.core.game
+            joint = torch.randint(int(game.single_action_space.n), (batch, 2), device=device)
+            steps["game"] = core_step(game, joint)
+    else:
+        copies = SyncVector(envs.check_id(env_id), batch, 0, **options)
+        steps["copies"] = vector_step(copies, actions)
     if batch <= _SYNC_LIMIT:
         singles = gymnasium.make_vec(
             env_id,
@@ -119,7 +130,8 @@ def main(argv: list[str]) -> int:
     print(f"{os.cpu_count()} cores, {chosen.threads} torch threads, {chosen.device}")
     print(f"{'batch':>6s} {'interface':14s} {'steps/s':>10s} {'per CPU second':>15s}")
     try:
-        require(chosen.env in envs.OURS, f"--env {chosen.env}: accepted are {', '.join(envs.OURS)}")
+        known = [*envs.OURS, *(i for i, s in gymnasium.registry.items() if s.entry_point in RULES)]
+        require(chosen.env in known, f"--env {chosen.env}: accepted are {', '.join(known)}")
         options = RunConfig(env_options=tuple(chosen.env_options)).environment()
         for batch in chosen.batch:
             speeds = {
