@@ -7,7 +7,8 @@ snapshots miss (a saved ALE state loses the pending sticky action).
 
 The price is time proportional to the running episode when a run resumes, nothing before.
 Whether it worked is checked: the observation after the replay must be the saved one, and what was
-returned on the way must have the saved digest.
+returned on the way must have the saved digest. Forms whose whole state is arrays save those instead
+(`envs.adapters`, `envs.classic`).
 """
 
 from __future__ import annotations

@@ -87,6 +87,9 @@ def ends(rows: list[tuple[np.ndarray, ...]]) -> np.ndarray:
 CASES = [
     ("CartPole-v1", 3, 137, {}),
     ("Pendulum-v1", 2, 333, {}),
+    # Pictures are of copies, which are resumed by playing their episodes again.
+    ("CartPole-v1", 3, 137, {"render": True}),
+    ("Pendulum-v1", 2, 333, {"render": True}),
     ("FrozenLake-v1", 3, 41, {}),
     ("test/Counting-v0", 2, 9, {}),
     ("test/Counting-v0", 2, 0, {}),

@@ -55,6 +55,8 @@ CASES = {
     "--batch-size 32 --epochs 4 --hidden 16 --normalise-observations --normalise-rewards",
     "a2c-cartpole": f"--agent a2c {_CARTPOLE} --steps 3000 --num-envs 4 --hidden 16 "
     "--normalise-observations --normalise-rewards",
+    "a2c-lake": "--agent a2c --env FrozenLake-v1 --steps 3000 --num-envs 4 --hidden 16 "
+    "--eval-episodes 2 --eval-every 1024 --log-every 256 --checkpoint-every 512",
     "dau-pendulum": f"--agent dau --env semigradient/Pendulum-v0 {_PHYSICAL} --env-options dt=0.05 "
     "time_limit=1.5",
     "dau-pusher": f"--agent dau --env semigradient/Pusher-v0 {_PHYSICAL} --env-options dt=0.05 "
