@@ -233,10 +233,7 @@ class PPO:
         config = self.config
         seen: list[Tensor] = []
         has_moved_far = False
-        for index in self._passes():
-            batch = data
-            if index is not None:
-                batch = {name: rows_at(rows, index) for name, rows in data.items()}
+        for batch in self._passes(data):
             loss, scalars = self._loss(batch, clip)
             seen.append(scalars)
             has_moved_far = config.target_kl > 0 and scalars[_KL].item() > 1.5 * config.target_kl
@@ -262,27 +259,34 @@ class PPO:
             weight = weight * ((value - return_).abs() >= (near - return_).abs())
         return [critic_difference(self.network, batch["obs"], return_, weight)]
 
-    def _passes(self) -> Iterator[Tensor | None]:
-        """The minibatches' indices, epoch after epoch; None: all samples at once."""
-        size = self.config.batch_size
-        for _ in range(self.config.epochs):
-            if size == self.samples:
-                yield None
-            else:
-                yield from minibatches(self.samples, size, self.shuffling, self.setup.device)
+    def _passes(self, data: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The minibatches, epoch after epoch; their order is nothing where each is everything."""
+        size, epochs = self.config.batch_size, range(self.config.epochs)
+        if size == self.samples:
+            data = self._prepared(data)
+            yield from (data for _ in epochs)
+            return
+        for _ in epochs:
+            for index in minibatches(self.samples, size, self.shuffling, self.setup.device):
+                yield self._prepared({key: rows_at(rows, index) for key, rows in data.items()})
+
+    def _prepared(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A minibatch with advantages as the loss takes them."""
+        if not self.config.normalise_advantages:
+            return batch
+        return {**batch, "advantage": normalise(batch["advantage"])}
 
     def _losses(self, batch: dict[str, Tensor], clip: Tensor) -> tuple[Tensor, Tensor]:
         """Total loss of a minibatch, and its `_SCALARS`, detached."""
         config = self.config
         parameters, value = self.network(batch["obs"], batch.get("mask"))
         log_prob, entropy = self.network.distribution.log_prob_entropy(parameters, batch["action"])
-        advantage = batch["advantage"]
-        if config.normalise_advantages:
-            advantage = normalise(advantage)
-        surrogate = policy_loss(log_prob, batch["log_prob"], advantage, clip)
+        surrogate = policy_loss(log_prob, batch["log_prob"], batch["advantage"], clip)
         squared = value_loss(value, batch["value"], batch["return_"], config.clip_value)
         bonus = entropy.mean(-1)
-        loss = surrogate + config.value_coefficient * squared - config.entropy_coefficient * bonus
+        loss = surrogate + config.value_coefficient * squared
+        if config.entropy_coefficient > 0:  # its gradient costs a fifth of all
+            loss = loss - config.entropy_coefficient * bonus
         with torch.no_grad():
             log_ratio = log_prob - batch["log_prob"]
             kl, clipped = approximate_kl(log_ratio), clip_fraction(log_ratio, clip)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from semigradient.nets.bricks import Flat, mlp, orthogonal, torso
 from semigradient.nets.distributions import Distribution, distribution
+from semigradient.nets.perceptron import Perceptron
 
 
 class ActorCritic(nn.Module):
@@ -44,8 +45,8 @@ class ActorCritic(nn.Module):
             self.actor, self.critic = mlp((512, outputs)), mlp((512, 1))
         else:
             self.features = nn.Sequential(self.torso)
-            self.actor = mlp((self.torso.width, *hidden, outputs), nonlinearity)
-            self.critic = mlp((self.torso.width, *hidden, 1), nonlinearity)
+            self.actor = Perceptron(*mlp((self.torso.width, *hidden, outputs), nonlinearity))
+            self.critic = Perceptron(*mlp((self.torso.width, *hidden, 1), nonlinearity))
         orthogonal(self, sqrt(2))
         orthogonal(self.actor[-1], 0.01)
         orthogonal(self.critic[-1], 1.0)

@@ -16,10 +16,35 @@ from torch import Tensor, nn
 
 from semigradient.errors import UserError
 from semigradient.nets.bricks import ACTIVATIONS
-from semigradient.nets.stacked_perceptron import StackedPerceptron
+from semigradient.nets.perceptron import Perceptron, apply, kinds_of
 
-_PLAIN = (nn.Sequential, nn.Identity, *ACTIVATIONS.values())
+_PLAIN = (nn.Sequential, Perceptron, nn.Identity, *ACTIVATIONS.values())
 """Modules of torch without parameters of their own that take any leading axes."""
+
+
+class StackedPerceptron(nn.Module):
+    """K perceptrons: (K, m, inputs) → (K, m, outputs).
+
+    Args:
+        kinds: nonlinearity after each layer: tanh, relu or nothing.
+        weights: of the layers, (K, outputs, inputs) each.
+        biases: (K, outputs) each, or None.
+    """
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        weights: Sequence[nn.Parameter],
+        biases: Sequence[nn.Parameter | None],
+    ) -> None:
+        super().__init__()
+        self.kinds, self.weights, self.biases = list(kinds), list(weights), list(biases)
+        pairs = zip(weights, biases, strict=True)
+        self._own = nn.ParameterList([part for pair in pairs for part in pair if part is not None])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Each perceptron on rows of its own."""
+        return apply(rows, self.kinds, self.weights, self.biases)
 
 
 class StackedLayerNorm(nn.Module):
@@ -64,7 +89,7 @@ class Stacking:
             for name, parameter in first._parameters.items()
         }
         if type(first) is nn.Linear:
-            return StackedPerceptron([own["weight"]], [own["bias"]])
+            return StackedPerceptron([""], [own["weight"]], [own["bias"]])
         if type(first) is nn.LayerNorm:
             return StackedLayerNorm(own["weight"], own["bias"], first.eps)
         if type(first) not in _PLAIN and not getattr(first, "STACKS", False):
@@ -77,9 +102,7 @@ class Stacking:
         whole._modules = {
             name: self([module._modules[name] for module in modules]) for name in first._modules
         }
-        if type(first) is nn.Sequential:
-            return StackedPerceptron.joined(list(whole)) or whole
-        return whole
+        return _joined(list(whole)) or whole if isinstance(whole, nn.Sequential) else whole
 
     def _parameter(self, modules: Sequence[nn.Module], name: str) -> nn.Parameter:
         owned: list[Any] = [module._parameters[name] for module in modules]
@@ -90,3 +113,15 @@ class Stacking:
             for parameter, view in zip(owned, data, strict=True):
                 parameter.data = view
         return self.parameters[id(first)]
+
+
+def _joined(layers: Sequence[Any]) -> StackedPerceptron | None:
+    """Single layers and nonlinearities as one perceptron; None where there are others."""
+    kinds = kinds_of(layers, StackedPerceptron)
+    if kinds is None:
+        return None
+    parts = layers[::2]
+    weights = [weight for part in parts for weight in part.weights]
+    biases = [bias for part in parts for bias in part.biases]
+    is_single = all(part.kinds == [""] for part in parts)
+    return StackedPerceptron(kinds, weights, biases) if is_single else None

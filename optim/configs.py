@@ -232,12 +232,12 @@ class AdamConfig:
         _non_negative(weight_decay=self.weight_decay)
 
     def build(self, params: Params) -> torch.optim.Optimizer:
-        """Return `torch.optim.Adam`."""
-        import torch
+        """Return `torch.optim.Adam`, with less around its steps."""
+        from semigradient.optim.adam import Adam
 
         params, fused = _fusable(params)
         betas = (self.beta1, self.beta2)
-        return torch.optim.Adam(params, self.lr, betas, self.eps, self.weight_decay, fused=fused)
+        return Adam(params, self.lr, betas, self.eps, self.weight_decay, fused=fused)
 
 
 @dataclass(frozen=True)
@@ -248,12 +248,12 @@ class AdamWConfig(AdamConfig):
     """Share of each parameter removed per step and unit of learning rate."""
 
     def build(self, params: Params) -> torch.optim.Optimizer:
-        """Return `torch.optim.AdamW`."""
-        import torch
+        """Return `torch.optim.AdamW`, with less around its steps."""
+        from semigradient.optim.adam import AdamW
 
         params, fused = _fusable(params)
         betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(params, self.lr, betas, self.eps, self.weight_decay, fused=fused)
+        return AdamW(params, self.lr, betas, self.eps, self.weight_decay, fused=fused)
 
 
 @dataclass(frozen=True)

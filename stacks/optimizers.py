@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from semigradient.errors import UserError, require
+from semigradient.optim.adam import Adam, AdamW
 from semigradient.optim.momentum import Momentum
 from semigradient.optim.rmsprop import RMSprop
 
@@ -22,6 +23,8 @@ _ELEMENTWISE = (
     torch.optim.SGD,
     torch.optim.Adam,
     torch.optim.AdamW,
+    Adam,
+    AdamW,
     torch.optim.RMSprop,
     Momentum,
     RMSprop,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import semigradient
 from semigradient.errors import UserError
+from semigradient.nets.stacked import StackedPerceptron
 from semigradient.stacks.stack import Stack
 from semigradient.training import parts
 
@@ -175,10 +176,8 @@ def test_what_has_no_stacked_form_is_refused_in_one_line(
 
 
 def test_the_tangent_of_many_numbers_is_the_tangent() -> None:
-    from semigradient.nets.stacked_perceptron import StackedPerceptron
-
     weight = torch.nn.Parameter(torch.eye(1024)[None] * 3)
     bias = torch.nn.Parameter(torch.zeros(1, 1024))
-    net = StackedPerceptron([weight], [bias], "tanh", last=True)
+    net = StackedPerceptron(["tanh"], [weight], [bias])
     rows = torch.randn(1, 64, 1024)
     torch.testing.assert_close(net(rows), torch.tanh(3 * rows), rtol=0, atol=2e-7)
