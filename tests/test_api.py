@@ -197,8 +197,8 @@ def semigradient_train(words: list[str]) -> int:
 def test_the_package_says_what_it_offers() -> None:
     assert set(semigradient.__all__) <= set(dir(semigradient))
     code = (
-        "import sys, time; start = time.monotonic(); import semigradient\n"
-        "assert time.monotonic() - start < 5; assert 'torch' not in sys.modules\n"
+        "import sys, time; start = time.process_time(); import semigradient\n"
+        "assert time.process_time() - start < 5; assert 'torch' not in sys.modules\n"
         "from semigradient.optim import CorrectedMomentum\n"
         "from semigradient import make_agent\n"
     )

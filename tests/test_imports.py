@@ -282,5 +282,5 @@ def loaded_by(module: str) -> set[str]:
     """Top-level packages in memory after importing one of our modules, from another folder."""
     code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
     command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=300, check=True)
     return {name.split(".")[0] for name in json.loads(run.stdout)}

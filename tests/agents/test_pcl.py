@@ -21,14 +21,16 @@ from semigradient.training.evaluation import evaluate
 TOY = "semigradient/ToyChorale-v0"
 
 
-def build(env_id: str = TOY, num_envs: int = 8, lr: float = 1e-2, **config: Any) -> PCL:
+def build(
+    env_id: str = TOY, num_envs: int = 8, lr: float = 1e-2, steps: int = 9_000, **config: Any
+) -> PCL:
     torch.manual_seed(0)
     chosen = optim.config_class("adam")(lr=lr)
     setup = AgentContext(
         envs=make_vector(env_id, num_envs, 0),
         device=torch.device("cpu"),
         seed=0,
-        total_steps=9_000,
+        total_steps=steps,
         optimizer=chosen,
     )
     return agents.agent_class("pcl")(agents.config_class("pcl")(**config), setup)
@@ -109,11 +111,19 @@ def test_paths_are_consecutive_steps_also_when_the_memory_is_full() -> None:
         assert fits
 
 
-@pytest.mark.parametrize("unified", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_toy_is_learned(unified: bool) -> None:
+@pytest.mark.parametrize(
+    ("unified", "steps"),
+    [
+        (False, 9_000),
+        # One network for both is there later: -4.7 to -5.0 after 9,000 steps, by the seed.
+        pytest.param(True, 15_000, marks=pytest.mark.slow),
+    ],
+)
+def test_the_toy_is_learned(unified: bool, steps: int) -> None:
     agent = build(
         num_envs=32,
         lr=4e-3,
+        steps=steps,
         path_length=6,
         hidden=(128, 128),
         activation="relu",
@@ -123,7 +133,7 @@ def test_the_toy_is_learned(unified: bool) -> None:
         schedule="linear",
         unified=unified,
     )
-    while agent.progress.steps < 9_000:
+    while agent.progress.steps < steps:
         agent.iterate()
     obs, infos = agent.setup.envs.reset()
     _, value = agent.evaluate(torch.from_numpy(obs), torch.from_numpy(infos["action_mask"]))

@@ -222,8 +222,8 @@ def test_ctrl_c_saves_and_the_same_command_resumes(commands, capsys):
     ]
 
 
-def test_report_only_rebuilds_everything(commands):
-    assert call(commands) == 0
+def test_report_only_rebuilds_everything(drawing):
+    assert call(drawing) == 0
     calls()
     made = ("results.csv", "curves.csv", "report.md", "curves.png", "profile.png")
     before = {name: Path("out", name).read_bytes() for name in made}

@@ -58,7 +58,7 @@ if a.wait and not a.resume:
         sys.exit(130)
     signal.signal(signal.SIGINT, stop)
     (folder / "waiting").touch()
-    time.sleep(60)
+    time.sleep(600)
 with open(folder / "metrics.jsonl", "w") as file:
     for step in range(0, steps + 1, 10):
         line = {"step": step, "time": 0.1, "episode/return": -1.0}

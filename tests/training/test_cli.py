@@ -210,7 +210,7 @@ def test_a_terminal_without_frames_gets_the_same_line(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, *DQN, "--gamma", "2", "--run-dir", str(tmp_path / "r")]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii:backslashreplace"}
     run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 2
     assert run.stderr == "train.py: error: gamma=2.0: must be in [0, 1]\n"
