@@ -183,9 +183,9 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     # SB3 warns that its replay memory may not fit, although this run fills little of it.
     warnings.filterwarnings("ignore", message="This system does not have apparently enough memory")
-    machine = _machine(options)
-    print("\n".join(f"{key}: {value}" for key, value in machine.items()))
-    report: dict[str, Any] = {"machine": machine, "cases": {}}
+    facts = machine(options)
+    print("\n".join(f"{key}: {value}" for key, value in facts.items()))
+    report: dict[str, Any] = {"machine": facts, "cases": {}}
     print(f"\n{'case':13s} {'ours':>9s} {'SB3':>9s}  ratio by round → median [min, max]")
     for name in options.cases:
         try:
@@ -228,7 +228,8 @@ def _atari(env_id: str, num_envs: int) -> VecEnv:
     return VecFrameStack(envs, n_stack=4)
 
 
-def _machine(options: argparse.Namespace) -> dict[str, Any]:
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """What the figures are of."""
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
         models = [
