@@ -9,6 +9,7 @@ runs/ppo-CartPole-v1-adam-s0-7-20300102-030405/
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def seeds_of(folder: Path) -> list[int]:
     Raises:
         UserError: `seeds.json` holds something else.
     """
-    if not (folder / run.SEEDS).is_file():
+    if not os.path.isfile(folder / run.SEEDS):  # of a name that no folder can have as well
         return []
     seeds: Any = read_json(folder / run.SEEDS).get("seeds")
     is_valid = isinstance(seeds, list) and len(seeds) > 1
