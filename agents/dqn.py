@@ -27,6 +27,7 @@ from semigradient.agents.q_exploration import Exploration, Falling, best
 from semigradient.agents.q_heads import q_head
 from semigradient.agents.q_losses import (
     mean_error,
+    mean_of,
     td_loss,
     td_targets,
     temporal_difference,
@@ -37,6 +38,7 @@ from semigradient.agents.q_parts import (
     make_memory,
     make_network,
     phase,
+    refuse_in_stacks,
     require_single,
 )
 from semigradient.diagnostics.action_values import fresh_memory, value_experience
@@ -53,7 +55,8 @@ from semigradient.optim.temporal_difference import (
 )
 from semigradient.training.agent import AgentContext, LearningRate, Policy, generator, maybe_compile
 from semigradient.training.corrections import follows_target, warn_of_limits
-from semigradient.training.gradients import clip_factor, clip_gradients
+from semigradient.training.draws import Generators, Random
+from semigradient.training.gradients import clip_factor, clip_gradients, descend
 from semigradient.training.prioritised_replay import PrioritisedReplay
 from semigradient.training.replay import Batch
 from semigradient.training.stepping import EnvStepper
@@ -83,15 +86,15 @@ class DQN:
         self.head = q_head(envs.single_action_space)
         require_single(config, self.head, envs.single_action_space)
         self.distribution = distribution(config, setup.device)
-        self.progress = self.stepper = EnvStepper(envs, setup.timers)
+        self.stepper = EnvStepper(envs, setup.timers)
         atoms = 1 if self.distribution is None else self.distribution.atoms
         make = partial(make_network, config, setup, self.head.outputs * atoms)
         self.network = make()
         self.target = make() if config.target != "none" else self.network
         self.target.load_state_dict(self.network.state_dict())
-        self._parameters = list(self.network.parameters())
         has_errors = self.distribution is None
-        self.optimizer = setup.make_optimizer(self._parameters, temporal_differences=has_errors)
+        parameters = list(self.network.parameters())
+        self.optimizer = setup.make_optimizer(parameters, temporal_differences=has_errors)
         self.discount, self.step_reward = self._in_physical_time()
         if setup.learning:
             frozen = config.target != "none"
@@ -103,10 +106,22 @@ class DQN:
         self.exploration = make_exploration(
             config, setup, self.head, envs.num_envs, epsilon, (1, 4)
         )
-        self.sampling = generator(setup.seed, 2)
+        self.sampling: Random = generator(setup.seed, 2)
         self.updates = 0
-        self._loss = maybe_compile(self._loss_and_values, setup.compile)
         self._target_version = 0
+        self.bind()
+
+    def bind(self) -> None:
+        """Join the parts that this agent has now; those of a stack take K runs at once."""
+        if isinstance(self.sampling, Generators):
+            refuse_in_stacks(self.config, len(self.sampling.each))
+        self.progress = self.stepper
+        self.learning_rate = self.learning_rate.of(self.optimizer)
+        self._parameters = tuple(self.network.parameters())
+        self._following = tuple(self.target.parameters())
+        optimizer = self.optimizer
+        self._observer = optimizer if wants_temporal_difference(optimizer) else None
+        self._loss = maybe_compile(self._loss_and_values, self.setup.compile)
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One phase of acting, then, once learning has started, one of learning."""
@@ -157,7 +172,8 @@ class DQN:
         obs = stepper.obs
         with self.timers("act"):
             values = partial(self._values, obs)
-            actions = self.exploration.act(values, len(obs), stepper.mask, stepper.steps)
+            count = self.setup.envs.num_envs
+            actions = self.exploration.act(values, count, stepper.mask, stepper.steps)
         step = stepper.step(actions)
         with self.timers("store"):
             reward, ended = self.learned_reward(step.reward), (step.terminated, step.truncated)
@@ -165,7 +181,7 @@ class DQN:
 
     @torch.no_grad()
     def _values(self, obs: np.ndarray) -> Tensor:
-        """Action values (B, outputs)."""
+        """Action values (B, outputs), or (K, B, outputs) of K runs."""
         return self._means(self.network(torch.from_numpy(obs).to(self.setup.device)))
 
     def _means(self, outputs: Tensor) -> Tensor:
@@ -190,56 +206,55 @@ class DQN:
             next_q: Sequence[Tensor | None] = [None] * len(batches)
             if config.target == "hard":
                 with torch.no_grad():
-                    next_q = self.target(drawn.next_obs).split(config.batch_size)
+                    next_q = self.target(drawn.next_obs).split(config.batch_size, -2)
             for batch, values in zip(batches, next_q, strict=True):
                 loss, value = self._learn(batch, values)
         return loss, value
 
     def _learn(self, batch: Batch, next_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One gradient step; `next_q` is Q̄(s', ·) where it is known."""
-        config, optimizer = self.config, self.optimizer
-        optimizer.zero_grad()
-        if isinstance(optimizer, DifferentiatesTemporalDifference):
+        config, observer = self.config, self._observer
+        self.optimizer.zero_grad()
+        if observer is not None and isinstance(observer, DifferentiatesTemporalDifference):
             shown = self._temporal_difference(batch, next_q, batch.weight)
-            prediction, error = optimizer.backward(shown)
+            prediction, error = observer.backward(shown)
             error = error.view(len(batch.reward), -1)
             nothing = torch.zeros_like(error)
             loss = self.head.choices * td_loss(error, nothing, config.loss, batch.weight)
             error = mean_error(error, nothing)
             value = prediction.mean()
-            optimizer.rescale(self._clipped())
+            norm = clip_gradients(self._parameters, config.max_grad_norm)
+            observer.rescale(clip_factor(norm, config.max_grad_norm))
         else:
             loss, value, error = self._loss(batch, next_q)
-            loss.backward()
-            factor = self._clipped()
-            if wants_temporal_difference(optimizer):
-                weight = factor.expand_as(batch.reward)
+            norm = descend(loss, self._parameters, config.max_grad_norm)
+            if observer is not None:
+                weight = clip_factor(norm, config.max_grad_norm).expand_as(batch.reward)
                 weight = weight if batch.weight is None else weight * batch.weight
-                optimizer.observe(self._temporal_difference(batch, next_q, weight))
-        optimizer.step()
+                observer.observe(self._temporal_difference(batch, next_q, weight))
+        self.optimizer.step()
         if isinstance(self.memory, PrioritisedReplay):
             self.memory.update(batch.row, error)
         self.updates += 1
         if config.target == "ema":
-            move_towards(self.target, self.network, config.target_rate)
+            move_towards(self._following, self._parameters, config.target_rate)
         return loss.detach(), value
-
-    def _clipped(self) -> Tensor:
-        """Clip the gradients; returns the factor."""
-        limit = self.config.max_grad_norm
-        return clip_factor(clip_gradients(self._parameters, limit), limit)
 
     def _loss_and_values(
         self, batch: Batch, next_q: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, summed over choices, and mean prediction, 0-dim; the errors of samples (m,)."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Loss, summed over choices, and mean prediction, 0-dim; (K,) each of K runs.
+
+        Then the errors of samples (m,), where the memory wants them.
+        """
         if self.distribution is not None:
             return self._distributional_loss(self.distribution, batch, next_q)
         target = self._td_target(batch, next_q)
         prediction = self.head.values(self.network(batch.obs), batch.action)
-        loss = self.head.choices * td_loss(prediction, target, self.config.loss, batch.weight)
-        error = mean_error(prediction.detach(), target)
-        return loss, prediction.detach().mean(), error
+        runs, value = batch.reward.ndim - 1, prediction.detach()
+        loss = td_loss(prediction, target, self.config.loss, batch.weight, runs)
+        error = None if batch.row is None else mean_error(value, target)
+        return self.head.choices * loss, mean_of(value, runs), error
 
     def _distributional_loss(
         self, distribution: Distribution, batch: Batch, next_q: Tensor | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from semigradient.agents.q_heads import QHead
+from semigradient.training.draws import NumpyRandom, draw_arrays
 from semigradient.training.exploration import Noise
 
 Values = Callable[[], Tensor]
@@ -35,7 +37,8 @@ class Exploration(Protocol):
     """Chooses actions of B environments, step by step."""
 
     def act(self, values: Values, count: int, mask: np.ndarray | None, step: int) -> np.ndarray:
-        """Actions (B, …) for B = `count` environments at environment step `step`.
+        """Actions (B, …) for B = `count` environments at environment step `step`; of K runs that
+        learn as one (K, B, …).
 
         `values` need not be computed where nothing depends on them; `mask` (B, A) are the
         legal actions.
@@ -52,25 +55,29 @@ class EpsilonGreedy:
 
     STATE = ("rng",)
 
-    def __init__(
-        self, head: QHead, epsilon: Callable[[int], float], rng: np.random.Generator
-    ) -> None:
+    def __init__(self, head: QHead, epsilon: Callable[[int], float], rng: NumpyRandom) -> None:
         self.head, self.epsilon, self.rng = head, epsilon, rng
 
     def act(self, values: Values, count: int, mask: np.ndarray | None, step: int) -> np.ndarray:
         """Actions (B, …)."""
         epsilon = self.epsilon(step)
-        explore = self.rng.random(count) < epsilon
-        uniform = self.head.uniform(self.rng, count, mask)
+        chance, uniform = draw_arrays(self.rng, partial(self._draw, count), mask)
         if epsilon >= 1:
             return uniform
         actions = best(self.head, values(), mask)
+        explore = chance < epsilon
         actions[explore] = uniform[explore]
         return actions
 
     def scalars(self, step: int) -> dict[str, float | Tensor]:
         """ε."""
         return {"epsilon": self.epsilon(step)}
+
+    def _draw(
+        self, count: int, rng: np.random.Generator, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers in [0, 1) (count,) that ε is compared with, and uniform actions (count, …)."""
+        return rng.random(count), self.head.uniform(rng, count, mask)
 
 
 class NoisyValues:

@@ -5,6 +5,8 @@ A network gives each observation one row of numbers. `Choice` reads it as the va
 only one, from the shared reward and its own maximum:
 
     δ_k = r + γ (1 - terminated) max_a Q̄_k(s', a) - Q_k(s, a_k)
+
+What is (m, …) here is (runs, m, …) of runs that learn as one.
 """
 
 from __future__ import annotations
@@ -70,11 +72,11 @@ class Choice:
 
     def values(self, q: Tensor, action: Tensor) -> Tensor:
         """Q(s, a) of actions (m,): (m,)."""
-        return q.gather(1, action[:, None]).squeeze(1)
+        return q.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def greedy(self, q: Tensor, mask: Tensor | None) -> Tensor:
         """Best legal actions (m,)."""
-        return (q if mask is None else q.where(mask, -torch.inf)).argmax(1)
+        return (q if mask is None else q.where(mask, -torch.inf)).argmax(-1)
 
     def bootstrap(self, chooser: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
         """Values (m,) in `q` of the greedy legal actions of `chooser`."""
@@ -102,19 +104,19 @@ class SideBySide:
     def values(self, q: Tensor, action: Tensor) -> Tensor:
         """Q_k(s, a_k) of actions (m, K): (m, K)."""
         # Those of MultiBinary are kept as bytes.
-        pairs = zip(q.split(self.sizes, 1), action.long().unbind(1), strict=True)
-        return torch.cat([part.gather(1, chosen[:, None]) for part, chosen in pairs], 1)
+        pairs = zip(q.split(self.sizes, -1), action.long().unbind(-1), strict=True)
+        return torch.cat([part.gather(-1, chosen.unsqueeze(-1)) for part, chosen in pairs], -1)
 
     def greedy(self, q: Tensor, mask: Tensor | None = None) -> Tensor:
         """Best legal action (m, K) of every choice."""
         q = q if mask is None else q.where(mask, -torch.inf)
-        return torch.stack([part.argmax(1) for part in q.split(self.sizes, 1)], 1)
+        return torch.stack([part.argmax(-1) for part in q.split(self.sizes, -1)], -1)
 
     def bootstrap(self, chooser: Tensor, q: Tensor, mask: Tensor | None = None) -> Tensor:
         """Values (m, K) in `q` of the greedy legal actions of `chooser`."""
-        legal = [None] * self.choices if mask is None else mask.split(self.sizes, 1)
-        triples = zip(chooser.split(self.sizes, 1), q.split(self.sizes, 1), legal, strict=True)
-        return torch.stack([double_q_bootstrap(*triple) for triple in triples], 1)
+        legal = [None] * self.choices if mask is None else mask.split(self.sizes, -1)
+        triples = zip(chooser.split(self.sizes, -1), q.split(self.sizes, -1), legal, strict=True)
+        return torch.stack([double_q_bootstrap(*triple) for triple in triples], -1)
 
     def place(self, action: Tensor) -> Tensor:
         """Where in a row the values of actions (m, K) stand: (m, K)."""

@@ -20,25 +20,34 @@ from semigradient.training.returns import td_target
 
 def td_targets(batch: Batch, bootstrap: Tensor) -> Tensor:
     """R + γⁿ (1 - terminated) · bootstrap, of the shape of the bootstraps: (m,), or (m, K)."""
-    columns = (-1, *[1] * (bootstrap.ndim - 1))
-    reward, discount = (
-        rows.view(columns).expand_as(bootstrap) for rows in (batch.reward, batch.discount)
-    )
+    reward, discount = batch.reward, batch.discount
+    if bootstrap.ndim > reward.ndim:
+        reward, discount = (rows.unsqueeze(-1).expand_as(bootstrap) for rows in (reward, discount))
     return td_target(reward, discount, bootstrap)
 
 
-def td_loss(prediction: Tensor, target: Tensor, loss: str, weight: Tensor | None = None) -> Tensor:
+def td_loss(
+    prediction: Tensor, target: Tensor, loss: str, weight: Tensor | None = None, runs: int = 0
+) -> Tensor:
     """Mean loss of predictions (m,), or (m, K), against constant targets of that shape: 0-dim.
 
     Both kinds are ½δ² near zero, so their derivative by the prediction is -δ; `weight` (m,)
-    multiplies the loss of each sample.
+    multiplies the loss of each sample. With `runs` = 1 the first axis counts runs, each of which
+    has a loss.
     """
-    reduction = "mean" if weight is None else "none"
+    reduction = "mean" if weight is None and not runs else "none"
     if loss == "huber":
         losses = F.smooth_l1_loss(prediction, target, reduction=reduction)
     else:
         losses = 0.5 * F.mse_loss(prediction, target, reduction=reduction)
+    if runs:
+        return mean_of(losses, runs)
     return losses if weight is None else weighted_mean(losses, weight)
+
+
+def mean_of(rows: Tensor, runs: int = 0) -> Tensor:
+    """Mean of rows (m, …): 0-dim; with `runs` = 1 of each run's (runs, m, …): (runs,)."""
+    return rows.flatten(1).mean(1) if runs else rows.mean()
 
 
 def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:

@@ -33,6 +33,15 @@ def require_single(config: Config, head: QHead, space: spaces.Space) -> None:
         require(is_valid, f"{option}: accepts Discrete actions, not {space}")
 
 
+def refuse_in_stacks(config: Config, runs: int) -> None:
+    """`UserError` for options that runs that learn as one do not have."""
+    kind = config.distribution
+    require(
+        kind == "none",
+        f"seeds={runs}: distribution={kind!r} has no stacked form; train the seeds one by one",
+    )
+
+
 def make_network(config: Config, setup: AgentContext, outputs: int) -> QNetwork | ScoreQNetwork:
     """(B, *observation) → (B, outputs), on the device."""
     space, width, depth = (

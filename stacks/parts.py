@@ -3,10 +3,12 @@
     networks             one whose parameters have a leading axis, (K, …)     nets/stacked.py
     optimizers           one over those parameters                            stacks/optimizers.py
     generators           all of them, each drawing for its own run            training/draws.py
+    replay memories      one of rows (K, T, B, …)                             stacks/memory.py
     steppers             one that steps all environments                      stacks/stepping.py
     running statistics   all of them, each fed with its own rows              stacks/each.py
     arrays and tensors   stacked along a new first axis
     numbers, text, None  one, which must be the same in all
+    dicts                of stacked parts
     objects with parts   one with these stacked; its method `bind`, if it has one, joins them
 
 `stack` makes them; `settle` writes what has happened since into the parts of one of the K agents.
@@ -26,11 +28,12 @@ from torch import Tensor, nn
 
 from semigradient.errors import UserError
 from semigradient.nets.stacked import Stacking
-from semigradient.stacks import optimizers
+from semigradient.stacks import memory, optimizers
 from semigradient.stacks.each import Each
 from semigradient.stacks.stepping import StackedStepper
 from semigradient.training.draws import Generators
 from semigradient.training.normalise import ObservationNormaliser, RewardNormaliser
+from semigradient.training.replay import Replay
 from semigradient.training.stepping import EnvStepper
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -59,8 +62,12 @@ class Stacker:
             return self.networks(parts)
         if isinstance(first, torch.optim.Optimizer):
             return optimizers.stacked(parts, self.networks.parameters)
-        if isinstance(first, torch.Generator):
+        if isinstance(first, torch.Generator | np.random.Generator):
             return Generators(parts)
+        if isinstance(first, Replay):
+            return memory.stacked(parts)
+        if isinstance(first, dict):
+            return {key: self([part[key] for part in parts], f"{path}.{key}") for key in first}
         if isinstance(first, EnvStepper):
             return StackedStepper.of(parts)
         if isinstance(first, _STATISTICS):
@@ -77,7 +84,7 @@ class Stacker:
 
     def _owner(self, owners: Sequence[Any]) -> Any:
         whole, kind = copy.copy(owners[0]), type(owners[0])
-        for name in sorted(kind.STATE, key=lambda name: name == "optimizer"):
+        for name in sorted(kind.STATE, key=lambda name: name.startswith("optimizer")):
             parts = [attrgetter(name)(owner) for owner in owners]
             setattr(whole, name, self(parts, f"{kind.__name__}.{name}"))
         if hasattr(whole, "bind"):
@@ -93,6 +100,10 @@ def settle(part: Any, whole: Any, index: int) -> Any:
         return whole
     if isinstance(whole, torch.optim.Optimizer):
         optimizers.settle(part, whole, index)
+    elif isinstance(whole, Replay):
+        memory.settle(part, whole)
+    elif isinstance(whole, dict):
+        return {key: settle(part[key], whole[key], index) for key in whole}
     elif not isinstance(whole, nn.Module | Generators | StackedStepper | Each):
         for name in type(part).STATE:
             setattr(part, name, settle(getattr(part, name), getattr(whole, name), index))

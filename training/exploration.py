@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from semigradient.errors import require
+from semigradient.training.draws import Random, draw
 
 Kind = Literal["ou", "white", "epsilon"]
 
@@ -58,13 +59,13 @@ class Noise:
         config: which noise.
         shape: (B, K).
         dt: seconds of one step; `UserError` unless κ dt < 1.
-        generator: its own, on the device of the noise.
+        generator: its own, on the device of the noise; of several, all outputs are (runs, B, K).
     """
 
     STATE = ("value", "generator")
 
     def __init__(
-        self, config: NoiseConfig, shape: Sequence[int], dt: float, generator: torch.Generator
+        self, config: NoiseConfig, shape: Sequence[int], dt: float, generator: Random
     ) -> None:
         pull = config.kappa * dt
         require(
@@ -90,20 +91,22 @@ class Noise:
         if self.config.kind != "epsilon":
             return (action + self()).clamp(-1, 1)
         uniform = 2 * self._uniform(self.shape) - 1
-        return torch.where(self._explores()[:, None], uniform, action)
+        return torch.where(self._explores().unsqueeze(-1), uniform, action)
 
     def discrete(self, values: Tensor) -> Tensor:
         """Explored actions (B,) int64, of action values (B, K)."""
         if self.config.kind != "epsilon":
-            return (values + self()).argmax(1)
+            return (values + self()).argmax(-1)
         uniform = (self._uniform(self.shape[:1]) * self.shape[1]).long()
-        return torch.where(self._explores(), uniform, values.argmax(1))
+        return torch.where(self._explores(), uniform, values.argmax(-1))
 
     def _explores(self) -> Tensor:
         return self._uniform(self.shape[:1]) < self.config.epsilon
 
     def _uniform(self, shape: Sequence[int]) -> Tensor:
-        return torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return draw(self.generator, lambda own: torch.rand(shape, generator=own, device=own.device))
 
     def _normal(self) -> Tensor:
-        return torch.randn(self.shape, generator=self.generator, device=self.generator.device)
+        return draw(
+            self.generator, lambda own: torch.randn(self.shape, generator=own, device=own.device)
+        )

@@ -41,8 +41,8 @@ def descend(loss: Tensor, parameters: Sequence[nn.Parameter], max_norm: float) -
 def _clip_each(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     """The same for parameters (K, …), by the norms (K,) of each of K networks."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    joint = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
-    norm = torch.linalg.vector_norm(joint, dim=1)
+    norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
     if norm.device.type == "cpu" and bool((norm <= max_norm).all()):
         return norm
     factor = clip_factor(norm, max_norm)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from semigradient.errors import require
+from semigradient.training.draws import Random
 from semigradient.training.replay import Batch, Replay
 from semigradient.training.sum_tree import SumTree
 
@@ -76,20 +77,21 @@ class PrioritisedReplay(Replay):
             self.tree.set(self._rows(first), self.largest**self.priorities.exponent)
 
     def samples(
-        self, count: int, size: int, generator: torch.Generator, gamma: float, n: int = 1
+        self, count: int, size: int, random: Random, gamma: float, n: int = 1
     ) -> Iterator[Batch]:
         """Draw `count` minibatches of `size`, each after the priorities that the last one gave."""
         for _ in range(count):
-            yield self.sample(size, generator, gamma, n)
+            yield self.sample(size, random, gamma, n)
 
-    def sample(self, batch: int, generator: torch.Generator, gamma: float, n: int = 1) -> Batch:
+    def sample(self, batch: int, random: Random, gamma: float, n: int = 1) -> Batch:
         """One transition from each of `batch` equal shares of the sum of priorities."""
         assert n == self.n, f"made for {self.n} steps, asked for {n}"
         if self.tree.total == 0:  # no n steps are known yet
-            drawn = super().sample(batch, generator, gamma, n)
+            drawn = super().sample(batch, random, gamma, n)
             return drawn._replace(weight=torch.ones_like(drawn.reward))
-        random = torch.rand(batch, generator=generator, dtype=torch.float64).numpy()
-        row = self.tree.find((np.arange(batch) + random) * (self.tree.total / batch))
+        assert isinstance(random, torch.Generator)
+        offset = torch.rand(batch, generator=random, dtype=torch.float64).numpy()
+        row = self.tree.find((np.arange(batch) + offset) * (self.tree.total / batch))
         weight = self.weights(row)
         at = torch.from_numpy(row).to(self.device)
         count = self.num_envs
@@ -102,9 +104,9 @@ class PrioritisedReplay(Replay):
         weight = (self.times(self.n) * self.num_envs * share) ** -self.correction
         return torch.from_numpy((weight / weight.max()).astype(np.float32)).to(self.device)
 
-    def update(self, row: Tensor | None, error: Tensor) -> None:
+    def update(self, row: Tensor | None, error: Tensor | None) -> None:
         """Give rows (m,) the priorities of their errors (m,)."""
-        if row is None:
+        if row is None or error is None:
             return
         priority = error.abs().double().cpu().numpy() + _OFFSET
         self.largest = max(self.largest, float(priority.max()))

@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from semigradient.training.draws import Random, draw
 from semigradient.training.observations import Observations, StackedFrames, WholeObservations
 from semigradient.training.ring import Ring, check_memory, torch_dtype
 
@@ -22,7 +23,10 @@ _DRAWN_BYTES = 16 * 2**20  # of observations that are sampled at once
 
 
 class Batch(NamedTuple):
-    """m sampled (n-step) transitions, on the device of the memory."""
+    """m sampled (n-step) transitions, on the device of the memory.
+
+    Of K runs that learn as one (K, m, …).
+    """
 
     obs: Tensor  # (m, *observation)
     action: Tensor  # (m, *action)
@@ -36,8 +40,9 @@ class Batch(NamedTuple):
 
     def split(self, size: int) -> Iterator[Batch]:
         """Minibatches of `size` transitions each."""
-        count = len(self.reward) // size
-        columns = [[None] * count if rows is None else rows.split(size) for rows in self]
+        axis = self.reward.ndim - 1
+        count = self.reward.shape[axis] // size
+        columns = [[None] * count if rows is None else rows.split(size, axis) for rows in self]
         return (Batch(*rows) for rows in zip(*columns, strict=True))
 
 
@@ -118,34 +123,34 @@ class Replay:
         self.ring.add(**rows)
         self.observations.committed()
 
-    def sample(self, batch: int, generator: torch.Generator, gamma: float, n: int = 1) -> Batch:
+    def sample(self, batch: int, random: Random, gamma: float, n: int = 1) -> Batch:
         """Draw `batch` transitions of up to n steps, uniformly with replacement."""
         n = min(n, self.times())
-        draw = torch.randint(self.times(n) * self.num_envs, (batch,), generator=generator)
-        return self.at(draw.to(self.device), gamma, n)
+        count = self.times(n) * self.num_envs
+        drawn = draw(random, lambda own: torch.randint(count, (batch,), generator=own))
+        return self.at(drawn.to(self.device), gamma, n)
 
     def samples(
-        self, count: int, size: int, generator: torch.Generator, gamma: float, n: int = 1
+        self, count: int, size: int, random: Random, gamma: float, n: int = 1
     ) -> Iterator[Batch]:
         """Draw `count` minibatches of `size`, as many at once as fit a bounded piece of memory."""
         at_once = max(1, _DRAWN_BYTES // (self._transition_bytes * size))
         for first in range(0, count, at_once):
-            yield self.sample(min(at_once, count - first) * size, generator, gamma, n)
+            yield self.sample(min(at_once, count - first) * size, random, gamma, n)
 
     def times(self, n: int = 1) -> int:
         """Instants at which n steps can begin."""
         return max(0, self.ring.added - self.observations.tail - n + 1)
 
-    def ended(self, draw: Tensor) -> Tensor:
-        """Whether an episode ended (bool) with the transitions that `at` gives for `draw`."""
-        count = self.num_envs
-        row = (draw + self.observations.tail * count) % (self.ring.length * count)
-        return self.ring.flat("terminated")[row] | self.ring.flat("truncated")[row]
+    def ended(self, drawn: Tensor) -> Tensor:
+        """Whether an episode ended (bool) with the transitions that `at` gives for `drawn`."""
+        row = self.ring.places(drawn, self.observations.tail)
+        return self.ring.rows("terminated", row) | self.ring.rows("truncated", row)
 
-    def at(self, draw: Tensor, gamma: float, n: int = 1) -> Batch:
+    def at(self, drawn: Tensor, gamma: float, n: int = 1) -> Batch:
         """Transitions of up to n steps at (m,) numbers: age from the oldest, times B, plus env."""
         ring, tail = self.ring, self.observations.tail
-        first, last, reward, discount = n_step(ring, draw, tail, gamma, n)
+        first, last, reward, discount = n_step(ring, drawn, tail, gamma, n)
         return Batch(
             self.observations.before(first),
             ring.rows("action", first),
@@ -173,7 +178,8 @@ def n_step(
 
     Args:
         ring: rows with `reward`, `terminated` and `truncated`.
-        draw: (m,) in [0, times·B): age from the oldest row, times B, plus environment.
+        draw: (m,) in [0, times·B): age from the oldest row, times B, plus environment; (K, m) of
+            K rings that are one.
         oldest: number of the oldest usable addition.
         gamma: discount of one step.
         n: most steps; fewer where the episode ends, and only termination sets the discount to 0.
@@ -181,21 +187,19 @@ def n_step(
     Returns:
         Flat row indices of the first and last transition, reward (m,), discount (m,).
     """
-    count = ring.num_envs
-    first = (draw + oldest * count) % (ring.length * count)
-    rewards, terminated = ring.flat("reward"), ring.flat("terminated")
+    first = ring.places(draw, oldest)
     if n == 1:
-        going_on = terminated.index_select(0, first).logical_not_()
-        return first, first, rewards.index_select(0, first), going_on * gamma
-    time, env = draw // count + oldest, draw % count
-    truncated = ring.flat("truncated")
-    last = first.clone()
-    reward, discount = torch.zeros_like(rewards[first]), torch.ones_like(rewards[first])
-    running = torch.ones_like(first, dtype=torch.bool)
-    for step in range(n):
-        row = (time + step) % ring.length * count + env
-        last = torch.where(running, row, last)
-        reward += torch.where(running, discount * rewards[row], 0.0)
+        going_on = ring.rows("terminated", first).logical_not_()
+        return first, first, ring.rows("reward", first), going_on * gamma
+    rows = torch.stack([first, *(ring.places(draw, oldest + step) for step in range(1, n))])
+    rewards, terminated = ring.rows("reward", rows), ring.rows("terminated", rows)
+    going_on = (terminated | ring.rows("truncated", rows)).logical_not_()
+    last, reward, final = first, rewards[0], terminated[0]
+    discount, running = torch.full_like(reward, gamma), going_on[0]
+    for step in range(1, n):
+        last = torch.where(running, rows[step], last)
+        final = torch.where(running, terminated[step], final)
+        reward = reward + discount * rewards[step] * running
         discount = torch.where(running, discount * gamma, discount)
-        running = running & ~(terminated[row] | truncated[row])
-    return first, last, reward, discount * ~terminated[last]
+        running = running & going_on[step]
+    return first, last, reward, discount * final.logical_not()

@@ -65,6 +65,8 @@ def double_q_bootstrap(
         _same_shape(online_next_q=online_next_q, mask=mask)
         _all_bool(mask=mask)
         online_next_q = online_next_q.masked_fill(~mask, -torch.inf)
+    elif online_next_q is target_next_q:
+        return target_next_q.amax(-1)
     greedy = online_next_q.argmax(dim=-1, keepdim=True)
     return target_next_q.gather(-1, greedy).squeeze(-1)
 

@@ -46,7 +46,7 @@ class Ring:
     def masks(self, name: str, masks: np.ndarray) -> None:
         """Add a field for masks (B, A) that came for the first time; before, all was legal."""
         if name not in self.fields:
-            self.field(name, masks.shape[1:], torch.bool)
+            self.field(name, masks.shape[-1:], torch.bool)
             self.fields[name].fill_(True)
             self._late.add(name)
 
@@ -63,13 +63,19 @@ class Ring:
             view[at] = row if isinstance(view, np.ndarray) else torch.from_numpy(row)
         self.added += 1
 
+    def places(self, draw: Tensor, time: int) -> Tensor:
+        """Flat indices (m,) of numbers (m,): additions after number `time`, times B, plus env."""
+        return (draw + time * self.num_envs) % (self.length * self.num_envs)
+
     def flat(self, name: str) -> Tensor:
         """Rows as (T·B, …)."""
         return self.fields[name].flatten(0, 1)
 
     def rows(self, name: str, index: Tensor) -> Tensor:
-        """Rows (m, …) at flat indices (m,)."""
-        return self.flat(name).index_select(0, index)
+        """Rows (m, …) at flat indices (m,), or (n, m, …) at (n, m)."""
+        if index.ndim == 1:
+            return self.flat(name).index_select(0, index)
+        return self.flat(name).index_select(0, index.flatten()).unflatten(0, index.shape)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the rows that hold data; large fields in shards with a revision each."""

@@ -15,6 +15,7 @@ from semigradient.nets.stacked import StackedPerceptron
 from semigradient.stacks.stack import Stack
 from semigradient.training import parts
 
+_SOON = {"learning_starts": 50, "hidden": (64, 32), "batch_size": 32, "gradient_steps": 2}
 CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     # agent, environment, iterations, options; each makes hundreds of updates
     "ppo": ("ppo", "CartPole-v1", 6, {"max_grad_norm": 0.2}),
@@ -42,8 +43,40 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "a2c": ("a2c", "CartPole-v1", 200, {"activation": "elu"}),
     "a2c by sgd": ("a2c", "MountainCar-v0", 100, {"optim": "sgd", "normalise_advantages": True}),
     "a2c by rmsprop": ("a2c", "Acrobot-v1", 100, {"optim": "rmsprop", "hidden": (32,)}),
+    "dqn": ("dqn", "CartPole-v1", 90, {"learning_starts": 100, "max_grad_norm": 0.5}),
+    "ddqn of dueling networks": (  # whose memory is full and begins anew
+        "ddqn",
+        "CartPole-v1",
+        100,
+        {"dueling": True, "loss": "mse", "num_envs": 2, "buffer_size": 150, **_SOON},
+    ),
+    "ddqn with copied targets": (
+        "ddqn",
+        "Acrobot-v1",
+        80,
+        {"target": "hard", "target_update_every": 90, "n_step": 1, "optim": "adamw", **_SOON},
+    ),
+    "dqn without targets, with masks": (
+        "dqn",
+        "semigradient/HyperGrid-v0",
+        80,
+        {"target": "none", "num_envs": 4, "schedule": "linear", "layer_norm": True, **_SOON},
+    ),
+    "dqn with noise in physical time": (
+        "dqn",
+        "semigradient/Pendulum-v0",
+        80,
+        {
+            "exploration": "ou",
+            "time": "scaled",
+            "max_grad_norm": 0.0,
+            "env_options": {"dt": 0.05, "actions": "discrete"},
+            **_SOON,
+        },
+    ),
 }
 SEEDS = (0, 1, 7)
+_MORE = ["ddqn with copied targets", "dqn without targets, with masks"]
 
 
 def made(name: str, seeds: tuple[int, ...] = SEEDS) -> tuple[list[Any], int]:
@@ -88,11 +121,11 @@ def test_the_seeds_of_a_stack_differ() -> None:
     assert distance(first, second) > 0.01
 
 
-@pytest.mark.parametrize("name", ["ppo with statistics", "a2c"])
+@pytest.mark.parametrize("name", ["ppo with statistics", "a2c", "dqn", *_MORE])
 def test_a_member_that_is_settled_goes_on_alone(name: str) -> None:
     alone, _ = made(name)
     stack = Stack(made(name)[0])
-    for _ in range(2):
+    for _ in range(50 if "dqn" in name else 2):
         stack.iterate()
         for agent in alone:
             agent.iterate()
@@ -104,10 +137,11 @@ def test_a_member_that_is_settled_goes_on_alone(name: str) -> None:
     assert distance(parts.learned(fresh), parts.learned(alone[1])) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["ppo", "ppo with statistics", "ppo with masks", "a2c"])
+@pytest.mark.parametrize("name", ["ppo", "ppo with statistics", "ppo with masks", "a2c", *_MORE])
 def test_a_stack_of_loaded_members_goes_on_exactly(name: str) -> None:
     whole = Stack(made(name)[0])
-    whole.iterate()
+    for _ in range(40 if "dqn" in name else 1):
+        whole.iterate()
     states = []
     for index, member in enumerate(whole.members):
         whole.settle(index)
@@ -116,7 +150,7 @@ def test_a_stack_of_loaded_members_goes_on_exactly(name: str) -> None:
     for member, state in zip(members, states, strict=True):
         parts.load(member, state)
     again = Stack(members)
-    for _ in range(2):
+    for _ in range(10 if "dqn" in name else 2):
         whole.iterate(), again.iterate()
     for member, other in zip(whole.members, again.members, strict=True):
         assert distance(parts.learned(member), parts.learned(other)) == 0
@@ -163,6 +197,10 @@ def test_each_seed_is_clipped_by_its_own_gradient() -> None:
         ("ppo", "semigradient/Glimpse-v0", {}, "no stacked form"),
         ("ppo", "CartPole-v1", {"target_kl": 0.01}, "target_kl"),
         ("soft-q", "CartPole-v1", {}, "SoftQ"),
+        ("dqn", "CartPole-v1", {"replay": "prioritised"}, "PrioritisedReplay has no stacked form"),
+        ("dqn", "CartPole-v1", {"distribution": "c51"}, "distribution='c51' has no stacked form"),
+        ("dqn", "CartPole-v1", {"target": "none", "optim": "corrected-momentum"}, "Corrected"),
+        ("dqn", "semigradient/Glimpse-v0", {}, "no stacked form"),
     ],
 )
 def test_what_has_no_stacked_form_is_refused_in_one_line(
