@@ -121,3 +121,13 @@ def test_parameters_keep_their_names_and_copies_their_own_values() -> None:
         other[0].weight.zero_()
     assert not torch.equal(other(rows), fast(rows))
     torch.testing.assert_close(fast(rows), plain(rows))
+
+
+@pytest.mark.parametrize("count", [1, 15, 16])
+@pytest.mark.parametrize("kind", ["tanh", "relu"])
+def test_few_rows_of_several_networks_give_what_many_give(kind: str, count: int) -> None:
+    weights, bias = [torch.randn(3, 8, 4), torch.randn(3, 2, 8)], torch.randn(3, 8)
+    rows = torch.randn(3, count, 4)
+    with torch.no_grad():
+        ours = apply(rows, [kind, ""], weights, [bias, None])
+    torch.testing.assert_close(ours, apply(rows, [kind, ""], weights, [bias, None]))
