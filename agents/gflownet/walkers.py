@@ -48,6 +48,8 @@ class Config:
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)}: must be ≥ 1")
         good = self.reward_exponent > 0
         require(good, f"reward_exponent={self.reward_exponent}: must be > 0")
+        chain = self.kind == "metropolis"
+        require(chain or not self.accepted_only, "accepted_only=True: kind='random' has no moves")
 
 
 class Walker:

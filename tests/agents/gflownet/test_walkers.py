@@ -84,3 +84,5 @@ def test_chance_builds_anything() -> None:
     assert all(reward > 0 and 2 <= length <= 3 for reward, length in ended)
     with pytest.raises(UserError, match="--env CartPole-v1: random builds objects"):
         build(parse(["--agent", "random", "--env", "CartPole-v1"]).command)
+    with pytest.raises(UserError, match="accepted_only=True: kind='random' has no moves"):
+        parse([*words, "--accepted-only"])
