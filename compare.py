@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -22,7 +22,8 @@ from semigradient.experiments import comparison as comparisons
 from semigradient.experiments import tuning
 from semigradient.experiments.cells import Cell, Commands, Run
 from semigradient.experiments.comparison import Comparison
-from semigradient.experiments.engines import ENGINES, INTERRUPTED, Engine, run_all
+from semigradient.experiments.engines import ENGINES, INTERRUPTED, Engine, Result, run_all
+from semigradient.experiments.seed_batches import SeedBatch, can_learn_as_one, grouped
 from semigradient.experiments.settings import DEFAULT_OPTIMIZER, read_grid
 
 ROOT = Path(__file__).resolve().parent
@@ -54,6 +55,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=int, metavar="N", help="environment steps of each run (the agent's own)")
     add("--episodes", type=int, default=100, metavar="N", help="evaluation episodes per run (100)")
     add("--out", type=Path, metavar="DIR", help="output folder (comparisons/AGENTS-OPTIMS)")
+    text = "a process for each seed, also where seeds could learn as one (docs/stacks.md)"
+    add("--separate", action="store_true", help=text)
     add(
         "--report-only",
         type=Path,
@@ -123,7 +126,7 @@ def run(options: argparse.Namespace, command: str, commands: Commands) -> Compar
     comparison = comparisons.prepare(out, cells, flags, options.episodes, command, tune_seeds)
     # torch reads its number of threads from the flag, other libraries from the environment.
     train = (*commands.train, "--threads", str(options.threads))
-    work = _Work(comparison, engine, replace(commands, train=train), cells)
+    work = _Work(comparison, engine, replace(commands, train=train), cells, not options.separate)
     if commands.ours and work.ended < work.total:
         check_cells(comparison, cells)
     comparison.save()
@@ -150,10 +153,15 @@ class _Work:
     """The runs of some cells of a comparison, in the order in which they can be known."""
 
     def __init__(
-        self, comparison: Comparison, engine: Engine, commands: Commands, cells: Sequence[Cell]
+        self,
+        comparison: Comparison,
+        engine: Engine,
+        commands: Commands,
+        cells: Sequence[Cell],
+        together: bool,
     ) -> None:
         self.comparison, self.engine, self.commands = comparison, engine, commands
-        self.cells = cells
+        self.cells, self.together = cells, together
         trials = [run for choice in comparison.choices(cells).values() for run in choice.runs]
         self.tuning = {run.cell.name: run for run in trials}
         self.total = len(self.tuning) + len(cells)
@@ -180,14 +188,49 @@ class _Work:
         return [run for cell, run in pairs if run is not None and run.cell != cell]
 
     def _run(self, runs: dict[str, Run]) -> None:
-        jobs = [run.job(self.commands) for run in runs.values() if not run.done]
-        for result in run_all(jobs, self.engine):
+        waiting = [run for run in runs.values() if not run.done]
+        left: list[Run] = []
+        for members, result in self._results(self._units(waiting)):
+            # Where one seed fails, the others are trained, but their batch ends there.
+            unscored = [run for run in members if run.finished and not run.done]
+            left += unscored if len(members) > 1 else []
+            self.ended += (len(members) - len(unscored) * (len(members) > 1)) * (not result.again)
+            self._say(members, result)
+        for members, result in self._results(left):
             self.ended += not result.again
-            words = runs[result.name].standing()[1] or result.message
-            end = f"failed: {words}" if result.returncode else "done"
-            more = "; runs once more" if result.again else ""
-            place = f"[{self.ended}/{self.total}] {result.name}"
-            print(f"{place} {end}{more} ({result.seconds:.0f} s)", flush=True)
+            self._say(members, result)
+
+    def _results(
+        self, units: Sequence[Run | SeedBatch]
+    ) -> Iterator[tuple[tuple[Run, ...], Result]]:
+        """The runs of each unit, with how its job ended."""
+        by_name = {unit.name: unit for unit in units}
+        for result in run_all([unit.job(self.commands) for unit in units], self.engine):
+            unit = by_name[result.name]
+            yield unit.runs if isinstance(unit, SeedBatch) else (unit,), result
+
+    def _say(self, members: Sequence[Run], result: Result) -> None:
+        reasons = [run.standing()[1] for run in members if not run.finished or len(members) == 1]
+        words = next(filter(None, reasons), result.message)
+        end = f"failed: {words}" if result.returncode else "done"
+        more = "; runs once more" if result.again else ""
+        place = f"[{self.ended}/{self.total}] {result.name}"
+        print(f"{place} {end}{more} ({result.seconds:.0f} s)", flush=True)
+
+    def _units(self, runs: Sequence[Run]) -> Sequence[Run | SeedBatch]:
+        """What one job trains: a run, or the seeds of a setting as one."""
+        if not (self.commands.ours and self.together):
+            return runs
+        flags = self.comparison.flags
+        known: dict[str, bool] = {}
+
+        def accepts(cell: Cell) -> bool:
+            if cell.base not in known:
+                known[cell.base] = can_learn_as_one(cell, flags)
+            return known[cell.base]
+
+        at_a_time = self.engine.local_slots if self.engine.name == "local" else 1
+        return grouped(runs, accepts, at_a_time)
 
 
 def check_cells(comparison: Comparison, cells: Sequence[Cell]) -> None:

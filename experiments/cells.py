@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import re
@@ -9,7 +10,7 @@ import sys
 import tomllib
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ class Cell:
         if len(name) <= LONGEST_NAME:
             return name
         return f"{name[:LONGEST_NAME]}.{zlib.crc32(name.encode()):08x}.{self.seed}"
+
+    @property
+    def base(self) -> str:
+        """What the names of all seeds have in common."""
+        return replace(self, seed=0).name.removesuffix(".0")
 
     @property
     def flags(self) -> list[str]:
@@ -80,13 +86,26 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
-        return self.out / "runs" / self.cell.name
+        """Its run folder, by itself or among those of several seeds."""
+        alone = self.out / "runs" / self.cell.name
+        pattern = f"{glob.escape(self.cell.base)}.seeds-*/seed-{self.cell.seed}"
+        return alone if alone.exists() else next((self.out / "runs").glob(pattern), alone)
+
+    @property
+    def name(self) -> str:
+        """Name of its job."""
+        return self.cell.name
+
+    @property
+    def is_in_batch(self) -> bool:
+        """Whether its folder is among those of several seeds."""
+        return self.folder.parent.name != "runs"
 
     @property
     def log(self) -> Path:
         """Log of its commands."""
-        return self.out / "logs" / f"{self.cell.name}.log"
+        name = self.folder.parent.name if self.is_in_batch else self.cell.name
+        return self.out / "logs" / f"{name}.log"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -140,30 +159,22 @@ class Run:
         """The remaining commands, each determined just before it starts."""
         if not self.finished:
             if any(self.folder.glob("checkpoints/*step-*/manifest.json")):
-                yield [*commands.train, "--resume", str(self.folder), *self._trust()]
+                yield [*commands.train, "--resume", str(self.folder), *self.trust()]
             else:
-                self._make_room()
+                make_room(self.folder, self.out, self.cell.name)
                 place = ["--run-dir", str(self.folder), "--wandb", "disabled"]
                 yield [*commands.train, *self.cell.flags, *place, *self.flags]
         if not self.evaluation:
             episodes = ["--episodes", str(self.episodes)]
-            yield [*commands.evaluate, str(self.folder), *episodes, *self._trust()]
+            yield [*commands.evaluate, str(self.folder), *episodes, *self.trust()]
 
-    def _trust(self) -> list[str]:
+    def trust(self) -> list[str]:
         """`--trust` for a folder whose files name code, if this comparison names it all too."""
         config = self.folder / "config.toml"
         asked = trust.named_code(read_config(config)) if config.exists() else {}
         words = [*self.cell.flags, *self.flags]
         named = "--trust" in words or trust.typed(words).issuperset(asked.values())
         return ["--trust"] if asked and named else []
-
-    def _make_room(self) -> None:
-        """Move away the remains of an attempt without a checkpoint."""
-        if self.folder.exists():
-            attic = self.out / "abandoned"
-            attic.mkdir(exist_ok=True)
-            free = (attic / f"{self.cell.name}-{number}" for number in itertools.count(1))
-            self.folder.rename(next(path for path in free if not path.exists()))
 
     def config(self) -> dict[str, Any]:
         """All options of the run as they were resolved; empty before it has started.
@@ -191,6 +202,15 @@ class Run:
             expected = read_optimizer(expected)[0] if key == "optim" else expected
             if value not in (None, expected) and expected != DEFAULT_OPTIMIZER:
                 raise UserError(f"{self.folder} holds a run with {key} {value!r}, not {expected!r}")
+
+
+def make_room(folder: Path, out: Path, name: str) -> None:
+    """Move away the remains of an attempt without a checkpoint."""
+    if folder.exists():
+        attic = out / "abandoned"
+        attic.mkdir(exist_ok=True)
+        free = (attic / f"{name}-{number}" for number in itertools.count(1))
+        folder.rename(next(path for path in free if not path.exists()))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ BELOW: dict[str, set[str]] = {
     "experiments": {*_BRICKS, "envs", "training"},
 }
 BELOW["stacks"] = {*_BRICKS, "envs", "training"}
+BELOW["experiments"] = {*BELOW["stacks"], "stacks"}
 BELOW["api"] = {*BELOW} - {"experiments"}
 BELOW["reproductions"] = {*BELOW}
 BELOW["benchmarks"] = {*BELOW, *SCRIPTS}
