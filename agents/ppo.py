@@ -224,7 +224,7 @@ class PPO:
             }
             if "mask" in rollout:
                 data["mask"] = rollout.flat("mask")
-            scalars = self._epochs(data, torch.tensor(clip, device=self.setup.device))
+            scalars = self._epochs(data, torch.full((), clip, device=self.setup.device))
             scalars["explained_variance"] = explained_variance(data["value"], data["return_"])
         return {**scalars, "lr": rate, "clip": clip}
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semigradient.optim.foreach import joint_norm
+from semigradient.training import transfers
 
 
 @torch.no_grad()
@@ -19,7 +20,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> Tenso
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = joint_norm(gradients)
-    if norm.device.type == "cpu" and norm <= max_norm:
+    if transfers.reading_is_free(norm.device) and norm <= max_norm:
         return norm  # to look costs nothing here, to multiply by one does
     if max_norm > 0:
         torch._foreach_mul_(gradients, clip_factor(norm, max_norm))
@@ -43,7 +44,7 @@ def _clip_each(parameters: Sequence[nn.Parameter], max_norm: float) -> Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
     norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
-    if norm.device.type == "cpu" and bool((norm <= max_norm).all()):
+    if transfers.reading_is_free(norm.device) and bool((norm <= max_norm).all()):
         return norm
     factor = clip_factor(norm, max_norm)
     for gradient in gradients:

@@ -128,7 +128,7 @@ class Replay:
         n = min(n, self.times())
         count = self.times(n) * self.num_envs
         drawn = draw(random, lambda own: torch.randint(count, (batch,), generator=own))
-        return self.at(drawn.to(self.device), gamma, n)
+        return self.at(drawn.to(self.device, non_blocking=True), gamma, n)
 
     def samples(
         self, count: int, size: int, random: Random, gamma: float, n: int = 1

@@ -91,7 +91,7 @@ def minibatches(count: int, size: int, random: Random, device: torch.device) -> 
     order = draw(random, lambda generator: torch.randperm(count, generator=generator))
     if order.ndim > 1:
         order += count * torch.arange(len(order))[:, None]
-    yield from order.to(device).split(size, -1)
+    yield from order.to(device, non_blocking=True).split(size, -1)
 
 
 def rows_at(rows: Tensor, index: Tensor) -> Tensor:

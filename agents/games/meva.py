@@ -200,8 +200,8 @@ def targets(
         lambda_: λ.
     """
     reward = returns[1:] if formulation == "u" else returns[:-1]
-    reward = ((1 - gamma) * reward).unsqueeze(-1).expand_as(bootstrap).to(bootstrap)
-    discount = gamma.unsqueeze(-1).to(bootstrap)
+    reward = ((1 - gamma) * reward).unsqueeze(-1).expand_as(bootstrap).to(bootstrap.dtype)
+    discount = gamma.unsqueeze(-1).to(bootstrap.dtype)
     if lambda_ == 0:
         return td_target(reward, discount.expand_as(reward), bootstrap)
     never = torch.zeros_like(reward, dtype=torch.bool)

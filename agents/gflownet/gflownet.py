@@ -28,7 +28,7 @@ from semigradient.agents.gflownet.config import Config
 from semigradient.agents.gflownet.molecules import record_of
 from semigradient.agents.gflownet.networks import make_network, require_a_match
 from semigradient.domains.flows.constructions import construction_of, log_reward_along, written_down
-from semigradient.domains.flows.estimates import Estimates, distinct, policy_table, with_parents
+from semigradient.domains.flows.estimates import Estimates, asked_about, policy_table
 from semigradient.domains.flows.objectives import Batch, Penalty, Root
 from semigradient.domains.flows.sample_counts import SampleCounts, distance
 from semigradient.domains.flows.samples import Samples, draw
@@ -302,10 +302,9 @@ class GFlowNet:
         own = {} if penalty.log_z is None else {"log_z": penalty.log_z}
         return {"loss": loss.detach(), **penalty.parts(), **own}, penalty
 
-    def _needed(self, paths: Trajectories) -> Tensor:
-        """States that the objective looks at: (u,)."""
-        look = with_parents if self._asks_parents else distinct
-        return look(self.rules, paths.state)
+    def _needed(self, paths: Trajectories) -> Tensor | None:
+        """States that the objective looks at: (u,); None: all of a table."""
+        return asked_about(self.rules, paths.state, self._asks_parents)
 
     def _recalled(self, known: Known | None) -> Estimates | None:
         """Estimates from what was computed to build a batch, if that is all that is needed."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from semigradient.domains.flows.losses import inflow
 from semigradient.envs.constructions.construction import Construction, Parents, Table, slot
 from semigradient.nets.flow_network import FlowOutputs
+from semigradient.training import transfers
 
 Network = Callable[[Tensor], FlowOutputs]
 _ILLEGAL = -1e30  # finite: rows without any legal action have gradients of zero and not NaN
@@ -26,7 +27,8 @@ class Estimates:
     Args:
         rules: of the construction.
         network: features → outputs.
-        states: (u,) each once; increasing, unless of a table; None for all of a table's.
+        states: (u,) each once and increasing, in any order and number if of a table; None for
+            all of a table's.
         backward: "uniform", "learned" or "tree" (every state is taken to have one parent).
 
     Attributes:
@@ -112,10 +114,13 @@ class Estimates:
 
     def log_inflow(self, children: Tensor) -> Tensor:
         """Log Σ of the flows along all edges into states of any shape."""
-        once = distinct(self.rules, children)
+        repeats = _may_repeat(self.rules)
+        once = children.reshape(-1) if repeats else distinct(self.rules, children)
         parents = self.rules.parents(once)
         rows = self.rows(torch.where(parents.real, parents.state, self.rules.root))
         found = inflow(_pick(self.log_edges, rows, parents.action), parents.real)
+        if repeats:
+            return found.view(children.shape)
         return _look(found, torch.searchsorted(once, children))
 
     def log_outflow(self, states: Tensor) -> Tensor:
@@ -130,6 +135,30 @@ def distinct(rules: Construction, states: Tensor) -> Tensor:
     # Marking them all is faster than sorting where there are not many states.
     met = torch.zeros(rules.size, dtype=torch.bool, device=states.device)
     return met.index_fill_(0, states.reshape(-1), True).nonzero().squeeze(1)
+
+
+def asked_about(rules: Construction, states: Tensor, and_parents: bool) -> Tensor | None:
+    """What `Estimates` needs to know of states of any shape, and perhaps of all their parents.
+
+    Each once; with repetitions (or None, all of a table) where the host would have to wait to hear
+    how many there are.
+    """
+    if not _may_repeat(rules):
+        return with_parents(rules, states) if and_parents else distinct(rules, states)
+    flat = states.reshape(-1)
+    if and_parents:
+        parents = rules.parents(flat)
+        near = torch.where(parents.real, parents.state, rules.root)
+        flat = torch.cat([flat, near.reshape(-1)])
+    return flat if len(flat) < rules.size else None
+
+
+def _may_repeat(rules: Construction) -> bool:
+    """Whether to ask about a state again is better than to find out that it has been asked about.
+
+    Only tables say where a state stands that occurs several times.
+    """
+    return isinstance(rules, Table) and not transfers.reading_is_free(rules.device)
 
 
 def with_parents(rules: Construction, states: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ dominate any evolutionary opponent" (2012), here with a discount.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -157,8 +158,8 @@ def occupancy(p: Tensor, q: Tensor, discount: float) -> Tensor:
     second = _column(q, discount, (1, 0, 1, 0))
     both = _column(p * q, discount, (1, 0, 0, 0))
     # 2×2 minors of the columns `first` and `second`, rows 01 02 03 12 13 23.
-    above = torch.tensor((0, 0, 0, 1, 1, 2), device=p.device)
-    below = torch.tensor((1, 2, 3, 2, 3, 3), device=p.device)
+    above = _constant((0, 0, 0, 1, 1, 2), torch.int64, p.device)
+    below = _constant((1, 2, 3, 2, 3, 3), torch.int64, p.device)
     minors = first.index_select(0, above) * second.index_select(0, below)
     minors = minors - first.index_select(0, below) * second.index_select(0, above)
     m01, m02, m03, m12, m13, m23 = minors.unbind(0)
@@ -176,7 +177,7 @@ def occupancy(p: Tensor, q: Tensor, discount: float) -> Tensor:
 
 def _column(probability: Tensor, discount: float, now: tuple[int, ...]) -> Tensor:
     """Probability (4, …) of an event next (in round one after an end) minus its indicator now."""
-    indicator = torch.tensor(now, dtype=probability.dtype, device=probability.device)
+    indicator = _constant(now, probability.dtype, probability.device)
     next_round = discount * probability[1:] + (1 - discount) * probability[:1]
     return next_round - indicator.view(4, *[1] * (probability.dim() - 1))
 
@@ -196,7 +197,7 @@ def discounted_value(
     is_valid = 0 <= discount < 1
     require(is_valid, f"discount={discount}: must be in [0, 1) in a game that never ends")
     p, q = _states_first(p, q)
-    value = occupancy(p, q, discount).movedim(0, -1) @ payoff.T.to(p)
+    value = occupancy(p, q, discount).movedim(0, -1) @ payoff.T.to(p.dtype)
     return value if normalised else value / (1 - discount)
 
 
@@ -215,12 +216,18 @@ def finite_value(
     for step in range(horizon):
         weights = weights + discount**step * now
         now = (joint[:, 1:] * now).sum(1)
-    value = weights.movedim(0, -1) @ payoff.T.to(p)
+    value = weights.movedim(0, -1) @ payoff.T.to(p.dtype)
     return value / sum(discount**step for step in range(horizon)) if mean else value
 
 
+@lru_cache
+def _constant(values: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers that stay on the device: the host waits for one when it sends them anew."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 def _states_first(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    order = torch.tensor(SEEN_BY_OTHER, device=q.device)
+    order = _constant(SEEN_BY_OTHER, torch.int64, q.device)
     return p.movedim(-1, 0), q.movedim(-1, 0).index_select(0, order)
 
 
@@ -252,6 +259,7 @@ class MatrixGame:
             is_valid = 0 <= discount < 1
             require(is_valid, f"discount={discount}: must be in [0, 1) in a game that never ends")
         self.payoff = payoff_tensor(payoff)
+        self._payoff_on: dict[torch.device, Tensor] = {}
         self.discount, self.horizon, self.normalised = discount, horizon, normalised
         self.symmetric = bool((self.payoff[0] == self.payoff[1, [0, 2, 1, 3]]).all())
 
@@ -262,10 +270,12 @@ class MatrixGame:
     def value_of(self, probabilities: Tensor) -> Tensor:
         """Exact returns (…, 2) of probabilities of A (…, 2, 5)."""
         p, q = probabilities.unbind(-2)
+        if p.device not in self._payoff_on:
+            self._payoff_on[p.device] = self.payoff.to(p.device)
+        payoff = self._payoff_on[p.device]
         if self.horizon:
-            rounds = (self.horizon, self.discount, self.normalised)
-            return finite_value(p, q, self.payoff, *rounds)
-        return discounted_value(p, q, self.payoff, self.discount, self.normalised)
+            return finite_value(p, q, payoff, self.horizon, self.discount, self.normalised)
+        return discounted_value(p, q, payoff, self.discount, self.normalised)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Logits (count, 2, 5) from the standard normal distribution."""
