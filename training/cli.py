@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 from semigradient import agents, optim, registry
 from semigradient.errors import UserError, require
 from semigradient.training import env_help, extension, seed_folders, trust
-from semigradient.training.command import Command, RunConfig, completed, decide
+from semigradient.training.command import Command, RunConfig, completed, decide, keep_options
 from semigradient.training.config_files import read_config
 from semigradient.training.run_files import require_name, require_plain
 from semigradient.validate import documentation
@@ -79,6 +79,7 @@ def parse(arguments: Sequence[str]) -> Invocation:
     agents.check_optimizer(agent, default.run.optim, _optimizer_options(rest))
     with env_help.after(env):
         command = _flags(default, rest)
+    keep_options(command, preset)
     require(bool(command.run.env), "--env is missing: any Gymnasium id, such as CartPole-v1")
     if resume is None:
         return Invocation(command, seeds=seeds)
@@ -160,9 +161,10 @@ def general_help() -> str:
         f"optimizers (--optim NAME, then --optim.lr and so on):\n  {', '.join(optim.names())}\n\n"
         f"{_brought()}options of the run:\n{fields}\n"
         "  --config FILE       TOML with any of the options; flags win\n"
-        "  --preset auto|none|paper\n"
+        "  --preset auto|none|paper|small\n"
         "                      published hyperparameters for the environment (default: auto); or\n"
-        "                      those of the agent's own paper, where auto has another source\n"
+        "                      those of the agent's own paper, where auto has another source;\n"
+        "                      or auto with Atari's pictures at 42×42 pixels\n"
         "  --seeds K           train K seeds, from --seed on, as one learner; each has a run\n"
         "                      folder of its own (docs/stacks.md)\n"
         "  --resume RUN|auto   continue the run in a folder; auto: the newest of this command in\n"

@@ -223,7 +223,8 @@ def make_command(
         optim: a name, or "module:Config"; default: the preset's.
         optim_options: of the optimizer, such as {"lr": 1e-3}.
         env_options, eval_env_options: of the environment, such as {"dt": 0.1}.
-        preset: auto; none for no published hyperparameters; paper for those of the agent's paper.
+        preset: auto; none for no published hyperparameters; paper for those of the agent's paper;
+            small for Atari at 42×42 pixels.
         options: fields of `RunConfig` and of the agent's `Config`.
 
     Raises:
@@ -238,14 +239,25 @@ def make_command(
     run |= {key: words_of(value) for key, value in environments.items() if value is not None}
     config = {key: value for key, value in options.items() if key in agent_fields}
     tables = {"run": run, "agent_config": config, "optimizer": dict(optim_options or {})}
-    return decide(agent, env, optim, tables, preset)
+    command = decide(agent, env, optim, tables, preset)
+    keep_options(command, preset)
+    return command
+
+
+def keep_options(command: Command, preset: str) -> None:
+    """`UserError` where options of the environment took the place of those of preset small."""
+    if preset == "small":
+        given = {option.partition("=")[0] for option in command.run.env_options}
+        needed = load_preset(command.run.agent, command.run.env, preset).get("env_options", [])
+        lost = " ".join(word for word in needed if word.partition("=")[0] not in given)
+        require(not lost, f"preset='small': --env-options replaces its {lost}; give these too")
 
 
 def decide(
     agent: str, env: str, optim: str, file: Mapping[str, Any], preset: str = "auto"
 ) -> Command:
     """The command of an agent, an environment, an optimizer (default: the preset's) and tables."""
-    kinds = ("auto", "none", "paper")
+    kinds = ("auto", "none", "paper", "small")
     require(preset in kinds, f"preset={preset!r}: accepted are {', '.join(kinds)}")
     published = load_preset(agent, env, preset) if preset != "none" else {}
     usual = published.get("optim", "adam") if agents.has_optimizer(agent) else NO_OPTIMIZER

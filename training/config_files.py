@@ -21,24 +21,28 @@ def load_preset(agent: str, env: str, kind: str = "auto") -> dict[str, Any]:
     """Published hyperparameters of `agent` for `env`: all matching tables, later ones win.
 
     Tables whose pattern begins with "paper: " are those of kind paper: what the agent's own paper
-    has, over the agent's defaults. An agent of another package has no preset.
+    has, over the agent's defaults. Those of kind small come over the usual ones. An agent of
+    another package has no preset.
 
     Raises:
-        UserError: of kind paper, where there are none.
+        UserError: of kind paper or small, where there are none.
     """
     path = PRESETS / f"{agents.entry(agent).preset or agent}.toml"
     tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     env = env.rpartition(":")[2]
     merged: dict[str, Any] = {}
+    kinds = {"auto": {""}, "paper": {"paper"}, "small": {"", "small"}}[kind]
+    found = set()
     for pattern, table in tables.items():
         of, _, pattern = pattern.rpartition(": ")
-        if of == ("" if kind == "auto" else kind) and fnmatch.fnmatchcase(env, pattern):
+        if of in kinds and fnmatch.fnmatchcase(env, pattern):
             optimizers = {**merged.get("optimizers", {})}
             for name, values in table.get("optimizers", {}).items():
                 optimizers[name] = {**optimizers.get(name, {}), **values}
             merged |= table
             merged["optimizers"] = optimizers
-    is_found = bool(merged) or kind == "auto"
+            found.add(of)
+    is_found = kind in found or kind == "auto"
     require(is_found, f"preset={kind!r}: {agent} has none for {env}; accepted are auto, none")
     return merged
 

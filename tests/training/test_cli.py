@@ -19,7 +19,7 @@ from semigradient import agents, optim
 from semigradient.commands import train
 from semigradient.errors import UserError
 from semigradient.training.cli import parse
-from semigradient.training.command import Command, RunConfig
+from semigradient.training.command import Command, RunConfig, make_command
 from semigradient.training.config_files import load_preset
 from semigradient.training.loop import Loop
 from support.commands import QUIET, ROOT
@@ -375,3 +375,20 @@ def docstrings(config: type) -> dict[str, str]:
         and isinstance(text, ast.Expr)
         and isinstance(text.value, ast.Constant)
     }
+
+
+def test_small_pictures_are_the_usual_preset_with_fewer_pixels() -> None:
+    words = ["--agent", "ppo", "--env", "ALE/Pong-v5"]
+    usual, small = parse(words).command, parse([*words, "--preset", "small"]).command
+    assert small.run.environment() == {"img_height": 42, "img_width": 42}
+    assert dataclasses.replace(small.run, env_options=()) == usual.run
+    assert (small.agent, small.optimizer) == (usual.agent, usual.optimizer)
+    options = ["--env-options", "frameskip=2"]
+    with pytest.raises(UserError, match="img_height=42 img_width=42; give these too"):
+        parse([*words, "--preset", "small", *options])
+    with pytest.raises(UserError, match="img_width=42; give these too"):
+        make_command("ppo", "ALE/Pong-v5", preset="small", env_options={"img_height": 36})
+    both = parse([*words, "--preset", "small", *options, "img_height=36", "img_width=36"]).command
+    assert both.run.environment() == {"frameskip": 2, "img_height": 36, "img_width": 36}
+    with pytest.raises(UserError, match="preset='small': ppo has none for CartPole-v1"):
+        parse(["--agent", "ppo", "--env", "CartPole-v1", "--preset", "small"])
