@@ -20,7 +20,10 @@ class Tower(nn.Module):
         activation: nonlinearity between them.
         layer_norm: normalise before every nonlinearity.
         bounded: end with tanh.
+        axes: of one observation.
     """
+
+    STACKS = True
 
     def __init__(
         self,
@@ -30,16 +33,17 @@ class Tower(nn.Module):
         activation: str,
         layer_norm: bool,
         bounded: bool = False,
+        axes: int = 1,
     ) -> None:
         super().__init__()
         self.layers = mlp((inputs, *hidden, outputs), activation, layer_norm=layer_norm)
-        self.bounded = bounded
+        self.bounded, self.axes = bounded, axes
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.bias)
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """(B, *observation), for critics beside actions (B, K) → (B, outputs)."""
-        rows = obs.flatten(1)
-        outputs = self.layers(rows if action is None else torch.cat([rows, action], 1))
+        rows = obs.flatten(-self.axes) if self.axes > 1 else obs
+        outputs = self.layers(rows if action is None else torch.cat([rows, action], -1))
         return torch.tanh(outputs) if self.bounded else outputs

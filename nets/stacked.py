@@ -18,7 +18,7 @@ from semigradient.errors import UserError
 from semigradient.nets.bricks import ACTIVATIONS
 from semigradient.nets.perceptron import Perceptron, apply, kinds_of
 
-_PLAIN = (nn.Sequential, Perceptron, nn.Identity, *ACTIVATIONS.values())
+_PLAIN = (nn.Sequential, nn.ModuleDict, Perceptron, nn.Identity, *ACTIVATIONS.values())
 """Modules of torch without parameters of their own that take any leading axes."""
 
 

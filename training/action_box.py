@@ -70,5 +70,6 @@ class ActionBox:
 
     def to_env(self, actions: Tensor) -> np.ndarray:
         """Actions (B, *shape) of the environment, of (B, K) in [-1, 1]."""
-        rows = actions.cpu().numpy().reshape(-1, *self.space.shape)
+        rows = actions.cpu().numpy()
+        rows = rows.reshape(*rows.shape[:-1], *self.space.shape)
         return self._scale(rows).astype(self.space.dtype, copy=False)

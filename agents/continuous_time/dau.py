@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -28,6 +29,7 @@ from semigradient.nets.physical import Tower
 from semigradient.optim.temporal_difference import TemporalDifference
 from semigradient.training.agent import AgentContext, Policy
 from semigradient.training.corrections import show, warn_of_limits
+from semigradient.training.gradients import descend
 from semigradient.training.replay import Batch
 
 
@@ -49,13 +51,13 @@ def residual(
 
 
 def critic_loss(error: Tensor, value: Tensor, advantage: Tensor) -> Tensor:
-    """Whose gradients are mean δQ/dt ∂V(s) and mean δQ/dt ∂A(s, a): (m,) each → 0-dim."""
-    return (error.detach() * (value + advantage)).mean()
+    """Whose gradients are mean δQ/dt ∂V(s) and mean δQ/dt ∂A(s, a): (…, m) each → (…,)."""
+    return (error.detach() * (value + advantage)).mean(-1)
 
 
 def discrete_advantage(outputs: Tensor, action: Tensor) -> Tensor:
-    """Ā(s, a) - max Ā(s, ·): (m,) of (m, A) and (m,)."""
-    return outputs.gather(1, action[:, None]).squeeze(1) - outputs.max(1).values
+    """Ā(s, a) - max Ā(s, ·): (…, m) of (…, m, A) and (…, m)."""
+    return outputs.gather(-1, action.unsqueeze(-1)).squeeze(-1) - outputs.max(-1).values
 
 
 class Critic(nn.Module):
@@ -97,30 +99,40 @@ class DAU:
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.explorer = Explorer(setup, config)
-        self.progress = self.explorer.stepper
         self.discrete = self.explorer.actions.discrete
         outputs = self.explorer.actions.outputs
         inputs = prod(setup.envs.single_observation_space.shape)
-        shape = (config.hidden, config.activation, config.layer_norm)
-        self.value = Tower(inputs, 1, *shape)
-        if self.discrete:
-            self.advantage = Tower(inputs, outputs, *shape)
-        else:
-            self.advantage = Tower(inputs + outputs, 1, *shape)
-            self.actor = Tower(inputs, outputs, *shape, bounded=True).to(setup.device)
-        self.networks = nn.ModuleDict({"value": self.value, "advantage": self.advantage})
+        axes = len(setup.envs.single_observation_space.shape)
+        tower = partial(
+            Tower,
+            hidden=config.hidden,
+            activation=config.activation,
+            layer_norm=config.layer_norm,
+            axes=axes,
+        )
+        critic = (inputs, outputs) if self.discrete else (inputs + outputs, 1)
+        self.networks = nn.ModuleDict({"value": tower(inputs, 1), "advantage": tower(*critic)})
+        actor = None if self.discrete else tower(inputs, outputs, bounded=True)
         self.networks.to(setup.device)
         optimizer = self.explorer.optimizer
         self.optimizers = {"critic": optimizer(self.networks.parameters())}
-        if not self.discrete:
-            self.networks["actor"] = self.actor
-            self.optimizers["actor"] = optimizer(self.actor.parameters(), config.lr_policy)
+        if actor is not None:
+            self.networks["actor"] = actor.to(setup.device)
+            self.optimizers["actor"] = optimizer(actor.parameters(), config.lr_policy)
         self.scale = self.explorer.scale.step if config.advantage_scale == "dt" else 1.0
         if setup.learning:
             warn_of_limits(self.optimizers["critic"])
+        self.updates = 0
+        self.bind()
+
+    def bind(self) -> None:
+        """Join the parts that this agent has now; those of a stack take K runs at once."""
+        self.progress = self.explorer.stepper
+        self.value, self.advantage = self.networks["value"], self.networks["advantage"]
+        if not self.discrete:
+            self.actor = self.networks["actor"]
         self.critic = Critic(self.value, self.advantage, self.scale)
         self._losses = self._discrete if self.discrete else self._continuous
-        self.updates = 0
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One phase of acting, then, once learning has started, one of learning."""
@@ -132,9 +144,9 @@ class DAU:
                 for batch in self.explorer.minibatches():
                     error, value, advantage = self._learn(batch)
             scalars |= {
-                "error": error.square().mean().sqrt(),
-                "value": value.mean(),
-                "advantage_std": advantage.std(correction=0),
+                "error": error.square().mean(-1).sqrt(),
+                "value": value.mean(-1),
+                "advantage_std": advantage.std(-1, correction=0),
                 "updates": float(self.updates),
             }
         return scalars
@@ -171,7 +183,7 @@ class DAU:
         loss, error, value, advantage = self._losses(batch)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
-        loss.backward()
+        descend(loss, (), 0.0)
         show(self.optimizers["critic"], lambda: [self._temporal_difference(batch)])
         if not self.discrete:
             show(self.optimizers["actor"], list)
@@ -203,7 +215,7 @@ class DAU:
 
     def _discrete(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         advantage = discrete_advantage(self.advantage(batch.obs), batch.action)
-        value = self.value(batch.obs).squeeze(1)
+        value = self.value(batch.obs).squeeze(-1)
         error = self._residual(batch, value, advantage)
         return critic_loss(error, value, advantage), error, value, advantage
 
@@ -213,15 +225,15 @@ class DAU:
         held = action.detach().requires_grad_()  # constant for the critic
         at_policy = self.advantage(batch.obs, held)
         (ascent,) = torch.autograd.grad(at_policy.sum(), held, retain_graph=True)
-        advantage = (self.advantage(batch.obs, batch.action) - at_policy).squeeze(1)
-        value = self.value(batch.obs).squeeze(1)
+        advantage = (self.advantage(batch.obs, batch.action) - at_policy).squeeze(-1)
+        value = self.value(batch.obs).squeeze(-1)
         error = self._residual(batch, value, advantage)
-        policy_loss = -(ascent * action).sum(1).mean()
+        policy_loss = -(ascent * action).sum(-1).mean(-1)
         loss = critic_loss(error, value, advantage) + policy_loss
         return loss, error, value, advantage
 
     def _residual(self, batch: Batch, value: Tensor, advantage: Tensor) -> Tensor:
         with torch.no_grad():
             at_successor = self.config.bootstrap_at == "successor"
-            next_value = self.value(batch.next_obs).squeeze(1) if at_successor else value
+            next_value = self.value(batch.next_obs).squeeze(-1) if at_successor else value
             return residual(value, advantage, batch.reward, batch.discount * next_value, self.scale)

@@ -25,6 +25,7 @@ from semigradient.nets.physical import Tower
 from semigradient.optim.temporal_difference import TargetNetwork, TemporalDifference
 from semigradient.training.agent import AgentContext, Policy
 from semigradient.training.corrections import show, warn_of_limits
+from semigradient.training.gradients import descend
 from semigradient.training.replay import Batch
 from semigradient.training.targets import move_towards
 
@@ -44,8 +45,8 @@ class Config(PhysicalConfig):
 
 
 def critic_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Half the mean squared error, (m,) each → 0-dim; its gradient is mean (Q - y) ∂Q."""
-    return 0.5 * (prediction - target.detach()).square().mean()
+    """Half the mean squared error, (…, m) each → (…,); its gradient is mean (Q - y) ∂Q."""
+    return 0.5 * (prediction - target.detach()).square().mean(-1)
 
 
 class DDPG:
@@ -57,15 +58,15 @@ class DDPG:
     def __init__(self, config: Config, setup: AgentContext) -> None:
         self.config, self.setup, self.timers = config, setup, setup.timers
         self.explorer = Explorer(setup, config)
-        self.progress = self.explorer.stepper
         actions = self.explorer.actions
         if actions.discrete:
             space = setup.envs.single_action_space
             raise UserError(f"action space {space}: ddpg accepts Box; dau and dqn accept Discrete")
         inputs = prod(setup.envs.single_observation_space.shape)
+        axes = len(setup.envs.single_observation_space.shape)
         shape = (config.hidden, config.activation, config.layer_norm)
-        critic = Tower(inputs + actions.outputs, 1, *shape)
-        actor = Tower(inputs, actions.outputs, *shape, bounded=True)
+        critic = Tower(inputs + actions.outputs, 1, *shape, axes=axes)
+        actor = Tower(inputs, actions.outputs, *shape, bounded=True, axes=axes)
         self.networks = nn.ModuleDict({"critic": critic, "actor": actor}).to(setup.device)
         self.targets = copy.deepcopy(self.networks) if config.target_rate < 1 else self.networks
         optimizer = self.explorer.optimizer
@@ -77,6 +78,11 @@ class DDPG:
             frozen = self.targets is not self.networks
             warn_of_limits(self.optimizers["critic"], frozen, frozen)
         self.updates = 0
+        self.bind()
+
+    def bind(self) -> None:
+        """Join the parts that this agent has now; those of a stack take K runs at once."""
+        self.progress = self.explorer.stepper
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """One phase of acting, then, once learning has started, one of learning."""
@@ -87,7 +93,7 @@ class DDPG:
             with self.timers("learn"):
                 for batch in self.explorer.minibatches():
                     loss, value = self._learn(batch)
-            scalars |= {"loss": loss, "value": value.mean(), "updates": float(self.updates)}
+            scalars |= {"loss": loss, "value": value.mean(-1), "updates": float(self.updates)}
         return scalars
 
     def policy(self, deterministic: bool = True) -> Policy:
@@ -112,11 +118,11 @@ class DDPG:
         critic, action = self.networks["critic"], self._outputs(batch.obs)
         held = action.detach().requires_grad_()
         (ascent,) = torch.autograd.grad(critic(batch.obs, held).sum(), held)
-        prediction = critic(batch.obs, batch.action).squeeze(1)
+        prediction = critic(batch.obs, batch.action).squeeze(-1)
         loss = critic_loss(prediction, self._target(batch))
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
-        (loss - (ascent * action).sum(1).mean()).backward()
+        descend(loss - (ascent * action).sum(-1).mean(-1), (), 0.0)
         show(self.optimizers["critic"], lambda: [self._temporal_difference(batch)])
         show(self.optimizers["actor"], list)
         for optimizer in self.optimizers.values():
@@ -146,5 +152,5 @@ class DDPG:
     def _target(self, batch: Batch) -> Tensor:
         """Y (m,)."""
         action = self.targets["actor"](batch.next_obs)
-        bootstrap = self.targets["critic"](batch.next_obs, action).squeeze(1)
+        bootstrap = self.targets["critic"](batch.next_obs, action).squeeze(-1)
         return batch.reward + batch.discount * bootstrap

@@ -25,6 +25,7 @@ from semigradient.nets.bricks import is_image
 from semigradient.optim.physical_time import per_second
 from semigradient.training.action_box import ActionBox
 from semigradient.training.agent import AgentContext, Policy, generator
+from semigradient.training.draws import Random
 from semigradient.training.exploration import Kind, Noise, NoiseConfig
 from semigradient.training.normalise import ObservationNormaliser
 from semigradient.training.replay import Batch, Replay
@@ -153,7 +154,7 @@ class Explorer:
             capacity = envs.num_envs
         device = setup.device
         self.memory = Replay(capacity, envs.num_envs, observation, self.actions.learned, device)
-        self.sampling = generator(setup.seed, 2)
+        self.sampling: Random = generator(setup.seed, 2)
 
     @property
     def warm(self) -> bool:
@@ -167,9 +168,8 @@ class Explorer:
         for _ in range(config.rollout_steps):
             obs = stepper.obs
             with self.timers("act"):
-                if self.normaliser is not None:
-                    self.normaliser.moments.update(obs)
-                chosen = self.actions.explored(outputs(self.observe(obs)), self.noise)
+                seen = self.observe(obs, update=True)
+                chosen = self.actions.explored(outputs(seen), self.noise)
             step = stepper.step(self.actions.to_env(chosen))
             with self.timers("store"):
                 ended = step.terminated
@@ -189,17 +189,15 @@ class Explorer:
             next_obs=self._normalised(drawn.next_obs),
             reward=drawn.reward * self.scale.step,
         )
-        columns = [
-            [None] * config.gradient_steps if rows is None else rows.split(config.batch_size)
-            for rows in drawn
-        ]
-        for rows in zip(*columns, strict=True):
-            yield Batch(*rows)
+        yield from drawn.split(config.batch_size)
 
-    def observe(self, obs: np.ndarray) -> Tensor:
-        """Normalised observations (B, *observation) float32 on the device."""
+    def observe(self, obs: np.ndarray, update: bool = False) -> Tensor:
+        """Normalised observations (B, *observation) float32 on the device.
+
+        `update` learns the statistics from them first.
+        """
         if self.normaliser is not None:
-            obs = self.normaliser(obs)
+            obs = self.normaliser(obs, update)
         return torch.from_numpy(obs).to(self.setup.device, torch.float32)
 
     def policy(self, outputs: Callable[[Tensor], Tensor], deterministic: bool) -> Policy:
@@ -259,7 +257,7 @@ class ActionMap:
 
     def greedy(self, outputs: Tensor) -> Tensor:
         """Actions without noise."""
-        return outputs.argmax(1) if self.discrete else outputs
+        return outputs.argmax(-1) if self.discrete else outputs
 
     def explored(self, outputs: Tensor, noise: Noise) -> Tensor:
         """Actions with noise."""

@@ -15,6 +15,15 @@ from semigradient.nets.stacked import StackedPerceptron
 from semigradient.stacks.stack import Stack
 from semigradient.training import parts
 
+_PHYSICAL: dict[str, Any] = {
+    "env_options": {"dt": 0.05},
+    "num_envs": 8,
+    "hidden": (32, 32),
+    "batch_size": 32,
+    "gradient_steps": 10,
+    "optim": "sgd",  # that of the papers divides by the gradient, and so rounding by rounding
+    "optim_options": {"lr": 0.02},
+}
 _SOON = {"learning_starts": 50, "hidden": (64, 32), "batch_size": 32, "gradient_steps": 2}
 CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     # agent, environment, iterations, options; each makes hundreds of updates
@@ -74,9 +83,23 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
             **_SOON,
         },
     ),
+    "dau": ("dau", "semigradient/Pendulum-v0", 12, {"normalise_observations": True, **_PHYSICAL}),
+    "dau of discrete actions": (
+        "dau",
+        "semigradient/Pendulum-v0",
+        12,
+        {**_PHYSICAL, "env_options": {"dt": 0.05, "actions": "discrete"}, "bootstrap_at": "state"},
+    ),
+    "ddpg": ("ddpg", "semigradient/Pendulum-v0", 12, {"target_rate": 0.1, **_PHYSICAL}),
+    "ddpg without targets": (
+        "ddpg",
+        "semigradient/Pendulum-v0",
+        12,
+        {"target_rate": 1.0, "exploration": "epsilon", "layer_norm": False, **_PHYSICAL},
+    ),
 }
 SEEDS = (0, 1, 7)
-_MORE = ["ddqn with copied targets", "dqn without targets, with masks"]
+_MORE = ["dau", "ddpg", "ddqn with copied targets", "dqn without targets, with masks"]
 
 
 def made(name: str, seeds: tuple[int, ...] = SEEDS) -> tuple[list[Any], int]:
