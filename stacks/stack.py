@@ -17,7 +17,7 @@ class Stack:
     state, which is that of a run by itself.
 
     Attributes:
-        members: the agents. They must not iterate by themselves any more.
+        members: the agents, with common timers. They must not iterate by themselves any more.
 
     Args:
         members: built, and loaded if they continue.
@@ -28,6 +28,8 @@ class Stack:
 
     def __init__(self, members: Sequence[Any]) -> None:
         self.members = list(members)
+        for member in members:  # phases are those of all together
+            member.timers = members[0].timers
         self._whole = Stacker().agents(members)
 
     def iterate(self) -> list[Mapping[str, float | Tensor]]:

@@ -23,6 +23,8 @@ class StackedStepper:
 
     def __init__(self, members: Sequence[EnvStepper]) -> None:
         self.members = list(members)
+        for member in members:
+            member.timers = members[0].timers
         self._look()
 
     @staticmethod

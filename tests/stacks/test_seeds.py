@@ -96,6 +96,8 @@ def test_a_seed_is_a_run_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run(*CASES["ppo"].split(), "--run-dir", folder) == 0
     one = folder / "seed-6"
     assert semigradient.load(one).command.run.seed == 6
+    assert status(one)["phases"] == status(folder / "seed-5")["phases"]
+    assert {"learn", "environment", "act"} <= status(one)["phases"].keys()
     assert evaluate.main([str(one), "--episodes", "3"]) == 0
     assert run("--resume", one, "--steps", 3000) == 0
     assert status(one)["steps"] >= 3000
