@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 _aten = torch.ops.aten
-SLOPES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
-    nn.ReLU: lambda _, grad, y: _aten.threshold_backward(grad, y, 0),
-    nn.LeakyReLU: lambda f, grad, y: _aten.leaky_relu_backward(grad, y, f.negative_slope, True),
-    nn.Tanh: lambda _, grad, y: _aten.tanh_backward(grad, y),
-    nn.ELU: lambda f, grad, y: _aten.elu_backward(grad, f.alpha, 1, 1, True, y),
+SLOPES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {
+    nn.ReLU: lambda _, grad, y, into: _aten.threshold_backward.grad_input(
+        grad, y, 0, grad_input=into
+    ),
+    nn.LeakyReLU: lambda f, grad, y, into: _aten.leaky_relu_backward.grad_input(
+        grad, y, f.negative_slope, True, grad_input=into
+    ),
+    nn.Tanh: lambda _, grad, y, into: _aten.tanh_backward.grad_input(grad, y, grad_input=into),
+    nn.ELU: lambda f, grad, y, into: _aten.elu_backward.grad_input(
+        grad, f.alpha, 1, 1, True, y, grad_input=into
+    ),
 }
-"""(activation, gradient at its outputs, outputs) → gradient at its inputs."""
+"""(activation, gradient at its outputs, outputs, where to) → gradient at its inputs."""
 
 
 def pairs(trunk: nn.Sequential) -> list[tuple[nn.Linear, nn.Module | None]]:
@@ -43,6 +51,8 @@ def in_place(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation as a function that overwrites its input, without a module's overhead."""
     if isinstance(activation, nn.Tanh):
         return torch.tanh_
+    if isinstance(activation, nn.LeakyReLU):
+        return partial(nn.functional.leaky_relu_, negative_slope=activation.negative_slope)
     quick = copy.copy(activation)
     quick.inplace = True  # type: ignore[assignment]
     return quick.forward
@@ -56,25 +66,40 @@ def recalled(trunk: nn.Sequential, x: Tensor, activations: Sequence[Tensor]) -> 
         x: inputs.
         activations: outputs of its `pairs` there: (m, width) each.
     """
-    for (linear, then), y in zip(pairs(trunk), activations, strict=True):
-        x = _Recalled.apply(x, linear.weight, linear.bias, y, then)
-    return x
+    layers = pairs(trunk)
+    of_layers = [part for layer, _ in layers for part in (layer.weight, layer.bias)]
+    found: Tensor = _Recalled.apply(x, [then for _, then in layers], activations, *of_layers)
+    return found
 
 
 class _Recalled(torch.autograd.Function):
-    """y = f(x Wᵀ + b) where y is known."""
+    """All y = f(x Wᵀ + b), one after the other, where each y is known."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, f: nn.Module | None
+        ctx: Any,
+        x: Tensor,
+        after: Sequence[nn.Module | None],
+        activations: Sequence[Tensor],
+        *of_layers: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, y)
-        ctx.f = f
-        return y.view_as(y)
+        ctx.save_for_backward(x, *activations, *of_layers[::2])
+        ctx.after = after
+        return activations[-1].view_as(activations[-1])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, y = ctx.saved_tensors
-        grad = gradients[0] if ctx.f is None else SLOPES[type(ctx.f)](ctx.f, gradients[0], y)
-        into = grad @ weight if ctx.needs_input_grad[0] else None
-        return into, grad.t() @ x, grad.sum(0), None, None
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        count = len(ctx.after)
+        values, weights = ctx.saved_tensors[: count + 1], ctx.saved_tensors[count + 1 :]
+        of_layers: list[Tensor] = []
+        for index in reversed(range(count)):
+            then = ctx.after[index]
+            if then is not None:  # in place, where the gradient is ours
+                into = grad if of_layers else torch.empty_like(grad)
+                grad = SLOPES[type(then)](then, grad, values[index + 1], into)
+            of_layers += [grad.sum(0), grad.t() @ values[index]]
+            if index or ctx.needs_input_grad[0]:
+                grad = grad @ weights[index]
+        of_x = grad if ctx.needs_input_grad[0] else None
+        return of_x, None, None, *reversed(of_layers)

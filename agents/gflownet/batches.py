@@ -91,6 +91,9 @@ class Batches:
         config = self.config
         falling = config.random_schedule == "linear"
         chance = config.random_actions * (remaining(*progress) if falling else 1.0)
+        if self.sampler is not None:
+            draws = uniform_draws(self.rules, config.batch_size, self.generator)
+            return self._in_numpy(self.sampler, draws, whole, chance)
         ready = None if whole is None else behaviour(whole, config.sharpness, chance)
 
         def cumulative(states: Tensor) -> Tensor:
@@ -103,9 +106,18 @@ class Batches:
             return sums if once is states else sums.index_select(0, at.rows(states))
 
         draws = uniform_draws(self.rules, config.batch_size, self.generator)
-        if self.sampler is not None and ready is None:
-            return self.sampler.forward(draws, config.sharpness, chance)
         return Built(forward(self.rules, cumulative, draws), None)
+
+    def _in_numpy(
+        self, sampler: TableSampler, draws: Tensor, whole: Estimates | None, chance: float
+    ) -> Built:
+        config = self.config
+        if whole is not None:
+            logits = whole.log_edges.detach()
+            return sampler.forward_knowing(logits, draws, config.sharpness, chance)
+        alone = self.memory is None and not config.local_search
+        and_parents = alone and sampler.can_recall and config.asks_parents
+        return sampler.forward(draws, config.sharpness, chance, and_parents)
 
     def search(self, fresh: Trajectories, look: Look) -> list[Found]:
         """Steps of local search from what was built."""

@@ -206,6 +206,11 @@ class Config:
         return OBJECTIVES[self.loss]
 
     @property
+    def asks_parents(self) -> bool:
+        """Whether the objective looks at all parents of a state."""
+        return not self.objective.has_backward_policy and self.backward != "tree"
+
+    @property
     def rules(self) -> Rules:
         """The part that the objective needs."""
         log_epsilon = math.log(self.epsilon) if self.epsilon > 0 else -math.inf

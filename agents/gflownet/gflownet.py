@@ -304,11 +304,11 @@ class GFlowNet:
 
     def _needed(self, paths: Trajectories) -> Tensor | None:
         """States that the objective looks at: (u,); None: all of a table."""
-        return asked_about(self.rules, paths.state, self._asks_parents)
+        return asked_about(self.rules, paths.state, self.config.asks_parents)
 
     def _recalled(self, known: Known | None) -> Estimates | None:
         """Estimates from what was computed to build a batch, if that is all that is needed."""
-        if known is None or self._asks_parents:
+        if known is None or (self.config.asks_parents and not known.has_parents):
             return None
         network = partial(self.network, known=known.values)
         return Estimates(self.rules, network, known.states, self.config.backward)
@@ -341,11 +341,6 @@ class GFlowNet:
     @known.setter
     def known(self, saved: dict[str, Tensor]) -> None:
         self.rules.import_states(saved)
-
-    @property
-    def _asks_parents(self) -> bool:
-        config = self.config
-        return not config.objective.has_backward_policy and config.backward != "tree"
 
     def _estimates(self, states: Tensor | None) -> Estimates:
         return Estimates(self.rules, self.network, states, self.config.backward)

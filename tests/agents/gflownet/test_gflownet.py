@@ -121,7 +121,7 @@ def test_the_behaviour_mixes_sharpness_and_random_actions() -> None:
 
 
 @pytest.mark.parametrize("rule", ["edge", "exit_only"])
-@pytest.mark.parametrize("loss", [name for name in OBJECTIVES if name != "fm"])
+@pytest.mark.parametrize("loss", OBJECTIVES)
 def test_what_sampling_has_computed_gives_the_same_gradients(loss: str, rule: str) -> None:
     flags = ("--loss", loss, *TINY, "--random-actions", 0.3, "--sharpness", 0.7)
 

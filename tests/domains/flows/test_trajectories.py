@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semigradient.agents.gflownet.batches import behaviour
 from semigradient.domains.flows import trajectories
-from semigradient.domains.flows.estimates import Estimates
+from semigradient.domains.flows.estimates import Estimates, with_parents
 from semigradient.domains.flows.objectives import OBJECTIVES, Batch, Rules
 from semigradient.domains.flows.table_sampler import TableSampler
 from semigradient.domains.flows.trajectories import (
@@ -115,6 +115,9 @@ def test_sampling_in_numpy_builds_the_same_objects() -> None:
         expected = forward(table, cumulative, draws)
         found = sampler.forward(draws, sharpness, random).paths
         assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        logits = Estimates(table, network, None, "uniform").log_edges.detach()
+        found = sampler.forward_knowing(logits, draws, sharpness, random).paths
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     with torch.no_grad():
         network.trunk[-1].bias[3] = 50.0  # the policy always stops at once
     assert sampler.forward(draws, 1.0, 0.0).paths.length.tolist() == [1] * 100
@@ -125,13 +128,16 @@ def test_sampling_in_numpy_asks_once_about_every_state_of_the_batch(graph: str) 
     table = graphs()[graph]
     network = FlowNetwork(table.width, table.actions, 0, True, (8,), "leaky_relu")
     draws = uniform_draws(table, 50, torch.Generator().manual_seed(0))
-    paths, known = TableSampler(table, network).forward(draws, 1.0, 0.0)
-    check_paths(table, paths)
-    assert known is not None
-    assert len(known.states.unique()) == len(known.states)
-    assert bool(torch.isin(paths.state, known.states).all())
-    outputs = network.trunk(table.features(known.states))
-    assert torch.allclose(known.values[-1], outputs, atol=1e-6)
+    for and_parents in (False, True):
+        paths, known = TableSampler(table, network).forward(draws, 1.0, 0.0, and_parents)
+        check_paths(table, paths)
+        assert known is not None
+        assert len(known.states.unique()) == len(known.states)
+        met = with_parents(table, paths.state) if known.has_parents else paths.state
+        assert bool(torch.isin(met, known.states).all())
+        outputs = network.trunk(table.features(known.states))
+        assert torch.allclose(known.values[-1], outputs, atol=1e-6)
+    assert known.has_parents
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -235,8 +241,6 @@ def test_penalties_do_not_depend_on_which_states_are_looked_at() -> None:
     def network(features: Tensor) -> FlowOutputs:
         out = weights(features)
         return FlowOutputs(out[:, :3], out[:, 3:5], out[:, 5])
-
-    from semigradient.domains.flows.estimates import with_parents
 
     paths = sample(table)
     for name in OBJECTIVES:
