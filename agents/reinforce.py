@@ -10,7 +10,7 @@ environment steps but are not learned from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -30,8 +30,10 @@ from semigradient.training.agent import (
     Policy,
     generator,
 )
-from semigradient.training.gradients import clip_gradients
+from semigradient.training.draws import Generators, Random
+from semigradient.training.gradients import descend
 from semigradient.training.returns import discounted_return
+from semigradient.training.rollout import rows_at
 from semigradient.training.stepping import EnvStepper
 
 
@@ -79,6 +81,8 @@ class Config:
 class PolicyNetwork(nn.Module):
     """Distribution parameters (B, P) of observations; outputs of one torso and perceptron."""
 
+    STACKS = True
+
     def __init__(self, observation: spaces.Box, action: spaces.Space, config: Config) -> None:
         super().__init__()
         self.distribution: Distribution = distribution(action, config.log_std_init)
@@ -96,18 +100,18 @@ class PolicyNetwork(nn.Module):
 
 
 def policy_gradient_loss(log_prob: Tensor, return_: Tensor, episodes: int) -> Tensor:
-    """-Σ G log π over the steps (m,) of some whole episodes, by episode: 0-dim.
+    """-Σ G log π over the steps (…, m) of some whole episodes, by episode: (…,).
 
     Its gradient is an unbiased estimate of that of minus the expected return.
     """
-    return -(return_ * log_prob).sum() / episodes
+    return -(return_ * log_prob).sum(-1) / episodes
 
 
 def episode_return(return_to_go: Tensor, ended: Tensor) -> Tensor:
-    """At every step (T, B) the return from its episode's first step on."""
+    """At every step (T, …) the return from its episode's first step on."""
     begins = torch.ones_like(ended)
     begins[1:] = ended[:-1]
-    rows = torch.arange(len(ended), device=ended.device)[:, None]
+    rows = torch.arange(len(ended), device=ended.device).view(-1, *[1] * (ended.ndim - 1))
     first = torch.where(begins, rows, 0).cummax(0).values
     return return_to_go.gather(0, first)
 
@@ -119,12 +123,23 @@ def _stacked(masks: Sequence[np.ndarray | None]) -> np.ndarray:
 
 
 class Episodes(NamedTuple):
-    """The steps (m, …) of the episodes to learn from."""
+    """The steps (m, …) of the episodes to learn from.
+
+    Of K runs (K, m, …) for the largest m; steps that are there only to fill a row have the return 0
+    and are not `counted`.
+    """
 
     obs: Tensor
     mask: Tensor | None
     action: Tensor
     return_: Tensor
+    counted: Tensor | None = None
+
+    def mean(self, rows: Tensor) -> Tensor:
+        """Mean over the steps."""
+        if self.counted is None:
+            return rows.mean()
+        return (rows * self.counted).sum(-1) / self.counted.sum(-1)
 
 
 class REINFORCE:
@@ -142,10 +157,24 @@ class REINFORCE:
         ).to(setup.device)
         self.optimizer = setup.make_optimizer(self.network.parameters())
         self.learning_rate = LearningRate(self.optimizer, config.schedule)
-        self.progress = self.stepper = EnvStepper(envs, setup.timers, notes_episodes=False)
-        self.generator = generator(setup.seed, 1, setup.device)
+        self.stepper: Any = EnvStepper(envs, setup.timers, notes_episodes=False)
+        self.generator: Random = generator(setup.seed, 1, setup.device)
         space = envs.single_action_space
         self._scale = BoxScale(space) if isinstance(space, spaces.Box) else None
+        self.bind()
+
+    def bind(self) -> None:
+        """Join the parts that this agent has now; those of a stack take K runs at once."""
+        if isinstance(self.generator, Generators):
+            schedule = self.config.schedule
+            require(
+                schedule == "constant",
+                f"seeds={len(self.generator.each)}: schedule={schedule!r} gives each seed a rate "
+                "of its own, as their episodes differ; train the seeds one by one",
+            )
+        self.progress = self.stepper
+        self.learning_rate = self.learning_rate.of(self.optimizer)
+        self._parameters = list(self.network.parameters())
 
     def iterate(self) -> Mapping[str, float | Tensor]:
         """Play the episodes and take one gradient step."""
@@ -157,16 +186,16 @@ class REINFORCE:
             log_prob, entropy = self.network.distribution.log_prob_entropy(parameters, batch.action)
             episodes = config.episodes_per_env * self.setup.envs.num_envs
             policy_loss = policy_gradient_loss(log_prob, batch.return_, episodes)
-            loss = policy_loss - config.entropy_coefficient * entropy.mean()
+            bonus = batch.mean(entropy)
             self.optimizer.zero_grad()
-            loss.backward()
-            if config.max_grad_norm > 0:
-                clip_gradients(list(self.network.parameters()), config.max_grad_norm)
+            loss = policy_loss - config.entropy_coefficient * bonus
+            descend(loss, self._parameters, config.max_grad_norm)
             self.optimizer.step()
+        counted = batch.counted
         return {
             "policy_loss": policy_loss.detach(),
-            "entropy": entropy.detach().mean(),
-            "learned_steps": float(len(batch.return_)),
+            "entropy": bonus.detach(),
+            "learned_steps": float(len(batch.return_)) if counted is None else counted.sum(-1),
             "lr": rate,
         }
 
@@ -175,7 +204,8 @@ class REINFORCE:
         own = generator(self.setup.seed, 3, self.setup.device)
 
         def act(obs: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-            return self._to_env(self._act(obs, mask, None if deterministic else own))
+            noise = None if deterministic else self.network.distribution.noise((len(obs),), own)
+            return self._to_env(self._act(obs, mask, noise))
 
         return act
 
@@ -183,18 +213,31 @@ class REINFORCE:
         """Fresh episodes in all environments, until each has finished its share."""
         stepper, share = self.stepper, self.config.episodes_per_env
         stepper.restart()
-        finished = np.zeros(self.setup.envs.num_envs, dtype=np.int64)
+        runs = () if isinstance(self.generator, torch.Generator) else (len(self.generator.each),)
+        finished = np.zeros((*runs, self.setup.envs.num_envs), dtype=np.int64)
         rows: list[tuple[Any, ...]] = []
         while (finished < share).any():
             obs, mask = stepper.obs, stepper.mask
+            active = np.asarray((finished < share).any(-1))
             with self.timers("act"):
-                action = self._act(obs, mask, self.generator)
-            step = stepper.step(self._to_env(action))
+                action = self._act(obs, mask, self._noise(active))
+            actions = self._to_env(action)
+            step = stepper.step(actions, active) if runs else stepper.step(actions)
             ends = (step.terminated, step.truncated)
             rows.append((obs, mask, action.cpu(), step.reward, *ends, finished < share))
             finished += step.terminated | step.truncated
         with self.timers("store"):
             return self._episodes(rows)
+
+    def _noise(self, active: np.ndarray) -> Tensor:
+        """Noise for the actions (B, …) of one step; of K runs (K, B, …), 0 for those that rest."""
+        shape, noise = (self.setup.envs.num_envs,), self.network.distribution.noise
+        if isinstance(self.generator, torch.Generator):
+            return noise(shape, self.generator)
+        each = zip(self.generator.each, active, strict=True)
+        drawn = [noise(shape, own) if acts else None for own, acts in each]
+        rest = torch.zeros_like(next(part for part in drawn if part is not None))
+        return torch.stack([rest if part is None else part for part in drawn])
 
     def _episodes(self, rows: list[tuple[Any, ...]]) -> Episodes:
         """The rows (obs, mask, action, reward, terminated, truncated, used), one per step."""
@@ -206,16 +249,42 @@ class REINFORCE:
         return_ = discounted_return(reward, terminated, truncated, self.config.gamma)
         if self.config.returns == "episode":
             return_ = episode_return(return_, terminated | truncated)
-        self._note(reward, terminated | truncated, used)
-        device = self.setup.device
+        ended = terminated | truncated
+        if used.ndim == 2:
+            self._note(self.stepper, reward, ended, used)
+        else:
+            for index, member in enumerate(self.stepper.members):
+                self._note(member, reward[:, index], ended[:, index], used[:, index])
+        take, counted = self._chooser(used)
         return Episodes(
-            torch.from_numpy(np.stack(obs))[used].to(device),
-            None if mask[-1] is None else torch.from_numpy(_stacked(mask))[used].to(device),
-            torch.stack(action)[used].to(device),
-            return_[used].to(device),
+            take(torch.from_numpy(np.stack(obs))),
+            None if mask[-1] is None else take(torch.from_numpy(_stacked(mask))),
+            take(torch.stack(action)),
+            take(return_) if counted is None else take(return_) * counted,
+            counted,
         )
 
-    def _note(self, reward: Tensor, ended: Tensor, used: Tensor) -> None:
+    def _chooser(self, used: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+        """A function that takes the used rows of (T, B, …), on the device.
+
+        Of K runs the used rows of each, filled up with others: (T, K, B, …) → (K, m, …); then also
+        which of these count, (K, m).
+        """
+        device = self.setup.device
+        if used.ndim == 2:
+            return lambda rows: rows[used].to(device), None
+        by_run = used.transpose(0, 1).flatten(1)
+        order = torch.argsort(by_run.int(), dim=1, descending=True, stable=True)
+        order = order[:, : int(by_run.sum(1).max())]
+        index = order + by_run.shape[1] * torch.arange(len(by_run))[:, None]
+
+        def take(rows: Tensor) -> Tensor:
+            return rows_at(rows.transpose(0, 1).flatten(1, 2), index).to(device)
+
+        return take, by_run.gather(1, order).to(device)
+
+    @staticmethod
+    def _note(stepper: EnvStepper, reward: Tensor, ended: Tensor, used: Tensor) -> None:
         """Note returns and lengths of the episodes that are learned from."""
         nothing = torch.zeros_like(ended)
         total = episode_return(discounted_return(reward, ended, nothing, 1.0), ended)
@@ -224,19 +293,17 @@ class REINFORCE:
         )
         last = ended & used
         pairs = zip(total[last].tolist(), steps[last].tolist(), strict=True)
-        self.stepper.episodes += [(value, int(length)) for value, length in pairs]
+        stepper.episodes += [(value, int(length)) for value, length in pairs]
 
     @torch.no_grad()
-    def _act(
-        self, obs: np.ndarray, mask: np.ndarray | None, random: torch.Generator | None
-    ) -> Tensor:
-        """Samples, or the most probable actions without a generator: (B, *action)."""
+    def _act(self, obs: np.ndarray, mask: np.ndarray | None, noise: Tensor | None) -> Tensor:
+        """Samples, or the most probable actions without noise: (B, *action)."""
         rows = torch.from_numpy(obs).to(self.setup.device)
         legal = None if mask is None else torch.from_numpy(mask).to(self.setup.device)
         distribution, parameters = self.network.distribution, self.network(rows, legal)
-        if random is None:
+        if noise is None:
             return distribution.mode(parameters)
-        return distribution.sample(parameters, distribution.noise(parameters.shape[:1], random))
+        return distribution.sample(parameters, noise)
 
     def _to_env(self, action: Tensor) -> np.ndarray:
         chosen = action.cpu().numpy()

@@ -43,9 +43,22 @@ class StackedStepper:
         """Whether all environments could be restored exactly."""
         return all(member.exact for member in self.members)
 
-    def step(self, actions: np.ndarray) -> Transition:
-        """Act once in every environment: (K, B, *action)."""
-        steps = [member.step(own) for member, own in zip(self.members, actions, strict=True)]
+    def restart(self) -> None:
+        """Abandon all running episodes and begin new ones."""
+        for member in self.members:
+            member.restart()
+        self._look()
+
+    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Transition:
+        """Act once in every environment: (K, B, *action).
+
+        Where `active` (K,) is false a run rests: no reward, no end, the observations it had.
+        """
+        acts = np.ones(len(self.members), bool) if active is None else active
+        steps = [
+            member.step(own) if is_active else _rest(member)
+            for member, own, is_active in zip(self.members, actions, acts, strict=True)
+        ]
         self._look()
         reward, terminated, truncated, next_obs = (
             np.stack(column) for column in list(zip(*steps, strict=True))[:4]
@@ -72,8 +85,10 @@ class JoinedStepper(StackedStepper):
             member.running_return = self._return[index]
             member.running_length = self._length[index]
 
-    def step(self, actions: np.ndarray) -> Transition:
-        """Act once in every environment: (K, B, *action)."""
+    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Transition:
+        """Act once in every environment: (K, B, *action); one by one where some runs rest."""
+        if active is not None and not active.all():
+            return super().step(actions, active)
         with self._timers("environment"):
             obs, reward, terminated, truncated, infos = self._envs.step(actions)
             self._return += reward
@@ -88,6 +103,13 @@ class JoinedStepper(StackedStepper):
                 for index in np.flatnonzero(ended.any(1)):
                     self.members[index].close_episodes(ended[index])
         return Transition(reward, terminated, truncated, next_obs, None, infos)
+
+
+def _rest(member: EnvStepper) -> Transition:
+    """What a run gives that rests."""
+    nothing = np.zeros(len(member.obs))
+    no_end = nothing.astype(bool)
+    return Transition(nothing, no_end, no_end, member.obs, member.mask, {})
 
 
 def _masks(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -83,6 +83,19 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
             **_SOON,
         },
     ),
+    "reinforce": ("reinforce", "CartPole-v1", 100, {"num_envs": 2, "activation": "tanh"}),
+    "reinforce of whole episodes": (
+        "reinforce",
+        "semigradient/HyperGrid-v0",
+        100,
+        {"num_envs": 2, "episodes_per_env": 2, "returns": "episode", "max_grad_norm": 0.1},
+    ),
+    "reinforce of continuous actions": (
+        "reinforce",
+        "Pendulum-v1",
+        3,
+        {"num_envs": 2, "hidden": (8,), "entropy_coefficient": 0.01},
+    ),
     "dau": ("dau", "semigradient/Pendulum-v0", 12, {"normalise_observations": True, **_PHYSICAL}),
     "dau of discrete actions": (
         "dau",
@@ -99,7 +112,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     ),
 }
 SEEDS = (0, 1, 7)
-_MORE = ["dau", "ddpg", "ddqn with copied targets", "dqn without targets, with masks"]
+_MORE = ["reinforce", "dau", "ddpg", "ddqn with copied targets", "dqn without targets, with masks"]
 
 
 def made(name: str, seeds: tuple[int, ...] = SEEDS) -> tuple[list[Any], int]:
@@ -224,6 +237,7 @@ def test_each_seed_is_clipped_by_its_own_gradient() -> None:
         ("dqn", "CartPole-v1", {"distribution": "c51"}, "distribution='c51' has no stacked form"),
         ("dqn", "CartPole-v1", {"target": "none", "optim": "corrected-momentum"}, "Corrected"),
         ("dqn", "semigradient/Glimpse-v0", {}, "no stacked form"),
+        ("reinforce", "CartPole-v1", {"schedule": "linear"}, "schedule='linear'"),
     ],
 )
 def test_what_has_no_stacked_form_is_refused_in_one_line(
