@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from semigradient.nets import perceptron
 from semigradient.nets.bricks import mlp
 from semigradient.nets.perceptron import Perceptron, apply
 
@@ -21,6 +22,12 @@ SHAPES = [
     ((5, 17, 3), "relu", True),
     ((5, 8, 8, 8, 1), "tanh", True),
 ]
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One operation for few rows, too."""
+    monkeypatch.setattr(perceptron, "_ENOUGH", 0)
 
 
 def both(sizes: Sequence[int], kind: str, last: bool) -> tuple[Perceptron, nn.Sequential]:
@@ -131,3 +138,14 @@ def test_few_rows_of_several_networks_give_what_many_give(kind: str, count: int)
     with torch.no_grad():
         ours = apply(rows, [kind, ""], weights, [bias, None])
     torch.testing.assert_close(ours, apply(rows, [kind, ""], weights, [bias, None]))
+
+
+def test_few_rows_go_through_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perceptron, "_ENOUGH", 8)
+    fast, plain = both((5, 8, 2), "tanh", False)
+    few, many = torch.randn(7, 5), torch.randn(8, 5)
+    assert torch.equal(fast(few), plain(few))
+    assert "_Layers" in str(fast(many).grad_fn) or "_Layers" in str(
+        fast(many).grad_fn.next_functions
+    )
+    assert "_Layers" not in str(fast(few).grad_fn)
