@@ -118,7 +118,7 @@ def can_learn_as_one(cell: Cell, flags: Sequence[str]) -> bool:
     from semigradient.training.build import build
 
     command = cli.parse([*cell.flags, *flags]).command
-    if command.run.diagnose:
+    if command.run.diagnose or command.run.compile:
         return False
     agents: list[Any] = []
     try:

@@ -57,6 +57,7 @@ def _build(commands: Sequence[Command]) -> list[Agent]:
     require(
         not diagnose, f"diagnose={diagnose!r}: observers need a run by itself, not seeds as one"
     )
+    require(not commands[0].run.compile, "compile=True: losses of seeds as one are not compiled")
     doubts(commands[0])
     agents = [build_for_process(command) for command in commands]
     with undisturbed():

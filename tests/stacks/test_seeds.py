@@ -185,6 +185,7 @@ def test_auto_goes_on_with_the_newest_seeds_of_the_same_command(
         ("--agent ppo --env CartPole-v1 --seeds many", "--seeds many"),
         ("--agent ppo --env CartPole-v1 --seeds 2 --diagnose drift", "diagnose='drift'"),
         ("--agent ppo --env CartPole-v1 --seeds 2 --target-kl 0.1", "target_kl=0.1"),
+        ("--agent dqn --env CartPole-v1 --seeds 2 --compile", "compile=True"),
         ("--agent soft-q --env CartPole-v1 --seeds 2", "SoftQ"),
         ("--agent a2c --env semigradient/Glimpse-v0 --seeds 2", "no stacked form"),
         ("--agent a2c --env CartPole-v1 --seeds 2 --optim oracle-momentum", "oracle"),
