@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from semigradient.errors import UserError
+from semigradient.stacks import rounds
 from semigradient.stacks.stack import Stack
 from semigradient.training import start
 from semigradient.training.command import Command
@@ -41,7 +42,9 @@ class StackLoop:
             Loop(*parts, signals=self.signals, settle=partial(self._settle, index))
             for index, parts in enumerate(zip(commands, agents, locks, strict=True))
         ]
+        self.folder = self.loops[0].folder.parent
         self._stack: Stack | None = None
+        self._concluded: set[int] = set()
 
     def resume(self, saved: Sequence[Command | None]) -> list[list[str]]:
         """Load the newest checkpoints that all runs have; returns what to say of each.
@@ -54,25 +57,25 @@ class StackLoop:
         Raises:
             UserError: there is no step of which all have a checkpoint.
         """
-        until = self._common_step()
-        loaded: list[list[str]] = []
-        for loop, before in zip(self.loops, saved, strict=True):
-            loaded.append(start.resume(loop, before, until))
-        return loaded
+        triples = zip(self.loops, saved, self._last_steps(), strict=True)
+        return [start.resume(loop, before, until) for loop, before, until in triples]
 
-    def _common_step(self) -> int:
-        """The last step that all runs can go on from; -1: the beginning."""
+    def _last_steps(self) -> list[int]:
+        """For each run the step of the last checkpoint of all; -1: all begin again."""
         steps = [loop.saver.saved_steps() for loop in self.loops]
+        for together in rounds.read(self.folder, len(steps)):
+            if all(step in own for step, own in zip(together, steps, strict=True)):
+                return together
         common = set.intersection(*map(set, steps))
         if common:
-            return max(common)
+            return [max(common)] * len(steps)
         # Killed while the first checkpoints were written, some runs have none.
         if all(len(own) <= 1 for own in steps) and [] in steps:
-            return -1
+            return [-1] * len(steps)
         pairs = zip(self.loops, steps, strict=True)
         places = [f"{loop.folder.name} at {own[0] if own else 'none'}" for loop, own in pairs]
         raise UserError(
-            f"{self.loops[0].folder.parent}: the seeds have no checkpoint of the same step "
+            f"{self.folder}: the seeds have no checkpoint of the same step "
             f"({', '.join(places)}); continue each by itself"
         )
 
@@ -92,28 +95,49 @@ class StackLoop:
             failures = {i: loop.failed(problem) for i, loop in self._others(outcomes)}
             outcomes = {**failures, **outcomes}
         for index, loop in enumerate(self.loops):
-            loop.conclude(outcomes[index])
+            if index not in self._concluded:
+                loop.conclude(outcomes[index])
         return [outcomes[index] for index in range(len(self.loops))]
 
     @property
     def _steps(self) -> int:
-        return self.agents[0].progress.steps
+        return min(agent.progress.steps for agent in self.agents)
 
     def _train(self, outcomes: dict[int, Outcome], bar: Progress) -> None:
         assert self._stack is not None
-        steps = self.loops[0].command.run.steps
-        for _, loop in self._others(outcomes):
+        for index, loop in self._others(outcomes):
             loop.make_up()
-        while self._steps < steps and not self.signals.received and self._others(outcomes):
-            before, scalars = self._steps, self._stack.iterate()
-            for index, loop in self._others(outcomes):
+            self._end(index, outcomes)
+        while self._others(outcomes) and not self.signals.received:
+            before = [agent.progress.steps for agent in self.agents]
+            scalars = self._stack.iterate()
+            running = self._others(outcomes)
+            save = any(loop.is_saved_at(before[index]) for index, loop in running)
+            for index, loop in running:
                 try:
-                    loop.attend(before, scalars[index])
+                    loop.attend(before[index], scalars[index], save)
                 except Exception as problem:
                     outcomes[index] = loop.failed(problem)
+                self._end(index, outcomes)
+            if save or self.signals.received:
+                self._note_round()
             bar.update(self._steps, *self._means())
         for index, loop in self._others(outcomes):
             outcomes[index] = loop.ended()
+        self._note_round()
+
+    def _end(self, index: int, outcomes: dict[int, Outcome]) -> None:
+        """Note that a run has made its steps; its place goes on, unheeded."""
+        loop = self.loops[index]
+        if index not in outcomes and loop.agent.progress.steps >= loop.command.run.steps:
+            outcomes[index] = loop.ended()
+            loop.conclude(outcomes[index])
+            self._concluded.add(index)
+
+    def _note_round(self) -> None:
+        """Write down which checkpoints are of one instant; seeds may make steps of their own."""
+        steps = [loop.saver.saved_step for loop in self.loops]
+        rounds.note(self.folder, steps, self.loops[0].command.run.keep)
 
     def _others(self, outcomes: dict[int, Outcome]) -> list[tuple[int, Loop]]:
         """Numbers and loops of the runs that have not ended."""

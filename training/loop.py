@@ -192,8 +192,14 @@ class Loop:
             self._checkpoint(last=False)
         return self.interrupted()
 
-    def attend(self, before: int, scalars: Mapping[str, Any]) -> None:
-        """Do everything periodic that became due since the step `before`."""
+    def is_saved_at(self, before: int) -> bool:
+        """Whether something that came since the step `before` asks for a checkpoint."""
+        run, now = self.command.run, self.agent.progress.steps
+        periods = [_crossed(before, now, every) for every in (run.eval_every, run.checkpoint_every)]
+        return any(periods) or now >= run.steps or self.saver.is_time()
+
+    def attend(self, before: int, scalars: Mapping[str, Any], save: bool = False) -> None:
+        """Do everything periodic that became due since the step `before`; `save` in any case."""
         self._scalars = scalars
         run, now = self.command.run, self.agent.progress.steps
         last = now >= run.steps
@@ -204,7 +210,7 @@ class Loop:
         is_due = last or _crossed(before, now, run.eval_every)
         self.saver.is_evaluation_due = is_due
         is_asked = _crossed(before, now, run.checkpoint_every) or self.saver.is_time()
-        if is_due or is_asked or self.signals.received:
+        if is_due or is_asked or save or self.signals.received:
             self._checkpoint(last)
         if is_due:
             self._evaluate()

@@ -31,6 +31,10 @@ CASES = {
     "--normalise-observations --normalise-rewards",
     "a2c": f"--agent a2c --env CartPole-v1 {_USUAL} --optim rmsprop",
 }
+WHOLE_EPISODES = (
+    "--agent reinforce --env CartPole-v1 --seeds 3 --seed 5 --steps 1500 --num-envs 2 --hidden 16 "
+    "--eval-episodes 2 --eval-every 700 --log-every 200 --checkpoint-every 400"
+)
 SEEDS = (5, 6, 7)
 
 
@@ -74,6 +78,22 @@ def test_killed_seeds_go_on_as_if_they_had_not_been(
 
     assert run("--resume", broken) == 0
     assert f"resumed at step {left[1]}" in capsys.readouterr().out
+    for seed in SEEDS:
+        assert_same_run(whole / f"seed-{seed}", broken / f"seed-{seed}")
+
+
+def test_seeds_with_steps_of_their_own_go_on_together(tmp_path: Path) -> None:
+    words = WHOLE_EPISODES.split()
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(*words, "--run-dir", whole) == 0
+    steps = [status(whole / f"seed-{seed}")["steps"] for seed in SEEDS]
+    assert len(set(steps)) > 1
+    assert min(steps) >= 1500
+    process = Forked(victim, 3, *words, "--run-dir", broken, *QUIET)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    process.end()
+    assert run("--resume", broken) == 0
     for seed in SEEDS:
         assert_same_run(whole / f"seed-{seed}", broken / f"seed-{seed}")
 
