@@ -17,6 +17,7 @@ from semigradient.envs.sync import SyncVector
 from semigradient.errors import UserError
 from semigradient.training.command import make_command
 from semigradient.training.stepping import EnvStepper
+from support.playing import play, random_actions
 
 
 class Counting(gymnasium.Env):
@@ -50,26 +51,6 @@ def _registered() -> Iterator[None]:
     gymnasium.register("test/Counting-v0", Counting)
     yield
     gymnasium.registry.pop("test/Counting-v0")
-
-
-def random_actions(envs: ExactVector, count: int, seed: int = 0) -> list[np.ndarray]:
-    rng, space, batch = np.random.default_rng(seed), envs.single_action_space, envs.num_envs
-    if isinstance(space, spaces.Discrete):
-        return [rng.integers(space.n, size=batch) for _ in range(count)]
-    shape = (batch, *space.shape)
-    return [rng.uniform(space.low, space.high, shape).astype(np.float32) for _ in range(count)]
-
-
-def play(envs: ExactVector, actions: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
-    """Copies of all that each step returned, with the final observations where any."""
-    rows = []
-    for action in actions:
-        obs, reward, terminated, truncated, infos = envs.step(action)
-        ended = terminated | truncated
-        final = infos["final_obs"][ended] if ended.any() else np.zeros(0)
-        mask = infos.get("action_mask", np.zeros(0))
-        rows.append(tuple(map(np.copy, (obs, reward, terminated, truncated, final, mask))))
-    return rows
 
 
 def assert_same(first: list[tuple[np.ndarray, ...]], second: list[tuple[np.ndarray, ...]]) -> None:
@@ -341,46 +322,6 @@ def test_returned_arrays_stay_as_they_were() -> None:
             copies.append(kept[-1].copy())
         np.testing.assert_array_equal(np.stack(kept), np.stack(copies))
         envs.close()
-
-
-def test_atari_protocol_card() -> None:
-    envs = make_vector("ALE/MsPacman-v5", 2, 0)
-    card = envs.protocol
-    assert card["env"] == "ALE/MsPacman-v5"
-    assert card["repeat_action_probability"] == 0.25
-    assert card["frameskip"] == 4
-    assert card["max_num_frames_per_episode"] == 108_000
-    assert not card["episodic_life"]
-    assert envs.single_observation_space.shape == (4, 84, 84)
-    envs.reset()
-    rewards = np.stack([row[1] for row in play(envs, random_actions(envs, 150))])
-    assert rewards.dtype == np.float64
-    assert rewards.max() >= 10  # raw: a dot is worth ten
-    envs.close()
-
-
-def test_atari_sticky_actions_are_played() -> None:
-    def game(probability: float) -> np.ndarray:
-        envs = make_vector("ALE/Pong-v5", 1, 0, repeat_action_probability=probability, noop_max=0)
-        assert envs.protocol["repeat_action_probability"] == probability
-        envs.reset()
-        rows = play(envs, random_actions(envs, 60))
-        envs.close()
-        return np.stack([row[0] for row in rows])
-
-    assert not np.array_equal(game(0.0), game(0.25))
-
-
-def test_colour_frames_follow_the_game() -> None:
-    envs = make_vector("ALE/Pong-v5", 1, 0, render=True, max_num_frames_per_episode=120)
-    envs.reset()
-    frames = []
-    for action in random_actions(envs, 40):
-        envs.step(action)
-        frames.append(envs.frames()[0].copy())
-    assert frames[0].shape == (210, 160, 3)
-    assert not np.array_equal(frames[20], frames[25])
-    envs.close()
 
 
 @pytest.mark.parametrize(
