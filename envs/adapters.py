@@ -166,10 +166,8 @@ class CoreVector(ExactVector):
         options: dict[str, Any] | None = None,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start fresh episodes everywhere; `seed` replaces the root of all randomness."""
-        if seed is not None:
-            # One generator serves all: a seed for each environment is mixed into one root.
-            self.seed = seed if isinstance(seed, int) else _hash(seed)
-            self.resets[:] = 0
+        # One generator serves all: a seed for each environment is mixed into one root.
+        self.reseed(seed if seed is None or isinstance(seed, int) else _hash(seed))
         self.generator.manual_seed(self.next_seed(0))
         self.state = self.core.reset(self.num_envs, self.generator, **(options or {}))
         self.last_obs = _array(self.core.observe(self.state))

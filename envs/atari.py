@@ -127,9 +127,7 @@ class AtariVector(ExactVector):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a fresh, seeded episode everywhere; `seed` replaces the root of all seeds."""
-        if seed is not None:
-            self.seed = seed
-            self.resets[:] = 0
+        self.reseed(seed)
         seeds = np.array([self.next_seed(i) for i in range(self.num_envs)])
         self._history = [[] for _ in range(self.num_envs)]
         self._trails = [0] * self.num_envs

@@ -8,13 +8,11 @@ not know, or a Gymnasium whose rules differ (`envs.control.gymnasium_classic`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TimeLimit
 
 from semigradient.envs.actions import checked
@@ -121,11 +119,7 @@ class ClassicVector(ExactVector):
         self.form, self.spec = form, spec
         env = form.rules.env
         seen, acted = Seen(env.observation_space, spec.id), Acted(env.action_space, spec.id)
-        self.forms = (seen, acted)
-        self.single_observation_space = seen.space
-        self.single_action_space = acted.space
-        self.observation_space = cast(spaces.Box, batch_space(seen.space, num_envs))
-        self.action_space = batch_space(acted.space, num_envs)
+        self.show(seen, acted)
         self.metadata = {**env.metadata, **self.metadata}
         self.render_mode = None
         self.protocol = {"env": spec.id, "max_episode_steps": spec.max_episode_steps}
@@ -139,9 +133,7 @@ class ClassicVector(ExactVector):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a fresh episode everywhere; `seed` replaces the root of all episode seeds."""
-        if seed is not None:
-            self.seed = seed
-            self.resets[:] = 0
+        self.reseed(seed)
         obs: Array = np.empty(self.observation_space.shape, self.observation_space.dtype)
         for index in range(self.num_envs):
             self.begin(index, obs)

@@ -97,9 +97,7 @@ class ForeignVector(ExactVector):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start fresh episodes everywhere; `seed` replaces the root of all randomness."""
-        if seed is not None:
-            self.seed = seed
-            self.resets[:] = 0
+        self.reseed(seed)
         self.last_obs, infos = self._read.reset(seed=self.next_seed(0), options=options)
         return self.last_obs.copy(), infos
 

@@ -6,12 +6,11 @@ sending its action through a pipe.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space
 
 from semigradient.envs.actions import checked
 from semigradient.envs.clock import Clock
@@ -49,11 +48,7 @@ class SyncVector(ExactVector):
             Guarded(env, spec.id, f"{index} of {num_envs}", seen, acted, said)
             for index, env in enumerate(made)
         ]
-        self.forms = (seen, acted)
-        self.single_observation_space = seen.space
-        self.single_action_space = acted.space
-        self.observation_space = cast(spaces.Box, batch_space(seen.space, num_envs))
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.show(seen, acted)
         self.metadata = {**made[0].metadata, **self.metadata}
         self.render_mode = "rgb_array" if render else None
         self.protocol = {"env": spec.id, "max_episode_steps": spec.max_episode_steps}
@@ -75,9 +70,7 @@ class SyncVector(ExactVector):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start a fresh episode everywhere; `seed` replaces the root of all episode seeds."""
-        if seed is not None:
-            self.seed = seed
-            self.resets[:] = 0
+        self.reseed(seed)
         self.last_obs = np.zeros(self.observation_space.shape, self.observation_space.dtype)
         self._masks = None
         for index in range(self.num_envs):

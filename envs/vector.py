@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from semigradient.envs.clock import Clock
 from semigradient.envs.forms import Acted, Seen
@@ -61,6 +62,20 @@ class ExactVector(VectorEnv):
         self.last_obs: np.ndarray = np.zeros(0)
         self.protocol: dict[str, Any] = {}
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def show(self, seen: Seen, acted: Acted) -> None:
+        """Have the spaces that agents see, of one environment and of all."""
+        self.forms = (seen, acted)
+        self.single_observation_space = seen.space
+        self.single_action_space = acted.space
+        self.observation_space = cast(spaces.Box, batch_space(seen.space, self.num_envs))
+        self.action_space = batch_space(acted.space, self.num_envs)
+
+    def reseed(self, seed: int | None) -> None:
+        """Replace the root of all episode seeds, unless it is None."""
+        if seed is not None:
+            self.seed = seed
+            self.resets[:] = 0
 
     def next_seed(self, index: int) -> int:
         """Seed of the next reset of environment `index`: a hash of (seed, index, count)."""
