@@ -192,9 +192,10 @@ class _Work:
         left: list[Run] = []
         for members, result in self._results(self._units(waiting)):
             # Where one seed fails, the others are trained, but their batch ends there.
-            unscored = [run for run in members if run.finished and not run.done]
-            left += unscored if len(members) > 1 else []
-            self.ended += (len(members) - len(unscored) * (len(members) > 1)) * (not result.again)
+            is_over = len(members) > 1 and not result.again
+            unscored = [run for run in members if is_over and run.finished and not run.done]
+            left += unscored
+            self.ended += (len(members) - len(unscored)) * (not result.again)
             self._say(members, result)
         for members, result in self._results(left):
             self.ended += not result.again

@@ -64,16 +64,11 @@ def grouped(
         at_a_time: units that run at once; settings are split where there are fewer.
     """
     units: list[Run | SeedBatch] = []
-    by_setting = [
-        list(group)
-        for _, group in groupby(
-            sorted(runs, key=lambda run: (run.cell.base, _begun(run), run.cell.seed)),
-            key=lambda run: (run.cell.base, _begun(run)),
-        )
-    ]
+    by_setting: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.cell.base, run.cell.seed)):
+        by_setting.setdefault((run.cell.base, _begun(run)), []).append(run)
     pieces = max(1, at_a_time // max(1, len(by_setting)))
-    for group in by_setting:
-        begun = _begun(group[0])
+    for (_, begun), group in by_setting.items():
         if begun == ALONE or not accepts(group[0].cell):
             units += group
         elif begun == FRESH:
@@ -86,13 +81,9 @@ def grouped(
 
 def _begun(run: Run) -> str:
     """How a run has begun: not at all, by itself, or in which folder of several."""
-    if run.is_in_batch and not run.finished and not _gave_up(run):
+    if run.is_in_batch and run.summary.get("status") not in ("finished", "failed"):
         return run.folder.parent.name
     return ALONE if run.folder.exists() else FRESH
-
-
-def _gave_up(run: Run) -> bool:
-    return run.summary.get("status") == "failed"
 
 
 def _chains(group: Sequence[Run]) -> Iterator[list[Run]]:

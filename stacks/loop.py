@@ -31,10 +31,15 @@ class StackLoop:
         commands: of each run; they differ in seeds and folders.
         agents: the learners.
         locks: on the run folders.
+        stack: of the agents, where it has been made; else it is made once they are loaded.
     """
 
     def __init__(
-        self, commands: Sequence[Command], agents: Sequence[Any], locks: Sequence[RunLock]
+        self,
+        commands: Sequence[Command],
+        agents: Sequence[Any],
+        locks: Sequence[RunLock],
+        stack: Stack | None = None,
     ) -> None:
         self.signals = Signals()
         self.agents = list(agents)
@@ -43,7 +48,7 @@ class StackLoop:
             for index, parts in enumerate(zip(commands, agents, locks, strict=True))
         ]
         self.folder = self.loops[0].folder.parent
-        self._stack: Stack | None = None
+        self._stack = stack
         self._concluded: set[int] = set()
 
     def resume(self, saved: Sequence[Command | None]) -> list[list[str]]:
@@ -84,11 +89,11 @@ class StackLoop:
         outcomes: dict[int, Outcome] = {}
         run = self.loops[0].command.run
         try:
-            self._stack = Stack(self.agents)
             for loop, logger in zip(self.loops, loggers, strict=True):
                 loop.open(logger)
+            stack = self._stack = self._stack or Stack(self.agents)
             with self.signals, Progress(run.steps, run.progress, self._steps) as bar:
-                self._train(outcomes, bar)
+                self._train(stack, outcomes, bar)
         except AbandonedError:
             outcomes = {**{i: loop.interrupted() for i, loop in self._others(outcomes)}, **outcomes}
         except Exception as problem:
@@ -103,14 +108,13 @@ class StackLoop:
     def _steps(self) -> int:
         return min(agent.progress.steps for agent in self.agents)
 
-    def _train(self, outcomes: dict[int, Outcome], bar: Progress) -> None:
-        assert self._stack is not None
+    def _train(self, stack: Stack, outcomes: dict[int, Outcome], bar: Progress) -> None:
         for index, loop in self._others(outcomes):
             loop.make_up()
             self._end(index, outcomes)
         while self._others(outcomes) and not self.signals.received:
             before = [agent.progress.steps for agent in self.agents]
-            scalars = self._stack.iterate()
+            scalars = stack.iterate()
             running = self._others(outcomes)
             save = any(loop.is_saved_at(before[index]) for index, loop in running)
             for index, loop in running:

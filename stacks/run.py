@@ -34,10 +34,13 @@ def begin(command: Command, count: int, say: Callable[[str], object] = console.s
     first, anywhere = command.run.seed, Path(command.run.run_dir)
     trial = [seed_folders.member(command, anywhere, first + index) for index in range(count)]
     agents = _build(trial)
-    Stack(agents)  # what has no stacked form is refused before there is a folder
+    stack = Stack(agents)  # what has no stacked form is refused before there is a folder
     commands = seed_folders.create(command, count)
-    places = [Path(own.run.run_dir) for own in commands]
-    return _train(commands, agents, places, None, say)
+    protocol = agents[0].setup.envs.protocol
+    with ExitStack() as files:
+        locks = [files.enter_context(run.create(own, protocol)) for own in commands]
+        loop = StackLoop(commands, agents, locks, stack)
+        return _run(loop, [[] for _ in commands], say)
 
 
 def resume(members: Sequence[Invocation], say: Callable[[str], object] = console.say) -> Ended:
@@ -49,7 +52,11 @@ def resume(members: Sequence[Invocation], say: Callable[[str], object] = console
     """
     commands = [member.command for member in members]
     places = [member.resume for member in members if member.resume is not None]
-    return _train(commands, _build(commands), places, [member.saved for member in members], say)
+    agents = _build(commands)
+    with ExitStack() as files:
+        locks = [files.enter_context(RunLock(place)) for place in places]
+        loop = StackLoop(commands, agents, locks)
+        return _run(loop, loop.resume([member.saved for member in members]), say)
 
 
 def _build(commands: Sequence[Command]) -> list[Agent]:
@@ -66,22 +73,10 @@ def _build(commands: Sequence[Command]) -> list[Agent]:
     return agents
 
 
-def _train(
-    commands: Sequence[Command],
-    agents: Sequence[Agent],
-    places: Sequence[Path],
-    saved: Sequence[Command | None] | None,
-    say: Callable[[str], object],
-) -> Ended:
-    protocol = agents[0].setup.envs.protocol
+def _run(loop: StackLoop, notes: Sequence[list[str]], say: Callable[[str], object]) -> Ended:
+    """Say which runs these are, with what is to be noted of each, and train them."""
+    _introduce(loop.loops, notes, say)
     with ExitStack() as files:
-        locks = [
-            files.enter_context(RunLock(place) if saved else run.create(own, protocol))
-            for own, place in zip(commands, places, strict=True)
-        ]
-        loop = StackLoop(commands, agents, locks)
-        notes = loop.resume(saved) if saved else [[] for _ in commands]
-        _introduce(loop.loops, notes, say)
         loggers = [
             files.enter_context(Logger(own.folder, start.sinks(own.command, own.folder)))
             for own in loop.loops

@@ -15,6 +15,7 @@ import torch
 import semigradient
 from semigradient import evaluate
 from semigradient.commands import train
+from semigradient.errors import UserError
 from semigradient.stacks.stack import Stack
 from semigradient.training import checkpoint
 from support.commands import QUIET
@@ -167,6 +168,20 @@ def test_a_seed_that_fails_fails_alone(
     ]
     for seed in (5, 7):
         assert_same_run(whole / f"seed-{seed}", broken / f"seed-{seed}")
+
+
+def test_seeds_that_do_not_fit_together_end_as_failed_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*CASES["a2c"].split(), "--run-dir", tmp_path / "runs") == 0
+
+    def refuse(_: Any) -> Stack:
+        raise UserError("seeds=3: the optimizers are at different steps")
+
+    monkeypatch.setattr("semigradient.stacks.loop.Stack", refuse)
+    assert run("--resume", tmp_path / "runs", "--steps", 3000) == 1
+    assert "the optimizers are at different steps" in capsys.readouterr().err
+    assert [status(tmp_path / "runs" / f"seed-{s}")["status"] for s in SEEDS] == ["failed"] * 3
 
 
 def after(monkeypatch: pytest.MonkeyPatch, times: int, act: Any) -> None:
