@@ -1,12 +1,15 @@
 """Reproduce one published figure or table.
 
     python reproduce.py list
+    python reproduce.py record --out DIR
+    python reproduce.py evidence
     python reproduce.py mountain-car-online --scale quick --out DIR [--seeds N] [--check]
 
 Prints each published claim with the measured value and whether they agree, and writes
 `result.json` and `figure.png` to DIR. `quick` takes at most ten minutes on two cores, `full` is the
 published scale. With --check, the exit code is 1 if a required row disagrees. Repeating the command
-continues an interrupted run.
+continues an interrupted run. `record` keeps the result in DIR in the checkout (docs/evidence) and
+writes docs/evidence.md anew, as `evidence` does.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = _Parser("reproduce.py", None, __doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
-    add("name", metavar="NAME", help="a reproduction, or 'list'")
+    add("name", metavar="NAME", help="a reproduction, 'list', 'record' or 'evidence'")
     add("--scale", default="quick", metavar="SCALE", help="quick or full (quick)")
     add("--out", type=Path, metavar="DIR", help="output folder (reproduced/NAME-SCALE)")
     add("--seeds", type=int, metavar="N", help="seeds 0 to N-1 (default: by reproduction)")
@@ -49,6 +52,18 @@ def list_all() -> None:
         reproduction = reproductions.get(name)
         seeds = ", ".join(f"{scale} {count} seeds" for scale, count in reproduction.seeds.items())
         print(f"{name}\n    {reproduction.title} ({seeds})")
+
+
+def write_evidence(out: Path | None) -> None:
+    """Record the result in `out`, if given, and write the page of evidence anew."""
+    from semigradient.reproductions import evidence
+
+    if out is not None:
+        print(evidence.record(out))
+    path = evidence.DOCS / "evidence.md"
+    require(path.parent.is_dir(), f"{path.parent}: is missing; run in a checkout")
+    path.write_text(evidence.page(evidence.records()), encoding="utf-8")
+    print(path)
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -91,6 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
         if options.name == "list":
             list_all()
+            return 0
+        if options.name in ("record", "evidence"):
+            given = options.out is not None
+            require(given or options.name == "evidence", "record needs --out, the folder to keep")
+            write_evidence(options.out if options.name == "record" else None)
             return 0
         agrees = run(options)
     except UserError as problem:

@@ -45,7 +45,13 @@ def test_it_holds_one_package_and_its_data(wheel: Path) -> None:
         assert "semigradient = semigradient.commands:main" in content.read(metadata).decode()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"semigradient"}
-    for pattern in ("presets/*.toml", "experiments/*.toml", "train.py", "agents/*.py"):
+    for pattern in (
+        "presets/*.toml",
+        "experiments/*.toml",
+        "reproductions/catalogue/*.toml",
+        "train.py",
+        "agents/*.py",
+    ):
         for path in ROOT.glob(pattern):
             assert f"semigradient/{path.relative_to(ROOT)}" in names
     # Whatever else is in its folders is code of ours.
