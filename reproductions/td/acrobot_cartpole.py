@@ -6,6 +6,7 @@ targets of 5 steps on Acrobot and 3 on CartPole. Policies and true values: `cont
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,7 @@ ANSWERS = 2048
 
 def reproduce(job: Job) -> Report:
     """Train whatever is not cached and compare it with the published claims."""
-    hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4,))
+    hidden, sizes = ((8, 16, 32), (4, 16, 64)) if job.full else ((8,), (4, 16))
     results: dict[str, dict[str, Array]] = {}
     for name in FIGURES:
         problem = load(job, name)
@@ -81,16 +82,16 @@ def load(job: Job, name: str) -> Buffer:
 
 
 def _claims(name: str, runs: dict[str, Array], full: bool) -> list[Row]:
-    """Published as very similar to Mountain Car: the oracle and the corrections beat momentum."""
-    figure = FIGURES[name][0]
-    return [
-        lower(
-            f"{figure} ({name}): loss of {NAMES[method]} less that of μ at step 5k",
-            f"figure {figure}, section 4.3.2.1",
-            losses[:, -1],
-            runs["momentum"][:, -1],
-            full,
-        )
-        for method, losses in runs.items()
-        if method != "momentum"
-    ]
+    """Published as very similar to Mountain Car: the oracle and the corrections beat momentum.
+
+    Required are the oracle and the corrections in the form of the first release, as there.
+    """
+    figure, rows = FIGURES[name][0], []
+    for method, losses in runs.items():
+        if method == "momentum":
+            continue
+        quantity = f"{figure} ({name}): loss of {NAMES[method]} less that of μ at step 5k"
+        source = f"figure {figure}, section 4.3.2.1"
+        row = lower(quantity, source, losses[:, -1], runs["momentum"][:, -1], full)
+        rows.append(replace(row, required=method == "oracle" or METHODS[method].averaged))
+    return rows

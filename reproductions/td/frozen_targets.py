@@ -15,10 +15,12 @@ from semigradient.reproductions.td.mountain_car_iid import BETAS_OF_GRID, RATES,
 from semigradient.reproductions.td.policy_evaluation import (
     DIAGONAL,
     MOMENTUM,
+    RELEASED,
+    RELEASED_DIAGONAL,
     EvaluationSetting,
     Method,
 )
-from semigradient.reproductions.td.pooled import curves, lower, pool, train, untrained
+from semigradient.reproductions.td.pooled import NAMES, curves, lower, pool, train, untrained
 from semigradient.reproductions.td.problems import MountainCar
 
 if TYPE_CHECKING:
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 
 TITLE = "Mountain Car policy evaluation with frozen targets: thesis figure 4.17"
 SEEDS = {"quick": 10, "full": 10}
+EVERY, EARLY = 250, 1000
+"""Steps between measurements, and the first that is judged: "frozen targets are much slower" is a
+claim about the way there. (Added to step 5k after its rows had been seen to disagree.)"""
 METHODS = {
     "momentum": MOMENTUM,
     "diagonal": DIAGONAL,
+    "released": RELEASED,
+    "released-diagonal": RELEASED_DIAGONAL,
     "frozen": Method("frozen", renewed_every=100),
 }
 
@@ -48,18 +55,20 @@ def reproduce(job: Job) -> Report:
         runs[name] = pool([train(job, name, cell, worst) for cell in cells])
     rows = [
         lower(
-            f"4.17: loss of {words} less that of frozen targets at step 5k",
+            f"4.17: loss of {NAMES[name]} less that of frozen targets at step {step}",
             "figure 4.17, section 4.3.2.3",
-            runs[name][:, -1],
-            runs["frozen"][:, -1],
+            runs[name][:, step // EVERY - 1],
+            runs["frozen"][:, step // EVERY - 1],
             job.full,
         )
-        for name, words in (("momentum", "μ"), ("diagonal", "μ̂ diag"))
+        for step in (EARLY, STEPS)
+        for name in METHODS
+        if name != "frozen"
     ]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        curves(axes, np.arange(250, STEPS + 1, 250), runs)
+        curves(axes, np.arange(EVERY, STEPS + 1, EVERY), runs)
         axes.set(xlabel="step", ylabel="MSE to $V^\\pi$", yscale="log")
         axes.legend()
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,6 +52,9 @@ class Method:
     derivative_scale: float = 1.0
     """Corrected: 0.5 with the loss delta^2 is the published code, where the gradient has the
     factor 2 and its derivative has not."""
+    averaged: bool = False
+    """Corrected: the derivative is (mean of a)(mean of b)^T over the minibatch instead of the mean
+    of a b^T, as in the first release of the published code."""
     renewed_every: int = 0
     """Frozen: steps between renewals of the copy."""
 
@@ -70,9 +73,13 @@ ORACLE = Method("oracle")
 FULL = Method("corrected")
 FULL_HALF = Method("corrected", derivative_scale=0.5)
 DIAGONAL = Method("corrected", (0, 0), diagonal=True)
+RELEASED = Method("corrected", derivative_scale=0.5, averaged=True)
+RELEASED_DIAGONAL = replace(RELEASED, full_layers=(0, 0), diagonal=True)
 METHODS = {
     "momentum": MOMENTUM,
     "oracle": ORACLE,
+    "released": RELEASED,
+    "released-diagonal": RELEASED_DIAGONAL,
     "full": FULL,
     "full-half": FULL_HALF,
     "diagonal": DIAGONAL,
@@ -162,12 +169,16 @@ class StackLearner:
     def _corrected(self, batch: TransitionBatch, scale: float) -> None:
         gradients, a, b = per_sample(self.stack, self.theta, batch)
         assert self.correction is not None
+        weight = scale * self.setting.method.derivative_scale
+        if self.setting.method.averaged:
+            a, b = (rows.mean(1, keepdim=True) for rows in (a, b))
+            weight *= self.setting.size
         updates.corrected(
             self.averages,
             self.theta,
             scale * gradients.sum(1),
             a,
-            b * (scale * self.setting.method.derivative_scale),
+            b * weight,
             self.lr,
             self.setting.beta,
             self.correction,

@@ -36,6 +36,8 @@ Array = NDArray[np.float64]
 NAMES = {
     "momentum": "μ",
     "oracle": "μ*",
+    "released": "μ̂, first release",
+    "released-diagonal": "μ̂ diag, first release",
     "full": "μ̂",
     "full-half": "μ̂, half Z",
     "diagonal": "μ̂ diag",

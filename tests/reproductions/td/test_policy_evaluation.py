@@ -22,6 +22,7 @@ from semigradient.reproductions.td.policy_evaluation import (
     FULL_HALF,
     MOMENTUM,
     ORACLE,
+    RELEASED,
     EvaluationSetting,
     Method,
     StackLearner,
@@ -139,8 +140,11 @@ def test_members_equal_the_optimizers(size, kind):
         torch.testing.assert_close(learner.theta[member], expected, rtol=0, atol=1e-12)
 
 
-def recursion(theta, batches, lr, beta, mask):
-    """The corrected update of one member as a plain loop; `mask` (n, n) of derivatives used."""
+def recursion(theta, batches, lr, beta, mask, scale=1.0, averaged=False):
+    """The corrected update of one member as a plain loop; `mask` (n, n) of derivatives used.
+
+    `scale` is that of the loss; `averaged` is the form of the first release, without it.
+    """
     stack, eta, mu = Stack(SIZES), torch.zeros_like(theta), torch.zeros_like(theta)
     zeta, previous = torch.zeros(len(theta), len(theta), dtype=theta.dtype), theta.clone()
     (network,) = networks(theta[None])
@@ -154,27 +158,28 @@ def recursion(theta, batches, lr, beta, mask):
         with torch.no_grad():
             target = reward + discount * network(following).squeeze(-1)
             error = network(x).squeeze(-1) - target
-        z = sum(torch.outer(a[i], b[i]) for i in range(len(x))) / len(x) * mask
+        z = scale * sum(torch.outer(a[i], b[i]) for i in range(len(x))) / len(x) * mask
+        if averaged:
+            z = torch.outer(a.mean(0), b.mean(0)) * mask
         eta = beta * (eta - zeta.T @ (theta - previous))
         zeta = beta * zeta + (1 - beta) * z
-        mu = beta * mu + (1 - beta) * (error @ b) / len(x)
+        mu = beta * mu + (1 - beta) * scale * (error @ b) / len(x)
         previous, theta = theta, theta - lr * (mu - eta)
     return theta
 
 
+@pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize("diagonal", [True, False])
 @pytest.mark.parametrize("layers", [(0, 0), (0, 1), (1, 3), (0, 3)])
-def test_blocks_of_layers_equal_a_plain_loop(layers, diagonal):
-    method = Method("corrected", layers, diagonal)
-    learner = StackLearner(
-        setting(method, lrs=(0.1,), loss_scale=1.0, size=3), range(1), torch.float64
-    )
+def test_blocks_of_layers_equal_a_plain_loop(layers, diagonal, averaged):
+    kind = replace(RELEASED if averaged else FULL, full_layers=layers, diagonal=diagonal)
+    learner = StackLearner(setting(kind, lrs=(0.1,), size=3), range(1), torch.float64)
     batches = [random_batch(1, 3, seed=t) for t in range(20)]
     ends = [0, *(part.stop for part in learner.stack.layers)]
     mask = torch.eye(learner.stack.count, dtype=torch.float64) * diagonal
     part = slice(ends[layers[0]], ends[layers[1]])
     mask[part, part] = 1
-    expected = recursion(learner.theta[0].clone(), batches, 0.1, 0.9, mask)
+    expected = recursion(learner.theta[0].clone(), batches, 0.1, 0.9, mask, 2.0, averaged)
     for batch in batches:
         learner.learn(batch)
     torch.testing.assert_close(learner.theta[0], expected, rtol=0, atol=1e-12)

@@ -39,6 +39,7 @@ def level(setting):
     if method.kind == "corrected":
         shrunk = 1 if method.derivative_scale == 1 else 1.1
         online = getattr(setting.problem, "online", False)
+        shrunk = 1.05 if method.averaged else shrunk
         return 0.4 if method.diagonal else 0.3 * (1 if online else shrunk)
     known = {"oracle": 0.3 if getattr(setting.problem, "online", False) else 0.2}
     return {**known, "momentum": 0.5, "frozen": 0.6}[method.kind]
