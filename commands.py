@@ -92,7 +92,9 @@ def _report(outcome: Outcome, loop: Loop) -> int:
     say(f"{outcome.status}: {outcome.message}", error=outcome.exit_code != 0)
     if loop.evaluation:
         mean, episodes = loop.evaluation["mean"], loop.evaluation["episodes"]
-        say(f"evaluation: mean return {mean:.1f} over {episodes:.0f} episodes; run: {loop.folder}")
+        known = "".join(f", {name} {value:.2f}" for name, value in loop.references.items())
+        over = f"over {episodes:.0f} episodes{known}"
+        say(f"evaluation: mean return {mean:.1f} {over}; run: {loop.folder}")
     if loop.further_scores:
         scores = [f"{name} {value:.2f}" for name, value in loop.further_scores.items()]
         say(f"matches, mean final returns: {', '.join(scores).replace('_', ' ')}")

@@ -71,6 +71,7 @@ def evaluate_run(options: argparse.Namespace) -> dict[str, Any]:
         "episodes": len(scores.returns),
         **scores.cut_count(),
         **{key: summary[key] for key in ("mean", "median", "iqm", "std")},
+        "references": dict(scores.references),
         "mean_interval": [summary["mean_low"], summary["mean_high"]],
         "iqm_interval": [summary["iqm_low"], summary["iqm_high"]],
         "returns": scores.returns.tolist(),
@@ -169,6 +170,9 @@ def _table(report: dict[str, Any]) -> str:
         f"  median    {report['median']:.2f}",
         f"  IQM       {report['iqm']:.2f}  [{iqm_low:.2f}, {iqm_high:.2f}]",
     ]
+    if report["references"]:
+        known = [f"{name} {value:.2f}" for name, value in report["references"].items()]
+        lines.append(f"  exact     {', '.join(known)}")
     if "scaled_return" in report:
         hours = f"after {report['train_hours']:.3g} physical hours"
         lines.append(f"  scaled    {report['scaled_return']:.2f}  {hours}")

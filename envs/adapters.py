@@ -154,6 +154,7 @@ class CoreVector(ExactVector):
         )
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.protocol = dict(self.core.protocol)
+        self.references = dict(getattr(self.core, "references", {}))
         self.clock = getattr(self.core, "clock", None)
         self.generator = torch.Generator(self.core.device)
         self.state: State = None

@@ -50,7 +50,8 @@ class Core(Protocol):
 
     A core whose observations need a network of their own names it, as in `registry.NETWORKS`, in
     the attribute `network`. One whose pictures show what went before says in `remembers` how many
-    states, and its `render` receives them, the newest last.
+    states, and its `render` receives them, the newest last. One whose best expected return (and
+    that of policies of interest) is known has `references`, returns by name, for reports.
     """
 
     device: torch.device

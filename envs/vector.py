@@ -45,6 +45,8 @@ class ExactVector(VectorEnv):
         clock: seconds and steps, of environments whose time step can be chosen.
         forms: what agents see of an environment's own observations, and what it receives of their
             actions, where its spaces are not the agents' (`envs.forms`).
+        references: expected returns of an episode that are known exactly, by name, such as that
+            of the optimum; reported beside scores.
         is_repeatable: false for simulators that seed and actions do not determine.
     """
 
@@ -61,6 +63,7 @@ class ExactVector(VectorEnv):
         self.resets = np.zeros(num_envs, dtype=np.int64)
         self.last_obs: np.ndarray = np.zeros(0)
         self.protocol: dict[str, Any] = {}
+        self.references: dict[str, float] = {}
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def show(self, seen: Seen, acted: Acted) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,12 +28,14 @@ class Scores:
         returns, lengths: by episode.
         cut: how many of them did not end, and were cut at the limit.
         limit: that limit in steps; 0: none.
+        references: expected returns that are known of the environment, by name.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     cut: int = 0
     limit: int = 0
+    references: Mapping[str, float] = field(default_factory=dict)
 
     def cut_count(self) -> dict[str, float]:
         """`{"cut": …}` where there is something to say."""
@@ -69,7 +72,7 @@ def evaluate(policy: Policy, envs: ExactVector, episodes: int, max_steps: int = 
             actions = policy(obs, infos.get("action_mask"))
             obs, reward, terminated, truncated, infos = envs.step(actions)
             tally.add(reward, terminated | truncated)
-    return tally.scores()
+    return replace(tally.scores(), references=envs.references)
 
 
 class _Tally:

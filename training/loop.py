@@ -105,6 +105,7 @@ class Loop:
         self.settle = settle
         self.latest: dict[str, Any] = {}
         self.further_scores: dict[str, float] = {}
+        self.references: dict[str, float] = {}
         self.logger: Logger
         self._scalars: Mapping[str, Any] = {}
         self._continues = False
@@ -248,6 +249,7 @@ class Loop:
             scores = score(self.command, policy, self.command.run.eval_episodes)
             further_scores: Any = getattr(self.agent, "further_scores", dict)
             self.further_scores = further_scores()
+        self.references = dict(scores.references)
         if scores.cut:
             note = cut_note(scores)
             console.say(note, error=True)
@@ -261,7 +263,8 @@ class Loop:
         clock = self.agent.setup.envs.clock
         if clock is not None:
             scalars["eval/scaled_return"] = summary["mean"] * clock.return_scale
-        scalars |= {f"eval/{name}": value for name, value in self.further_scores.items()}
+        beside = {**self.references, **self.further_scores}
+        scalars |= {f"eval/{name}": value for name, value in beside.items()}
         self.logger.scalars(self.agent.progress.steps, scalars)
         self._draw()
 
@@ -321,7 +324,7 @@ class Loop:
             "message": outcome.message,
             "steps": self.agent.progress.steps,
             "seconds": round(self.logger.metrics.seconds, 3),
-            "eval": {**self.evaluation, **self.further_scores},
+            "eval": {**self.evaluation, **self.references, **self.further_scores},
             "best": self.saver.best,
             "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},
         }

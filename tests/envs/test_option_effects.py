@@ -36,7 +36,7 @@ NOT_SEEN = {
     "reward_file": "needs files",
     "modes_file": "tests/envs/constructions",
     "scores_file": "tests/envs/constructions",
-    "letters": "tests/envs/constructions",
+    "semigradient/Sequences-v0 letters": "tests/envs/constructions",
     "second": "tests/agents/gflownet",
 }
 

@@ -1,0 +1,1 @@
+"""Tasks that nobody solves without memory, as environments and as supervised streams."""
