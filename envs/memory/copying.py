@@ -6,6 +6,7 @@ Schmidhuber 1997 and Arjovsky et al. 2016).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -52,6 +53,11 @@ class Copying:
         self.references: Mapping[str, float] = {
             "optimum": float(letters),
             "memoryless": letters / alphabet,
+        }
+        mean_length = self.length - (delay - 1) / 2 * varies
+        self.losses: Mapping[str, float] = {
+            "optimum": 0.0,
+            "memoryless": letters * math.log(alphabet) / mean_length,
         }
         self.settings: Mapping[str, Any] = {
             "delay": delay,

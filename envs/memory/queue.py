@@ -5,6 +5,7 @@ T. Cooijmans, PhD thesis, chapter 4 (on the variance of UORO), figure 4.4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ class Queue:
             "optimum": float(length - delay),
             "memoryless": (length - delay) / 2,
         }
+        self.losses: Mapping[str, float] = {"optimum": 0.0, "memoryless": math.log(2)}
         self.settings: Mapping[str, Any] = {"delay": delay, "length": length}
 
     def start(self, n: int, generator: torch.Generator | None, device: torch.device) -> QueueState:

@@ -25,8 +25,8 @@ State = Any
 class Emission(NamedTuple):
     """What B sequences show, and what they ask for."""
 
-    symbol: Tensor  # (B,) int64: seen
-    target: Tensor  # (B,) int64: the right answer
+    symbol: Tensor  # (B,) int64: seen; numbers (B, S) float32 in `envs.memory.adding`
+    target: Tensor  # (B,) int64: the right answer; (B, 1) float32 there
     is_scored: Tensor  # (B,) bool: whether an answer can earn a reward
     is_learned: Tensor  # (B,) bool: whether the answer counts in a supervised loss
 
@@ -41,6 +41,8 @@ class Source(Protocol):
         is_endless: whether episodes are cut from a sequence that goes on.
         references: expected returns of an episode, by name: `optimum` and `memoryless`, the best
             policies that see everything since the start, and the present symbol alone.
+        losses: mean cross-entropies in nats of the answers that are learned (of numbers, mean
+            squared errors) of a long stream: `optimum`, and `memoryless` as it was published.
         settings: what decides them.
     """
 
@@ -49,6 +51,7 @@ class Source(Protocol):
     length: int
     is_endless: bool
     references: Mapping[str, float]
+    losses: Mapping[str, float]
     settings: Mapping[str, Any]
 
     def start(self, n: int, generator: torch.Generator | None, device: torch.device) -> State:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,3 +58,66 @@ def memoryless_value(played: Episodes) -> tuple[float, float]:
     right = counts.argmax(1)[played.symbol[half:]] == played.target[half:]
     returns = (right & played.is_scored[half:]).sum(1)
     return float(returns.mean()), float(returns.std() / np.sqrt(half))
+
+
+def optimum_value(played: Episodes) -> tuple[float, float]:
+    """Expected return of the best answer by the symbols so far, and its standard error.
+
+    A predictor written apart for each task, from symbols alone: it never sees the targets.
+    """
+    guess = _PREDICTORS[type(played.core.source).__name__]
+    right = [
+        [t for t in np.flatnonzero(scored) if guess(played.core.source, seen[: t + 1]) == target[t]]
+        for seen, target, scored in zip(*played[:3], strict=True)
+    ]
+    returns = np.array([len(row) for row in right])
+    return float(returns.mean()), float(returns.std() / np.sqrt(len(returns)))
+
+
+def _copied(source: Any, seen: np.ndarray) -> int:
+    (signal,) = np.flatnonzero(seen == source.alphabet + 1)
+    return seen[len(seen) - 2 - signal]
+
+
+def _queued(source: Any, seen: np.ndarray) -> int:
+    return seen[len(seen) - 1 - source.delay]
+
+
+def _counted(source: Any, seen: np.ndarray) -> int:
+    """Of aⁿbⁿ, by a regular expression of what may follow."""
+    block = re.split(r"(?<=b¶)", "".join("ab¶"[symbol] for symbol in seen))[-1]
+    if "¶" in block:
+        n = block.index("¶")
+        return "ab¶".index(("a" * n + "¶" + "b" * n + "¶a")[len(block)])
+    n = len(block)
+    if n < source.least:
+        return 0
+    return 2 if n == source.most else 0
+
+
+def _bracketed(source: Any, seen: np.ndarray) -> int:
+    """Of brackets; 0 where a letter is drawn."""
+    line = seen[len(seen) - len(seen) % source.period :] if len(seen) % source.period else seen[:0]
+    opening, closing, end = (source.alphabet + k for k in range(3))
+    template = [opening, *[None] * source.inside, closing, *[None] * source.between]
+    template += [opening, *[None] * source.inside, closing, end]
+    wanted = template[len(line)]
+    first = source.inside + source.between + 3
+    if wanted is None and len(line) >= first:
+        return line[len(line) - first + 1]
+    return 0 if wanted is None else wanted
+
+
+def _unwarped(source: Any, seen: np.ndarray) -> int:
+    """The last character but one, without repetitions and dummies."""
+    letters = [symbol for symbol, _ in itertools.groupby(seen[seen < source.letters])]
+    return letters[-2]
+
+
+_PREDICTORS: dict[str, Callable[[Any, np.ndarray], int]] = {
+    "Copying": _copied,
+    "Queue": _queued,
+    "AnBn": _counted,
+    "Brackets": _bracketed,
+    "Warp": _unwarped,
+}

@@ -183,6 +183,7 @@ ENV_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "semigradient/ActiveMolecule-v0": [
         {**_MOLECULE, "initial": 12, "queries": 3, "rounds": 2, "top_k": 2}
     ],
+    "semigradient/Warp-v0": [{}, {"warp": 3, "variable": False, "padded": True}],
     "semigradient/CoinGame-v0": [{}, {"opponent": "random", "size": 5, "seat": 1}],
     "semigradient/IPD-v0": [{}, {"opponent": "random"}],
     "semigradient/Pendulum-v0": [
