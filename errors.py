@@ -37,6 +37,18 @@ def missing(what: str, package: str, extra: str) -> NoReturn:
     )
 
 
+def not_stacked(runs: int, what: str, why: str = "") -> NoReturn:
+    """Raise the error for what several seeds as one learner do not have.
+
+    Args:
+        runs: how many seeds.
+        what: such as "target_kl=0.01".
+        why: the reason, or what is accepted.
+    """
+    reason = f" ({why})" if why else ""
+    raise UserError(f"seeds={runs}: {what} has no stacked form{reason}; train the seeds one by one")
+
+
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> NoReturn:
     """Raise the error for an unknown `name` of some `kind`, with the nearest known names.
 

@@ -133,11 +133,8 @@ class A2C:
 
     def bind(self) -> None:
         """Join the parts that this agent has now; those of a stack take K runs at once."""
-        self.collector.network = self.network
         self.learning_rate = self.learning_rate.of(self.optimizer)
-        self.progress = self.collector.stepper
-        self.policy = self.collector.policy
-        self._parameters = list(self.network.parameters())
+        self.progress, self.policy, self._parameters = self.collector.joined(self.network)
         self._loss = maybe_compile(self._losses, self.setup.compile)
 
     def iterate(self) -> Mapping[str, float | Tensor]:

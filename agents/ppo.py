@@ -21,7 +21,7 @@ from torch import Tensor
 from semigradient.diagnostics.critic import critic_experience
 from semigradient.diagnostics.examples import Experience
 from semigradient.envs import ExactVector
-from semigradient.errors import UserError, require
+from semigradient.errors import UserError, not_stacked, require
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.actor_critic import explained_variance
 from semigradient.optim.temporal_difference import TemporalDifference
@@ -184,17 +184,11 @@ class PPO:
 
     def bind(self) -> None:
         """Join the parts that this agent has now; those of a stack take K runs at once."""
-        if isinstance(self.shuffling, Generators):
-            require(
-                self.config.target_kl == 0,
-                f"seeds={len(self.shuffling.each)}: target_kl={self.config.target_kl} ends the "
-                "epochs of each seed at another time; train the seeds one by one",
-            )
-        self.collector.network = self.network
+        if isinstance(self.shuffling, Generators) and self.config.target_kl > 0:
+            why = "it ends the epochs of each seed at another time"
+            not_stacked(len(self.shuffling.each), f"target_kl={self.config.target_kl}", why)
         self.learning_rate = self.learning_rate.of(self.optimizer)
-        self.progress = self.collector.stepper
-        self.policy = self.collector.policy
-        self._parameters = list(self.network.parameters())
+        self.progress, self.policy, self._parameters = self.collector.joined(self.network)
         self._loss = maybe_compile(self._losses, self.setup.compile)
 
     def iterate(self) -> Mapping[str, float | Tensor]:

@@ -12,7 +12,7 @@ from semigradient.agents.dqn_config import Config
 from semigradient.agents.q_exploration import EpsilonGreedy, Exploration, Falling, NoisyValues
 from semigradient.agents.q_heads import QHead
 from semigradient.envs.clock import clock_of
-from semigradient.errors import UserError, require
+from semigradient.errors import UserError, not_stacked, require
 from semigradient.nets import torso
 from semigradient.nets.q_network import QNetwork
 from semigradient.nets.score_network import ScoreQNetwork, ScoreTrunk
@@ -36,10 +36,8 @@ def require_single(config: Config, head: QHead, space: spaces.Space) -> None:
 def refuse_in_stacks(config: Config, runs: int) -> None:
     """`UserError` for options that runs that learn as one do not have."""
     kind = config.distribution
-    require(
-        kind == "none",
-        f"seeds={runs}: distribution={kind!r} has no stacked form; train the seeds one by one",
-    )
+    if kind != "none":
+        not_stacked(runs, f"distribution={kind!r}")
 
 
 def make_network(config: Config, setup: AgentContext, outputs: int) -> QNetwork | ScoreQNetwork:

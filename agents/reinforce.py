@@ -19,7 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from semigradient.errors import require, unknown
+from semigradient.errors import not_stacked, require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS, tower
 from semigradient.nets.distributions import Distribution, distribution
@@ -167,11 +167,9 @@ class REINFORCE:
         """Join the parts that this agent has now; those of a stack take K runs at once."""
         if isinstance(self.generator, Generators):
             schedule = self.config.schedule
-            require(
-                schedule == "constant",
-                f"seeds={len(self.generator.each)}: schedule={schedule!r} gives each seed a rate "
-                "of its own, as their episodes differ; train the seeds one by one",
-            )
+            if schedule != "constant":
+                why = "each seed would have a rate of its own, as their episodes differ"
+                not_stacked(len(self.generator.each), f"schedule={schedule!r}", why)
         self.progress = self.stepper
         self.learning_rate = self.learning_rate.of(self.optimizer)
         self._parameters = list(self.network.parameters())

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semigradient.errors import UserError
+from semigradient.errors import not_stacked
 from semigradient.nets.bricks import ACTIVATIONS
 from semigradient.nets.perceptron import Perceptron, apply, kinds_of
 
@@ -93,10 +93,7 @@ class Stacking:
         if type(first) is nn.LayerNorm:
             return StackedLayerNorm(own["weight"], own["bias"], first.eps)
         if type(first) not in _PLAIN and not getattr(first, "STACKS", False):
-            raise UserError(
-                f"seeds={len(modules)}: {type(first).__name__} has no stacked form (networks of "
-                "vectors have); train the seeds one by one"
-            )
+            not_stacked(len(modules), type(first).__name__, "networks of vectors have")
         whole = copy.copy(first)
         whole._parameters = own
         whole._modules = {

@@ -67,10 +67,11 @@ class StackLoop:
 
     def _last_steps(self) -> list[int]:
         """For each run the step of the last checkpoint of all; -1: all begin again."""
-        steps = [loop.saver.saved_steps() for loop in self.loops]
-        for together in rounds.read(self.folder, len(steps)):
-            if all(step in own for step, own in zip(together, steps, strict=True)):
+        savers = [loop.saver for loop in self.loops]
+        for together in rounds.read(self.folder, len(savers)):
+            if all(saver.saved_steps(step) for saver, step in zip(savers, together, strict=True)):
                 return together
+        steps = [saver.saved_steps() for saver in savers]
         common = set.intersection(*map(set, steps))
         if common:
             return [max(common)] * len(steps)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semigradient.errors import UserError, require
+from semigradient.errors import not_stacked, require
 from semigradient.training.observations import WholeObservations
 from semigradient.training.replay import Replay
 from semigradient.training.ring import Ring
@@ -75,7 +75,7 @@ def stacked(memories: Sequence[Replay]) -> Replay:
     first, runs = memories[0], len(memories)
     if type(first) is not Replay or first.is_stacked:
         kind = "a memory of frames" if first.is_stacked else type(first).__name__
-        raise UserError(f"seeds={runs}: {kind} has no stacked form; train the seeds one by one")
+        not_stacked(runs, kind)
     is_even = len({memory.ring.added for memory in memories}) == 1
     require(is_even, f"seeds={runs}: the memories are at different steps")
     whole = copy.copy(first)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semigradient.errors import UserError, require
+from semigradient.errors import not_stacked, require
 from semigradient.optim.adam import Adam, AdamW
 from semigradient.optim.momentum import Momentum
 from semigradient.optim.rmsprop import RMSprop
@@ -46,10 +46,7 @@ def stacked(optimizers: Sequence[Optimizer], parameters: Mapping[int, nn.Paramet
     first = optimizers[0]
     if type(first) not in _ELEMENTWISE:
         names = ", ".join(sorted({kind.__name__ for kind in _ELEMENTWISE}))
-        raise UserError(
-            f"seeds={len(optimizers)}: {type(first).__name__} has no stacked form; accepted are "
-            f"{names}"
-        )
+        not_stacked(len(optimizers), type(first).__name__, f"accepted are {names}")
     whole = copy.copy(first)
     whole.param_groups = [
         {**group, "params": [parameters[id(p)] for p in group["params"]]}

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from semigradient.errors import UserError
+from semigradient.errors import not_stacked
 from semigradient.nets.stacked import Stacking
 from semigradient.stacks import memory, optimizers
 from semigradient.stacks.each import Each
@@ -49,10 +49,7 @@ class Stacker:
     def agents(self, agents: Sequence[Any]) -> Any:
         """One agent of K."""
         if not hasattr(agents[0], "bind"):
-            raise UserError(
-                f"seeds={len(agents)}: {type(agents[0]).__name__} has no stacked form; train its "
-                "seeds one by one"
-            )
+            not_stacked(len(agents), type(agents[0]).__name__)
         return self._owner(agents)
 
     def __call__(self, parts: Sequence[Any], path: str) -> Any:
@@ -78,9 +75,9 @@ class Stacker:
             return np.stack(parts)
         if isinstance(first, _PLAIN) and all(part == first for part in parts):
             return first
-        if hasattr(first, "STATE"):
-            return self._owner(parts)
-        raise UserError(f"seeds={len(parts)}: {path} of {first!r:.80} has no stacked form")
+        if not hasattr(first, "STATE"):
+            not_stacked(len(parts), f"{path} of {first!r:.80}")
+        return self._owner(parts)
 
     def _owner(self, owners: Sequence[Any]) -> Any:
         whole, kind = copy.copy(owners[0]), type(owners[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 from semigradient.envs.classic import ClassicVector
 from semigradient.envs.joined import Joined
-from semigradient.training.stepping import EnvStepper, Transition
+from semigradient.training.stepping import EnvStepper, Running, Transition, successors
 
 
 class StackedStepper:
@@ -79,11 +79,11 @@ class JoinedStepper(StackedStepper):
         envs: Any = [member.envs for member in members]
         self._envs = Joined(envs)
         self._timers = members[0].timers
-        self._return = np.stack([member.running_return for member in members])
-        self._length = np.stack([member.running_length for member in members])
-        for index, member in enumerate(self.members):
-            member.running_return = self._return[index]
-            member.running_length = self._length[index]
+        returns = np.stack([member.running.returns for member in members])
+        lengths = np.stack([member.running.lengths for member in members])
+        self._running = Running(returns, lengths)
+        for member, *parts in zip(members, returns, lengths, strict=True):
+            member.running = Running(*parts)
 
     def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Transition:
         """Act once in every environment: (K, B, *action); one by one where some runs rest."""
@@ -91,17 +91,13 @@ class JoinedStepper(StackedStepper):
             return super().step(actions, active)
         with self._timers("environment"):
             obs, reward, terminated, truncated, infos = self._envs.step(actions)
-            self._return += reward
-            self._length += 1
-            self.obs, next_obs = obs, obs
-            for member, own in zip(self.members, obs, strict=True):
-                member.steps += len(own)
-                member.obs = own
-            if "final_obs" in infos:
-                ended = terminated | truncated
-                next_obs = np.where(ended[..., None], infos["final_obs"], obs)
-                for index in np.flatnonzero(ended.any(1)):
-                    self.members[index].close_episodes(ended[index])
+            ended = terminated | truncated if "final_obs" in infos else None
+            next_obs = successors(obs, ended, infos)
+            self.obs = obs
+            self._running.add(reward)
+            rows = [None] * len(obs) if ended is None else ended
+            for member, own, over in zip(self.members, obs, rows, strict=True):
+                member.arrive(own, None, over)
         return Transition(reward, terminated, truncated, next_obs, None, infos)
 
 

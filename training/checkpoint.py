@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -279,7 +279,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load(
-    folder: Path, identity: dict[str, Any] | None, absent: Mapping[str, Any] | None = None
+    folder: Path,
+    identity: dict[str, Any] | None,
+    absent: Mapping[str, Any] | None = None,
+    hashed: Collection[Path] = (),
 ) -> Loaded:
     """Return the newest intact checkpoint; the tensors are on the CPU.
 
@@ -287,6 +290,7 @@ def load(
         folder: of the checkpoints.
         identity: (agent, env, …) must equal the saved one; None takes any checkpoint.
         absent: what names of the identity stand for that an older checkpoint does not have.
+        hashed: those that this process has just found to be `intact`.
 
     Raises:
         UserError: none is usable, or it is of something else.
@@ -299,7 +303,7 @@ def load(
         skipped = []
         for path in paths:
             try:
-                return _open(path, identity, absent or {}, skipped)
+                return _open(path, identity, absent or {}, skipped, path in hashed)
             except UserError:
                 raise
             except DamagedError as error:
@@ -311,14 +315,15 @@ def load(
     raise UserError(f"no checkpoint in {folder}")
 
 
-def steps(folder: Path) -> list[int]:
-    """Steps of the intact checkpoints, the newest first."""
-    intact = []
+def intact(folder: Path, step: int | None = None) -> list[Path]:
+    """The intact checkpoints, of one step or of all, the newest first; their files are hashed."""
+    found = []
     for path in _checkpoints(folder):
         with contextlib.suppress(DamagedError, *_UNREADABLE):
-            verify(path, read_manifest(path))
-            intact.append(step_of(path))
-    return intact
+            if step is None or step_of(path) == step:
+                verify(path, read_manifest(path))
+                found.append(path)
+    return found
 
 
 def holds_any(folder: Path) -> bool:
@@ -327,12 +332,17 @@ def holds_any(folder: Path) -> bool:
 
 
 def _open(
-    path: Path, identity: dict[str, Any] | None, absent: Mapping[str, Any], skipped: list[str]
+    path: Path,
+    identity: dict[str, Any] | None,
+    absent: Mapping[str, Any],
+    skipped: list[str],
+    is_hashed: bool,
 ) -> Loaded:
     manifest = read_manifest(path)
     if identity is not None:
         require_same(decode(manifest["identity"], {}, {}), identity, absent)
-    verify(path, manifest)
+    if not is_hashed:
+        verify(path, manifest)
     tensors = load_file(path / "tensors.safetensors")
     files = [file for file in manifest["files"] if file.startswith("shard-")]
     shards = {file: load_file(path / file)["data"] for file in files}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import nn
 
 from semigradient.envs import ExactVector
 from semigradient.errors import UserError
@@ -74,6 +76,13 @@ class Collector:
     def bind(self) -> None:
         """Make room for the observations that there are now: (B, …), or (K, B, …) of K runs."""
         self.rollout = self._make_rollout()
+
+    def joined(
+        self, network: Any
+    ) -> tuple[EnvStepper, Callable[[bool], Policy], list[nn.Parameter]]:
+        """Progress, policy and parameters of the learner of a network, which acts from now on."""
+        self.network = network
+        return self.stepper, self.policy, list(network.parameters())
 
     @torch.no_grad()
     def collect(self) -> Rollout:

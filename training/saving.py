@@ -17,6 +17,7 @@ from semigradient.training import checkpoint, parts
 from semigradient.training.agent import Agent
 from semigradient.training.checkpoint import Loaded
 from semigradient.training.command import Command
+from semigradient.training.manifest import step_of
 
 CHECKPOINTS, POLICY, BEST = "checkpoints", "policy", "best"
 
@@ -54,6 +55,7 @@ class Saver:
         self.newest: Path | None = None
         self.saved_step = -1
         self._saved_at = time.monotonic()
+        self._hashed: set[Path] = set()
 
     def is_time(self) -> bool:
         """Whether `checkpoint_minutes` have passed since the last checkpoint of this process."""
@@ -89,9 +91,14 @@ class Saver:
         """Whether the run was killed before its first checkpoint."""
         return not checkpoint.holds_any(self.folder / CHECKPOINTS)
 
-    def saved_steps(self) -> list[int]:
-        """Steps of the checkpoints that can be read, the newest first."""
-        return checkpoint.steps(self.folder / CHECKPOINTS)
+    def saved_steps(self, step: int | None = None) -> list[int]:
+        """Steps of the checkpoints that can be read, the newest first; `step`: of this one alone.
+
+        What is found so need not be hashed once more by `load`.
+        """
+        found = checkpoint.intact(self.folder / CHECKPOINTS, step)
+        self._hashed.update(found)
+        return [step_of(path) for path in found]
 
     def discard_after(self, step: int) -> None:
         """Delete the checkpoints of later steps."""
@@ -104,7 +111,9 @@ class Saver:
             UserError: there is none, it is of another command, or it does not fit the agent.
         """
         place = self.folder / CHECKPOINTS
-        loaded = checkpoint.load(place, self.command.identity(), self.command.absent())
+        identity, absent = self.command.identity(), self.command.absent()
+        loaded = checkpoint.load(place, identity, absent, self._hashed)
+        self._hashed.clear()
         fit(lambda: self._take(loaded.state), loaded)
         self.newest, self.saved_step = loaded.path, loaded.step
         checkpoint.discard_after(self.folder / BEST, loaded.step)

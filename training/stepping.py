@@ -29,6 +29,33 @@ class Transition(NamedTuple):
     infos: dict[str, Any]
 
 
+class Running:
+    """Returns and lengths (…, B) of running episodes."""
+
+    def __init__(self, returns: np.ndarray, lengths: np.ndarray) -> None:
+        self.returns, self.lengths = returns, lengths
+
+    def add(self, reward: np.ndarray) -> None:
+        """One step more, with rewards (…, B)."""
+        self.returns += reward
+        self.lengths += 1
+
+    def close(self, ended: np.ndarray) -> list[tuple[float, int]]:
+        """(return, length) of those that ended (B,); others begin in their places."""
+        closed = list(zip(self.returns[ended].tolist(), self.lengths[ended].tolist(), strict=True))
+        self.returns[ended], self.lengths[ended] = 0, 0
+        return closed
+
+
+def successors(obs: np.ndarray, ended: np.ndarray | None, infos: dict[str, Any]) -> np.ndarray:
+    """True successors (…, B, *observation): of what ended (…, B), the last ones of the episode."""
+    if ended is None:
+        return obs
+    later = obs.copy()
+    later[ended] = infos["final_obs"][ended]
+    return later
+
+
 class EnvStepper:
     """Steps a vector environment and keeps what agents need between steps.
 
@@ -37,7 +64,7 @@ class EnvStepper:
         mask: (B, A) legal actions of the current observations, or None.
         steps: environment steps so far, all environments together.
         episodes: (return, length) of those that ended since the last `pop_episodes`.
-        running_return, running_length: (B,) of the running episodes.
+        running: (B,) returns and lengths of the running episodes.
         exact: whether the last `load_state_dict` could restore the environments exactly.
 
     Args:
@@ -55,16 +82,14 @@ class EnvStepper:
         self.mask: np.ndarray | None
         self.obs, self.mask = self._reset()
         self._check_floats = np.issubdtype(self.obs.dtype, np.floating)
-        self.running_return = np.zeros(envs.num_envs)
-        self.running_length = np.zeros(envs.num_envs, dtype=np.int64)
+        self.running = Running(np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64))
         self.episodes: list[tuple[float, int]] = []
         self.exact, self._notes_episodes = True, notes_episodes
 
     def restart(self) -> None:
         """Abandon all running episodes and begin new ones."""
         self.obs, self.mask = self._reset()
-        self.running_return[:] = 0
-        self.running_length[:] = 0
+        self.running.close(np.ones(self.envs.num_envs, dtype=bool))
 
     def step(self, actions: np.ndarray) -> Transition:
         """Act once in every environment.
@@ -82,27 +107,35 @@ class EnvStepper:
             except Exception as problem:
                 self._fail("raised", f": {first_line(problem)}", problem)
         ended = terminated | truncated if "final_obs" in infos else None
-        next_obs, next_mask = obs, infos.get("action_mask")
-        if ended is not None:
-            next_obs = obs.copy()
-            next_obs[ended] = infos["final_obs"][ended]
-            if next_mask is not None:
-                next_mask = next_mask.copy()
-                next_mask[ended] = True
+        next_obs, next_mask = successors(obs, ended, infos), infos.get("action_mask")
+        if ended is not None and next_mask is not None:
+            next_mask = next_mask.copy()
+            next_mask[ended] = True
         self._check_finite("reward", reward, actions)
         if self._check_floats:
             self._check_finite("observation", obs, actions)
             if ended is not None:
                 self._check_finite("observation", next_obs, actions)
-        self.steps += len(reward)
-        self.running_return += reward
-        self.running_length += 1
-        if ended is not None:
-            # Where only a life ended, the game goes on, and so does the episode that is reported.
-            goes_on = infos.get("goes_on")
-            self.close_episodes(ended if goes_on is None else ended & ~goes_on)
-        self.obs, self.mask = obs, infos.get("action_mask")
+        # Where only a life ended, the game goes on, and so does the episode that is reported.
+        over = ended & ~infos["goes_on"] if ended is not None and "goes_on" in infos else ended
+        self.running.add(reward)
+        self.arrive(obs, infos.get("action_mask"), over)
         return Transition(reward, terminated, truncated, next_obs, next_mask, infos)
+
+    def arrive(
+        self, obs: np.ndarray, mask: np.ndarray | None = None, over: np.ndarray | None = None
+    ) -> None:
+        """Count a step that `running` has taken in, which led to `obs` (B, *observation).
+
+        Args:
+            obs, mask: what agents see now.
+            over: (B,) where an episode ended; None: nowhere.
+        """
+        self.steps += len(obs)
+        self.obs, self.mask = obs, mask
+        if over is not None:
+            closed = self.running.close(over)
+            self.episodes += closed if self._notes_episodes else []
 
     def pop_episodes(self) -> list[tuple[float, int]]:
         """(return, length) of the episodes that ended since the last call."""
@@ -116,8 +149,8 @@ class EnvStepper:
             "steps": self.steps,
             "obs": self.obs,
             "mask": self.mask,
-            "return": self.running_return.copy(),
-            "length": self.running_length.copy(),
+            "return": self.running.returns.copy(),
+            "length": self.running.lengths.copy(),
             "ended": [list(episode) for episode in self.episodes],
         }
 
@@ -128,7 +161,7 @@ class EnvStepper:
         self.episodes = [(value, length) for value, length in state["ended"]]
         if self.exact:
             self.obs, self.mask = state["obs"], state["mask"]
-            self.running_return[:], self.running_length[:] = state["return"], state["length"]
+            self.running.returns[:], self.running.lengths[:] = state["return"], state["length"]
         else:
             self.obs = self.envs.last_obs.copy()
             self.mask = getattr(self.envs, "action_masks", lambda: None)()
@@ -147,15 +180,6 @@ class EnvStepper:
             details = f": observations {obs.dtype} of shape {obs.shape}, declared is {shown(space)}"
             self._fail("returned in reset()", details)
         return obs, infos.get("action_mask")
-
-    def close_episodes(self, ended: np.ndarray) -> None:
-        """Note the episodes of the environments (B,) whose last step was theirs."""
-        for index in ended.nonzero()[0].tolist() if self._notes_episodes else ():
-            self.episodes.append(
-                (float(self.running_return[index]), int(self.running_length[index]))
-            )
-        self.running_return[ended] = 0
-        self.running_length[ended] = 0
 
     def _check_finite(self, what: str, values: np.ndarray, actions: np.ndarray) -> None:
         # A sum of squares is finite only if all its terms are; it may also overflow.

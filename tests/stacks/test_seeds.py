@@ -105,8 +105,8 @@ def test_seeds_that_were_killed_before_all_had_saved_start_afresh(tmp_path: Path
     process = Forked(victim, 1, *CASES["a2c"].split(), "--run-dir", broken, *QUIET)
     process.communicate()
     process.end()
-    assert checkpoint.steps(broken / "seed-5/checkpoints")
-    assert not checkpoint.steps(broken / "seed-6/checkpoints")
+    assert checkpoint.intact(broken / "seed-5/checkpoints")
+    assert not checkpoint.intact(broken / "seed-6/checkpoints")
     assert run("--resume", broken) == 0
     for seed in SEEDS:
         assert_same_run(whole / f"seed-{seed}", broken / f"seed-{seed}")
@@ -132,6 +132,20 @@ def test_a_seed_is_a_run_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run("--resume", folder, "--steps", 4000) == 0
     assert "resumed at step 3072" in capsys.readouterr().out
     assert [status(folder / f"seed-{seed}")["steps"] for seed in SEEDS] == [4096] * 3
+
+
+def test_resuming_hashes_each_checkpoint_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, verify = tmp_path / "runs", checkpoint.verify
+    assert run(*CASES["a2c"].split(), "--run-dir", folder, "--checkpoint-every", 256) == 0
+    hashed: list[Path] = []
+    monkeypatch.setattr(
+        checkpoint, "verify", lambda path, of: (hashed.append(path), verify(path, of))
+    )
+    assert run("--resume", folder, "--steps", 2500) == 0
+    newest = [path for path in hashed if path.parent.name == "checkpoints"]
+    assert [path.parent.parent.name for path in newest] == [f"seed-{seed}" for seed in SEEDS]
 
 
 def test_a_signal_saves_every_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
