@@ -1,4 +1,4 @@
-"""Adam and AdamW without torch's bookkeeping around their fused kernel."""
+"""Adam and AdamW without torch's bookkeeping around their fused kernel, and without denormals."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semigradient.optim.denormals import flushed
+
 
 class _Fused:
     """One step of torch's fused kernel over lists that are kept, where that is all there is to do.
 
-    The numbers are torch's to the last bit. Looking every parameter's state up again at each step
-    takes torch as long as the step of a small network.
+    The numbers are torch's to the last bit, but for averages that are denormal, which are zero
+    here (`optim.denormals`). Looking every parameter's state up again at each step takes torch as
+    long as the step of a small network.
     """
 
     param_groups: Any
@@ -30,24 +33,34 @@ class _Fused:
             if group.get("decoupled_weight_decay", False):
                 kernel = torch._fused_adamw_
             torch._foreach_add_(counts, 1)
-            kernel(
-                params,
-                [p.grad for p in params],
-                means,
-                squares,
-                [],
-                counts,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            with flushed():
+                kernel(
+                    params,
+                    [p.grad for p in params],
+                    means,
+                    squares,
+                    [],
+                    counts,
+                    lr=group["lr"],
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    amsgrad=False,
+                    maximize=False,
+                )
         return None
 
     step.hooked = True  # type: ignore[attr-defined]  # torch's wrapper would cost as much again
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients; torch's own way first asks whether it is being profiled."""
+        if not set_to_none:
+            super().zero_grad(set_to_none)  # type: ignore[misc]
+            return
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def _has_hooks(self) -> bool:
         return any(self.__dict__[f"_optimizer_step_{when}_hooks"] for when in ("pre", "post"))

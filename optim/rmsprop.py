@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semigradient.optim.denormals import flushed
 from semigradient.optim.foreach import decay_weights, descend, evaluate, with_gradient
 
 
@@ -19,7 +20,7 @@ class RMSprop(torch.optim.Optimizer):
     where gradients vanish. TensorFlow moreover starts from v = 1 (`initial_square`).
 
     State per parameter, each of its shape: `square_avg`; `grad_avg` if centered;
-    `momentum_buffer` if momentum > 0.
+    `momentum_buffer` if momentum > 0. Denormal numbers count as zero (`optim.denormals`).
     """
 
     def __init__(
@@ -53,21 +54,26 @@ class RMSprop(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; return the closure's loss."""
         loss = evaluate(closure)
-        for group in self.param_groups:
-            params, grads = with_gradient(group)
-            if not params:
-                continue
-            for p in params:
-                self._start(p, group)
-            grads = decay_weights(group, params, grads)
-            direction = list(torch._foreach_div(grads, self._denominator(group, params, grads)))
-            if group["momentum"] > 0:
-                velocity = [self.state[p]["momentum_buffer"] for p in params]
-                torch._foreach_mul_(velocity, group["momentum"])
-                torch._foreach_add_(velocity, direction)
-                direction = velocity
-            descend(group["lr"], params, direction)
+        with flushed():
+            for group in self.param_groups:
+                self._move(group)
         return loss
+
+    def _move(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group that have a gradient."""
+        params, grads = with_gradient(group)
+        if not params:
+            return
+        for p in params:
+            self._start(p, group)
+        grads = decay_weights(group, params, grads)
+        direction = list(torch._foreach_div(grads, self._denominator(group, params, grads)))
+        if group["momentum"] > 0:
+            velocity = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_mul_(velocity, group["momentum"])
+            torch._foreach_add_(velocity, direction)
+            direction = velocity
+        descend(group["lr"], params, direction)
 
     def _start(self, p: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
