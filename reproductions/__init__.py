@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 SCALES = ("quick", "full")
 _OURS = {
     "acrobot-cartpole": Entry("semigradient.reproductions.td.acrobot_cartpole"),
+    "anbn": Entry("semigradient.reproductions.recurrent.anbn"),
+    "brackets": Entry("semigradient.reproductions.recurrent.brackets"),
+    "chrono": Entry("semigradient.reproductions.recurrent.chrono"),
+    "warp": Entry("semigradient.reproductions.recurrent.warp"),
     "binding-proxy": Entry("semigradient.reproductions.molecules.binding_proxy"),
     "brs-coin": Entry("semigradient.reproductions.games.brs_coin"),
     "brs-ipd": Entry("semigradient.reproductions.games.brs_ipd"),

@@ -50,11 +50,37 @@ class Stream:
         self.generator.manual_seed(seed)
         self.state = source.start(batch, self.generator, self.device)
         self.is_first = torch.ones(batch, dtype=torch.bool, device=self.device)
+        self._nowhere = torch.zeros_like(self.is_first)
 
     def take(self, steps: int) -> Batch:
         """The next `steps` steps."""
-        rows = [self._step() for _ in range(steps)]
-        return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        states, firsts = [], []
+        for _ in range(steps):
+            states.append(self.state)
+            firsts.append(self.is_first)
+            self._advance()
+        # What is shown is worked out for all steps at once, which is several times as fast.
+        columns = [torch.cat(column) for column in zip(*states, strict=True)]
+        shown = self.source.emit(type(self.state)(*columns))
+        symbol = shown.symbol
+        if not symbol.is_floating_point():
+            symbol = torch.nn.functional.one_hot(symbol, len(self.source.names)).float()
+        size = (steps, len(self.is_first))
+        return Batch(
+            symbol.unflatten(0, size),
+            shown.target.unflatten(0, size),
+            shown.is_learned.unflatten(0, size),
+            torch.stack(firsts),
+        )
+
+    def whole(self) -> Batch:
+        """Sequences from their beginning, `length` steps of each; nothing counts after an end."""
+        batch = len(self.is_first)
+        self.state = self.source.start(batch, self.generator, self.device)
+        self.is_first = ~self._nowhere
+        taken = self.take(self.source.length)
+        is_there = taken.is_first.cumsum(0) == 1
+        return taken._replace(is_learned=taken.is_learned & is_there)
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides what is taken next."""
@@ -71,21 +97,14 @@ class Stream:
         saved = {name: value.clone().to(self.device) for name, value in state["state"].items()}
         self.state = type(self.state)(**saved)
 
-    def _step(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        shown = self.source.emit(self.state)
-        symbol = shown.symbol
-        if not symbol.is_floating_point():
-            symbol = torch.nn.functional.one_hot(symbol, len(self.source.names)).float()
-        row = (symbol, shown.target, shown.is_learned, self.is_first)
-        self._advance()
-        return row
-
     def _advance(self) -> None:
         """Move on, and begin anew what has ended."""
         state = self.source.advance(self.state, self.generator)
+        if self.source.is_endless and not self.cut:
+            self.state, self.is_first = state, self._nowhere
+            return
         if self.source.is_endless:
             is_over = state.step >= self.source.length
-            is_over = is_over if self.cut else torch.zeros_like(is_over)
         else:
             is_over = self.source.is_over(state)
         ended = is_over.nonzero()[:, 0]

@@ -169,6 +169,21 @@ def test_a_stream_is_what_an_environment_shows_and_continues_exactly(name: str) 
         state = source.advance(state, generator)
 
 
+def test_whole_sequences_begin_together_and_end_by_themselves() -> None:
+    stream = streams.make("semigradient/VariableCopy-v0", 50, 0, letters=1, delay=4)
+    stream.take(3)
+    for _ in range(2):
+        inputs, targets, is_learned, is_first = stream.whole()
+        assert len(inputs) == 2 + 4 + 1
+        assert is_first[0].all()
+        lengths = is_learned.sum(0)
+        assert set(lengths.tolist()) == {4, 5, 6, 7}
+        signals = inputs[:, :, 9].argmax(0)
+        torch.testing.assert_close(lengths, signals + 2)
+        last = targets.gather(0, lengths[None] - 1)[0]
+        assert torch.equal(last, inputs[0].argmax(1))
+
+
 def test_a_stream_of_texts_can_go_on_without_end() -> None:
     cut, endless = (
         streams.make("semigradient/AnBn-v0", 4, 0, cut=cut, length=30) for cut in (True, False)
