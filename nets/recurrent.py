@@ -14,6 +14,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from semigradient.nets.cells import gru
+
 Weights = list[Tensor]
 """A matrix (G, inputs, outputs) and a bias (G, 1, outputs) for each layer in turn."""
 
@@ -85,7 +87,7 @@ class Recurrent:
         for layer in layers[: self.before]:
             features = _linear(layer, features).relu()
         from_input, from_state = layers[self.before : self.before + 2]
-        state = _gru(_linear(from_input, features), _linear(from_state, state), state)
+        state = gru(_linear(from_input, features), _linear(from_state, state), state)
         features = state if extra is None else torch.cat((state, extra), -1)
         *middle, head = layers[self.before + 2 :]
         for layer in middle:
@@ -100,12 +102,3 @@ def _layers(weights: Weights) -> Sequence[tuple[Tensor, Tensor]]:
 def _linear(layer: tuple[Tensor, Tensor], inputs: Tensor) -> Tensor:
     matrix, bias = layer
     return torch.baddbmm(bias, inputs, matrix)
-
-
-def _gru(from_input: Tensor, from_state: Tensor, state: Tensor) -> Tensor:
-    """The cell, from the outputs of both linear maps for its gates reset, update and new."""
-    reset_in, update_in, new_in = from_input.chunk(3, -1)
-    reset_state, update_state, new_state = from_state.chunk(3, -1)
-    reset, update = (reset_in + reset_state).sigmoid(), (update_in + update_state).sigmoid()
-    new = (new_in + reset * new_state).tanh()
-    return new + update * (state - new)
