@@ -21,7 +21,7 @@ import torch
 
 from semigradient.envs.memory import streams
 from semigradient.reproductions.recurrent.pixels import Pixels
-from semigradient.reproductions.recurrent.stacked import Stacked, chrono, standard
+from semigradient.reproductions.recurrent.stacked import Stacked
 from semigradient.reproductions.recurrent.supervised import RMSprop, accuracies, shared, train
 from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.reproductions.rows import signed
@@ -124,7 +124,7 @@ PIXELS = {
 def pair(inputs: int, hidden: int, outputs: int, t_max: float, seeds: int) -> tuple[Stacked, Any]:
     """S networks with standard gates, then the same S with chrono gates."""
     net = Stacked("lstm", inputs, hidden, outputs)
-    both = [net.initial(range(seeds), how) for how in (standard(hidden), chrono(hidden, t_max))]
+    both = [net.initial(range(seeds), chrono) for chrono in (None, t_max)]
     return net, {
         name: torch.cat([one[name].detach() for one in both]).requires_grad_() for name in both[0]
     }

@@ -8,7 +8,8 @@ step of K networks is a few numpy products, and characters come in blocks of T. 
 is truncated backpropagation where u is 0, and UORO with memory T (C. Tallec, PhD thesis, 2019,
 algorithm 1 and §3.5) where u is 1: s̃ and θ̃ are a rank-one estimate of ds₀/dθ at the beginning of
 the block, moved through it by a tangent (forwards) and a cotangent of random signs (backwards).
-Tests hold both equal to automatic derivatives, and UORO's mean to the exact gradient.
+Tests hold both equal to automatic derivatives and to `gradients.recurrent`, and UORO's mean to the
+exact gradient.
 
 A cell is linear in the present character, one-hot, and in the state h, before its nonlinearities:
 

@@ -2,40 +2,29 @@
 
 A published comparison trains several kinds of network from several seeds. Here the parameters of K
 networks of one kind have a leading axis (K, …), and a step of all is one batched matrix product.
-Backpropagation is autograd's. Tests hold them equal to single cells.
+What a cell does with its pre-activations is the cell's own (`nets.cells`); backpropagation is
+autograd's. Tests hold stacked networks equal to single ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-GATES = {"rnn": 1, "leaky": 1, "gated": 2, "lstm": 4}
-"""Kinds of cell, and how many pre-activations a unit has."""
-
-State = tuple[Tensor, ...]
-"""(h,), of an LSTM (h, c), each (K, B, H)."""
-
-Adjustment = Callable[[dict[str, Tensor], torch.Generator], None]
-"""Changes the parameters of one network."""
+from semigradient.nets.cells import Headed, make_cell
 
 
 @dataclass(frozen=True)
 class Stacked:
-    """The shape of networks: a recurrent layer and a linear readout.
+    """The shape of networks: a recurrent cell of one layer (any but the GRU) and a linear readout.
 
-    With pre-activations z = x W_x + h W_h + b, the cells are
-
-        rnn    h' = tanh z
-        leaky  h' = h + α (tanh z - h),  α = sigmoid(a) with a parameter a per unit
-        gated  h' = h + σ(z_g) (tanh z - h)
-        lstm   c' = σ(z_f) c + σ(z_i) tanh z_u,  h' = σ(z_o) tanh c'
-
-    (C. Tallec, PhD thesis, 2019, equations 5.2, 5.5, 5.10 and §5.2); the pre-activations of a
-    gated cell are in the order g, u, those of an LSTM in PyTorch's, i, f, u, o.
+    Attributes:
+        kind: of cell: rnn, leaky, gated or lstm.
+        inputs, hidden, outputs: widths.
     """
 
     kind: str
@@ -43,92 +32,51 @@ class Stacked:
     hidden: int
     outputs: int
 
-    def initial(self, seeds: Sequence[int], adjust: Adjustment | None = None) -> dict[str, Tensor]:
-        """Parameters, (K, …) each, uniform within one over the root of H, as PyTorch has them.
+    def initial(self, seeds: Sequence[int], chrono: float | None = None) -> dict[str, Tensor]:
+        """Parameters (K, …) of networks as `nets.cells` begins them.
 
         Args:
             seeds: of the K networks.
-            adjust: to the first parameters of each.
+            chrono: T_max of chrono initialisation; none: the usual one, for an LSTM forget gates
+                with a bias of 1.
         """
-        width = GATES[self.kind] * self.hidden
-        shapes = {
-            "w_x": (self.inputs, width),
-            "w_h": (self.hidden, width),
-            "bias": (1, width),
-            "w_out": (self.hidden, self.outputs),
-            "b_out": (1, self.outputs),
-        }
-        if self.kind == "leaky":
-            shapes["rate"] = (1, self.hidden)
         networks = []
         for seed in seeds:
             draw = torch.Generator().manual_seed(seed)
-            one = {
-                name: (2 * torch.rand(shape, generator=draw) - 1) * self.hidden**-0.5
-                for name, shape in shapes.items()
-            }
-            if adjust is not None:
-                adjust(one, draw)
-            networks.append(one)
+            cell = make_cell(self.kind, self.inputs, self.hidden, draw, chrono)
+            networks.append(dict(Headed(cell, self.outputs, draw).named_parameters()))
         return {
-            name: torch.stack([one[name] for one in networks]).requires_grad_() for name in shapes
+            name: torch.stack([one[name].detach() for one in networks]).requires_grad_()
+            for name in networks[0]
         }
 
-    def start(self, count: int, batch: int) -> State:
-        """Zeros."""
-        zeros = torch.zeros(count, batch, self.hidden)
-        return (zeros, zeros) if self.kind == "lstm" else (zeros,)
+    def run(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """What the cells show, (T, K, B, H), on inputs (K, T, B, I) from zero states."""
+        count, steps, batch, _ = inputs.shape
+        weight, cell = parameters["cell.weight"], self._cell(parameters)
+        from_state, from_inputs = weight[..., : self.hidden].mT, weight[..., self.hidden : -1].mT
+        bias = weight[..., -1].unsqueeze(1)
+        driven = torch.baddbmm(bias, inputs.flatten(1, 2), from_inputs)
+        state = weight.new_zeros(count, batch, cell.width)
+        shown = cell.read(state)
+        rows = []
+        for row in driven.unflatten(1, (steps, batch)).unbind(1):
+            state = cell.update(torch.baddbmm(row, shown, from_state), state)
+            shown = cell.read(state)
+            rows.append(shown)
+        return torch.stack(rows)
 
-    def run(
-        self, parameters: Mapping[str, Tensor], inputs: Tensor, state: State
-    ) -> tuple[Tensor, State]:
-        """Hidden states (T, K, B, H) on inputs (K, T, B, I), and the last state."""
-        _, steps, batch, _ = inputs.shape
-        flat = inputs.flatten(1, 2)
-        driven = torch.baddbmm(parameters["bias"], flat, parameters["w_x"])
-        rows = driven.unflatten(1, (steps, batch)).unbind(1)
-        step = getattr(self, f"_{self.kind}")
-        hidden = []
-        for row in rows:
-            state = step(parameters, torch.baddbmm(row, state[0], parameters["w_h"]), state)
-            hidden.append(state[0])
-        return torch.stack(hidden), state
+    def read(self, parameters: Mapping[str, Tensor], shown: Tensor) -> Tensor:
+        """Outputs (T, K, B, O) of what the cells show (T, K, B, H)."""
+        head = parameters["head"]
+        return shown @ head[..., :-1].mT + head[..., -1].unsqueeze(1)
 
-    def read(self, parameters: Mapping[str, Tensor], hidden: Tensor) -> Tensor:
-        """Outputs (T, K, B, O) of hidden states (T, K, B, H)."""
-        return hidden @ parameters["w_out"] + parameters["b_out"]
-
-    def _rnn(self, parameters: Mapping[str, Tensor], z: Tensor, state: State) -> State:
-        return (z.tanh(),)
-
-    def _leaky(self, parameters: Mapping[str, Tensor], z: Tensor, state: State) -> State:
-        return (torch.lerp(state[0], z.tanh(), parameters["rate"].sigmoid()),)
-
-    def _gated(self, parameters: Mapping[str, Tensor], z: Tensor, state: State) -> State:
-        gate, update = z.chunk(2, -1)
-        return (torch.lerp(state[0], update.tanh(), gate.sigmoid()),)
-
-    def _lstm(self, parameters: Mapping[str, Tensor], z: Tensor, state: State) -> State:
-        enter, keep, update, show = z.chunk(4, -1)
-        cell = torch.addcmul(keep.sigmoid() * state[1], enter.sigmoid(), update.tanh())
-        return show.sigmoid() * cell.tanh(), cell
-
-
-def standard(hidden: int) -> Adjustment:
-    """Forget gates of an LSTM with a bias of 1 (Gers and Schmidhuber 2000)."""
-
-    def adjust(one: dict[str, Tensor], draw: torch.Generator) -> None:
-        one["bias"][:, hidden : 2 * hidden] = 1.0
-
-    return adjust
-
-
-def chrono(hidden: int, t_max: float) -> Adjustment:
-    """b_f ~ log U[1, T_max - 1] and b_i = -b_f per unit (chapter 5, equation 5.16)."""
-
-    def adjust(one: dict[str, Tensor], draw: torch.Generator) -> None:
-        spans = (1 + (t_max - 2) * torch.rand(hidden, generator=draw)).log()
-        one["bias"][:, :hidden] = -spans
-        one["bias"][:, hidden : 2 * hidden] = spans
-
-    return adjust
+    def _cell(self, parameters: Mapping[str, Tensor]) -> Any:
+        """A cell whose parameters beside W are the stacked ones, as they broadcast."""
+        cell: Any = make_cell(self.kind, self.inputs, self.hidden)
+        for name, part in parameters.items():
+            own = name.removeprefix("cell.")
+            if own in cell._parameters and own != "weight":
+                del cell._parameters[own]
+                setattr(cell, own, part.unsqueeze(1))
+        return cell

@@ -30,7 +30,7 @@ class RMSprop:
 
     def __init__(self, parameters: Mapping[str, Tensor], rate: float, average: float = 0.9) -> None:
         self.parameters, self.average = parameters, average
-        self.rates = torch.full((len(next(iter(parameters.values()))), 1, 1), rate)
+        self.rates = torch.full((len(next(iter(parameters.values()))),), rate)
         self.squares = {name: torch.zeros_like(part) for name, part in parameters.items()}
 
     @torch.no_grad()
@@ -39,7 +39,8 @@ class RMSprop:
         for name, part in self.parameters.items():
             gradient, square = gradients[name], self.squares[name]
             square.mul_(self.average).addcmul_(gradient, gradient, value=1 - self.average)
-            part.sub_(self.rates * gradient / (square.sqrt() + 1e-8))
+            rates = self.rates.view(-1, *[1] * (part.dim() - 1))
+            part.sub_(rates * gradient / (square.sqrt() + 1e-8))
 
 
 @dataclass
@@ -105,7 +106,6 @@ def train(
 
 def _outputs(net: Stacked, parameters: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
     """Outputs (T', K, B, O) at the T' steps at which something is learned, and those steps."""
-    count, _, size, _ = batch.inputs.shape
-    hidden, _ = net.run(parameters, batch.inputs, net.start(count, size))
+    shown = net.run(parameters, batch.inputs)
     steps = batch.is_learned.flatten(1).any(1).nonzero()[:, 0]
-    return net.read(parameters, hidden[steps]), steps
+    return net.read(parameters, shown[steps]), steps

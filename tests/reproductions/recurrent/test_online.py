@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from semigradient.gradients.recurrent import make
+from semigradient.nets.cells import Headed, make_cell
 from semigradient.reproductions.recurrent.online import Adam, Learners, Network
 
 KINDS = ["gru", "lstm"]
@@ -123,3 +125,39 @@ def test_adam_is_torch_s() -> None:
         theirs.param_groups[0]["lr"] = 0.1 / (step + 1)
         theirs.step()
     np.testing.assert_allclose(theta, other.detach().numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("memory", [1, 2])
+def test_uoro_of_an_lstm_is_the_estimator_s(memory: int) -> None:
+    """`gradients.recurrent` on the same cell, text and signs; its gates are i, f, u, o."""
+    net, _, text, rng = problem("lstm", 3 * memory)
+    theta = np.tile(net.initial([0]) + 0.3 * rng.normal(size=(1, net.count)), (COUNT, 1))
+    ours = Learners(net, theta, [1] * COUNT)
+    order = np.concatenate([np.arange(HIDDEN) + k * HIDDEN for k in (0, 1, 3, 2)])
+
+    def theirs(vector: np.ndarray) -> dict[str, Tensor]:
+        w_x, w_h, bias, w_out, b_out = (part[0] for part in net.views(vector[None]))
+        weight = np.concatenate([w_h, w_x, bias[None]])[:, order].T
+        head = np.concatenate([w_out, b_out[None]]).T
+        return {"cell.weight": torch.tensor(weight), "head": torch.tensor(head)}
+
+    module = Headed(make_cell("lstm", SYMBOLS, HIDDEN), SYMBOLS).double()
+    module.load_state_dict(theirs(theta[0]))
+    names = [name for name, _ in module.named_parameters()]
+    estimator = make("uoro", module, COUNT, memory=memory)
+    signs = iter(rng.choice([-1.0, 1.0], size=(3, COUNT, 1, 2 * HIDDEN)))
+    drawn = []
+    estimator.trace.draw = lambda shape: torch.from_numpy(drawn[-1])
+    for start in range(0, 3 * memory, memory):
+        total = torch.zeros(COUNT, net.count).double()
+        for step in range(start, start + memory):
+            x = torch.nn.functional.one_hot(torch.from_numpy(text[step]), SYMBOLS).double()
+            error = torch.softmax(estimator.step(x), -1)
+            error[range(COUNT), text[step + 1]] -= 1
+            total += estimator.gradient(error)
+        drawn.append(next(signs))  # of this block, whose end the next step makes
+        ours.block(text[start : start + memory + 1], drawn[-1][:, 0])
+        for k in range(COUNT):
+            parts = theirs(ours.gradient[k])
+            wanted = torch.cat([parts[name].reshape(-1) for name in names])
+            torch.testing.assert_close(total[k], wanted)

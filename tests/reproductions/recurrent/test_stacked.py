@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from semigradient.envs.memory import streams
+from semigradient.nets.cells import Headed, make_cell, unroll
 from semigradient.reproductions.recurrent.pixels import Pixels
-from semigradient.reproductions.recurrent.stacked import GATES, Stacked, chrono, standard
+from semigradient.reproductions.recurrent.stacked import Stacked
 from semigradient.reproductions.recurrent.supervised import (
     Halving,
     RMSprop,
@@ -22,58 +23,43 @@ from semigradient.reproductions.recurrent.supervised import (
 COUNT, STEPS, BATCH, INPUTS, HIDDEN = 2, 5, 3, 4, 6
 
 
-def plain(kind: str, one: dict[str, Tensor], inputs: Tensor) -> Tensor:
-    """States (T, B, H) of one network on inputs (T, B, I)."""
-    if kind in ("rnn", "lstm"):
-        layer = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM}[kind](INPUTS, HIDDEN)
-        order = {"rnn": [0], "lstm": [0, 1, 2, 3]}[kind]
-        for name, part in (("weight_ih_l0", one["w_x"]), ("weight_hh_l0", one["w_h"])):
-            blocks = part.T.chunk(len(order))
-            getattr(layer, name).data = torch.cat([blocks[k] for k in order])
-        layer.bias_ih_l0.data, layer.bias_hh_l0.data = (
-            one["bias"][0],
-            torch.zeros(len(one["bias"][0])),
-        )
-        return layer(inputs)[0]
-    h, rows = torch.zeros(BATCH, HIDDEN), []
-    for x in inputs:
-        z = x @ one["w_x"] + h @ one["w_h"] + one["bias"]
-        if kind == "leaky":
-            share = torch.sigmoid(one["rate"])
-            h = share * torch.tanh(z) + (1 - share) * h
-        else:
-            gate = torch.sigmoid(z[:, :HIDDEN])
-            h = gate * torch.tanh(z[:, HIDDEN:]) + (1 - gate) * h
-        rows.append(h)
-    return torch.stack(rows)
+def single(net: Stacked, parameters: dict[str, Tensor], k: int) -> Headed:
+    """Network k by itself."""
+    one = Headed(make_cell(net.kind, net.inputs, net.hidden), net.outputs)
+    one.load_state_dict({name: part[k].detach() for name, part in parameters.items()})
+    return one
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", ["rnn", "leaky", "gated", "lstm"])
 def test_each_network_is_a_single_one(kind: str) -> None:
     net = Stacked(kind, INPUTS, HIDDEN, 2)
     parameters = net.initial(range(COUNT))
+    if kind == "leaky":
+        parameters["cell.leak"].data += torch.randn(COUNT, HIDDEN)
     inputs = torch.randn(COUNT, STEPS, BATCH, INPUTS, generator=torch.Generator().manual_seed(0))
-    hidden, _ = net.run(parameters, inputs, net.start(COUNT, BATCH))
-    outputs = net.read(parameters, hidden)
+    shown = net.run(parameters, inputs)
+    outputs = net.read(parameters, shown)
+    grads = torch.autograd.grad(outputs.square().sum(), list(parameters.values()))
     for k in range(COUNT):
-        one = {name: part[k].detach() for name, part in parameters.items()}
-        wanted = plain(kind, one, inputs[k])
-        torch.testing.assert_close(hidden[:, k], wanted)
-        torch.testing.assert_close(outputs[:, k], wanted @ one["w_out"] + one["b_out"])
+        one = single(net, parameters, k)
+        wanted, _ = unroll(one.cell, inputs[k], one.cell.start(BATCH))
+        torch.testing.assert_close(shown[:, k], wanted)
+        heads = torch.stack([step @ one.head[:, :-1].T + one.head[:, -1] for step in wanted])
+        torch.testing.assert_close(outputs[:, k], heads)
+        heads.square().sum().backward()
+        by_name = dict(one.named_parameters())
+        for name, grad in zip(parameters, grads, strict=True):
+            torch.testing.assert_close(grad[k], by_name[name].grad)
 
 
 def test_gates_begin_as_they_should() -> None:
-    """Forget gates of u / (1 + u), input gates of 1 / (1 + u), u uniform on [1, T - 1]."""
+    """Standard: forget gates with a bias of 1; chrono: memories uniform on [2, T_max]."""
     net = Stacked("lstm", 1, 2000, 1)
-    enter, keep, *others = net.initial([0], chrono(2000, 50))["bias"].sigmoid().chunk(4, -1)
-    torch.testing.assert_close(enter + keep, torch.ones_like(keep))
-    memory = (1 / (1 - keep)).detach().numpy()[0, 0]
-    assert 2 <= memory.min() < 2.2
-    assert 49.8 < memory.max() <= 50.01
-    np.testing.assert_allclose(np.quantile(memory, [0.25, 0.5, 0.75]), [14, 26, 38], atol=2)
-    base = net.initial([0])["bias"].sigmoid().chunk(4, -1)
-    assert all(torch.equal(a, b) for a, b in zip(others, base[2:], strict=True))
-    assert (net.initial([0], standard(2000))["bias"][0, 0, 2000:4000] == 1).all()
+    keep = net.initial([0], 50)["cell.weight"][0, 2000:4000, -1].detach().sigmoid().numpy()
+    np.testing.assert_allclose(np.quantile(1 / (1 - keep), [0.25, 0.5, 0.75]), [14, 26, 38], atol=2)
+    assert (net.initial([0])["cell.weight"][0, 2000:4000, -1] == 1).all()
+    one, other = net.initial([4])["head"], net.initial([3, 4])["head"]
+    assert torch.equal(one[0], other[1])
 
 
 def test_rmsprop_is_torch_s() -> None:
@@ -116,8 +102,8 @@ def test_losses_are_means_over_what_is_learned() -> None:
     batch = shared(stream.whole(), 2)
     found, right = losses(net, parameters, batch), accuracies(net, parameters, batch)
     for k in range(2):
-        hidden, _ = net.run(parameters, batch.inputs, net.start(2, 2))
-        scores = torch.log_softmax(net.read(parameters, hidden)[:, k], -1)
+        shown = net.run(parameters, batch.inputs)
+        scores = torch.log_softmax(net.read(parameters, shown)[:, k], -1)
         each = [
             (scores[t, b, batch.targets[t, k, b]], scores[t, b].argmax() == batch.targets[t, k, b])
             for t in range(len(scores))
