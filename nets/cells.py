@@ -44,7 +44,7 @@ class _Cell(nn.Module):
     """
 
     LAYERS, STATES = 1, 1
-    PREACTIVATIONS = True
+    PREACTIVATIONS, UNITWISE = True, False
 
     def __init__(self, inputs: int, hidden: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -78,6 +78,8 @@ class _Cell(nn.Module):
 
 class RNN(_Cell):
     """s' = W (tanh s, x, 1): the state is the pre-activation; read is tanh(s)."""
+
+    UNITWISE = True  # a row of W serves one unit
 
     def __init__(
         self,

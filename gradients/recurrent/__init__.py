@@ -14,8 +14,10 @@ estimator has one form, for B examples at once that share parameters θ of P num
 
 `gradient` may be asked several times after a step (a policy's, a value's), or not at all. Summed
 over steps, it is the gradient of the summed losses; `bptt` and `rtrl` are exact for constant θ,
-`uoro`, `nobacktrack` and `artbp` are so on average, `tbptt` is not. Parameters may change between
-steps. Random numbers come from the `generator` given, whose state the caller keeps.
+`tbptt` is not, and all others are so on average. `reinforce` takes losses instead of derivatives,
+and its average is of a network with noise. `preuoro`, `shaped-uoro` and `nobacktrack` need cells
+that are one layer, and say so. Parameters may change between steps. Random numbers come from the
+`generator` given, whose state the caller keeps.
 
 `estimator.state` is (B, width). What an estimator costs is in docs/recurrent.md.
 """
@@ -30,7 +32,11 @@ import torch
 from torch import Tensor, nn
 
 from semigradient.errors import require, unknown
+from semigradient.gradients.recurrent.artbp import ARTBP
 from semigradient.gradients.recurrent.bptt import BPTT
+from semigradient.gradients.recurrent.nobacktrack import nobacktrack
+from semigradient.gradients.recurrent.perturbed import Perturbed
+from semigradient.gradients.recurrent.preactivations import preuoro, shaped_uoro
 from semigradient.gradients.recurrent.rtrl import rtrl
 from semigradient.gradients.recurrent.uoro import uoro
 
@@ -72,6 +78,11 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "tbptt": _tbptt,
     "rtrl": rtrl,
     "uoro": uoro,
+    "shaped-uoro": shaped_uoro,
+    "preuoro": preuoro,
+    "nobacktrack": nobacktrack,
+    "artbp": ARTBP,
+    "reinforce": Perturbed,
 }
 
 
@@ -85,7 +96,7 @@ def make(
     """An estimator by name.
 
     Args:
-        name: bptt, tbptt, rtrl or uoro.
+        name: bptt, tbptt, rtrl, uoro, shaped-uoro, preuoro, nobacktrack, artbp or reinforce.
         module: see the package.
         examples: B.
         generator: for those that draw.

@@ -76,9 +76,16 @@ class Network:
 
     def output(self, theta: Tensor, state: Tensor) -> Tensor:
         """What `module.output` makes of states (B, width) that were reached."""
-        return vmap(
-            lambda row, s: functional_call(_Output(self.module), self._named(row, "module."), s)
-        )(theta, state)
+        return self.call("output", theta, state)
+
+    def call(self, method: str, theta: Tensor, *inputs: Tensor) -> Tensor:
+        """Any method of the module, by its path, for each example with its row of parameters."""
+        caller = _Method(self.module, method)
+
+        def one(theta: Tensor, *inputs: Tensor) -> Tensor:
+            return functional_call(caller, self._named(theta, "module."), inputs)
+
+        return vmap(one)(theta, *inputs)
 
     def _one(self, theta: Tensor, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         return functional_call(self.module, self._named(theta), (x, state))
@@ -203,10 +210,15 @@ class Unrolled:
         return by_start, by_theta
 
 
-class _Output(nn.Module):
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.module = module
+class _Method(nn.Module):
+    """A module whose `forward` is a method of another."""
 
-    def forward(self, state: Tensor) -> Tensor:
-        return self.module.output(state)
+    def __init__(self, module: nn.Module, method: str) -> None:
+        super().__init__()
+        self.module, self.method = module, method
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        owner: Any = self.module
+        for name in self.method.split("."):
+            owner = getattr(owner, name)
+        return owner(*inputs)

@@ -86,8 +86,8 @@ class RankOne:
         by_theta = block.back_from_state(nu.transpose(0, 1))[1].transpose(0, 1)
         moved = block.tangents
         assert moved is not None  # for they were asked for
-        first = _scale(self.theta, moved)
-        second = _scale(by_theta, nu)
+        first = scale(self.theta, moved)
+        second = scale(by_theta, nu)
         self.state = first * moved + second * nu
         self.theta = self.theta / first + by_theta / second
 
@@ -105,7 +105,7 @@ class RankOne:
         self.state, self.theta = stored["state"].clone(), stored["theta"].clone()
 
 
-def _scale(row: Tensor, column: Tensor) -> Tensor:
+def scale(row: Tensor, column: Tensor) -> Tensor:
     """ρ: what makes both sides of a product equally long."""
     ratio = row.norm(dim=-1, keepdim=True) / (column.norm(dim=-1, keepdim=True) + EPSILON)
     return ratio.sqrt() + EPSILON
