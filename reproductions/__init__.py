@@ -22,6 +22,7 @@ _OURS = {
     "anbn": Entry("semigradient.reproductions.recurrent.anbn"),
     "brackets": Entry("semigradient.reproductions.recurrent.brackets"),
     "chrono": Entry("semigradient.reproductions.recurrent.chrono"),
+    "queue": Entry("semigradient.reproductions.recurrent.queue"),
     "warp": Entry("semigradient.reproductions.recurrent.warp"),
     "binding-proxy": Entry("semigradient.reproductions.molecules.binding_proxy"),
     "brs-coin": Entry("semigradient.reproductions.games.brs_coin"),

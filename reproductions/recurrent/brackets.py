@@ -7,7 +7,8 @@ backpropagation learns faster at first, then stays near the loss of who remember
 LSTMs, and goes on slowly with GRUs.
 
 Source: C. Tallec, PhD thesis, 2019, §3.7; (s, k, a) = (1, 5, 10), 64 units, Adam with rate
-1e-3 / (1 + 0.015 √t). At the quick scale fewer letters, units and characters.
+1e-3 / (1 + 0.015 √t). At the quick scale (1, 2, 4), 32 units, 300,000
+characters, and a rate three times as large.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Setting:
 
 
 SETTINGS = {
-    "quick": Setting(1, 5, 2, 32, 300_000, 1e-3),
+    "quick": Setting(1, 2, 4, 32, 300_000, 3e-3),
     "full": Setting(1, 5, 10, 64, 10_000_000, 1e-3),
 }
 

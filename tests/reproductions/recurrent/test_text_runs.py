@@ -41,6 +41,7 @@ def test_a_pass_is_that_by_hand(memory: int, monkeypatch: pytest.MonkeyPatch) ->
     assert abs(found[0] - found[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_uoro_learns_that_numbers_agree() -> None:
     """Well below the 2/7 bits of whoever knows the form alone; 1/7 is the optimum of (2, 3)."""
     reading = Reading(
