@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from semigradient.agents.q_distributions import check as check_distribution
 from semigradient.errors import require, unknown
 from semigradient.nets import ACTIVATIONS
 from semigradient.nets.bricks import TORSOS
+from semigradient.training.conditions import only_with
 from semigradient.training.exploration import NoiseConfig
 from semigradient.training.prioritised_replay import Priorities
 
@@ -27,17 +28,17 @@ class Config:
     """Steps of reward before the bootstrap."""
     target: Literal["hard", "ema", "none"] = "hard"
     """Target network: copied periodically, averaged exponentially, or none."""
-    target_update_every: int = 10_000
+    target_update_every: int = field(default=10_000, metadata=only_with(target=("hard",)))
     """Environment steps between copies of a hard target."""
-    target_rate: float = 0.005
+    target_rate: float = field(default=0.005, metadata=only_with(target=("ema",)))
     """Share of the online network that an averaged target takes in per gradient step."""
     distribution: Literal["none", "c51", "quantile"] = "none"
     """Learn values, or the distribution of returns on fixed atoms (c51) or by quantiles."""
-    atoms: int = 51
+    atoms: int = field(default=51, metadata=only_with(distribution=("c51", "quantile")))
     """Numbers per action of a distribution; published are 51 (c51) and 200 (quantile)."""
-    v_min: float = -10.0
+    v_min: float = field(default=-10.0, metadata=only_with(distribution=("c51",)))
     """c51: smallest return."""
-    v_max: float = 10.0
+    v_max: float = field(default=10.0, metadata=only_with(distribution=("c51",)))
     """c51: largest return."""
     loss: Literal["huber", "mse"] = "huber"
     """Huber loss with threshold 1, or half the squared error."""
@@ -45,9 +46,9 @@ class Config:
     """Transitions in the replay memory."""
     replay: Literal["uniform", "prioritised"] = "uniform"
     """Draw transitions uniformly, or in proportion to their last errors."""
-    priority_exponent: float = 0.6
+    priority_exponent: float = field(default=0.6, metadata=only_with(replay=("prioritised",)))
     """prioritised: power of the errors, in [0, 1]; 0 draws uniformly."""
-    priority_correction: float = 0.4
+    priority_correction: float = field(default=0.4, metadata=only_with(replay=("prioritised",)))
     """prioritised: power of the importance weights at first, in [0, 1]; it rises to 1."""
     batch_size: int = 32
     """Transitions per gradient step."""
@@ -57,11 +58,11 @@ class Config:
     """Environment steps between learning phases."""
     gradient_steps: int = 1
     """Gradient steps per learning phase."""
-    epsilon_start: float = 1.0
+    epsilon_start: float = field(default=1.0, metadata=only_with(exploration=("epsilon",)))
     """Exploration at the beginning: probability of a random action."""
-    epsilon_end: float = 0.1
+    epsilon_end: float = field(default=0.1, metadata=only_with(exploration=("epsilon",)))
     """Exploration at the end."""
-    epsilon_fraction: float = 0.02
+    epsilon_fraction: float = field(default=0.02, metadata=only_with(exploration=("epsilon",)))
     """Share of all steps over which exploration falls linearly."""
     schedule: Literal["constant", "linear"] = "constant"
     """Learning rate over the run: constant, or falling linearly to 0."""
@@ -85,13 +86,13 @@ class Config:
     """Normalise the hidden layers behind the torso before every nonlinearity."""
     time: Literal["steps", "scaled", "unscaled"] = "steps"
     """Count steps; or gamma, rewards and rates per second, by dt or by reference_step."""
-    reference_step: float = 0.01
+    reference_step: float = field(default=0.01, metadata=only_with(time=("unscaled",)))
     """Duration of a step, in seconds, that unscaled learners assume."""
     exploration: Literal["epsilon", "ou", "white"] = "epsilon"
     """Occasional uniform actions, or noise on the values: coherent (ou) or not (white)."""
-    kappa: float = 7.5
+    kappa: float = field(default=7.5, metadata=only_with(exploration=("ou", "white")))
     """Rate at which coherent noise returns to 0, per second."""
-    sigma: float = 1.5
+    sigma: float = field(default=1.5, metadata=only_with(exploration=("ou", "white")))
     """Diffusion of coherent noise, per square root of a second."""
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from semigradient import agents, optim, registry
 from semigradient.errors import UserError, require
 from semigradient.training import env_help, extension, seed_folders, trust
 from semigradient.training.command import Command, RunConfig, completed, decide, keep_options
+from semigradient.training.conditions import refuse_idle
 from semigradient.training.config_files import read_config
 from semigradient.training.run_files import require_name, require_plain
 from semigradient.validate import documentation
@@ -80,6 +81,8 @@ def parse(arguments: Sequence[str]) -> Invocation:
     with env_help.after(env):
         command = _flags(default, rest)
     keep_options(command, preset)
+    refuse_idle(command.agent, default.agent)
+    refuse_idle(command.run, default.run)
     require(bool(command.run.env), "--env is missing: any Gymnasium id, such as CartPole-v1")
     if resume is None:
         return Invocation(command, seeds=seeds)

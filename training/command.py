@@ -12,6 +12,7 @@ from semigradient.envs import training_only
 from semigradient.envs.options import check_names
 from semigradient.errors import require, unknown
 from semigradient.optim import NO_OPTIMIZER
+from semigradient.training.conditions import SOME, only_with, refuse_idle
 from semigradient.training.config_files import load_preset, toml, value_of
 from semigradient.validate import Seed, build, check_fields, shown
 
@@ -71,9 +72,9 @@ class RunConfig:
     """Environment steps between lines of metrics."""
     diagnose: str = ""
     """Observers of learning, such as interference,gain,drift, or all (docs/diagnostics.md)."""
-    diagnose_every: int = 10_000
+    diagnose_every: int = dataclasses.field(default=10_000, metadata=only_with(diagnose=SOME))
     """Environment steps between their measurements; 0 measures only at the end."""
-    diagnose_samples: int = 32
+    diagnose_samples: int = dataclasses.field(default=32, metadata=only_with(diagnose=SOME))
     """Examples that they measure on."""
     run_dir: str = ""
     """Run folder; default: a new one under runs/."""
@@ -241,6 +242,8 @@ def make_command(
     tables = {"run": run, "agent_config": config, "optimizer": dict(optim_options or {})}
     command = decide(agent, env, optim, tables, preset)
     keep_options(command, preset)
+    for part in ("run", "agent"):
+        refuse_idle(getattr(command, part), getattr(decide(agent, env, optim, {}, preset), part))
     return command
 
 

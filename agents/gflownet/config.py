@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from semigradient.domains.flows.local_search import Filter
@@ -11,6 +11,7 @@ from semigradient.domains.flows.losses import REGRESSIONS
 from semigradient.domains.flows.objectives import OBJECTIVES, Objective, Rules
 from semigradient.errors import require, unknown
 from semigradient.nets import ACTIVATIONS
+from semigradient.training.conditions import SOME, only_with
 
 Loss = Literal["fm", "db", "tb", "subtb", "fl-db", "fl-subtb", "modified-db", "log-variance"]
 Backward = Literal["uniform", "learned", "tree"]
@@ -32,6 +33,9 @@ CHOICES: dict[str, Any] = {
     "local_search_filter": Filter,
 }
 
+_FIXED = ("random-policy", "uniform-objects")
+_KEPT = ("trajectories", "terminals", "transitions")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -51,51 +55,53 @@ class Config:
     """The weight of the second of two objectives is drawn for every gradient step, and seen."""
     reduction: Reduction = "mean_transitions"
     """How fm, db, fl-db and modified-db average over edges."""
-    leaf_weight: float = 10.0
+    leaf_weight: float = field(default=10.0, metadata=only_with(reduction=("balanced",)))
     """Weight of edges that end a trajectory, with reduction balanced."""
-    epsilon: float = 0.0
+    epsilon: float = field(default=0.0, metadata=only_with(loss=("fm",)))
     """ε of flow matching, about the smallest reward that matters; 0 for none."""
-    lambda_: float = 0.9
+    lambda_: float = field(default=0.9, metadata=only_with(loss=("subtb", "fl-subtb")))
     """λ of sub-trajectory balance."""
     regression: str = "squared"
     """Penalty of a residual: squared, half, huber or cosh."""
-    lr_log_z: float = 0.1
+    lr_log_z: float = field(default=0.1, metadata=only_with(loss=("tb",)))
     """Learning rate of log Z (tb), apart from that of the network."""
-    log_z: float = 0.0
+    log_z: float = field(default=0.0, metadata=only_with(loss=("tb",)))
     """Initial log Z (tb)."""
     random_actions: float = 0.0
     """Probability of a random legal action instead of the policy's, in [0, 1]."""
-    random_schedule: Literal["constant", "linear"] = "constant"
+    random_schedule: Literal["constant", "linear"] = field(
+        default="constant", metadata=only_with(random_actions=SOME)
+    )
     """Random actions over the run: constant, or falling linearly to 0."""
     sharpness: float = 1.0
     """κ, an inverse temperature that multiplies the behaviour's logits (below 1 explores more)."""
     replay: Replay = "none"
     """What is remembered: trajectories, their objects (rebuilt backwards), or single edges."""
-    replay_size: int = 20_000
+    replay_size: int = field(default=20_000, metadata=only_with(replay=_KEPT))
     """How many of them."""
-    replay_share: float = 0.5
+    replay_share: float = field(default=0.5, metadata=only_with(replay=_KEPT))
     """Share of a batch that comes from memory, in [0, 1]; the rest is new, on top of it."""
-    replay_priority: Priority = "uniform"
+    replay_priority: Priority = field(default="uniform", metadata=only_with(replay=_KEPT))
     """Drawn uniformly, or in proportion to a power of R^β or of the loss when last new."""
-    replay_power: float = 1.0
+    replay_power: float = field(default=1.0, metadata=only_with(replay_priority=("reward", "loss")))
     """That power."""
-    replay_top: bool = False
+    replay_top: bool = field(default=False, metadata=only_with(replay=_KEPT))
     """Keep the ones of highest priority instead of the newest."""
     local_search: int = 0
     """Steps of local search around what was built: walk back, cut, build on (Kim et al. 2024)."""
-    local_search_back: float = 0.5
+    local_search_back: float = field(default=0.5, metadata=only_with(local_search=SOME))
     """Share of a construction that is cut off, in [0, 1]; 0: as many edges as chance says."""
-    local_search_filter: Filter = "metropolis"
+    local_search_filter: Filter = field(default="metropolis", metadata=only_with(local_search=SOME))
     """What takes an object's place: metropolis keeps the target, deterministic takes the better."""
     offline: Offline = "none"
     """Learn from a fixed set instead: of a random policy, or walked back from random objects."""
-    offline_size: int = 2000
+    offline_size: int = field(default=2000, metadata=only_with(offline=_FIXED))
     """Trajectories of that set."""
     target: Target = "none"
     """Network of the flows further on (fm, db, fl-db): the same, an average, or an old copy."""
-    target_rate: float = 0.1
+    target_rate: float = field(default=0.1, metadata=only_with(target=("ema",)))
     """Share of the network that an averaged target takes in per gradient step."""
-    target_period: int = 100
+    target_period: int = field(default=100, metadata=only_with(target=("frozen",)))
     """Gradient steps between copies."""
     max_grad_norm: float = 0.0
     """Largest norm of the gradient; 0 leaves it alone."""
@@ -105,7 +111,7 @@ class Config:
     """Widths of the hidden layers."""
     activation: str = "leaky_relu"
     """Nonlinearity of the hidden layers."""
-    separate_backward: bool = False
+    separate_backward: bool = field(default=False, metadata=only_with(backward=("learned",)))
     """A network of its own for the learned backward policy."""
     exact_parents: bool = True
     """Count every action that leads to a state; false counts parents once (wrong, for study)."""

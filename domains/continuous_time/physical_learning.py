@@ -10,7 +10,7 @@ appendix A.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from semigradient.nets.bricks import is_image
 from semigradient.optim.physical_time import per_second
 from semigradient.training.action_box import ActionBox
 from semigradient.training.agent import AgentContext, Policy, generator
+from semigradient.training.conditions import only_with
 from semigradient.training.draws import Random
 from semigradient.training.exploration import Kind, Noise, NoiseConfig
 from semigradient.training.normalise import ObservationNormaliser
@@ -49,11 +50,11 @@ class PhysicalConfig:
     """Learning rate of the policy, per second; 0: that of the critic, as in the published code."""
     exploration: Kind = "ou"
     """Coherent noise (ou), noise drawn anew at every step (white), or uniform actions (epsilon)."""
-    kappa: float = 7.5
+    kappa: float = field(default=7.5, metadata=only_with(exploration=("ou", "white")))
     """Rate at which coherent noise returns to 0, per second."""
-    sigma: float = 1.5
+    sigma: float = field(default=1.5, metadata=only_with(exploration=("ou", "white")))
     """Diffusion of coherent noise, per square root of a second."""
-    epsilon: float = 0.1
+    epsilon: float = field(default=0.1, metadata=only_with(exploration=("epsilon",)))
     """Probability of a uniform action, with exploration=epsilon."""
     noise_dt: Literal["physical", "reference"] = "physical"
     """Step of the noise: dt, or reference_step as the published code has it when unscaled."""

@@ -50,7 +50,7 @@ _CHORALES = "--env semigradient/Chorales-v0 --env-options source=CHORALES grid=4
 
 AGENT_FLAGS: dict[str, list[str]] = {
     "dqn": [
-        f"{_CARTPOLE} {_VALUES} --target-update-every 20 --n-step 3",
+        f"{_CARTPOLE} {_VALUES} --target hard --target-update-every 20 --n-step 3",
         f"{_GLIMPSE} {_VALUES} --target ema",
     ],
     "ddqn": [

@@ -28,7 +28,7 @@ _CARTPOLE = (
 )
 _VALUES = (
     "--num-envs 1 --hidden 32 --learning-starts 300 --buffer-size 1000 --batch-size 16 "
-    "--train-every 8 --gradient-steps 2 --target-update-every 200"
+    "--train-every 8 --gradient-steps 2 --target hard --target-update-every 200"
 )
 # Short games with sticky actions: most resets come from the emulator, a few with a new seed.
 _BREAKOUT = (
