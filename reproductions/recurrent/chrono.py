@@ -79,23 +79,10 @@ def _long(
     return Task(name, figure, env_id, options, t_max, 128, 128, 10_000, alike)
 
 
-_COPY = {"delay": 50, "letters": 2}
 TASKS = {
     "quick": (
         Task(
             "adding, T = 100", "5.4", "semigradient/Adding-v0", {"length": 100}, 100, 32, 32, 3000
-        ),
-        Task("copy, T = 50, two letters", "5.3", "semigradient/Copy-v0", _COPY, 75, 32, 32, 2000),
-        Task(
-            "variable copy, T = 50, two letters",
-            "5.3",
-            "semigradient/VariableCopy-v0",
-            _COPY,
-            50,
-            32,
-            32,
-            2000,
-            alike=True,
         ),
     ),
     "full": (
