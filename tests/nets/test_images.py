@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semigradient.envs.forms import Features, Parts
 from semigradient.errors import UserError
-from semigradient.nets.bricks import Flat, NatureCNN, is_image, torso
+from semigradient.nets.bricks import Flat, HalvedCNN, NatureCNN, is_image, torso
 from semigradient.nets.glimpse import GlimpseCNN
 from semigradient.nets.images import Prepared, SmallCNN, layout
 
@@ -34,6 +34,9 @@ def box(*shape: int, high: float = 255, dtype: Any = np.uint8, low: float = 0) -
         (box(64, 64, 1, high=1, dtype=np.float32), (1, 64, 64), NatureCNN),
         (box(64, 64, 3, low=-1, high=1, dtype=np.float64), (3, 64, 64), NatureCNN),
         (box(64, 64, 3, dtype=np.int32), (3, 64, 64), NatureCNN),
+        (box(4, 42, 42), (4, 42, 42), HalvedCNN),
+        (box(42, 50, 3), (3, 42, 50), HalvedCNN),
+        (box(40, 40, 1, high=1, dtype=np.float32), (1, 40, 40), HalvedCNN),
         (box(3, 32, 32), (3, 32, 32), GlimpseCNN),
         (box(32, 32, 3), (3, 32, 32), GlimpseCNN),
         (box(15, 15, 1), (1, 15, 15), GlimpseCNN),
@@ -148,6 +151,6 @@ def test_pictures_among_other_numbers_get_convolutions_of_their_own() -> None:
 
 def test_convolutions_that_are_asked_for_must_fit() -> None:
     assert isinstance(torso(box(40, 40, 3), "small").inner, SmallCNN)
-    for kind, words in (("nature", "36×36"), ("glimpse", "13×13")):
+    for kind, words in (("nature", "36×36"), ("halved", "10×10"), ("glimpse", "13×13")):
         with pytest.raises(UserError, match=words):
             torso(box(7, 7, 3), kind)
