@@ -79,7 +79,7 @@ class NatureCNN(nn.Module):
     in channels-last order, in which the convolutions of both CPU and GPU run faster.
     """
 
-    LAYERS: ClassVar = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+    LAYERS: ClassVar[tuple[tuple[int, int, int], ...]] = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
     """Channels, side of the kernel and stride of each convolution."""
     LEAST = 36
     """The shortest side that the kernels fit into."""
@@ -124,7 +124,7 @@ class HalvedCNN(NatureCNN):
     agents on Pong found too little.
     """
 
-    LAYERS: ClassVar = ((16, 4, 2), (32, 4, 2))
+    LAYERS = ((16, 4, 2), (32, 4, 2))
     LEAST = 10
 
 
