@@ -176,6 +176,43 @@ def test_rows_that_are_reset_have_no_past(name, options):
         assert not torch.allclose(found[0], fresh[0], atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "options"), NAMES[3:])
+def test_traces_of_rows_that_are_reset_are_zero(name, options):
+    net, (xs, _) = network("rnn"), data()
+    estimator = make(name, net, B, torch.Generator().manual_seed(0), **options)
+    for x in xs:
+        estimator.step(x)
+    estimator.reset(torch.tensor([False, True]))
+    found = estimator.trace.contract(torch.ones(B, HIDDEN, dtype=torch.float64))
+    assert found[0].any()
+    assert not found[1].any()
+
+
+def test_parameters_that_change_within_a_piece_enter_with_their_new_values():
+    net, (xs, targets) = network("rnn"), data(2)
+    start = [p.detach().clone() for p in net.parameters()]
+    estimator = make("bptt", net, B)
+    estimator.step(xs[0])
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(0.9)
+    output = estimator.step(xs[1])
+    found = estimator.gradient(output - targets[1])
+    leaves = [p.requires_grad_() for p in start]
+    names = [name for name, _ in net.named_parameters()]
+    changed = [leaf - 0.1 * leaf.detach() for leaf in leaves]
+    for row in range(B):
+        state = torch.zeros(HIDDEN, dtype=torch.float64)
+        first = dict(zip(names, leaves, strict=True))
+        second = dict(zip(names, changed, strict=True))
+        state = torch.func.functional_call(net, first, (xs[0, row], state))[1]
+        expected = torch.func.functional_call(net, second, (xs[1, row], state))[0]
+        torch.testing.assert_close(output[row], expected.detach())
+        loss = 0.5 * (expected - targets[1, row]).square().sum()
+        parts = torch.autograd.grad(loss, leaves)
+        torch.testing.assert_close(found[row], torch.cat([p.reshape(-1) for p in parts]))
+
+
 @pytest.mark.parametrize(("name", "options"), NAMES)
 def test_continues_exactly_from_its_state(name, options):
     own = {"nobacktrack": "rnn", "shaped-uoro": "lstm", "preuoro": "gated"}
