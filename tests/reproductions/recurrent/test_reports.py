@@ -20,8 +20,8 @@ from semigradient.reproductions.recurrent import anbn, brackets, chrono, queue, 
 from semigradient.reproductions.report import Job, Report, prepare, write
 
 
-def made(module: ModuleType, folder: Path) -> Report:
-    job = Job("quick", 2, folder, say=lambda _: None)
+def made(module: ModuleType, folder: Path, seeds: int = 2) -> Report:
+    job = Job("quick", seeds, folder, say=lambda _: None)
     prepare(folder)
     report = module.reproduce(job)
     write(report, job, "name", module.TITLE)
