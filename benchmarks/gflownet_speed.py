@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,11 +21,10 @@ from typing import Any
 
 from semigradient.agents.gflownet.gflownet import GFlowNet
 from semigradient.api import make_agent
-from semigradient.errors import UserError, require
+from semigradient.benchmarks.peer_process import PeerProcess
+from semigradient.errors import UserError
 from semigradient.training import process
 from semigradient.training.cli import fail
-
-_PEER = Path(__file__).with_name("torchgfn_peer.py")
 
 
 class Ours:
@@ -63,41 +61,20 @@ class Ours:
         return self.agent.evaluate()["tv"]
 
 
-class Theirs:
+class Theirs(PeerProcess):
     """The peer's process."""
 
     def __init__(self, loss: str, dimensions: int, chosen: argparse.Namespace) -> None:
         numbers = (dimensions, chosen.height, chosen.batch, chosen.seed, chosen.threads)
-        command = [chosen.peer, str(_PEER), loss, *map(str, numbers)]
-        pipe: Any = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8")
-        self._answer()
+        super().__init__("--peer", chosen.peer, "torchgfn_peer.py", loss, *numbers)
 
     def run(self, iterations: int) -> list[float]:
         """Seconds of wall clock and of processor time, by the peer's own clock."""
-        return self._ask(str(iterations))
+        return list(self.ask(str(iterations)))
 
     def total_variation(self) -> float:
         """Exact total variation."""
-        return float(self._ask("tv"))
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _ask(self, question: str) -> Any:
-        assert self.process.stdin is not None
-        self.process.stdin.write(question + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        require(line != "", "--peer: the process ended; see its message above")
-        return json.loads(line)
+        return float(self.ask("tv"))
 
 
 def compare(loss: str, dimensions: int, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -148,10 +125,6 @@ def main(argv: list[str]) -> int:
     process.prepare(chosen.threads)
     rows = []
     try:
-        require(
-            not chosen.peer or Path(chosen.peer).exists(),
-            f"--peer {chosen.peer!r}: does not exist; accepted is a Python with torchgfn",
-        )
         for dimensions in chosen.dimensions:
             for loss in chosen.loss:
                 rows.append(compare(loss, dimensions, chosen))

@@ -1,17 +1,21 @@
 """What seeds as a batch cost: one process that trains K seeds, beside K runs one after another.
 
     python -m semigradient.benchmarks.scaling --cases cartpole-ppo --seeds 1 8 32 --hidden 64 256
+    python -m semigradient.benchmarks.scaling --cases cartpole-ppo --jax VENV/bin/python
 
 A stack of K seeds (docs/stacks.md), one seed alone and one run of stable-baselines3 take turns in
 one process, on one torch thread, with the hyperparameters of `benchmarks.throughput`. The column
 "K runs" is how many times as many environment steps per second the stack makes as K runs would
-that follow each other; "K of SB3" the same for SB3's. Memory is what the process grows by while a
+that follow each other; "K of SB3" the same for SB3's. With `--jax` PPO as PureJaxRL lays it out
+(`benchmarks/jax_peer.py`) trains as many seeds in a Python that has jax, on one core; "JAX / stack"
+is how many times as many steps it makes as the stack. Memory is what the process grows by while a
 stack is built and warmed up, over its seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -25,6 +29,7 @@ from typing import Any
 import psutil
 
 from semigradient.benchmarks import throughput
+from semigradient.benchmarks.peer_process import PeerProcess
 from semigradient.benchmarks.throughput import CASES, Case
 from semigradient.errors import UserError
 from semigradient.stacks.stack import Stack
@@ -70,16 +75,32 @@ def measure(case: Case, seeds: int, options: argparse.Namespace) -> dict[str, An
     stack, memory = make_stack(command, seeds)
     _warm_up(alone.iterate, alone, command)
     theirs.learn(getattr(command.agent, "learning_starts", 0) + 1, reset_num_timesteps=False)
-    rounds: dict[str, list[float]] = {"stack": [], "alone": [], "sb3": []}
+    has_peer = options.jax and case.algorithm == "ppo"
+    peer = jax_peer(command, seeds, options.jax) if has_peer else None
+    rounds: dict[str, list[float]] = {"stack": [], "alone": [], "sb3": [], "jax": []}
     for _ in range(options.rounds):
         member = stack.members[0]
         rounds["stack"].append(seeds * rate(stack.iterate, member, options.seconds))
         rounds["alone"].append(rate(alone.iterate, alone, options.seconds))
         rounds["sb3"].append(throughput.run_theirs(theirs, options.seconds))
+        if peer is not None:
+            rounds["jax"].append(peer.ask(str(options.seconds)))
     for agent in (alone, *stack.members):
         agent.setup.envs.close()
     theirs.env.close()
+    if peer is not None:
+        peer.close()
     return {**rounds, "seeds": seeds, "mib_per_seed": memory}
+
+
+def jax_peer(command: Command, seeds: int, python: str) -> PeerProcess:
+    """The peer in JAX, with the hyperparameters of our command."""
+    config, optimizer = command.agent, command.optimizer
+    names = ("rollout_steps", "batch_size", "epochs", "hidden", "gamma", "gae_lambda", "clip")
+    names += ("entropy_coefficient", "value_coefficient", "max_grad_norm")
+    chosen = {name: getattr(config, name) for name in names}
+    chosen |= {"num_envs": command.run.num_envs, "lr": optimizer.lr, "eps": optimizer.eps}
+    return PeerProcess("--jax", python, "jax_peer.py", seeds, json.dumps(chosen))
 
 
 def line(result: dict[str, Any]) -> str:
@@ -88,6 +109,9 @@ def line(result: dict[str, Any]) -> str:
     cells = [f"{result['seeds']:5d} {statistics.median(stack):9.0f}"]
     for other in ("alone", "sb3"):
         ratios = [a / b for a, b in zip(stack, result[other], strict=True)]
+        cells.append(f"{statistics.median(ratios):6.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+    if result["jax"]:
+        ratios = [b / a for a, b in zip(stack, result["jax"], strict=True)]
         cells.append(f"{statistics.median(ratios):6.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
     return "  ".join([*cells, f"{result['mib_per_seed']:7.1f}"])
 
@@ -99,19 +123,20 @@ def main(argv: list[str]) -> int:
     print("\n".join(f"{key}: {value}" for key, value in throughput.machine(options).items()))
     report: list[dict[str, Any]] = []
     for name in options.cases:
-        for hidden in options.hidden or [""]:
+        for hidden, envs in itertools.product(options.hidden or [""], options.num_envs or [""]):
             case, widths = CASES[name], [hidden] * 2 * bool(hidden)
             flags = ["--hidden", *widths] if widths else []
-            flags += ["--num-envs", options.num_envs] if options.num_envs else []
+            flags += ["--num-envs", envs] if envs else []
             theirs = ["--net-arch", *widths] if widths else []
             case = replace(case, ours=(*case.ours, *flags), theirs=(*case.theirs, *theirs))
             print(
-                f"\n{name} {' '.join(flags)}\nseeds   steps/s  K runs              K of SB3   "
-                "        MiB/seed"
+                f"\n{name} {' '.join(flags)}\nseeds   steps/s  K runs              K of SB3"
+                f"           {'  JAX / stack        ' if options.jax else ''}MiB/seed"
             )
             for seeds in options.seeds:
                 try:
-                    report.append({"case": name, "hidden": hidden, **measure(case, seeds, options)})
+                    made = measure(case, seeds, options)
+                    report.append({"case": name, "hidden": hidden, "num_envs": envs, **made})
                 except UserError as problem:
                     fail(problem, "semigradient.benchmarks.scaling")
                 print(line(report[-1]), flush=True)
@@ -125,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cases", nargs="+", default=list(_STACKED), choices=_STACKED)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--hidden", nargs="+", default=[], help="widths of both hidden layers")
-    parser.add_argument("--num-envs", default="", help="environments of each seed")
+    parser.add_argument("--num-envs", nargs="+", default=[], help="environments of each seed")
+    parser.add_argument("--jax", default="", help="a Python with jax: PPO's peer; default: none")
     parser.add_argument("--seconds", type=float, default=4.0, help="per side and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", default="", help="also write a JSON file")
