@@ -96,8 +96,8 @@ def measure(case: Case, seeds: int, options: argparse.Namespace) -> dict[str, An
 def jax_peer(command: Command, seeds: int, python: str) -> PeerProcess:
     """The peer in JAX, with the hyperparameters of our command."""
     config, optimizer = command.agent, command.optimizer
-    names = ("rollout_steps", "batch_size", "epochs", "hidden", "gamma", "gae_lambda", "clip")
-    names += ("entropy_coefficient", "value_coefficient", "max_grad_norm")
+    first = ("rollout_steps", "batch_size", "epochs", "hidden", "gamma", "gae_lambda", "clip")
+    names = (*first, "entropy_coefficient", "value_coefficient", "max_grad_norm")
     chosen = {name: getattr(config, name) for name in names}
     chosen |= {"num_envs": command.run.num_envs, "lr": optimizer.lr, "eps": optimizer.eps}
     return PeerProcess("--jax", python, "jax_peer.py", seeds, json.dumps(chosen))
