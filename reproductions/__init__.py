@@ -31,6 +31,7 @@ _OURS = {
     "atari-policy-evaluation": Entry("semigradient.reproductions.td.atari_policy_evaluation"),
     "chorale-harmonize": Entry("semigradient.reproductions.music.chorale_harmonize"),
     "chorale-rules": Entry("semigradient.reproductions.music.chorale_rules"),
+    "classification": Entry("semigradient.reproductions.td.classification"),
     "coconet-orderings": Entry("semigradient.reproductions.music.coconet_orderings"),
     "cosine": Entry("semigradient.reproductions.td.cosine"),
     "dau-ant": Entry("semigradient.reproductions.continuous_time.dau_ant"),
