@@ -62,6 +62,10 @@ _OURS: dict[str, Entry] = {
         "semigradient.agents.a2c:A2C", "synchronous advantage actor-critic (Mnih et al. 2016)"
     ),
     "reinforce": Entry("semigradient.agents.reinforce:REINFORCE", "REINFORCE (Williams 1992)"),
+    "online-ac": Entry(
+        "semigradient.agents.online_ac:OnlineActorCritic",
+        "recurrent actor-critic(λ) at every step, by RTRL, UORO or truncation",
+    ),
     "pcl": Entry("semigradient.agents.pcl:PCL", "path consistency learning (Nachum et al. 2017)"),
     "soft-q": Entry("semigradient.agents.soft_q:SoftQ", "soft Q-learning (Haarnoja et al. 2017)"),
     "sac-discrete": Entry(

@@ -23,6 +23,16 @@ Policy = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
 """Actions (B, *action) for observations (B, *observation) and optional masks (B, A)."""
 
 
+def forget(policy: Policy, rows: np.ndarray | None = None) -> None:
+    """Tell a policy that new episodes begin, in rows (B,) bool or everywhere.
+
+    A policy that remembers has a method `forget(rows)`; for all others there is nothing to do.
+    """
+    told = getattr(policy, "forget", None)
+    if told is not None:
+        told(rows)
+
+
 @dataclass
 class AgentContext:
     """What an agent is given besides its own config.

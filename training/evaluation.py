@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from semigradient.envs import ExactVector, make_vector
-from semigradient.training.agent import Policy
+from semigradient.training.agent import Policy, forget
 from semigradient.training.command import Command
 
 SEED_OFFSET = 1_000_003
@@ -67,11 +67,14 @@ def evaluate(policy: Policy, envs: ExactVector, episodes: int, max_steps: int = 
     tally = _Tally(shares, max_steps)
     while not tally.is_complete():
         obs, infos = envs.reset()
+        forget(policy)
         tally.restart()
         while tally.is_playing():
             actions = policy(obs, infos.get("action_mask"))
             obs, reward, terminated, truncated, infos = envs.step(actions)
-            tally.add(reward, terminated | truncated)
+            ended = terminated | truncated
+            forget(policy, ended)
+            tally.add(reward, ended)
     return replace(tally.scores(), references=envs.references)
 
 
@@ -175,6 +178,7 @@ def score(
 def film(policy: Policy, envs: ExactVector, max_steps: int = 10_000) -> list[np.ndarray]:
     """RGB frames (H, W, 3) of one episode of the first environment of `envs`."""
     obs, infos = envs.reset()
+    forget(policy)
     frames = [envs.frames()[0]]
     for _ in range(max_steps):
         obs, _, terminated, truncated, infos = envs.step(policy(obs, infos.get("action_mask")))

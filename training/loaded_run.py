@@ -14,7 +14,7 @@ from semigradient.envs.declared import hold
 from semigradient.envs.forms import MASK
 from semigradient.errors import UserError, require
 from semigradient.training import checkpoint, parts
-from semigradient.training.agent import Agent, Policy
+from semigradient.training.agent import Agent, Policy, forget
 from semigradient.training.build import build
 from semigradient.training.checkpoint import Loaded
 from semigradient.training.cli import parse
@@ -73,6 +73,11 @@ class LoadedRun:
             self._policies[deterministic] = self.agent.policy(deterministic)
         actions = self._policies[deterministic](batch, legal)
         return actions[0] if is_single else actions
+
+    def forget(self) -> None:
+        """New episodes begin: a recurrent policy starts from nothing, as it does at first."""
+        for policy in self._policies.values():
+            forget(policy)
 
     def act(self, observation: Any, mask: Any = None, deterministic: bool = True) -> Any:
         """An action of the environment's own action space for one of its own observations.

@@ -153,6 +153,19 @@ SITUATIONS: dict[str, list[Situation]] = {
         at(f"{_PIXELS} --hidden 8", torso="glimpse"),
         at(f"{_CONTINUOUS} --hidden 8", log_std_init=-1.0),
     ],
+    "online-ac": [
+        at(
+            AGENT_FLAGS["online-ac"][0],
+            "gamma trace_decay",
+            6,
+            chrono=9.0,
+            max_grad_norm=0.01,
+            estimator="rtrl",
+        ),
+        at(AGENT_FLAGS["online-ac"][2], "truncation", 6),
+        at(AGENT_FLAGS["online-ac"][3], "segment_mean", 12, segment_mean=2.0),
+        at(f"{_CONTINUOUS} --units 3", log_std_init=-1.0),
+    ],
     "pcl": [
         at(
             f"{_TOY} --num-envs 2 --learning-starts 8 --batch-size 8 --hidden 8 --path-length 4",

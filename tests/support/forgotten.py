@@ -70,7 +70,8 @@ def _is_own(value: Any) -> bool:
 
 def _has_state(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
-        return value.requires_grad and value.is_leaf
+        # Rows that share one memory take no update in place: they are copies, made anew.
+        return value.requires_grad and value.is_leaf and 0 not in value.stride()
     if isinstance(value, nn.Module):
         return any(True for _ in value.parameters())
     return isinstance(value, _KINDS) or (_is_own(value) and hasattr(value, "state_dict"))

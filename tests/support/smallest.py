@@ -74,6 +74,15 @@ AGENT_FLAGS: dict[str, list[str]] = {
         f"{_CARTPOLE} --num-envs 2 --hidden 8 --episodes-per-env 2",
         f"{_GLIMPSE} --num-envs 2 --hidden 8",
     ],
+    "online-ac": [
+        f"--env semigradient/Queue-v0 --env-options length=7 --num-envs 2 --units 3 "
+        f"--estimator {kind}"
+        for kind in ("uoro --memory 2", "rtrl", "tbptt", "artbp", "preuoro --cell lstm")
+    ]
+    + [
+        "--env Pendulum-v1 --num-envs 2 --units 3",
+        f"{_GLIMPSE} --num-envs 2 --units 3",
+    ],
     "pcl": [f"--env semigradient/ToyChorale-v0 {_VALUES} --path-length 4"],
     "soft-q": [f"{_GRID} {_VALUES}"],
     "gflownet": [

@@ -73,6 +73,9 @@ CASES = {
     "gflownet-grid": "--agent gflownet --env semigradient/HyperGrid-v0 --steps 3000 --hidden 16 "
     "--batch-size 4 --loss subtb --backward learned --replay trajectories --eval-episodes 2 "
     "--eval-every 1024 --log-every 512 --checkpoint-every 512",
+    "online-ac-queue": "--agent online-ac --env semigradient/Queue-v0 --env-options length=50 "
+    "--num-envs 2 --steps 1600 --units 4 --eval-episodes 2 --eval-every 1200 --log-every 420 "
+    "--checkpoint-every 830",
     "pcl-toy": "--agent pcl --env semigradient/ToyChorale-v0 --env-options task=inpaint "
     "--steps 1600 --num-envs 8 --hidden 16 --path-length 4 --buffer-size 400 --learning-starts 200 "
     "--batch-size 16 --gradient-steps 1 --eval-episodes 2 --eval-every 1200 --log-every 400 "
@@ -98,7 +101,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 # Kinds of learner and of environment whose parts another case has.
 _LONG = {
     *("ddqn-cartpole", "a2c-cartpole", "ddqn-breakout", "a2c-breakout", "ppo-breakout"),
-    *("dau-pusher", "ddpg-pendulum", "dqn-ou"),
+    *("online-ac-queue", "dau-pusher", "ddpg-pendulum", "dqn-ou"),
 }
 
 
