@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,12 +46,17 @@ _FOREVER = 10**9  # steps of a run that is limited by time only
 
 @dataclass(frozen=True)
 class Case:
-    """One algorithm on one environment, with our and SB3's flags in addition to the presets."""
+    """One algorithm on one environment, with our and SB3's flags in addition to the presets.
+
+    Attributes:
+        side: of Atari images in pixels.
+    """
 
     algorithm: str
     env: str
     ours: tuple[str, ...] = ()
     theirs: tuple[str, ...] = ()
+    side: int = 84
 
 
 _CONSTANT = ("--schedule", "constant")
@@ -77,6 +82,14 @@ CASES = {
     "pong-dqn": Case("dqn", "ALE/Pong-v5", ("--epsilon-start=0.01", *_SMALL), _SB3_PONG),
     "pong-ppo": Case("ppo", "ALE/Pong-v5", _CONSTANT_PPO, _CONSTANT_PPO),
     "pong-a2c": Case("a2c", "ALE/Pong-v5", _CONSTANT, _CONSTANT),
+}
+# Both sides see 42×42 pixels (`--preset small`); all else is as above.
+CASES |= {
+    name.replace("pong", "pong-small"): replace(
+        case, ours=("--preset", "small", *case.ours), side=42
+    )
+    for name, case in CASES.items()
+    if name.startswith("pong-")
 }
 
 
@@ -120,7 +133,8 @@ def make_ours(case: Case, options: argparse.Namespace) -> tuple[Agent, Command]:
     """Our agent as built by `train.py`."""
     flags = [*case.ours, "--device", options.device, "--threads", str(options.threads)]
     if case.env.startswith("ALE/"):
-        flags += ["--env-options", f"num_threads={options.env_threads}"]
+        pixels = [f"img_{name}={case.side}" for name in ("height", "width")]
+        flags += ["--env-options", f"num_threads={options.env_threads}", *pixels]
     flags += ["--compile"] if options.compile else []
     command = _parse(case.algorithm, case.env, flags)
     return build(command), command
@@ -142,7 +156,9 @@ def make_theirs(case: Case, ours: Command, device: str) -> Any:
     algorithms: dict[str, Any] = {"dqn": DQN, "ppo": PPO, "a2c": A2C}
     return algorithms[case.algorithm](
         "CnnPolicy" if images else "MlpPolicy",
-        _atari(case.env, num_envs) if images else make_vec_env(case.env, num_envs, seed=0),
+        _atari(case.env, num_envs, case.side)
+        if images
+        else make_vec_env(case.env, num_envs, seed=0),
         learning_rate=command.optimizer.lr,
         seed=0,
         device=device,
@@ -186,7 +202,7 @@ def main(argv: list[str]) -> int:
     facts = machine(options)
     print("\n".join(f"{key}: {value}" for key, value in facts.items()))
     report: dict[str, Any] = {"machine": facts, "cases": {}}
-    print(f"\n{'case':13s} {'ours':>9s} {'SB3':>9s}  ratio by round → median [min, max]")
+    print(f"\n{'case':14s} {'ours':>9s} {'SB3':>9s}  ratio by round → median [min, max]")
     for name in options.cases:
         try:
             report["cases"][name] = measure(CASES[name], options)
@@ -204,8 +220,8 @@ def _lines(name: str, result: dict[str, Any]) -> str:
     ours, theirs = map(statistics.median, (result["ours"], result["sb3"]))
     rounds = " ".join(f"{ratio:.2f}" for ratio in ratios)
     return (
-        f"{name:13s} {ours:9.0f} {theirs:9.0f}  {rounds} → {result['ratio_median']:.2f} "
-        f"[{min(ratios):.2f}, {max(ratios):.2f}]\n{'':13s} our time: {shares}"
+        f"{name:14s} {ours:9.0f} {theirs:9.0f}  {rounds} → {result['ratio_median']:.2f} "
+        f"[{min(ratios):.2f}, {max(ratios):.2f}]\n{'':14s} our time: {shares}"
     )
 
 
@@ -214,13 +230,13 @@ def _parse(agent: str, env: str, flags: tuple[str, ...] | list[str]) -> Command:
     return parse([*run, *flags]).command
 
 
-def _atari(env_id: str, num_envs: int) -> VecEnv:
+def _atari(env_id: str, num_envs: int, side: int) -> VecEnv:
     """Our protocol in SB3's wrappers, which also press fire after a reset: two additional steps."""
     game = env_id.removeprefix("ALE/").removesuffix("-v5")
     require(find_spec("cv2") is not None, "Pong beside SB3: pip install opencv-python-headless")
     wrapping: dict[str, Any] = {"noop_max": 30, "frame_skip": 4, "clip_reward": True}
     wrapping |= {
-        "screen_size": 84,
+        "screen_size": side,
         "terminal_on_life_loss": False,
         "action_repeat_probability": 0.25,
     }
