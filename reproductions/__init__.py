@@ -21,6 +21,7 @@ _OURS = {
     "acrobot-cartpole": Entry("semigradient.reproductions.td.acrobot_cartpole"),
     "anbn": Entry("semigradient.reproductions.recurrent.anbn"),
     "brackets": Entry("semigradient.reproductions.recurrent.brackets"),
+    "influence-balancing": Entry("semigradient.reproductions.recurrent.influence_balancing"),
     "recurrent-exact": Entry("semigradient.reproductions.recurrent.recurrent_exact"),
     "chrono": Entry("semigradient.reproductions.recurrent.chrono"),
     "queue": Entry("semigradient.reproductions.recurrent.queue"),
