@@ -22,6 +22,7 @@ _OURS = {
     "anbn": Entry("semigradient.reproductions.recurrent.anbn"),
     "brackets": Entry("semigradient.reproductions.recurrent.brackets"),
     "influence-balancing": Entry("semigradient.reproductions.recurrent.influence_balancing"),
+    "uoro-variance": Entry("semigradient.reproductions.recurrent.uoro_variance"),
     "recurrent-exact": Entry("semigradient.reproductions.recurrent.recurrent_exact"),
     "chrono": Entry("semigradient.reproductions.recurrent.chrono"),
     "queue": Entry("semigradient.reproductions.recurrent.queue"),

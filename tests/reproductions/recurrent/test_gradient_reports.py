@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reproductions.recurrent.test_reports import made, shrink
-from semigradient.reproductions.recurrent import recurrent_exact
+from semigradient.reproductions.recurrent import recurrent_exact, uoro_variance
 
 
 def test_every_required_exact_row_agrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,3 +26,9 @@ def test_a_wrong_estimator_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exact["uoro"] < 1e-12  # any scale that signs do not change is unbiased
     monkeypatch.setattr(uoro, "scale", lambda row, column: 1 + column[..., :1].relu())
     assert recurrent_exact.means(0)["uoro"] > 1e-3
+
+
+def test_the_variance_grows_with_the_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shrink(monkeypatch, uoro_variance, "SIZES", (2, 16))
+    rows = made(uoro_variance, tmp_path).rows
+    assert [row.agrees for row in rows] == [True] * 4
