@@ -24,9 +24,9 @@ from semigradient.training.actor_critic import actor_critic, check
 from semigradient.training.agent import (
     AgentContext,
     LearningRate,
-    maybe_compile,
 )
 from semigradient.training.collector import Collector, Preprocessing
+from semigradient.training.compiling import maybe_compile
 from semigradient.training.corrections import critic_difference, show, warn_of_limits
 from semigradient.training.gradients import clip_factor, descend
 from semigradient.training.returns import gae

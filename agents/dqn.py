@@ -53,7 +53,8 @@ from semigradient.optim.temporal_difference import (
     TemporalDifference,
     wants_temporal_difference,
 )
-from semigradient.training.agent import AgentContext, LearningRate, Policy, generator, maybe_compile
+from semigradient.training.agent import AgentContext, LearningRate, Policy, generator
+from semigradient.training.compiling import maybe_compile
 from semigradient.training.corrections import follows_target, warn_of_limits
 from semigradient.training.draws import Generators, Random
 from semigradient.training.gradients import clip_factor, clip_gradients, descend

@@ -33,8 +33,8 @@ from semigradient.training.agent import (
     LearningRate,
     Policy,
     generator,
-    maybe_compile,
 )
+from semigradient.training.compiling import maybe_compile
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.ring import Ring
 from semigradient.training.stepping import EnvStepper

@@ -30,10 +30,10 @@ from semigradient.training.agent import (
     AgentContext,
     LearningRate,
     generator,
-    maybe_compile,
     remaining,
 )
 from semigradient.training.collector import Collector, Preprocessing
+from semigradient.training.compiling import maybe_compile
 from semigradient.training.corrections import critic_difference, show, warn_of_limits
 from semigradient.training.draws import Generators, Random
 from semigradient.training.gradients import clip_factor, descend

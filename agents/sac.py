@@ -27,8 +27,8 @@ from semigradient.training.agent import (
     LearningRate,
     Policy,
     generator,
-    maybe_compile,
 )
+from semigradient.training.compiling import maybe_compile
 from semigradient.training.off_policy import OffPolicyCollector, OffPolicyConfig, descend
 from semigradient.training.replay import Batch
 from semigradient.training.returns import td_target

@@ -30,8 +30,8 @@ from semigradient.training.agent import (
     LearningRate,
     Policy,
     generator,
-    maybe_compile,
 )
+from semigradient.training.compiling import maybe_compile
 from semigradient.training.corrections import show, warn_of_limits
 
 

@@ -234,8 +234,3 @@ class LearningRate:
 def remaining(step: int, total_steps: int) -> float:
     """Remaining share of the run, in [0, 1]."""
     return max(0.0, 1 - step / total_steps)
-
-
-def maybe_compile(function: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
-    """`torch.compile` a pure tensor function of static shapes if `enabled`."""
-    return torch.compile(function, dynamic=False) if enabled else function

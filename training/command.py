@@ -54,7 +54,7 @@ class RunConfig:
     threads: int = 0
     """CPU threads of torch; 0: one for vector observations, all cores for images."""
     compile: bool = False
-    """Compile the loss with torch.compile (first steps are slow)."""
+    """Compile the loss with torch.compile (first steps are slow; what is compiled is kept)."""
     eval_every: int = 10_000
     """Environment steps between evaluations; 0 evaluates only at the end."""
     eval_episodes: int = 10

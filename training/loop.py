@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from semigradient.errors import one_line, require
-from semigradient.training import console, parts
+from semigradient.training import compiling, console, parts
 from semigradient.training.agent import Agent
 from semigradient.training.checkpoint import Loaded
 from semigradient.training.command import Command
@@ -327,6 +327,7 @@ class Loop:
             "eval": {**self.evaluation, **self.references, **self.further_scores},
             "best": self.saver.best,
             "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},
+            "compiling_seconds": round(compiling.STOPWATCH.seconds, 3),
         }
         try:
             self.lock.require_folder()
@@ -338,6 +339,8 @@ class Loop:
             reason = problem.strerror or one_line(problem)
             outcome.message += f" (summary.json could not be written: {reason})"
             outcome.exit_code = outcome.exit_code or 1
+        if cost := compiling.report():
+            console.say(cost)
         console.record(self.folder, f"{outcome.status}: {outcome.message}")
 
 

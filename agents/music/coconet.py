@@ -37,8 +37,8 @@ from semigradient.training.agent import (
     LearningRate,
     Policy,
     generator,
-    maybe_compile,
 )
+from semigradient.training.compiling import maybe_compile
 
 _VALIDATION_BATCH = 32
 
