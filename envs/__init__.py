@@ -102,6 +102,23 @@ gymnasium.register("semigradient/TimeStep-v0", entry_point=_TIME_STEP)
 for _id, _base in REFINED.items():
     gymnasium.register(_id, entry_point=_TIME_STEP, kwargs={"base": _base})
 
+POSITION_ONLY: dict[str, str] = {
+    "semigradient/PositionOnlyCartPole-v0": "CartPole-v1",
+    "semigradient/PositionOnlyPendulum-v0": "Pendulum-v1",
+    "semigradient/PositionOnlyAcrobot-v0": "Acrobot-v1",
+    "semigradient/PositionOnlyMountainCar-v0": "MountainCar-v0",
+}
+"""Ids of Gymnasium's classic control without velocities, and what they are with them."""
+
+for _id, _base in POSITION_ONLY.items():
+    _class = _id.removeprefix("semigradient/").removesuffix("-v0")
+    gymnasium.register(
+        _id,
+        entry_point=f"{_HERE}.control.position_only:{_class}",
+        max_episode_steps=gymnasium.spec(_base).max_episode_steps,
+        reward_threshold=gymnasium.spec(_base).reward_threshold,
+    )
+
 
 def check_id(env_id: str) -> EnvSpec:
     """Return the registered spec of `env_id`, or raise a `UserError` with the nearest ids.

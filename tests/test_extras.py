@@ -42,7 +42,7 @@ def rows() -> dict[str, str]:
 
 
 def test_the_readme_names_every_environment(rows: dict[str, str]) -> None:
-    ours = {*envs.OURS, *envs.REFINED, "semigradient/TimeStep-v0"}
+    ours = {*envs.OURS, *envs.REFINED, *envs.POSITION_ONLY, "semigradient/TimeStep-v0"}
     assert set(rows) == {name.removeprefix("semigradient/").removesuffix("-v0") for name in ours}
 
 

@@ -35,6 +35,7 @@ class Rules:
         OPTIONS: keyword arguments that are known.
         BOUNDS: of the states (S,) that are compared.
         is_finite: whether rewards are, whatever the action.
+        shown: which numbers of Gymnasium's observations are observed (`position_only`).
     """
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset()
@@ -43,6 +44,7 @@ class Rules:
 
     def __init__(self, env: Any) -> None:
         self.env = env
+        self.shown = getattr(env, "SHOWN", slice(None))
 
     @classmethod
     def accepts(cls, name: str, value: Any) -> bool:
@@ -66,7 +68,7 @@ class Rules:
 
     def observe(self, state: Array) -> Array:
         """Observations (N, o) float32 of states (S, N) that were acted on."""
-        return np.array(state.T, np.float32, order="C")
+        return np.array(state[self.shown].T, np.float32, order="C")
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """States (S, `count`) all over the range of the environment."""
@@ -308,14 +310,19 @@ class Pendulum(Rules):
 
 
 _CLASSIC = "gymnasium.envs.classic_control"
+_POSITIONS = "semigradient.envs.control.position_only:PositionOnly"
 RULES: dict[str, type[Rules]] = {
     f"{_CLASSIC}.cartpole:CartPoleEnv": CartPole,
     f"{_CLASSIC}.mountain_car:MountainCarEnv": MountainCar,
     f"{_CLASSIC}.continuous_mountain_car:Continuous_MountainCarEnv": MountainCarContinuous,
     f"{_CLASSIC}.acrobot:AcrobotEnv": Acrobot,
     f"{_CLASSIC}.pendulum:PendulumEnv": Pendulum,
+    f"{_POSITIONS}CartPole": CartPole,
+    f"{_POSITIONS}MountainCar": MountainCar,
+    f"{_POSITIONS}Acrobot": Acrobot,
+    f"{_POSITIONS}Pendulum": Pendulum,
 }
-"""Rules by the entry point of Gymnasium's registered environments."""
+"""Rules by the entry point of Gymnasium's registered environments, with velocities or without."""
 
 
 @lru_cache(maxsize=64)
