@@ -33,13 +33,6 @@ from semigradient.training.conditions import only_with
 from semigradient.training.gradients import clip_gradients
 from semigradient.training.stepping import EnvStepper
 
-_OPTIONS = {
-    "tbptt": {"length": "truncation"},
-    "uoro": {"rank": "rank", "memory": "memory"},
-    "artbp": {"mean": "segment_mean"},
-}
-"""Options of estimators, and the fields that give them."""
-
 
 @dataclass(frozen=True)
 class Config:
@@ -116,7 +109,7 @@ class OnlineActorCritic:
         self.stepper = self.progress = EnvStepper(envs, setup.timers)
         self.generator = generator(setup.seed, 1, setup.device)
         self.noise = generator(setup.seed, 2)
-        options = {name: getattr(config, own) for name, own in _OPTIONS.get(kind, {}).items()}
+        options = _options(config)
         examples = envs.num_envs if setup.learning else 1
         self.estimator = recurrent.make(kind, self.network, examples, self.noise, **options)
         count = sum(parameter.numel() for parameter in self.network.parameters())
@@ -228,3 +221,12 @@ class _Policy:
             return agent._to_env(network.distribution.mode(parameters))
         noise = network.distribution.noise(value.shape, self.own)
         return agent._to_env(network.distribution.sample(parameters, noise))
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """Options of the chosen estimator."""
+    if config.estimator == "tbptt":
+        return {"length": config.truncation}
+    if config.estimator == "uoro":
+        return {"rank": config.rank, "memory": config.memory}
+    return {"mean": config.segment_mean} if config.estimator == "artbp" else {}
