@@ -41,8 +41,11 @@ class PeerProcess:
         """End the process."""
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def _answer(self) -> Any:
         line = self._process.stdout.readline()
+        if line == "":
+            self.close()
         require(line != "", f"{self._flag}: the process ended; see its message above")
         return json.loads(line)
