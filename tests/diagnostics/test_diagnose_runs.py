@@ -29,13 +29,11 @@ from semigradient.training.sinks import Sink
 QUIET = ("--wandb", "disabled", "--no-tensorboard", "--no-progress", "--eval-every", "0")
 WATCHED = ("--diagnose", "all", "--diagnose-every", "128", "--diagnose-samples", "4")
 CARTPOLE = ("--env", "CartPole-v1", "--eval-episodes", "1", "--preset", "none", "--hidden", "8")
-VALUES = (
-    "--num-envs 2 --learning-starts 64 --buffer-size 200 --batch-size 4 --train-every 4 "
-    "--target-update-every 60"
-)
+VALUES = "--num-envs 2 --learning-starts 64 --buffer-size 200 --batch-size 4 --train-every 4"
+COPIED = f"{VALUES} --target-update-every 60"
 AGENTS = {
-    "dqn": f"--agent dqn {VALUES}",
-    "ddqn": f"--agent ddqn {VALUES} --n-step 3 --dueling --optim momentum",
+    "dqn": f"--agent dqn {COPIED}",
+    "ddqn": f"--agent ddqn {COPIED} --n-step 3 --dueling --optim momentum",
     "moving": f"--agent dqn {VALUES} --target none --loss mse --optim corrected-momentum",
     "ppo": "--agent ppo --num-envs 2 --rollout-steps 32 --batch-size 16 --epochs 2 "
     "--normalise-observations --normalise-rewards",

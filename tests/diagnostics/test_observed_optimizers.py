@@ -19,7 +19,7 @@ from semigradient.training.cli import parse
 from semigradient.training.logging import Logger
 
 VALUES = "--num-envs 2 --learning-starts 32 --buffer-size 100 --batch-size 4 --train-every 4"
-CARTPOLE = "--env CartPole-v1 --preset none --hidden 4 --diagnose-samples 3"
+CARTPOLE = "--env CartPole-v1 --preset none --hidden 4"
 AGENTS = {
     "dqn": f"--agent dqn {VALUES} --target none",
     "frozen": f"--agent ddqn {VALUES} --target hard --n-step 2",
@@ -39,7 +39,9 @@ def trained(name: str, *flags: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("optimizer", optim.names())
 def test_every_observer_measures_beside_every_optimizer(name, optimizer, capsys) -> None:
-    agent, command = trained(name, "--optim", optimizer, "--diagnose", "all")
+    agent, command = trained(
+        name, "--optim", optimizer, "--diagnose", "all", "--diagnose-samples", "3"
+    )
     attachment = Attachment(command.run, agent)
     findings = attachment._findings(64)
     assert "failed" not in capsys.readouterr().err
