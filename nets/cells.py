@@ -38,18 +38,31 @@ class _Cell(nn.Module):
     Args:
         inputs: width of x.
         hidden: units.
-        layers: rows of W in units: its pre-activations are (…, layers · hidden).
-        states: width of the state in units.
         generator: draws the initial parameters, uniform within 1/√hidden.
+        chrono: T_max of chrono initialisation, in steps; none leaves the usual one.
+
+    Attributes:
+        LAYERS: rows of W in units: its pre-activations are (…, LAYERS · hidden).
+        STATES: width of the state in units.
     """
 
     LAYERS, STATES = 1, 1
     PREACTIVATIONS, UNITWISE = True, False
 
-    def __init__(self, inputs: int, hidden: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        generator: torch.Generator | None = None,
+        chrono: float | None = None,
+    ) -> None:
         super().__init__()
         self.inputs, self.hidden, self.width = inputs, hidden, self.STATES * hidden
         self.weight = _uniform((self.LAYERS * hidden, hidden + inputs + 1), hidden, generator)
+        self.begin(None if chrono is None else chrono_bias(hidden, chrono, generator))
+
+    def begin(self, keep: Tensor | None) -> None:
+        """Set what is not uniform at first; `keep` (hidden,): biases of gates that keep."""
 
     def features(self, x: Tensor, state: Tensor) -> Tensor:
         """The layer's inputs a = (read(s), x, 1): (…, hidden + inputs + 1)."""
@@ -105,16 +118,9 @@ class Leaky(_Cell):
 
     PREACTIVATIONS = False  # `leak` is no part of W
 
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        generator: torch.Generator | None = None,
-        chrono: float | None = None,
-    ) -> None:
-        super().__init__(inputs, hidden, generator)
-        leak = torch.zeros(hidden) if chrono is None else -chrono_bias(hidden, chrono, generator)
-        self.leak = nn.Parameter(leak)
+    def begin(self, keep: Tensor | None) -> None:
+        """As of `_Cell`."""
+        self.leak = nn.Parameter(torch.zeros(self.hidden) if keep is None else -keep)
 
     def update(self, z: Tensor, state: Tensor) -> Tensor:
         """A step of length a towards tanh(z)."""
@@ -126,16 +132,10 @@ class Gated(_Cell):
 
     LAYERS = 2
 
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        generator: torch.Generator | None = None,
-        chrono: float | None = None,
-    ) -> None:
-        super().__init__(inputs, hidden, generator)
-        if chrono is not None:
-            self.bias(1).copy_(-chrono_bias(hidden, chrono, generator))
+    def begin(self, keep: Tensor | None) -> None:
+        """As of `_Cell`."""
+        if keep is not None:
+            self.bias(1).copy_(-keep)
 
     def update(self, z: Tensor, state: Tensor) -> Tensor:
         """A step of length g towards tanh(z₀)."""
@@ -144,28 +144,15 @@ class Gated(_Cell):
 
 
 class LSTM(_Cell):
-    """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'); the state is (h, c), z is (i, f, g, o).
-
-    Args:
-        forget_bias: of all units where `chrono` is not given.
-        chrono: T_max.
-    """
+    """c' = σ(f) c + σ(i) tanh(g), h' = σ(o) tanh(c'); the state is (h, c), z is (i, f, g, o)."""
 
     LAYERS, STATES = 4, 2
 
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        generator: torch.Generator | None = None,
-        chrono: float | None = None,
-        forget_bias: float = 1.0,
-    ) -> None:
-        super().__init__(inputs, hidden, generator)
-        if chrono is None:
-            self.bias(1).fill_(forget_bias)
+    def begin(self, keep: Tensor | None) -> None:
+        """As of `_Cell`; without `keep`, forget gates have a bias of 1."""
+        if keep is None:
+            self.bias(1).fill_(1)
         else:
-            keep = chrono_bias(hidden, chrono, generator)
             self.bias(1).copy_(keep)
             self.bias(0).copy_(-keep)
 

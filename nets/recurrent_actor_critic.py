@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from gymnasium import spaces
-from torch import Tensor, nn
+from torch import Tensor
 
 from semigradient.nets.cells import Cell, Headed
 from semigradient.nets.distributions import Distribution, distribution
 
 
-class RecurrentActorCritic(nn.Module):
-    """(x, s) → (o, s'): o holds the parameters of the policy's distribution, then the value.
+class RecurrentActorCritic(Headed):
+    """(x, s) → (o, s'): o holds the P parameters of the policy's distribution, then the value.
 
     Args:
         cell: from vectors x to states s.
@@ -24,22 +24,15 @@ class RecurrentActorCritic(nn.Module):
     """
 
     def __init__(self, cell: Cell, action: spaces.Space, log_std_init: float = 0.0) -> None:
-        super().__init__()
-        self.distribution: Distribution = distribution(action, log_std_init)
-        headed = Headed(cell, self.distribution.outputs + 1)
-        self.cell, self.width, self.head = cell, headed.width, headed.head
+        of_action: Distribution = distribution(action, log_std_init)
+        super().__init__(cell, of_action.outputs + 1)
+        self.distribution = of_action
         # A policy that begins nearly uniform, and values near nothing.
         self.head.detach().mul_(0.1)
 
-    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs (…, P + 1) and the next state (…, width)."""
-        state = self.cell(x, state)
-        return self.output(state), state
-
     def output(self, state: Tensor) -> Tensor:
         """(…, P + 1) of a state that was reached."""
-        shown = self.cell.read(state)
-        raw = torch.cat((shown, torch.ones_like(shown[..., :1])), -1) @ self.head.mT
+        raw = super().output(state)
         return torch.cat((self.distribution.parameters_of(raw[..., :-1]), raw[..., -1:]), -1)
 
     def split(self, output: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

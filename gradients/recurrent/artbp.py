@@ -18,16 +18,15 @@ Source: C. Tallec, PhD thesis 2019, chapter 4, Proposition 2 and eq. 4.14.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, lgamma
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from semigradient.errors import require
-from semigradient.gradients.recurrent.unrolled import Network, Unrolled
+from semigradient.gradients.recurrent.bptt import BPTT
 
 
 class Law(Protocol):
@@ -89,13 +88,15 @@ class ConstantLaw:
 def draw_length(law: Law, generator: torch.Generator | None = None, longest: int = 10**6) -> int:
     """Steps of a piece; `longest` ends it, with a bias, before memory does."""
     for steps in range(1, longest):
-        if float(torch.rand((), generator=generator, dtype=torch.float64)) < law.cut(steps):
+        if _uniform(generator) < law.cut(steps):
             return steps
     return longest
 
 
-class ARTBP:
-    """All examples are cut at the same instants, so that one graph holds them.
+class ARTBP(BPTT):
+    """Gradients reach back to the last cut, with all factors on the way.
+
+    All examples are cut at the same instants, so that one graph holds them.
 
     Args:
         module: see the package.
@@ -115,21 +116,9 @@ class ARTBP:
         mean: float = 50.0,
         constant: float | None = None,
     ) -> None:
+        super().__init__(module, examples)
         self.law: Law = PowerLaw(alpha, mean) if constant is None else ConstantLaw(constant)
-        self.network = Network(module)
-        self.unrolled = Unrolled(self.network, self.network.start(examples))
-        self.draw = lambda: float(torch.rand((), generator=generator, dtype=torch.float64))
-
-    @property
-    def state(self) -> Tensor:
-        """(B, width)."""
-        return self.unrolled.state.detach()
-
-    def reset(self, mask: Tensor) -> None:
-        """Rows start anew; where all do, a new piece begins."""
-        self.unrolled.reset(mask)
-        if mask.all():
-            self.unrolled = Unrolled(self.network, self.state)
+        self.draw = lambda: _uniform(generator)
 
     def step(self, x: Tensor) -> Tensor:
         """Outputs, after a cut or a factor."""
@@ -137,19 +126,11 @@ class ARTBP:
         if self.unrolled.count:
             probability = self.law.cut(self.unrolled.count)
             if self.draw() < probability:
-                self.unrolled = Unrolled(self.network, self.state)
+                self.cut()
             else:
                 factor = 1 / (1 - probability)
         return self.unrolled.step(x, factor)
 
-    def gradient(self, cotangent: Tensor) -> Tensor:
-        """(B, P), back to the last cut, with all factors on the way."""
-        return self.unrolled.back(cotangent)[1]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The steps since the last cut."""
-        return self.unrolled.state_dict()
-
-    def load_state_dict(self, stored: Mapping[str, Any]) -> None:
-        """The same graph again."""
-        self.unrolled = Unrolled.rebuilt(self.network, stored)
+def _uniform(generator: torch.Generator | None) -> float:
+    return float(torch.rand((), generator=generator, dtype=torch.float64))

@@ -40,13 +40,17 @@ class BPTT:
         """Rows start anew; where all do, the graph does too."""
         self.unrolled.reset(mask)
         if mask.all():
-            self.unrolled = Unrolled(self.network, self.state)
+            self.cut()
 
     def step(self, x: Tensor) -> Tensor:
         """Outputs."""
         if self.unrolled.count == self.length > 0:
-            self.unrolled = Unrolled(self.network, self.state)
+            self.cut()
         return self.unrolled.step(x)
+
+    def cut(self) -> None:
+        """Forget the graph; the state's value goes on."""
+        self.unrolled = Unrolled(self.network, self.state)
 
     def gradient(self, cotangent: Tensor) -> Tensor:
         """(B, P), back to the last cut."""

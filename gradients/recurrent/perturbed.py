@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from semigradient.errors import UserError, require
+from semigradient.gradients.recurrent.noise import draws
 from semigradient.gradients.recurrent.unrolled import Network, Unrolled
 
 BASELINES = ("none", "twin", "mean")
@@ -58,22 +59,16 @@ class Perturbed:
             f"reinforce: {type(module).__name__} has no output(s), its outputs as a function of "
             "the state alone, which is perturbed",
         )
-        self.network, self.sigma, self.baseline, self.decay = (
-            Network(module),
-            sigma,
-            baseline,
-            decay,
-        )
+        self.network = Network(module)
+        self.sigma, self.baseline, self.decay = sigma, baseline, decay
         zeros = self.network.start(examples)
         self.shape = torch.eye(self.network.width).to(zeros) if shape is None else shape.to(zeros)
         self.inverse = torch.linalg.inv(self.shape)
         self.state, self.twin = zeros, zeros
         self.score = zeros.new_zeros(examples, self.network.parameters)
         self.mean, self.seen = zeros.new_zeros(examples), zeros.new_zeros(examples)
-        device = zeros.device if generator is None else generator.device
-        self.draw = lambda: torch.randn(
-            zeros.shape, generator=generator, device=device, dtype=zeros.dtype
-        ).to(zeros)
+        normal, size = draws("normal", generator, zeros), tuple(zeros.shape)
+        self.draw = lambda: normal(size)
 
     def reset(self, mask: Tensor) -> None:
         """Rows start anew; the mean of losses stays."""

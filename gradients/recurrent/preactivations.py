@@ -20,7 +20,7 @@ normal; signs vary less and are the default here).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,8 @@ from torch import Tensor, nn
 from semigradient.errors import require
 from semigradient.gradients.recurrent.forward import Forward
 from semigradient.gradients.recurrent.layer import Layer, balance
+from semigradient.gradients.recurrent.noise import draws
 from semigradient.gradients.recurrent.unrolled import Unrolled
-from semigradient.gradients.recurrent.uoro import signs
-
-NOISES = ("signs", "normal")
 
 
 def shaped_uoro(
@@ -71,20 +69,6 @@ def preuoro(
     return Forward(module, examples, trace, exact_last_step=exact_last_step)
 
 
-def _noise(
-    kind: str, generator: torch.Generator | None, like: Tensor
-) -> Callable[[tuple[int, ...]], Tensor]:
-    require(kind in NOISES, f"noise={kind!r}: must be signs or normal")
-    if kind == "signs":
-        return lambda shape: signs(generator, like, shape)
-    device = like.device if generator is None else generator.device
-
-    def normal(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device, dtype=like.dtype).to(like)
-
-    return normal
-
-
 class ShapedTrace:
     """h̃ (B, 1, width), w̃ (B, N, A), and the steps of each row."""
 
@@ -114,7 +98,7 @@ class ShapedTrace:
             "pre-activation",
         )
         self.inverse = torch.linalg.inv(self.shape)
-        self.draw = _noise(noise, generator, zeros)
+        self.draw = draws(noise, generator, zeros)
 
     def tangents(self) -> Tensor:
         """h̃."""
@@ -170,7 +154,7 @@ class TimeTrace:
         zeros = layer.network.start(examples)
         self.columns = zeros.new_zeros(examples, layer.units, layer.network.width)
         self.features = zeros.new_zeros(examples, layer.inputs)
-        self.draw = _noise(noise, generator, zeros)
+        self.draw = draws(noise, generator, zeros)
 
     def tangents(self) -> Tensor:
         """The columns of H̃."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from semigradient.errors import require
 from semigradient.gradients.recurrent.forward import Forward
+from semigradient.gradients.recurrent.noise import draws
 from semigradient.gradients.recurrent.unrolled import Network, Unrolled
 
 EPSILON = 1e-7
@@ -46,13 +47,6 @@ def uoro(
     return Forward(module, examples, trace, memory, exact_last_step)
 
 
-def signs(generator: torch.Generator | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """−1 and 1 with probability ½."""
-    device = like.device if generator is None else generator.device
-    bits = torch.randint(0, 2, shape, generator=generator, device=device)
-    return (2 * bits - 1).to(like)
-
-
 class RankOne:
     """s̃ (B, rank, width) and θ̃ (B, rank, P); `draw` gives signs of a shape."""
 
@@ -69,7 +63,7 @@ class RankOne:
         zeros = network.start(examples)
         self.state = zeros.new_zeros(examples, rank, network.width)
         self.theta = zeros.new_zeros(examples, rank, network.parameters)
-        self.draw = lambda shape: signs(generator, zeros, shape)
+        self.draw = draws("signs", generator, zeros)
 
     def tangents(self) -> Tensor:
         """s̃."""

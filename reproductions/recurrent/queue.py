@@ -27,9 +27,9 @@ from torch import Tensor
 from semigradient.envs.memory import streams
 from semigradient.gradients.recurrent import Estimator, make, set_gradient
 from semigradient.gradients.recurrent.forward import Forward
+from semigradient.gradients.recurrent.noise import draws
 from semigradient.gradients.recurrent.rtrl import Sensitivity
 from semigradient.gradients.recurrent.unrolled import Network, Unrolled
-from semigradient.gradients.recurrent.uoro import signs
 from semigradient.nets.cells import Headed, make_cell
 from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.reproductions.rows import signed
@@ -73,8 +73,8 @@ class Spatial(Sensitivity):
 
     def __init__(self, network: Network, examples: int, generator: torch.Generator) -> None:
         super().__init__(network, examples)
-        shape = self.value.shape[:2]
-        self.draw = lambda: signs(generator, self.value, shape)
+        signs, shape = draws("signs", generator, self.value), tuple(self.value.shape[:2])
+        self.draw = lambda: signs(shape)
 
     def advance(self, block: Unrolled) -> None:
         """G ← (∂F/∂s) G + ν (νᵀ ∂F/∂θ)."""
