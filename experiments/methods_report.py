@@ -160,5 +160,10 @@ def number(value: float) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with right-aligned numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    clean = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in clean)
+    return "\n".join(map(table_line, lines))
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    clean = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return f"| {' | '.join(clean)} |"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from semigradient.errors import UserError, require
+from semigradient.experiments.methods_report import table_line
 from semigradient.training.run import write_json
 
 CATALOGUE = Path(__file__).parent / "catalogue"
@@ -217,7 +218,7 @@ def _table(part: Document, found: Mapping[tuple[str, str], Record]) -> list[str]
         "command",
         "note",
     )
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [table_line(head), table_line(["---"] * len(head))]
     for figure in part.figures:
         said = figure.figure, figure.shows, figure.published
         answers = findings(figure, found)
@@ -228,11 +229,13 @@ def _table(part: Document, found: Mapping[tuple[str, str], Record]) -> list[str]
             scale = str(content["scale"])
             command = f"`{content['command']}`"
             cells = str(content["seeds"]), scale, f"{verdict}, {_shares(answer)}", command
-            lines.append(_line([*said, measured, *cells, figure.note]))
+            lines.append(table_line([*said, measured, *cells, figure.note]))
         if not answers:
             name = figure.reproduction
             command = f"`python reproduce.py {name}`" if name else ""
-            lines.append(_line([*said, "", "", "", state(figure, found), command, figure.note]))
+            lines.append(
+                table_line([*said, "", "", "", state(figure, found), command, figure.note])
+            )
     return lines
 
 
@@ -246,10 +249,10 @@ def _shares(answer: Finding) -> str:
 
 def _disagreeing(found: Mapping[tuple[str, str], Record]) -> list[str]:
     head = "reproduction", "row", "published", "measured", "agrees if", "required"
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [table_line(head), table_line(["---"] * len(head))]
     for (name, scale), content in found.items():
         lines += [
-            _line(
+            table_line(
                 [
                     f"{name}, {scale}",
                     row["quantity"],
@@ -267,12 +270,12 @@ def _disagreeing(found: Mapping[tuple[str, str], Record]) -> list[str]:
 
 def _runs(found: Mapping[tuple[str, str], Record]) -> list[str]:
     head = "reproduction", "scale", "seeds", "seconds", "of processor", "commit", "day", "machine"
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [table_line(head), table_line(["---"] * len(head))]
     for (name, scale), content in found.items():
         seconds = f"{content['seconds']:.0f}", f"{content['cpu_seconds']:.0f}"
         day = content["started"][:10]
         cells = [name, scale, str(content["seeds"]), *seconds, content["commit"], day]
-        lines.append(_line([*cells, content["machine"]]))
+        lines.append(table_line([*cells, content["machine"]]))
     return lines
 
 
@@ -283,8 +286,3 @@ def interval(row: Record) -> str:
         for key in ("measured", "low", "high")
     )
     return value if low == value == high else f"{value} [{low}, {high}]"
-
-
-def _line(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", r"\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"

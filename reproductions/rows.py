@@ -24,6 +24,21 @@ def signed(quantity: str, published: str, source: str, values: Array, sign: int)
     return Row(quantity, published, source, mean, low, high, f"the interval {words}", agrees)
 
 
+def averaged(
+    quantity: str,
+    published: str,
+    source: str,
+    values: Array,
+    tolerance: str,
+    agrees: bool | np.bool_,
+    required: bool = True,
+) -> Row:
+    """A row for a mean over seeds (S,) with its interval, judged by something else than these."""
+    low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
+    mean = float(np.mean(values))
+    return Row(quantity, published, source, mean, low, high, tolerance, bool(agrees), required)
+
+
 def separated(
     quantity: str, published: str, source: str, first: Array, second: Array, sign: int
 ) -> Row:

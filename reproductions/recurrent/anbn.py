@@ -12,15 +12,13 @@ units, n up to 8, and fewer characters; GRUs have gates in PyTorch's form.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from semigradient.envs.memory import streams
-from semigradient.reproductions.recurrent.text_runs import Reading, read
+from semigradient.reproductions.recurrent.text_runs import Reading, levels, read
 from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.reproductions.rows import signed
 from semigradient.training.summary import bootstrap_interval
@@ -86,7 +84,7 @@ def reproduce(job: Job) -> Report:
     """Every cell of the table beside the published one, and what the text says of it."""
     found = curves(job)
     last = {key: bits[:, -(LAST[job.scale] // 10_000) :].mean(1) for key, bits in found.items()}
-    optimum, form = _levels(job)
+    optimum, form = levels("semigradient/AnBn-v0", most=MOST[job.scale])
     rows = [_cell(job, key, values, optimum, form) for key, values in last.items()]
     rows += _rows_of_gru(job, last)
     return Report(rows, lambda figure: _draw(figure, found, optimum, form), (9.0, 3.6))
@@ -127,13 +125,6 @@ def _rows_of_gru(job: Job, last: Mapping[tuple[str, str, int], Array]) -> list[R
         )
         for memory in (MEMORIES if job.full else (1, 2))
     ]
-
-
-def _levels(job: Job) -> tuple[float, float]:
-    """Bits per character of the optimum, and of who knows the form of blocks alone."""
-    stream = streams.make("semigradient/AnBn-v0", 1, 0, most=MOST[job.scale])
-    nats = stream.source.losses
-    return nats["optimum"] / math.log(2), nats["memoryless"] / math.log(2)
 
 
 def _draw(figure: Figure, found: Curves, optimum: float, form: float) -> None:

@@ -13,7 +13,6 @@ characters, and a rate three times as large.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semigradient.envs.memory import streams
-from semigradient.reproductions.recurrent.text_runs import Reading, read
+from semigradient.reproductions.recurrent.text_runs import Reading, levels, read
 from semigradient.reproductions.report import Array, Job, Report, Row
 from semigradient.reproductions.rows import signed
 
@@ -84,7 +82,7 @@ def _read(reading: Reading, memory: int, is_uoro: bool, seeds: int) -> dict[str,
 def reproduce(job: Job) -> Report:
     """Rows of the last and of the first tenth."""
     found = curves(job)
-    optimum, form = _levels(SETTINGS[job.scale])
+    optimum, form = levels("semigradient/Brackets-v0", **_options(SETTINGS[job.scale]))
     rows: list[Row] = []
     for kind in KINDS:
         uoro, truncated = found[kind, "uoro"], found[kind, "tbptt"]
@@ -124,13 +122,6 @@ def _options(setting: Setting) -> dict[str, Any]:
         "between": setting.between,
         "alphabet": setting.alphabet,
     }
-
-
-def _levels(setting: Setting) -> tuple[float, float]:
-    """Bits per character of the optimum, and of who remembers no letter."""
-    stream = streams.make("semigradient/Brackets-v0", 1, 0, **_options(setting))
-    nats = stream.source.losses
-    return nats["optimum"] / math.log(2), nats["memoryless"] / math.log(2)
 
 
 def _draw(

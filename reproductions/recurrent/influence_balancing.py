@@ -23,7 +23,7 @@ from semigradient.envs.memory.influence_balance import dynamics
 from semigradient.gradients.recurrent.artbp import PowerLaw
 from semigradient.gradients.recurrent.uoro import EPSILON
 from semigradient.reproductions.report import Array, Job, Report, Row
-from semigradient.training.summary import bootstrap_interval
+from semigradient.reproductions.rows import averaged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -181,10 +181,9 @@ def reproduce(job: Job) -> Report:
     for name, part in (("ARTBP", slice(first + 1, first + 1 + job.seeds)),
                        ("UORO", slice(first + 1 + job.seeds, None))):  # fmt: skip
         distances = abs(theta[part] - BEST)
-        low, high = bootstrap_interval(np.mean, distances, np.random.default_rng(0))
-        rows.append(Row(f"{name}: distance of θ from −1/6 at the end", "converges",
-                        "figures 3.2a, 4.3", float(distances.mean()), low, high,
-                        "below 0.01 with every seed", bool((distances < 0.01).all())))  # fmt: skip
+        rows.append(averaged(f"{name}: distance of θ from −1/6 at the end", "converges",
+                             "figures 3.2a, 4.3", distances, "below 0.01 with every seed",
+                             (distances < 0.01).all()))  # fmt: skip
     rows.append(_number("real-time recurrent learning: θ at the end", "exact: θ* = −1/6",
                         theta[first], BEST, 0.01))  # fmt: skip
     return Report(rows, lambda figure: _draw(figure, found, job.seeds), (7.0, 4.2))

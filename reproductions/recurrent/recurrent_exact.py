@@ -24,7 +24,7 @@ from semigradient.gradients.recurrent.artbp import PowerLaw
 from semigradient.nets.cells import CELLS
 from semigradient.reproductions.recurrent.exact_rows import Case, over_cuts, over_signs
 from semigradient.reproductions.report import Array, Job, Report, Row
-from semigradient.training.summary import bootstrap_interval
+from semigradient.reproductions.rows import averaged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -214,18 +214,15 @@ def _mean_rows(found: dict[str, Array]) -> list[Row]:
             )
         )
     ratio = found["nobacktrack over uoro"]
-    low, high = bootstrap_interval(np.mean, ratio, np.random.default_rng(0))
     rows.append(
-        Row(
+        averaged(
             "total variance of NoBackTrack over UORO's, state after tanh",
             "NoBackTrack's step has the least variance of such tricks",
             "proposition 1",
-            float(ratio.mean()),
-            low,
-            high,
+            ratio,
             "below 1 in every case",
-            bool((ratio < 1).all()),
-            False,
+            (ratio < 1).all(),
+            required=False,
         )
     )
     return rows
@@ -263,18 +260,15 @@ def _variance_rows(found: dict[str, Array]) -> list[Row]:
     ):  # fmt: skip
         rows.append(_row(quantity, published, source, found[name], target, tolerance, worst=True))
     printed = found["printed"]
-    low, high = bootstrap_interval(np.mean, printed, np.random.default_rng(0))
     rows.append(
-        Row(
+        averaged(
             "printed V + ‖gradient‖² over the exact total variance, less 1",
             "equal",
             "eq. 4.6.3 as printed",
-            float(printed.mean()),
-            low,
-            high,
+            printed,
             "within 1e-6 in every case",
-            bool((abs(printed) < 1e-6).all()),
-            False,
+            (abs(printed) < 1e-6).all(),
+            required=False,
         )
     )
     for name, quantity, source, required in (
@@ -283,11 +277,9 @@ def _variance_rows(found: dict[str, Array]) -> list[Row]:
         ("both gain", "V with both over V with neither", "section 4.7.1", True),
         ("printed shape", "V at the printed Q₀ = B^(+1/4) over V at I", "line 1385", False),
     ):
-        values = found[name]
-        low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
-        text, agrees = "at most 1 in every case", bool((values <= 1).all())
-        mean = float(values.mean())
-        rows.append(Row(quantity, "at most 1", source, mean, low, high, text, agrees, required))
+        values, text = found[name], "at most 1 in every case"
+        fits = (values <= 1).all()
+        rows.append(averaged(quantity, "at most 1", source, values, text, fits, required))
     return rows
 
 

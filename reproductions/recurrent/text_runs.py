@@ -76,6 +76,12 @@ def read(reading: Reading, memory: int, are_uoro: Sequence[bool], seeds: int) ->
     return bits.T.reshape(len(are_uoro), seeds, -1)
 
 
+def levels(env_id: str, **options: Any) -> tuple[float, float]:
+    """Bits per character of the optimum of a text, and of who knows its form alone."""
+    nats = streams.make(env_id, 1, 0, **options).source.losses
+    return nats["optimum"] / math.log(2), nats["memoryless"] / math.log(2)
+
+
 def _texts(stream: streams.Stream, characters: int, times: int) -> Iterator[Array]:
     """Pieces (CHUNK + 1, times · S), each of which begins with the last character of the former."""
     last: Array | None = None

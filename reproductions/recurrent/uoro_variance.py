@@ -21,8 +21,7 @@ from torch import Tensor
 from semigradient.gradients.recurrent import Estimator, make
 from semigradient.nets.cells import Headed, make_cell
 from semigradient.reproductions.report import Array, Job, Report, Row
-from semigradient.reproductions.rows import signed
-from semigradient.training.summary import bootstrap_interval
+from semigradient.reproductions.rows import averaged, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,11 +64,10 @@ def reproduce(job: Job) -> Report:
     ]  # fmt: skip
     for index, size in enumerate(sizes):
         values = variance[:, index]
-        low, high = bootstrap_interval(np.mean, values, np.random.default_rng(0))
         grows = index == 0 or values.mean() > variance[:, index - 1].mean()
-        rows.append(Row(f"relative variance, {size} units", "more than with fewer units",
-                        "figure 3.1b", float(values.mean()), low, high,
-                        "the mean is above that of fewer units", bool(grows), False))  # fmt: skip
+        rows.append(averaged(f"relative variance, {size} units", "more than with fewer units",
+                             "figure 3.1b", values, "the mean is above that of fewer units", grows,
+                             required=False))  # fmt: skip
     off = found["off"]
     worst = float(off.max())
     rows.append(Row("distance of 100 runs' mean from the exact gradient, in standard errors",
