@@ -67,8 +67,7 @@ def default_place() -> Path:
     return Path(root) / "semigradient" / "compiled"
 
 
-def report() -> str:
-    """One line on what compiling has cost this process so far; empty where nothing was compiled."""
-    if not STOPWATCH.seconds:
-        return ""
-    return f"compiling took {STOPWATCH.seconds:.1f} s; kept in {os.environ.get(_PLACE)}"
+def report(before: float = 0.0) -> str:
+    """One line on what compiling has cost since so many seconds; empty where there was none."""
+    seconds = STOPWATCH.seconds - before
+    return f"compiling took {seconds:.1f} s; kept in {os.environ.get(_PLACE)}" if seconds else ""

@@ -109,6 +109,7 @@ class Loop:
         self.logger: Logger
         self._scalars: Mapping[str, Any] = {}
         self._continues = False
+        self._compiled_before = compiling.STOPWATCH.seconds
 
     @property
     def evaluation(self) -> dict[str, float]:
@@ -327,7 +328,7 @@ class Loop:
             "eval": {**self.evaluation, **self.references, **self.further_scores},
             "best": self.saver.best,
             "phases": {key: round(s, 3) for key, s in self.agent.timers.seconds.items()},
-            "compiling_seconds": round(compiling.STOPWATCH.seconds, 3),
+            "compiling_seconds": round(compiling.STOPWATCH.seconds - self._compiled_before, 3),
         }
         try:
             self.lock.require_folder()
@@ -339,7 +340,7 @@ class Loop:
             reason = problem.strerror or one_line(problem)
             outcome.message += f" (summary.json could not be written: {reason})"
             outcome.exit_code = outcome.exit_code or 1
-        if cost := compiling.report():
+        if cost := compiling.report(self._compiled_before):
             console.say(cost)
         console.record(self.folder, f"{outcome.status}: {outcome.message}")
 
