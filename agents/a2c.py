@@ -21,10 +21,7 @@ from semigradient.errors import require
 from semigradient.nets import ACTIVATIONS
 from semigradient.optim.temporal_difference import TemporalDifference
 from semigradient.training.actor_critic import actor_critic, check
-from semigradient.training.agent import (
-    AgentContext,
-    LearningRate,
-)
+from semigradient.training.agent import AgentContext, LearningRate
 from semigradient.training.collector import Collector, Preprocessing
 from semigradient.training.compiling import maybe_compile
 from semigradient.training.corrections import critic_difference, show, warn_of_limits

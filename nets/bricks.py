@@ -193,16 +193,16 @@ def _one(space: spaces.Box, kind: str, channels: int, depth: int, wrap: bool = F
     if kind == "auto":
         kind = next(name for name, least in _LEAST_SIDES.items() if shorter >= least)
     is_native = picture.axes == "CHW" or (len(space.shape) == 3 and NatureCNN.turns(space.shape))
-    native = {"nature": NatureCNN, "halved": HalvedCNN}.get(kind)
-    if native and picture.is_bytes and is_native and not wrap:
-        return native(space.shape)
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "nature": lambda: NatureCNN(picture.shape),
-        "halved": lambda: HalvedCNN(picture.shape),
-        "glimpse": lambda: GlimpseCNN(picture.shape, channels, depth),
-        "small": lambda: SmallCNN(picture.shape),
+    makers: dict[str, Callable[[Sequence[int]], nn.Module]] = {
+        "nature": NatureCNN,
+        "halved": HalvedCNN,
+        "glimpse": lambda shape: GlimpseCNN(shape, channels, depth),
+        "small": SmallCNN,
     }
-    inner = makers[kind]()
+    make = makers[kind]
+    if kind in ("nature", "halved") and picture.is_bytes and is_native and not wrap:
+        return make(space.shape)
+    inner = make(picture.shape)
     is_ready = picture.is_bytes and picture.axes == "CHW" and not wrap
     return inner if is_ready else Prepared(inner, picture)
 

@@ -242,8 +242,9 @@ def make_command(
     tables = {"run": run, "agent_config": config, "optimizer": dict(optim_options or {})}
     command = decide(agent, env, optim, tables, preset)
     keep_options(command, preset)
-    for part in ("run", "agent"):
-        refuse_idle(getattr(command, part), getattr(decide(agent, env, optim, {}, preset), part))
+    default = decide(agent, env, optim, {}, preset)
+    refuse_idle(command.agent, default.agent)
+    refuse_idle(command.run, default.run)
     return command
 
 

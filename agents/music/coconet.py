@@ -31,13 +31,7 @@ from semigradient.errors import UserError, require
 from semigradient.nets.coconet import Coconet as Network
 from semigradient.nets.coconet import reestimate
 from semigradient.training import parts
-from semigradient.training.agent import (
-    AgentContext,
-    Count,
-    LearningRate,
-    Policy,
-    generator,
-)
+from semigradient.training.agent import AgentContext, Count, LearningRate, Policy, generator
 from semigradient.training.compiling import maybe_compile
 
 _VALIDATION_BATCH = 32
